@@ -1,0 +1,112 @@
+"""Base of every config, and the way from a command line to a job.
+
+A job is `python -m jobs.VERB [config.yaml] [key=value ...]`: the YAML file is read, the overrides are laid over it
+(`optim.lr=3e-4` sets a nested key), and the result is checked against the job's config class before anything starts.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The message gives the value that was wrong, the likely cause and the cure."""
+
+
+class Config(BaseModel):
+    """Frozen; an unknown key is an error. The docstring under a field gives its meaning and unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+    @classmethod
+    def load(cls, arguments: Sequence[str]) -> Self:
+        """Builds the config from command-line arguments: YAML files and `a.b=c` overrides, later ones win.
+
+        Raises:
+            UserError: a file that is missing or is no YAML mapping, an unknown key (the valid ones are listed), a
+                value of the wrong type.
+        """
+        values: dict[str, Any] = {}
+        for argument in arguments:
+            if "=" in argument:
+                key, _, text = argument.partition("=")
+                _set(values, key, yaml.safe_load(text))
+            else:
+                _merge(values, _read_yaml(Path(argument)))
+        return cls.parse(values)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Self:
+        """Like `model_validate`, with errors for people: one line per wrong key."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [_explain(cls, dict(problem)) for problem in error.errors()]
+            raise UserError(f"{cls.__name__} has {len(lines)} wrong value(s):\n  " + "\n  ".join(lines)) from None
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def run_job(config_class: type[C], run: Callable[[C], object], arguments: Sequence[str] | None = None) -> None:
+    """Entry point of a job. A `UserError` becomes one message on stderr and exit status 2; other errors are bugs and
+    keep their traceback."""
+    try:
+        run(config_class.load(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"There is no config file {path}. Overrides are written key=value; see jobs/configs/ for files.")
+    values = yaml.safe_load(path.read_text())
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds {type(values).__name__}, not a YAML mapping of config keys.")
+    return values
+
+
+def _set(values: dict[str, Any], dotted_key: str, value: Any) -> None:
+    *parents, last = dotted_key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"Cannot set {dotted_key}: {parent} is a single value, not a group of keys.")
+    values[last] = value
+
+
+def _merge(base: dict[str, Any], update: dict[str, Any]) -> None:
+    for key, value in update.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _explain(config_class: type[BaseModel], problem: dict[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        owner = _owner(config_class, location[:-1])
+        return f"unknown key {key}; valid here: {', '.join(sorted(owner.model_fields))}"
+    if problem["type"] == "missing":
+        return f"{key} is required: set it in the YAML file or as {key}=..."
+    return f"{key or 'config'}: {problem['msg']} (got {problem['input']!r})"
+
+
+def _owner(config_class: type[BaseModel], parents: list[str]) -> type[BaseModel]:
+    """The config class that holds the key below `parents`."""
+    for parent in parents:
+        field = config_class.model_fields.get(parent)
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            config_class = annotation
+    return config_class

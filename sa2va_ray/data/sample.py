@@ -1,0 +1,48 @@
+"""A sample: one image with its objects, a row of the prepared data set (contract: docs/data.md)."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from sa2va_ray.data.masks import rle_to_mask
+
+SPLITS = ("train", "val", "test")
+
+SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),  # pseudonym, unique in the data set
+        ("patient_id", pa.string()),  # pseudonym; a patient is in one split only
+        ("run_id", pa.string()),  # pseudonym of the recording
+        ("frame", pa.int64()),  # number of the image in its run
+        ("image", pa.binary()),  # PNG without metadata
+        ("height", pa.int64()),
+        ("width", pa.int64()),
+        (
+            "objects",  # one per phrase; its polygons are united
+            pa.list_(
+                pa.struct(
+                    [
+                        ("phrase", pa.string()),
+                        ("rle", pa.struct([("size", pa.list_(pa.int64())), ("counts", pa.string())])),
+                    ]
+                )
+            ),
+        ),
+        ("split", pa.string()),
+        ("source_sha256", pa.string()),  # of the source image file
+    ]
+)
+
+
+def decode_image(sample: Mapping[str, Any]) -> Image.Image:
+    """The sample's image as PIL RGB, (H, W) as stored."""
+    return Image.open(io.BytesIO(sample["image"])).convert("RGB")
+
+
+def object_masks(sample: Mapping[str, Any]) -> np.ndarray:
+    """(N, H, W) bool: the masks of the sample's N objects, in their order."""
+    return np.stack([rle_to_mask(each["rle"]) for each in sample["objects"]])

@@ -1,0 +1,163 @@
+"""The one door to storage: everything that reads or writes an artefact takes a URI and goes through here.
+
+A URI is a local path, `file:///path` or `s3://bucket/key`. S3 credentials and the endpoint come from the usual
+environment variables (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL`, `AWS_DEFAULT_REGION`), never
+from a config, since configs are shown on the dashboard and kept with checkpoints.
+"""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from sa2va_ray.config import UserError
+
+_CONNECT_TIMEOUT_S = 5
+_MAX_ATTEMPTS = 4  # about 2 s of retries: long enough for a hiccup, short enough to tell the user soon
+
+
+def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Filesystem and path of a URI.
+
+    Raises:
+        UserError: a scheme other than a path, `file://` and `s3://`.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "s3":
+        return _s3_filesystem(), f"{parts.netloc}{parts.path}".rstrip("/")
+    if parts.scheme == "file":
+        return pafs.LocalFileSystem(), parts.path
+    if parts.scheme == "":
+        return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    raise UserError(f"{uri}: storage of kind '{parts.scheme}' is not supported; use a path, file:// or s3://")
+
+
+def join(uri: str, *names: str) -> str:
+    return "/".join([uri.rstrip("/"), *names])
+
+
+def absolute(uri: str) -> str:
+    """A local path made absolute, so that other processes with another working directory find it; a URI as it is."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def exists(uri: str) -> bool:
+    filesystem, path = resolve(uri)
+    return _translated(uri, lambda: filesystem.get_file_info(path).type) != pafs.FileType.NotFound
+
+
+def read_bytes(uri: str) -> bytes:
+    """Raises `FileNotFoundError` where there is no such file, `UserError` where the store does not answer."""
+    filesystem, path = resolve(uri)
+
+    def read() -> bytes:
+        with filesystem.open_input_file(path) as file:
+            return file.readall()
+
+    return _translated(uri, read)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    filesystem, path = resolve(uri)
+
+    def write() -> None:
+        filesystem.create_dir(os.path.dirname(path), recursive=True)
+        with filesystem.open_output_stream(path) as file:
+            file.write(data)
+
+    _translated(uri, write)
+
+
+def list_files(uri: str) -> dict[str, int]:
+    """Files below a folder: path relative to it -> size in bytes. Empty where there is no such folder."""
+    return {info.path[len(_base(uri)) :]: info.size for info in _entries(uri, recursive=True) if info.is_file}
+
+
+def list_folders(uri: str) -> list[str]:
+    """Names of the folders directly in a folder, sorted."""
+    return sorted(info.base_name for info in _entries(uri, recursive=False) if not info.is_file)
+
+
+def upload_folder(local_dir: Path, uri: str, last: str) -> None:
+    """Copies a local folder to `uri`, the file named `last` after all others, so that its presence proves the rest."""
+    filesystem, path = resolve(uri)
+    files = sorted(p.relative_to(local_dir).as_posix() for p in local_dir.rglob("*") if p.is_file())
+    files.sort(key=lambda name: name == last)
+
+    def upload() -> None:
+        for name in files:
+            filesystem.create_dir(os.path.dirname(f"{path}/{name}"), recursive=True)
+            pafs.copy_files(str(local_dir / name), f"{path}/{name}", destination_filesystem=filesystem)
+
+    _translated(uri, upload)
+
+
+def download_folder(uri: str, local_dir: Path) -> None:
+    """Copies the folder at `uri` to `local_dir`, which appears only when it is complete."""
+    filesystem, path = resolve(uri)
+    partial = local_dir.with_name(f"{local_dir.name}.{uuid.uuid4().hex}.partial")
+    partial.mkdir(parents=True)
+    try:
+        _translated(uri, lambda: pafs.copy_files(path, str(partial), source_filesystem=filesystem))
+        shutil.rmtree(local_dir, ignore_errors=True)
+        partial.rename(local_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def delete_folder(uri: str) -> None:
+    """Deletes a folder and all in it; nothing happens where there is none."""
+    filesystem, path = resolve(uri)
+    if exists(uri):
+        _translated(uri, lambda: filesystem.delete_dir(path))
+
+
+def check_writable(uri: str) -> None:
+    """Writes and deletes a probe below `uri`, so that a wrong endpoint, bucket or key is found before work begins.
+
+    Raises:
+        UserError: with the store's own reason.
+    """
+    filesystem, path = resolve(uri)
+    probe = f".write-probe-{uuid.uuid4().hex}"
+    write_bytes(join(uri, probe), b"probe")
+    _translated(uri, lambda: filesystem.delete_file(f"{path}/{probe}"))
+
+
+def _s3_filesystem() -> pafs.S3FileSystem:
+    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
+    return pafs.S3FileSystem(
+        endpoint_override=endpoint.netloc or None,
+        scheme=endpoint.scheme or "https",
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_MAX_ATTEMPTS),
+    )
+
+
+def _base(uri: str) -> str:
+    return resolve(uri)[1].rstrip("/") + "/"
+
+
+def _entries(uri: str, recursive: bool) -> list[pafs.FileInfo]:
+    filesystem, path = resolve(uri)
+    selector = pafs.FileSelector(path, recursive=recursive, allow_not_found=True)
+    return _translated(uri, lambda: filesystem.get_file_info(selector))
+
+
+def _translated(uri, operation):
+    """Runs a storage operation; what the store refuses becomes a `UserError` that says where and what to look at."""
+    try:
+        return operation()
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "the default of AWS") if uri.startswith("s3://") else "this machine"
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"Storage does not work at {uri} (endpoint: {endpoint}): {reason}. "
+            "Check that the store runs, that the bucket exists and that the credentials in the environment are valid."
+        ) from None

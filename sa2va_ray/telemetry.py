@@ -1,0 +1,43 @@
+"""Logging and progress. One format everywhere; a progress line can be read back, so that a bar can be drawn from a log."""
+
+import logging
+import os
+import re
+import time
+
+LOGGER = logging.getLogger("sa2va_ray")
+
+_PROGRESS = re.compile(r"progress (\w+) (\d+)/(\d+)")
+
+
+def configure_logging() -> None:
+    """Logs to stderr as `HH:MM:SS message`. To be called once in each process that logs: job driver or worker."""
+    if LOGGER.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(os.environ.get("SA2VA_LOG_LEVEL", "INFO"))
+    LOGGER.propagate = False
+
+
+def log_progress(what: str, done: int, total: int, detail: str = "") -> None:
+    """Logs `progress WHAT DONE/TOTAL DETAIL`, which `parse_progress` reads back."""
+    LOGGER.info("progress %s %d/%d %s", what, done, total, detail)
+
+
+def parse_progress(line: str) -> tuple[str, int, int] | None:
+    """(what, done, total) of a line that `log_progress` wrote, None for any other line."""
+    match = _PROGRESS.search(line)
+    return (match[1], int(match[2]), int(match[3])) if match else None
+
+
+class Stopwatch:
+    """Seconds since it was made or last read."""
+
+    def __init__(self) -> None:
+        self._start_s = time.perf_counter()
+
+    def lap_s(self) -> float:
+        start_s, self._start_s = self._start_s, time.perf_counter()
+        return self._start_s - start_s
