@@ -1,0 +1,11 @@
+"""Measures an exported model on the patients of one split.
+
+    python -m jobs.evaluate model=s3://bucket/models/NAME data=s3://bucket/data out=s3://bucket/evaluations/NAME
+"""
+
+from sa2va_ray.config import run_job
+from sa2va_ray.evaluate.config import EvaluateConfig
+from sa2va_ray.evaluate.run import evaluate
+
+if __name__ == "__main__":
+    run_job(EvaluateConfig, evaluate)

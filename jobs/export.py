@@ -1,0 +1,13 @@
+"""Exports a checkpoint as a Hugging Face folder.
+
+    python -m jobs.export checkpoint=s3://bucket/runs/NAME out=s3://bucket/models/NAME name=NAME
+
+`checkpoint` may also name one checkpoint, s3://bucket/runs/NAME/step_00000500.
+"""
+
+from sa2va_ray.config import run_job
+from sa2va_ray.export.config import ExportConfig
+from sa2va_ray.export.hub_folder import export
+
+if __name__ == "__main__":
+    run_job(ExportConfig, export)

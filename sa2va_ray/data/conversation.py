@@ -1,0 +1,46 @@
+"""The texts a model is trained on: questions about a phrase and answers with [SEG] (spec section 3.1)."""
+
+import numpy as np
+
+_IMAGE_MARKER = "<image>"  # where a processor puts the image
+
+# Upstream's ten, with their multiplicity in its list of sixteen.
+_QUESTIONS = {
+    "Can you segment the {} in this image?": 2,
+    "Please segment {} in this image.": 2,
+    "What is {} in this image? Please respond with segmentation mask.": 1,
+    "What is {} in this image? Please output segmentation mask.": 1,
+    "What is {} in this image? Please respond with segmentation mask?": 1,
+    "What is {} in this image? Please output segmentation mask?": 1,
+    "Could you provide a segmentation mask for the {} in this image?": 2,
+    "Please identify and segment the {} in this image.": 2,
+    "Where is the {} in this picture? Please respond with a segmentation mask.": 2,
+    "Can you highlight the {} in this image with a segmentation mask?": 2,
+}
+_QUESTION_LIST = [question for question, times in _QUESTIONS.items() for _ in range(times)]
+_ANSWERS = [
+    "It is [SEG].",
+    "Sure, [SEG].",
+    "Sure, it is [SEG].",
+    "Sure, the segmentation result is [SEG].",
+    "[SEG].",
+]
+
+
+def evaluation_prompt(phrase: str) -> str:
+    """The question by which a phrase is asked for outside training."""
+    return f"{_IMAGE_MARKER}\nPlease segment {_normalized(phrase)} in this image."
+
+
+def training_turns(phrases: list[str], random: np.random.Generator) -> list[tuple[str, str]]:
+    """One (question, answer) per phrase, drawn at random; the image stands in the first question."""
+    turns = []
+    for number, phrase in enumerate(phrases):
+        question = _QUESTION_LIST[random.integers(len(_QUESTION_LIST))].format(_normalized(phrase))
+        marker = f"{_IMAGE_MARKER}\n" if number == 0 else ""
+        turns.append((marker + question, _ANSWERS[random.integers(len(_ANSWERS))]))
+    return turns
+
+
+def _normalized(phrase: str) -> str:
+    return phrase.lower().removesuffix(".")

@@ -1,0 +1,1 @@
+"""Measuring a model on patients that it has not seen."""

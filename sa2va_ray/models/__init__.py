@@ -1,0 +1,1 @@
+"""Building, adapting and loading Sa2VA."""

@@ -1,0 +1,103 @@
+"""The checkpoint folder: what it holds, and how its weights come back into a model.
+
+`model.safetensors` (trained tensors), `optimizer.safetensors` (their AdamW moments), `train_state.json`,
+`config.yaml` (resolved), and `manifest.json`, written last. Frozen weights are not in it: they are built from the
+config, and `base_sha256` proves that they are the same.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sa2va_ray import storage
+from sa2va_ray.config import Config, UserError
+from sa2va_ray.manifest import MANIFEST, digest, read_manifest, verify_files
+from sa2va_ray.models.build import ModelConfig, build_model, weights_sha256
+from sa2va_ray.models.lora import make_trainable, merge_adapters
+from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
+from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+
+MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, CONFIG_FILE = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "train_state.json",
+    "config.yaml",
+)
+
+
+class TrainState(Config):
+    """Where a run stood, and what it was made from."""
+
+    step: int
+    """Optimizer steps done."""
+    epoch: int
+    samples_seen: int
+    """Over all ranks, since the start of the run."""
+    seed: int
+    metrics: dict[str, float]
+    base_sha256: str
+    data_sha256: str
+    git_commit: str
+
+
+def find_checkpoint(uri: str) -> str:
+    """The checkpoint at `uri`: the folder itself, or the newest complete one in a run's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    if storage.exists(storage.join(uri, STATE_FILE)):
+        return uri
+    folders = [storage.join(uri, name) for name in storage.list_folders(uri)]
+    complete = [f for f in folders if all(storage.exists(storage.join(f, name)) for name in (STATE_FILE, MANIFEST))]
+    if not complete:
+        raise UserError(
+            f"{uri} is neither a checkpoint (a folder with {STATE_FILE} and {MANIFEST}) nor a run's folder with a "
+            "complete one. Give the path that `jobs.train` printed."
+        )
+    return max(complete)
+
+
+def load_trained_model(uri: str) -> tuple[Sa2VAModel, Sa2VAProcessor, TrainState, str]:
+    """Builds the base, puts a checkpoint's trained tensors in and merges the adapters.
+
+    Returns:
+        the model in float32 on the CPU, its processor, the training state, the checkpoint's digest.
+
+    Raises:
+        UserError: an incomplete or damaged checkpoint; a base that differs from the one trained on; tensors that do
+            not fit.
+    """
+    manifest = read_manifest(uri, what="checkpoint")
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / "checkpoint"
+        storage.download_folder(uri, local)
+        verify_files(local, manifest)
+        state = TrainState.model_validate(json.loads((local / STATE_FILE).read_text()))
+        config = ModelConfig.parse(yaml.safe_load((local / CONFIG_FILE).read_text())["model"])
+        tensors = load_file(local / MODEL_FILE)
+    model, processor = build_model(config)
+    base_sha256 = weights_sha256(model)
+    if base_sha256 != state.base_sha256:
+        raise UserError(
+            f"{uri} was trained on a base with SHA-256 {state.base_sha256[:12]}, this machine builds "
+            f"{base_sha256[:12]}. Use the versions of torch and tokenizers that the run used."
+        )
+    peft_model = make_trainable(model, processor, config.trainable)
+    _put_in(model, tensors, uri)
+    return merge_adapters(peft_model), processor, state, digest(manifest)
+
+
+def _put_in(model: Sa2VAModel, tensors: dict[str, Tensor], uri: str) -> None:
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if trained != tensors.keys():
+        missing, unknown = sorted(trained - tensors.keys()), sorted(tensors.keys() - trained)
+        raise UserError(
+            f"{uri} does not fit its own config: {len(missing)} trained tensors are missing {missing[:3]}, "
+            f"{len(unknown)} are unknown {unknown[:3]}. The checkpoint is of another version of sa2va_ray."
+        )
+    model.load_state_dict(tensors, strict=False)  # what is not in `tensors` is frozen, and checked by its hash

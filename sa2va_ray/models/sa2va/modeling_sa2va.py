@@ -1,0 +1,146 @@
+"""Sa2VA: InternViT, projector, language model, [SEG] head and SAM 2, as one model.
+
+It is what is trained and what is exported: this file and its four neighbours are copied into the exported folder and
+run there with torch, transformers and sam2 alone.
+
+Shapes: B images, T tiles of all images, K tokens of a tile, L tokens of a sequence, D width of the language model,
+V vocabulary, N objects ([SEG] tokens) of all images, S side of a tile, G side of SAM 2's image, h = G / 4.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.internvl import InternVLVisionModel
+
+from .configuration_sa2va import Sa2VAConfig
+from .generation_sa2va import Sa2VAGenerationMixin
+from .grounding_sam2 import GroundingEncoder, normalize_grounding_images
+
+
+@dataclass
+class Sa2VAOutput:
+    """What one forward pass gives.
+
+    Attributes:
+        logits: (M, V) at the M positions asked for, row by row of the batch.
+        mask_logits: (N, h, h) float32, objects in the order of their [SEG] tokens, image by image. Where a training
+            batch has no [SEG] at all it holds one object that stands for nothing, and `num_objects` is 0.
+        ious: (N,) SAM 2's own estimate of the mask's IoU, in [0, 1].
+        num_objects: N, 0 for a batch without [SEG].
+    """
+
+    logits: Tensor
+    mask_logits: Tensor
+    ious: Tensor
+    num_objects: int
+
+
+class Sa2VAModel(Sa2VAGenerationMixin, PreTrainedModel):
+    """Answers a prompt about an image with text and, for each [SEG] in the text, a mask."""
+
+    config_class = Sa2VAConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _no_split_modules = ["InternVLVisionLayer", "Qwen2DecoderLayer"]
+
+    def __init__(self, config: Sa2VAConfig):
+        super().__init__(config)
+        width = config.hidden_size
+        patch_width = int(config.vision_config.hidden_size / config.downsample_ratio**2)
+        self.vision_model = InternVLVisionModel(config.vision_config)
+        self.mlp1 = nn.Sequential(
+            nn.LayerNorm(patch_width), nn.Linear(patch_width, width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.language_model = AutoModelForCausalLM.from_config(config.llm_config)
+        self.grounding_encoder = GroundingEncoder(config.grounding_config)
+        self.text_hidden_fcs = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.grounding_encoder.embedding_size), nn.Dropout(0.0)
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Tensor,
+        grounding_pixel_values: Tensor,
+        logits_mask: Tensor | None = None,
+    ) -> Sa2VAOutput:
+        """Teacher-forced pass over prompts with their answers.
+
+        1. vision encoder and projector: tiles to image tokens
+        2. token embeddings, those of `<IMG_CONTEXT>` replaced by the image tokens
+        3. language model: hidden states after its final norm
+        4. language model head, where logits are asked for
+        5. the hidden state at each [SEG] token to a language embedding
+        6. SAM 2: one image encoding per image, one mask per [SEG]
+
+        Args:
+            input_ids: (B, L), right-padded.
+            attention_mask: (B, L) bool or int64.
+            pixel_values: (T, 3, S, S), tiles of all images, normalised.
+            grounding_pixel_values: (B, 3, G, G) uint8.
+            logits_mask: (B, L) bool, positions whose logits are wanted; all by default.
+
+        Raises:
+            ValueError: the number of image tokens in `input_ids` is not what the tiles give.
+        """
+        # 1, 2
+        inputs_embeds = self.embed(input_ids, self.encode_tiles(pixel_values))
+        # 3
+        hidden = self.language_model.model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        # 4
+        wanted = torch.ones_like(input_ids, dtype=torch.bool) if logits_mask is None else logits_mask
+        logits = self.language_model.lm_head(hidden[wanted])
+        # 5
+        image_index, position = torch.nonzero(input_ids == self.config.seg_token_id, as_tuple=True)
+        num_objects = len(image_index)
+        if num_objects == 0 and self.training:
+            # ZeRO-3 gathers weights module by module on all ranks together: a rank that skips SAM 2 would hang the rest.
+            image_index = position = torch.zeros(1, dtype=torch.int64, device=input_ids.device)
+        seg_embeddings = self.text_hidden_fcs(hidden[image_index, position])
+        # 6
+        images = normalize_grounding_images(grounding_pixel_values, self.dtype, constants_dtype=torch.float32)
+        mask_logits, ious = self.grounding_encoder(images, seg_embeddings, image_index)
+        return Sa2VAOutput(logits=logits, mask_logits=mask_logits, ious=ious, num_objects=num_objects)
+
+    def encode_tiles(self, pixel_values: Tensor) -> Tensor:
+        """(T, 3, S, S) -> image tokens (T, K, D): CLS dropped, pixel shuffle, projector."""
+        patches = self.vision_model(pixel_values=pixel_values.to(self.dtype)).last_hidden_state[:, 1:]
+        return self.mlp1(pixel_shuffle(patches, self.config.downsample_ratio))
+
+    def embed(self, input_ids: Tensor, image_tokens: Tensor) -> Tensor:
+        """(B, L) ids and (T, K, D) image tokens -> (B, L, D)."""
+        embeddings = self.language_model.get_input_embeddings()(input_ids)
+        places = input_ids == self.config.image_token_id
+        image_tokens = image_tokens.flatten(0, 1).to(embeddings.dtype)
+        if int(places.sum()) != len(image_tokens):
+            raise ValueError(
+                f"The ids hold {int(places.sum())} image tokens, the tiles give {len(image_tokens)}. "
+                "A sequence was cut inside its image, or the ids were made with another tile size."
+            )
+        return embeddings.masked_scatter(places.unsqueeze(-1), image_tokens)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leaves the projector, the [SEG] head and SAM 2 as their constructors initialised them; the vision and the
+        language model bring initialisations of their own."""
+
+
+def pixel_shuffle(patches: Tensor, downsample_ratio: float) -> Tensor:
+    """Merges neighbouring patches into channels, "ps_version v2" (spec section 2.1).
+
+    (T, side * side, C) -> (T, (side * r) ** 2, C / r ** 2) for r = `downsample_ratio`.
+    """
+    tiles, num_patches, channels = patches.shape
+    side = int(num_patches**0.5)
+    half = int(side * downsample_ratio)
+    x = patches.view(tiles, side, half, int(channels / downsample_ratio)).transpose(1, 2).contiguous()
+    x = x.view(tiles, half, half, int(channels / downsample_ratio**2)).transpose(1, 2)
+    return x.reshape(tiles, half * half, -1)

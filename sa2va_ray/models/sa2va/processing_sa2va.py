@@ -1,0 +1,169 @@
+"""Images and text to tensors and token ids, and back (spec sections 2 and 3). numpy, PIL and the tokenizer only.
+
+Shapes: T tiles, L tokens, S side of a tile, G side of SAM 2's image, H W pixels of the image itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .configuration_sa2va import Sa2VAConfig
+from .grounding_sam2 import IMAGE_MEAN, IMAGE_STD
+
+IMAGE_MARKER = "<image>"
+SEG_TOKEN, IMAGE_TOKEN, IMAGE_START, IMAGE_END = "[SEG]", "<IMG_CONTEXT>", "<img>", "</img>"
+NEW_TOKENS = (SEG_TOKEN, "<p>", "</p>", "<vp>", "</vp>")  # what Sa2VA adds to InternVL3's tokenizer, in this order
+LABEL_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """One turn is `start_user + question + end + start_assistant`, answered by `answer + end`, then `separator`."""
+
+    start_user: str
+    start_assistant: str
+    end: str
+    separator: str = "\n"
+
+
+_CHATML = ChatTemplate("<|im_start|>user\n", "\n<|im_start|>assistant\n", "<|im_end|>")
+TEMPLATES = {
+    "qwen_chat": _CHATML,
+    "internlm2_chat": _CHATML,
+    "phi3_chat": ChatTemplate("<|user|>\n", "\n<|assistant|>\n", "<|end|>"),
+}
+
+
+class Sa2VAProcessor:
+    """What turns an image and a prompt into the model's inputs.
+
+    Raises:
+        ValueError: a tokenizer without Sa2VA's tokens.
+        KeyError: an unknown template.
+    """
+
+    def __init__(self, config: Sa2VAConfig, tokenizer):
+        self.config = config
+        self.tokenizer = tokenizer
+        self.template = TEMPLATES[config.template.replace("-", "_")]
+        self.seg_token_id = token_id(tokenizer, SEG_TOKEN)
+        self.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
+        self.end_token_id = token_id(tokenizer, self.template.end)
+
+    def image_tiles(self, image: Image.Image) -> Tensor:
+        """RGB image of any size -> (T, 3, S, S) float32, ImageNet-normalised: tiles row by row, then the thumbnail."""
+        size = self.config.tile_size
+        bounds = (self.config.min_dynamic_patch, self.config.max_dynamic_patch)
+        columns, rows = tile_grid(image.width, image.height, *bounds, size)
+        resized = image.resize((columns * size, rows * size))
+        boxes = [(c * size, r * size, (c + 1) * size, (r + 1) * size) for r in range(rows) for c in range(columns)]
+        tiles = [resized.crop(box) for box in boxes]
+        if self.config.use_thumbnail and len(tiles) > 1:
+            tiles.append(image.resize((size, size)))
+        pixels = torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles])).permute(0, 3, 1, 2)
+        mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
+        return (pixels.float() / 255.0 - mean) / std
+
+    def grounding_image(self, image: Image.Image) -> Tensor:
+        """RGB image of any size -> (3, G, G) uint8; the aspect ratio is not kept."""
+        size = self.config.grounding_size
+        return torch.from_numpy(np.array(image.resize((size, size)))).permute(2, 0, 1)
+
+    def prompt_ids(self, prompt: str, num_tiles: int) -> list[int]:
+        """Token ids of a question about one image, up to where the answer begins.
+
+        The first `<image>` of the prompt marks where the image goes; without one it goes first, on a line of its own.
+        Everything else in the prompt is text: a `[SEG]` that a user types is not the token.
+        """
+        before, marker, after = prompt.partition(IMAGE_MARKER)
+        if not marker:
+            before, after = "", "\n" + prompt
+        return [
+            *self._encode_special(self.template.start_user, before),
+            token_id(self.tokenizer, IMAGE_START),
+            *[self.image_token_id] * (num_tiles * self.config.tokens_per_tile),
+            token_id(self.tokenizer, IMAGE_END),
+            *self._encode_text(after),
+            *self._encode_special(self.template.end + self.template.start_assistant),
+        ]
+
+    def follow_up_ids(self, prompt: str) -> list[int]:
+        """Token ids of a later question about the same image, up to where its answer begins."""
+        return [
+            *self._encode_special(self.template.start_user, prompt),
+            *self._encode_special(self.template.end + self.template.start_assistant),
+        ]
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of an answer; `[SEG]` and the other special tokens are tokens here."""
+        return self.tokenizer.encode(answer, add_special_tokens=False)
+
+    def training_ids(self, turns: Sequence[tuple[str, str]], num_tiles: int) -> tuple[list[int], list[int]]:
+        """(input ids, labels), both of length L, of a conversation about one image.
+
+        Supervised are the answers and their end tokens; everything else has the label -100.
+
+        Args:
+            turns: (question, answer) pairs; the image stands in the first question.
+        """
+        ids: list[int] = []
+        labels: list[int] = []
+        for number, (question, answer) in enumerate(turns):
+            asked = self.prompt_ids(question, num_tiles) if number == 0 else self.follow_up_ids(question)
+            replied = self.answer_ids(answer + self.template.end)
+            separator = self._encode_text(self.template.separator)
+            ids += asked + replied + separator
+            labels += [LABEL_IGNORED] * len(asked) + replied + [LABEL_IGNORED] * len(separator)
+        return ids, labels
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text with its special tokens, without outer white space."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False).strip()
+
+    def _encode_special(self, trusted: str, text: str = "") -> list[int]:
+        """Encodes a piece of the template, whose special tokens are tokens, with `text` behind it, whose are not."""
+        cut = trusted.rfind("|>") + len("|>")  # the end of the template's last special token
+        ids = self.tokenizer.encode(trusted[:cut], add_special_tokens=False)
+        # What follows it is encoded together with the text: upstream encodes the whole prompt in one call.
+        return ids + self._encode_text(trusted[cut:] + text)
+
+    def _encode_text(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
+
+
+def token_id(tokenizer, token: str) -> int:
+    """Id of a token that must be one.
+
+    Raises:
+        ValueError: the tokenizer does not know it as one token.
+    """
+    found = tokenizer.get_vocab().get(token)
+    if found is None:
+        raise ValueError(f"The tokenizer has no token {token}: it is not a Sa2VA tokenizer. Add {NEW_TOKENS} first.")
+    return found
+
+
+def tile_grid(width: int, height: int, min_tiles: int, max_tiles: int, tile_size: int) -> tuple[int, int]:
+    """(columns, rows) of the grid whose aspect ratio is closest to the image's (spec section 2.1).
+
+    Of equally close grids a later, larger one is taken only where the image has more than half of its pixels.
+    """
+    grids = [(c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles + 1)]
+    grids = sorted({grid for grid in grids if min_tiles <= grid[0] * grid[1] <= max_tiles}, key=lambda g: g[0] * g[1])
+    aspect_ratio, best, smallest_difference = width / height, (1, 1), float("inf")
+    for columns, rows in grids:
+        difference = abs(aspect_ratio - columns / rows)
+        large_enough = width * height > 0.5 * tile_size * tile_size * columns * rows
+        if difference < smallest_difference or (difference == smallest_difference and large_enough):
+            smallest_difference, best = difference, (columns, rows)
+    return best
+
+
+def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Lists of ids of different lengths -> (B, L) int64."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])

@@ -1,0 +1,1 @@
+"""The predictor: plain Python. Serving, batch prediction and evaluation are shims around it."""

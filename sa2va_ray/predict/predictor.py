@@ -1,0 +1,111 @@
+"""Sa2VAPredictor: queries in, masks out. It knows nothing of Ray, HTTP or data sets.
+
+Shapes: N masks of one answer, H W pixels of the query's image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sa2va_ray.models.exported import ExportedModel, load_exported
+from sa2va_ray.models.sa2va.generation_sa2va import Segmentation
+
+
+@dataclass(frozen=True)
+class Query:
+    """One image and what is asked of it.
+
+    Attributes:
+        image: any size and mode.
+        prompt: may hold one `<image>` marker; without one the image goes before the text.
+        answer: a reply to be taken as said, without its end token; None lets the model speak.
+        threshold: of the probabilities, in [0, 1]; None takes the model's calibrated one.
+    """
+
+    image: Image.Image
+    prompt: str
+    answer: str | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Attributes:
+    text: what the model said, with special tokens, without the end token.
+    masks: (N, H, W) bool, one for each [SEG] in the text.
+    probabilities: (N, H, W) float32 in [0, 1].
+    score: SAM 2's estimate of the masks' IoU, their mean; 0.0 where there is no mask.
+    threshold: that the masks were made with.
+    """
+
+    text: str
+    masks: np.ndarray
+    probabilities: np.ndarray
+    score: float
+    threshold: float
+
+    def union(self) -> np.ndarray:
+        """(H, W) bool: all masks of the answer together, empty where there is none."""
+        return self.masks.any(axis=0)
+
+
+class Sa2VAPredictor:
+    """A loaded model. `predict` may be called from one thread at a time."""
+
+    def __init__(self, exported: ExportedModel):
+        self._exported = exported
+
+    @classmethod
+    def from_pretrained(cls, uri: str, device: str | None = None, dtype: torch.dtype | None = None) -> "Sa2VAPredictor":
+        """Loads an exported folder.
+
+        Args:
+            device: "cuda" where there is one, else "cpu", by default.
+            dtype: bfloat16 on CUDA, float32 on the CPU, by default.
+
+        Raises:
+            UserError: not an exported model, or a damaged one.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+        return cls(load_exported(uri, device, dtype))
+
+    @property
+    def name(self) -> str:
+        return self._exported.name
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the exported folder (64 hex characters)."""
+        return self._exported.sha256
+
+    @property
+    def threshold(self) -> float:
+        """The model's own threshold."""
+        return self._exported.threshold
+
+    def predict(self, queries: Sequence[Query]) -> list[Prediction]:
+        """Answers all queries in one batch; images may differ in size and mode."""
+        if not queries:
+            return []
+        segmentations = self._exported.model.segment(
+            self._exported.processor,
+            images=[query.image.convert("RGB") for query in queries],
+            prompts=[query.prompt for query in queries],
+            answers=[query.answer for query in queries],
+        )
+        return [self._to_prediction(query, result) for query, result in zip(queries, segmentations, strict=True)]
+
+    def _to_prediction(self, query: Query, result: Segmentation) -> Prediction:
+        threshold = self.threshold if query.threshold is None else query.threshold
+        probabilities = result.mask_logits.sigmoid().numpy()
+        return Prediction(
+            text=result.text.removesuffix(self._exported.processor.template.end),
+            masks=probabilities > threshold,
+            probabilities=probabilities,
+            score=float(result.ious.mean()) if len(result.ious) else 0.0,
+            threshold=threshold,
+        )
