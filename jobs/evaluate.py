@@ -1,6 +1,6 @@
 """Measures an exported model on the patients of one split.
 
-    python -m jobs.evaluate model=s3://bucket/models/NAME data=s3://bucket/data out=s3://bucket/evaluations/NAME
+python -m jobs.evaluate model=s3://bucket/models/NAME data=s3://bucket/data out=s3://bucket/evaluations/NAME
 """
 
 from sa2va_ray.config import run_job

@@ -67,7 +67,9 @@ def run_job(config_class: type[C], run: Callable[[C], object], arguments: Sequen
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"There is no config file {path}. Overrides are written key=value; see jobs/configs/ for files.")
+        raise UserError(
+            f"There is no config file {path}. Overrides are written key=value; see jobs/configs/ for files."
+        )
     values = yaml.safe_load(path.read_text())
     if not isinstance(values, dict):
         raise UserError(f"{path} holds {type(values).__name__}, not a YAML mapping of config keys.")

@@ -155,7 +155,9 @@ def _translated(uri, operation):
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL", "the default of AWS") if uri.startswith("s3://") else "this machine"
+        endpoint = (
+            os.environ.get("AWS_ENDPOINT_URL", "the default of AWS") if uri.startswith("s3://") else "this machine"
+        )
         reason = str(error).splitlines()[0]
         raise UserError(
             f"Storage does not work at {uri} (endpoint: {endpoint}): {reason}. "

@@ -153,10 +153,12 @@ def _read(
     processor: Processor,
 ) -> Iterator[dict[str, Any]]:
     """Rows of `ReadAndPreprocess` in the order of `positions`."""
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False  # the run has one of its own
     items = [{"position": int(p), "index": int(i)} for p, i in zip(positions, indices, strict=True)]
     dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // _ROWS_PER_BLOCK)).map(
-        ReadAndPreprocess,
+        ReadAndPreprocess,  # type: ignore[arg-type]  # Ray's annotation leaves callable classes out
         fn_constructor_args=(data_uri, config, processor, plan.seed, plan.epoch),
         compute=ray.data.ActorPoolStrategy(size=config.actors_per_rank),
         num_cpus=config.cpus_per_actor,

@@ -40,7 +40,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     data_manifest = read_manifest(config.data, what="prepared data set")
     files = [name for name in data_manifest["files"] if name.startswith(f"{config.split}-")]
     if not files:
-        raise UserError(f"{config.data} has no samples in the split '{config.split}'. Prepare it with another split_seed.")
+        raise UserError(
+            f"{config.data} has no samples in the split '{config.split}'. Prepare it with another split_seed."
+        )
     storage.check_writable(config.out)
     if not ray.is_initialized():
         ray.init()

@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import torch
 from transformers import GenerationConfig
 
 from sa2va_ray import __version__, storage
@@ -59,7 +58,7 @@ def export(config: ExportConfig) -> str:
 
 
 def _write_folder(folder: Path, model: Sa2VAModel, processor: Sa2VAProcessor) -> None:
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     processor.tokenizer.save_pretrained(folder)
     GenerationConfig(
         do_sample=False, eos_token_id=processor.end_token_id, pad_token_id=processor.tokenizer.pad_token_id

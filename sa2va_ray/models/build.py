@@ -28,7 +28,7 @@ class ModelConfig(Config):
 
 
 def build_model(config: ModelConfig) -> tuple[Sa2VAModel, Sa2VAProcessor]:
-    """The model in float32 on the CPU with all weights frozen or not as its constructor left them, and its processor."""
+    """The model in float32 on the CPU, and its processor. What trains is decided by `lora.make_trainable`."""
     tokenizer = build_tokenizer()
     model_config = Sa2VAConfig(
         **config.architecture,

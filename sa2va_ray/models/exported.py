@@ -40,6 +40,7 @@ def load_exported(uri: str, device: str, dtype: torch.dtype) -> ExportedModel:
         verify_files(local, manifest)
         # Our own classes, not the folder's copies of them: the same code, without running code from storage.
         config = Sa2VAConfig.from_pretrained(local)
-        model = Sa2VAModel.from_pretrained(local, config=config, dtype=dtype).to(device).eval()
+        model = Sa2VAModel.from_pretrained(local, config=config, dtype=dtype).eval()
+        model.to(device=torch.device(device))
         processor = Sa2VAProcessor(config, AutoTokenizer.from_pretrained(local))
     return ExportedModel(model, processor, manifest["name"], digest(manifest), manifest["threshold"])

@@ -56,7 +56,7 @@ def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: Trainab
     new_ids = [token_id(processor.tokenizer, token) for token in NEW_TOKENS]
     new_rows = {"language_model.model.embed_tokens": new_ids, "language_model.lm_head": new_ids}
     peft_model = get_peft_model(
-        model,  # type: ignore[arg-type]
+        model,
         LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
@@ -78,7 +78,7 @@ def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: Trainab
 
 def merge_adapters(peft_model: PeftModel) -> Sa2VAModel:
     """Folds adapters and new-token rows into the weights; the model has its plain parameters again."""
-    return peft_model.merge_and_unload()  # type: ignore[operator]
+    return peft_model.merge_and_unload()
 
 
 def count_trainable(model: Sa2VAModel) -> dict[str, int]:

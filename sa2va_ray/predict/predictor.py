@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sa2va_ray.models.exported import ExportedModel, load_exported
-from sa2va_ray.models.sa2va.generation_sa2va import Segmentation
+from sa2va_ray.models.sa2va.generation_sa2va import Segmentation, segment
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Prediction:
 
     def union(self) -> np.ndarray:
         """(H, W) bool: all masks of the answer together, empty where there is none."""
-        return self.masks.any(axis=0)
+        return np.any(self.masks, axis=0)
 
 
 class Sa2VAPredictor:
@@ -91,7 +91,8 @@ class Sa2VAPredictor:
         """Answers all queries in one batch; images may differ in size and mode."""
         if not queries:
             return []
-        segmentations = self._exported.model.segment(
+        segmentations = segment(
+            self._exported.model,
             self._exported.processor,
             images=[query.image.convert("RGB") for query in queries],
             prompts=[query.prompt for query in queries],

@@ -47,7 +47,8 @@ def save_checkpoint(engine, state: TrainState, config: TrainConfig) -> None:
 
 def _gather(engine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Trained tensors and AdamW's moments by name, in float32 on the CPU. All ranks take part; rank 0 keeps them."""
-    weights, moments = {}, {}
+    weights: dict[str, Tensor] = {}
+    moments: dict[str, Tensor] = {}
     for name, parameter in engine.module.named_parameters():
         if not parameter.requires_grad:
             continue

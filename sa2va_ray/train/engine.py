@@ -29,7 +29,7 @@ def build_engine(model: nn.Module, config: TrainConfig, precision: str) -> deeps
 
 
 def choose_precision(config: TrainConfig) -> str:
-    """"bf16" or "fp32" for `config.precision` on this machine."""
+    """ "bf16" or "fp32" for `config.precision` on this machine."""
     if config.precision != "auto":
         return config.precision
     fast_on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

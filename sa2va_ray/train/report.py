@@ -29,7 +29,7 @@ class Reporter:
         metrics = {f"train/{name}": value for name, value in result.losses.items()}
         metrics |= {"train/lr": learning_rate, "train/grad_norm": result.grad_norm}
         if self._writer and (step % self._every_steps == 0 or step == self._num_steps):
-            self._write(step, metrics)
+            self._write(self._writer, step, metrics)
         return metrics
 
     def upload(self) -> None:
@@ -39,11 +39,11 @@ class Reporter:
             newest = max(path.name for path in self._folder.iterdir())
             storage.upload_folder(self._folder, storage.join(self._run_uri, "tensorboard"), last=newest)
 
-    def _write(self, step: int, metrics: dict[str, float]) -> None:
+    def _write(self, writer: SummaryWriter, step: int, metrics: dict[str, float]) -> None:
         now_s = time.perf_counter()
         samples_per_s = self._lap_samples / (now_s - self._lap_start_s)
         self._lap_start_s, self._lap_samples = now_s, 0
         for name, value in {**metrics, "throughput/samples_per_s": samples_per_s}.items():
-            self._writer.add_scalar(name, value, step)
+            writer.add_scalar(name, value, step)
         parts = " ".join(f"{name.removeprefix('train/')} {value:.3g}" for name, value in metrics.items())
         log_progress("train", step, self._num_steps, f"{parts} {samples_per_s:.2f} samples/s")

@@ -27,7 +27,9 @@ def train(config: TrainConfig) -> str:
     data_sha256 = digest(read_manifest(config.data_uri, what="prepared data set"))
     num_samples = len(SampleIndex(config.data_uri, "train"))
     if num_samples * config.repeats < config.num_workers:
-        raise UserError(f"{num_samples} samples x {config.repeats} repeats are too few for {config.num_workers} workers")
+        raise UserError(
+            f"{num_samples} samples x {config.repeats} repeats are too few for {config.num_workers} workers"
+        )
     if storage.list_files(run_uri):
         raise UserError(f"A run is already in {run_uri}. Choose another name=... or delete that folder.")
     storage.check_writable(config.runs_uri)
@@ -49,8 +51,9 @@ def train(config: TrainConfig) -> str:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
         ),
     )
-    result = trainer.fit()
-    checkpoint_uri = storage.join(run_uri, result.checkpoint.path.rstrip("/").rsplit("/", 1)[-1])
+    checkpoint = trainer.fit().checkpoint
+    assert checkpoint is not None, "the loop saves at its last step"
+    checkpoint_uri = storage.join(run_uri, checkpoint.path.rstrip("/").rsplit("/", 1)[-1])
     LOGGER.info("trained: checkpoint %s", checkpoint_uri)
     return checkpoint_uri
 

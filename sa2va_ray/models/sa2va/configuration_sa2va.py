@@ -51,8 +51,8 @@ class Sa2VAConfig(PreTrainedConfig):
         min_dynamic_patch: int = 1,
         max_dynamic_patch: int = 12,
         use_thumbnail: bool = True,
-        seg_token_id: int | None = None,
-        image_token_id: int | None = None,
+        seg_token_id: int = -1,
+        image_token_id: int = -1,
         **kwargs,
     ):
         self.vision_config = (
@@ -84,11 +84,11 @@ class Sa2VAConfig(PreTrainedConfig):
     @property
     def tile_size(self) -> int:
         """Side of a square tile, px."""
-        return self.vision_config.image_size[0]
+        return _side(self.vision_config.image_size)
 
     @property
     def tokens_per_tile(self) -> int:
-        return int((self.tile_size // self.vision_config.patch_size[0]) ** 2 * self.downsample_ratio**2)
+        return int((self.tile_size // _side(self.vision_config.patch_size)) ** 2 * self.downsample_ratio**2)
 
     @property
     def grounding_size(self) -> int:
@@ -97,3 +97,7 @@ class Sa2VAConfig(PreTrainedConfig):
 
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
         return self.llm_config
+
+
+def _side(size: int | list[int] | tuple[int, ...]) -> int:
+    return size if isinstance(size, int) else size[0]

@@ -42,66 +42,61 @@ class Segmentation:
     ious: Tensor
 
 
-class Sa2VAGenerationMixin:
-    """The inference side of `Sa2VAModel`."""
+@torch.inference_mode()
+def segment(
+    model,
+    processor: Sa2VAProcessor,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    answers: Sequence[str | None],
+    draft: str = DEFAULT_DRAFT,
+    max_new_tokens: int = 256,
+) -> list[Segmentation]:
+    """Answers B prompts about B RGB images of any size in one batch.
 
-    @torch.inference_mode()
-    def segment(
-        self,
-        processor: Sa2VAProcessor,
-        images: Sequence[Image.Image],
-        prompts: Sequence[str],
-        answers: Sequence[str | None],
-        draft: str = DEFAULT_DRAFT,
-        max_new_tokens: int = 256,
-    ) -> list[Segmentation]:
-        """Answers B prompts about B RGB images of any size in one batch.
+    Args:
+        model: `Sa2VAModel` in evaluation mode.
+        answers: a reply to be taken as said (without the end token), or None to let the model speak.
+    """
+    tiles = [processor.image_tiles(image) for image in images]
+    prompt_ids = [processor.prompt_ids(prompt, len(t)) for prompt, t in zip(prompts, tiles, strict=True)]
+    image_tokens = model.encode_tiles(torch.cat(tiles).to(model.device))
+    # One row for all prompts: each image's tokens fall into its own prompt's places, in order.
+    all_ids = torch.tensor([[id_ for ids in prompt_ids for id_ in ids]], device=model.device)
+    prompt_embeds = model.embed(all_ids, image_tokens)[0].split([len(ids) for ids in prompt_ids])
+    replies = greedy_answers(
+        model.language_model,
+        prompt_embeds,
+        drafts=[processor.answer_ids(draft if answer is None else answer) for answer in answers],
+        forced=[answer is not None for answer in answers],
+        seg_token_id=processor.seg_token_id,
+        end_token_id=processor.end_token_id,
+        max_new_tokens=max_new_tokens,
+    )
+    masks = _decode_masks(model, processor, images, [reply.seg_states for reply in replies])
+    return [Segmentation(processor.decode(reply.ids), *mask) for reply, mask in zip(replies, masks, strict=True)]
 
-        Args:
-            answers: a reply to be taken as said (without the end token), or None to let the model speak.
-        """
-        tiles = [processor.image_tiles(image) for image in images]
-        prompt_ids = [processor.prompt_ids(prompt, len(t)) for prompt, t in zip(prompts, tiles, strict=True)]
-        image_tokens = self.encode_tiles(torch.cat(tiles).to(self.device))
-        prompt_embeds = self._embed_rows(prompt_ids, image_tokens)
-        replies = greedy_answers(
-            self.language_model,
-            prompt_embeds,
-            drafts=[processor.answer_ids(draft if answer is None else answer) for answer in answers],
-            forced=[answer is not None for answer in answers],
-            seg_token_id=processor.seg_token_id,
-            end_token_id=processor.end_token_id,
-            max_new_tokens=max_new_tokens,
-        )
-        masks = self._masks(processor, images, [reply.seg_states for reply in replies])
-        return [Segmentation(processor.decode(reply.ids), *mask) for reply, mask in zip(replies, masks, strict=True)]
 
-    def _embed_rows(self, rows: Sequence[list[int]], image_tokens: Tensor) -> list[Tensor]:
-        """Prompt ids of B rows and the image tokens of all of them -> B tensors (L_b, D)."""
-        flat = torch.tensor([[id_ for row in rows for id_ in row]], device=self.device)
-        return list(self.embed(flat, image_tokens)[0].split([len(row) for row in rows]))
-
-    def _masks(
-        self, processor: Sa2VAProcessor, images: Sequence[Image.Image], seg_states: Sequence[list[Tensor]]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Mask logits (N, H, W) and IoU (N,) of each query; SAM 2 sees only the images that have a [SEG]."""
-        counts = [len(states) for states in seg_states]
-        shown = [index for index, count in enumerate(counts) if count]
-        empty = [(torch.zeros(0, image.height, image.width), torch.zeros(0)) for image in images]
-        if not shown:
-            return empty
-        pixels = torch.stack([processor.grounding_image(images[index]) for index in shown]).to(self.device)
-        logits, ious = self.grounding_encoder(
-            normalize_grounding_images(pixels, self.dtype, constants_dtype=torch.bfloat16),
-            self.text_hidden_fcs(torch.stack([state for states in seg_states for state in states])),
-            torch.repeat_interleave(torch.tensor([counts[index] for index in shown])).to(self.device),
-        )
-        size = processor.config.grounding_size
-        chunks = zip(shown, logits.split([counts[i] for i in shown]), ious.split([counts[i] for i in shown]), strict=True)
-        for index, chunk, iou in chunks:
-            image = images[index]
-            empty[index] = (upsample_mask_logits(chunk, size, image.height, image.width).cpu(), iou.cpu())
-        return empty
+def _decode_masks(
+    model, processor: Sa2VAProcessor, images: Sequence[Image.Image], seg_states: Sequence[list[Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """Mask logits (N, H, W) and IoU (N,) of each query; SAM 2 sees only the images that have a [SEG]."""
+    masks = [(torch.zeros(0, image.height, image.width), torch.zeros(0)) for image in images]
+    counts = {index: len(states) for index, states in enumerate(seg_states) if states}
+    if not counts:
+        return masks
+    pixels = torch.stack([processor.grounding_image(images[index]) for index in counts]).to(model.device)
+    logits, ious = model.grounding_encoder(
+        normalize_grounding_images(pixels, model.dtype, constants_dtype=torch.bfloat16),
+        model.text_hidden_fcs(torch.stack([state for states in seg_states for state in states])),
+        torch.repeat_interleave(torch.tensor(list(counts.values()))).to(model.device),
+    )
+    per_image = zip(logits.split(list(counts.values())), ious.split(list(counts.values())), strict=True)
+    for index, (logits_of_image, ious_of_image) in zip(counts, per_image, strict=True):
+        size = (images[index].height, images[index].width)
+        full = upsample_mask_logits(logits_of_image, processor.config.grounding_size, *size)
+        masks[index] = (full.cpu(), ious_of_image.cpu())
+    return masks
 
 
 def greedy_answers(
@@ -141,7 +136,9 @@ def greedy_answers(
         if forced[row]:
             said = [*draft, end_token_id]
         else:
-            said = _accepted(draft, language_model.lm_head(spoken).argmax(dim=-1).tolist(), end_token_id)[:max_new_tokens]
+            said = _accepted(draft, language_model.lm_head(spoken).argmax(dim=-1).tolist(), end_token_id)[
+                :max_new_tokens
+            ]
         # All tokens but the last were put in, so they have a state; the last one was only predicted.
         states = [spoken[1 + i] for i, token in enumerate(said[:-1]) if token == seg_token_id]
         answers.append(Answer(said, states))

@@ -15,8 +15,8 @@ from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
 from sam2.modeling.position_encoding import PositionEmbeddingSine
-from sam2.modeling.sam2_base import SAM2Base
 from sam2.modeling.sam.transformer import RoPEAttention
+from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -106,7 +106,9 @@ def build_sam2(config: dict[str, Any]) -> SAM2Base:
     )
     return SAM2Base(
         image_encoder=ImageEncoder(trunk=trunk, neck=neck, scalp=1),
-        memory_attention=_build_memory_attention(config["memory_attention"], width, config["memory_encoder"], size // 16),
+        memory_attention=_build_memory_attention(
+            config["memory_attention"], width, config["memory_encoder"], size // 16
+        ),
         memory_encoder=_build_memory_encoder(config["memory_encoder"], width),
         num_maskmem=7,
         image_size=size,

@@ -9,14 +9,17 @@ V vocabulary, N objects ([SEG] tokens) of all images, S side of a tile, G side o
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.internvl import InternVLVisionModel
 
 from .configuration_sa2va import Sa2VAConfig
-from .generation_sa2va import Sa2VAGenerationMixin
+from .generation_sa2va import segment
 from .grounding_sam2 import GroundingEncoder, normalize_grounding_images
+from .processing_sa2va import Sa2VAProcessor
 
 
 @dataclass
@@ -37,9 +40,10 @@ class Sa2VAOutput:
     num_objects: int
 
 
-class Sa2VAModel(Sa2VAGenerationMixin, PreTrainedModel):
+class Sa2VAModel(PreTrainedModel):
     """Answers a prompt about an image with text and, for each [SEG] in the text, a mask."""
 
+    config: Sa2VAConfig
     config_class = Sa2VAConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
@@ -127,6 +131,13 @@ class Sa2VAModel(Sa2VAGenerationMixin, PreTrainedModel):
                 "A sequence was cut inside its image, or the ids were made with another tile size."
             )
         return embeddings.masked_scatter(places.unsqueeze(-1), image_tokens)
+
+    def predict_forward(self, image: Image.Image, text: str, tokenizer) -> dict[str, str | list[np.ndarray]]:
+        """Upstream's call: `prediction`, the answer with special tokens, and `prediction_masks`, one (1, H, W) bool
+        array for each [SEG] in it."""
+        result = segment(self, Sa2VAProcessor(self.config, tokenizer), [image.convert("RGB")], [text], [None])[0]
+        masks = (result.mask_logits.sigmoid() > 0.5).numpy()
+        return {"prediction": result.text, "prediction_masks": [mask[None] for mask in masks]}
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leaves the projector, the [SEG] head and SAM 2 as their constructors initialised them; the vision and the

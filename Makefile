@@ -1,0 +1,39 @@
+# make demo [DATA=folder]   the main job end to end on this machine; leaves its endpoint up
+# make test                 every test
+# make check                formatting, types, import rules, YAML
+# make stop                 ends what `make demo` started
+
+BIN := .venv/bin
+PYTHON ?= python3
+export UV_FIND_LINKS := $(PIP_FIND_LINKS)
+export SAM2_BUILD_CUDA := 0
+export RAY_AUTH_MODE := token
+INSTALLED := .venv/.installed
+
+.PHONY: install demo test check stop
+
+install: $(INSTALLED)
+
+# sam2 builds in the environment itself, so torch has to be there first (see DESIGN: its isolated build would fetch gigabytes).
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --constraint constraints.txt torch setuptools wheel
+	$(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/python -m sa2va_ray.demo run $(if $(DATA),--data '$(DATA)')
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict .
+
+stop: install
+	$(BIN)/python -m sa2va_ray.demo stop

@@ -1,0 +1,38 @@
+"""The main job, end to end, on this machine: `make demo`, ended by `make stop`.
+
+python -m sa2va_ray.demo run [--data FOLDER] [key=value ...]   overrides go to jobs.train
+python -m sa2va_ray.demo stop
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sa2va_ray.config import UserError
+from sa2va_ray.demo.run import run
+from sa2va_ray.demo.stack import Stack
+
+STATE_DIR = Path(".demo")
+OUTPUT_DIR = Path("demo_output")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sa2va_ray.demo", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="run the main job and leave its endpoint up")
+    running.add_argument("--data", type=Path, help="a data set in the guide's layout; synthetic images by default")
+    running.add_argument("overrides", nargs="*", help="key=value for jobs.train")
+    commands.add_parser("stop", help="stop what the demo started")
+    arguments = parser.parse_args()
+    if arguments.command == "stop":
+        Stack.load(STATE_DIR).stop()
+        return
+    try:
+        run(STATE_DIR, OUTPUT_DIR, arguments.data, arguments.overrides)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The steps of the demo, each the command that a user would type, with a line, a bar and its time."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import yaml
+from tqdm import tqdm
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.demo.picture import overlay_picture
+from sa2va_ray.demo.request import post_image, wait_ready
+from sa2va_ray.demo.stack import Stack, free_port
+from sa2va_ray.demo.synthetic import write_synthetic_dataset
+from sa2va_ray.telemetry import parse_progress
+
+BUCKET = "sa2va"
+HOME = f"s3://{BUCKET}/demo"
+DATA, RUNS, MODEL, EVALUATION = (f"{HOME}/{name}" for name in ("data", "runs", "model", "evaluation"))
+SERVE_CONFIG = Path("serve_configs/local_cpu.yaml")
+_LOGICAL_CPUS = 4  # what Ray may hand out; steps that overlap share the machine's cores
+_LOG_LINES_SHOWN = 15
+
+
+def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequence[str]) -> None:
+    """Runs the main job from images to masks over HTTP and leaves the endpoint up.
+
+    Writes `mask.png`, `overlay.png`, `metrics.json` and `tensorboard/` to `output_dir`; logs, data of the store and
+    the synthetic images to `state_dir`, which is emptied first.
+
+    Raises:
+        UserError: a data folder that does not exist; a step that failed, with the last lines of its log.
+    """
+    if data is not None and not data.is_dir():
+        raise UserError(f"There is no data folder {data}. Give one in the guide's layout: make demo DATA=folder")
+    Stack.load(state_dir).stop()
+    for folder in (state_dir, output_dir):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    demo = _Demo(state_dir, output_dir, Stack(state_dir))
+    source = data.absolute() if data else demo.make_synthetic_data()
+    demo.start_services()
+    demo.submit("prepare", [f"source={source}", f"out={DATA}", "val_fraction=0.1", "test_fraction=0.2"])
+    demo.submit("train", ["jobs/configs/demo.yaml", *overrides])
+    demo.submit("export", [f"checkpoint={RUNS}/demo", f"out={MODEL}", "name=demo"])
+    demo.submit("evaluate", [f"model={MODEL}", f"data={DATA}", f"out={EVALUATION}", "use_gpu=false"])
+    endpoint = demo.deploy()
+    demo.segment_test_image(endpoint)
+    demo.summarize(endpoint, synthetic=data is None)
+
+
+@dataclass
+class _Demo:
+    state_dir: Path
+    output_dir: Path
+    stack: Stack
+    started_s: float = field(default_factory=time.perf_counter)
+
+    def make_synthetic_data(self) -> Path:
+        folder = self.state_dir.absolute() / "synthetic"
+        with _step("make SYNTHETIC vessel-like images (not of any patient)"):
+            write_synthetic_dataset(folder)
+        return folder
+
+    def start_services(self) -> None:
+        with _step("start the S3 object store (SeaweedFS)"):
+            self.stack.start_store(BUCKET)
+        with _step("start a Ray head with its dashboard"):
+            self.stack.start_ray(num_cpus=_LOGICAL_CPUS)
+
+    def submit(self, verb: str, arguments: Sequence[str]) -> None:
+        """`ray job submit -- python -m jobs.VERB ARGUMENTS`, with a bar where the job reports progress."""
+        job = ["python", "-m", f"jobs.{verb}", *arguments]
+        submit = ["job", "submit", "--address", self.stack.dashboard_url, "--working-dir", ".", "--", *job]
+        with _step(f"ray job submit -- {' '.join(job)}"), _bar(verb) as advance:
+            self._command("ray", submit, verb, advance)
+
+    def deploy(self) -> str:
+        """`serve deploy` of local_cpu.yaml; returns the endpoint's URL once a replica answers."""
+        config = yaml.safe_load(SERVE_CONFIG.read_text())
+        wanted, path = config["http_options"]["port"], SERVE_CONFIG
+        port = free_port(preferred=wanted)
+        if port != wanted:
+            path = self.state_dir / SERVE_CONFIG.name
+            config["http_options"]["port"] = port
+            path.write_text(yaml.safe_dump(config))
+        endpoint = f"http://127.0.0.1:{port}"
+        with _step(f"serve deploy {path}" + (f"   (port {wanted} is taken)" if port != wanted else "")):
+            self._command("serve", ["deploy", "--address", self.stack.dashboard_url, str(path)], "serve")
+            wait_ready(endpoint)
+        return endpoint
+
+    def segment_test_image(self, endpoint: str) -> None:
+        with _step(f"POST a test image to {endpoint}/v1/segment"), self.stack.applied_env():
+            sample = _first_test_sample()
+            mask_png = post_image(endpoint, sample["image"])
+        (self.output_dir / "mask.png").write_bytes(mask_png)
+        overlay_picture(sample["image"], mask_png).save(self.output_dir / "overlay.png")
+        with self.stack.applied_env():
+            (self.output_dir / "metrics.json").write_bytes(storage.read_bytes(f"{EVALUATION}/metrics.json"))
+            storage.download_folder(f"{RUNS}/demo/tensorboard", self.output_dir / "tensorboard")
+
+    def summarize(self, endpoint: str, synthetic: bool) -> None:
+        metrics = yaml.safe_load((self.output_dir / "metrics.json").read_text())
+        on = "SYNTHETIC test images" if synthetic else "test images"
+        print(
+            f"""
+Dice {metrics["per_image"]["dice"]:.3f} on {metrics["num_images"]} {on} of {metrics["num_patients"]} held-out patients \
+(IoU {metrics["per_image"]["iou"]:.3f}, precision {metrics["per_image"]["precision"]:.3f}, \
+recall {metrics["per_image"]["recall"]:.3f})
+
+results      {self.output_dir}/mask.png overlay.png metrics.json   tensorboard --logdir {self.output_dir}/tensorboard
+endpoint     {endpoint}/v1/segment   e.g. curl -F file=@image.png {endpoint}/v1/segment
+dashboard    {self.stack.dashboard_url}   token: {self.stack.token_file}
+total        {time.perf_counter() - self.started_s:.0f} s.   make stop  ends the services"""
+        )
+
+    def _command(
+        self, program: str, arguments: Sequence[str], name: str, advance: Callable[[str], None] | None = None
+    ) -> None:
+        """Runs a program of this virtual environment; its output goes to logs/NAME.log and line by line to `advance`.
+
+        Raises:
+            UserError: it failed; with the end of its output.
+        """
+        log = self.state_dir / "logs" / f"{name}.log"
+        log.parent.mkdir(exist_ok=True)
+        command = [str(Path(sys.executable).with_name(program)), *arguments]
+        with (
+            log.open("w") as file,
+            subprocess.Popen(
+                command,
+                env={**os.environ, **self.stack.env},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            ) as process,
+        ):
+            assert process.stdout is not None
+            for line in process.stdout:
+                file.write(line)
+                if advance:
+                    advance(line)
+        if process.returncode:
+            end = "".join(log.read_text().splitlines(keepends=True)[-_LOG_LINES_SHOWN:])
+            raise UserError(f"The step '{name}' failed (exit status {process.returncode}). The end of {log}:\n{end}")
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    print(f"> {title}", flush=True)
+    start_s = time.perf_counter()
+    yield
+    print(f"  {time.perf_counter() - start_s:.1f} s", flush=True)
+
+
+@contextmanager
+def _bar(verb: str) -> Iterator[Callable[[str], None]]:
+    """A function that moves a bar by the progress lines that it is given; the bar appears with the first."""
+    with tqdm(
+        desc=f"  {verb}", leave=True, disable=None, bar_format="{desc} {bar:30} {n}/{total} {elapsed}<{remaining}"
+    ) as bar:
+
+        def advance(line: str) -> None:
+            if progress := parse_progress(line):
+                _, done, bar.total = progress
+                bar.update(done - bar.n)
+
+        yield advance
+
+
+def _first_test_sample() -> dict:
+    names = sorted(name for name in storage.list_files(DATA) if name.startswith("test-"))
+    filesystem, path = storage.resolve(f"{DATA}/{names[0]}")
+    return pq.ParquetFile(filesystem.open_input_file(path)).read_row_group(0).to_pylist()[0]

@@ -1,0 +1,326 @@
+"""An S3 store (SeaweedFS) and a Ray head on this machine, for `make demo` and for the tests.
+
+Both get free ports and secrets of their own, so that several stacks and other Ray clusters live side by side. What a
+stack started is recorded in `STATE_DIR/stack.json`, by which a later process can stop it.
+"""
+
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import psutil
+
+from sa2va_ray.config import UserError
+from sa2va_ray.storage import check_writable
+
+SCRIPTS_DIR = Path(sysconfig.get_path("scripts"))
+"""Where this Python's environment keeps `weed`, `ray`, `serve` and `python`."""
+
+_DASHBOARD_PORT = 8265  # Ray's default, which users know
+_START_LIMIT_S = 120.0  # a Ray head takes 7 s when its files are cached, 25 s when they are not
+_STOP_LIMIT_S = 20.0
+_CLOCK_STEP_S = 2.0
+_LOG_TAIL_LINES = 15
+
+
+class Process(NamedTuple):
+    """A process as recorded. Its start time (s since the epoch) tells it from a later one with the same pid."""
+
+    name: str
+    pid: int
+    created_s: float
+
+    def find(self) -> psutil.Process | None:
+        """The process if it still runs, None if it has ended, also where its pid is another's by now."""
+        try:
+            process = psutil.Process(self.pid)
+            # psutil adds the boot time to the start, and that moves when the clock is set.
+            same = abs(process.create_time() - self.created_s) < _CLOCK_STEP_S
+        except psutil.NoSuchProcess:
+            return None
+        return process if same and _is_alive(process) else None
+
+
+@dataclass
+class Stack:
+    """The processes of one state directory. As a context manager it stops them at the end."""
+
+    state_dir: Path
+    """Holds the store's data, the logs and `stack.json` (mode 0600: it has the secrets)."""
+    env: dict[str, str] = field(default_factory=dict)
+    """What a client process needs in its environment: the addresses and secrets of what has been started."""
+    processes: list[Process] = field(default_factory=list)
+    runtime_dir: str = ""
+    """For sockets and Ray's session. Below /tmp, since a socket's path may have 107 characters; removed at stop."""
+
+    @classmethod
+    def load(cls, state_dir: Path) -> Self:
+        """The stack recorded in a state directory; one without processes where nothing is recorded."""
+        file = _state_file(state_dir)
+        if not file.is_file():
+            return cls(state_dir)
+        state = json.loads(file.read_text())
+        processes = [Process(*values) for values in state.pop("processes")]
+        return cls(state_dir, processes=processes, **state)
+
+    @property
+    def endpoint_url(self) -> str:
+        return self.env["AWS_ENDPOINT_URL"]
+
+    @property
+    def dashboard_url(self) -> str:
+        """For the browser, `ray job submit` and `serve deploy`."""
+        return self.env["RAY_API_SERVER_ADDRESS"]
+
+    @property
+    def ray_address(self) -> str:
+        """For `ray.init` and `serve run`."""
+        return self.env["RAY_ADDRESS"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    @contextmanager
+    def applied_env(self) -> Iterator[None]:
+        """Makes this process a client: `env` is laid over its environment until the end of the `with` block."""
+        before = {name: os.environ.get(name) for name in self.env}
+        os.environ.update(self.env)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+    def start_store(self, bucket: str) -> None:
+        """Starts the S3 store and makes the bucket. Returns when an object can be written.
+
+        Raises:
+            UserError: the store is running already, or did not come up; with the end of its log.
+        """
+        self._prepare("store")
+        master, volume, filer, s3, admin = _free_ports(5)
+        self.env |= {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3}",
+            "AWS_ACCESS_KEY_ID": secrets.token_hex(10),
+            "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",  # else a client without keys waits for Amazon's metadata service
+        }
+        command = [
+            *(str(SCRIPTS_DIR / "weed"), "mini", f"-dir={_made(self.state_dir / 'store')}", f"-bucket={bucket}"),
+            *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"),
+            # Each service takes its gRPC port 10000 above.
+            *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
+            *(f"-s3.port={s3}", f"-admin.port={admin}"),
+            *(f"-s3.localSocket={self.runtime_dir}/s3.sock", f"-filer.localSocket={self.runtime_dir}/filer.sock"),
+            *("-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"),
+        ]
+        # Without limits its memory grows to 0.8 GiB on the first 0.5 GiB written.
+        limits = {"GOMEMLIMIT": "400MiB", "GOGC": "50"}
+        self._start("store", command, {**os.environ, **self.env, **limits}, lambda: self._check_store(bucket))
+
+    def start_ray(self, num_cpus: int, object_store_mib: int = 512) -> None:
+        """Starts a Ray head that hands the store's environment to its jobs. Returns when it takes jobs.
+
+        Raises:
+            UserError: Ray is running already, or did not come up; with the end of its log.
+        """
+        self._prepare("ray")
+        gcs, client, free, agent_http, agent_grpc, runtime_env, metrics, autoscaler, head = _free_ports(9)
+        dashboard = _DASHBOARD_PORT if _is_free(_DASHBOARD_PORT) else free
+        self.env |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train page is empty without it
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # each `ray.train.report` waits for one, 2 s by default
+        }
+        command = [
+            *(str(SCRIPTS_DIR / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--log-color=false"),
+            *(f"--num-cpus={num_cpus}", f"--object-store-memory={object_store_mib * 2**20}"),
+            *(f"--temp-dir={self.runtime_dir}/ray", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+            *(f"--port={gcs}", f"--ray-client-server-port={client}", f"--metrics-export-port={metrics}"),
+            *(f"--dashboard-agent-listen-port={agent_http}", f"--dashboard-agent-grpc-port={agent_grpc}"),
+            f"--runtime-env-agent-port={runtime_env}",
+        ]
+        ports = {"AUTOSCALER_METRIC_PORT": str(autoscaler), "DASHBOARD_METRIC_PORT": str(head)}
+        environment = {**_environ_without_ray(), **self.env, **ports}
+        # The addresses are for clients: a cluster that inherits RAY_ADDRESS hands it on to its workers.
+        url = f"http://127.0.0.1:{dashboard}"
+        self.env |= {
+            "RAY_API_SERVER_ADDRESS": url,  # ray job
+            "RAY_DASHBOARD_ADDRESS": url,  # serve deploy, status, shutdown
+            "RAY_ADDRESS": f"127.0.0.1:{gcs}",  # ray.init, serve run
+        }
+        self._start("ray", command, environment, self._check_ray)
+
+    def stop(self) -> None:
+        """Ends the recorded processes and all their descendants, and nothing else; fine where nothing runs."""
+        family = _with_descendants(filter(None, (process.find() for process in self.processes)))
+        # Only the topmost are asked: `ray start` ends its parts in order (5 s); asked all at once, they wait for one
+        # another (30 s and more).
+        _signal([process for process in family if _parent(process) not in family], signal.SIGTERM)
+        _wait_gone(family)
+        # A process may have started others while it was asked to end.
+        family |= _with_descendants(family)
+        _signal(family, signal.SIGKILL)
+        _wait_gone(family)
+        if self.runtime_dir:
+            shutil.rmtree(self.runtime_dir, ignore_errors=True)
+        _state_file(self.state_dir).unlink(missing_ok=True)
+        self.env, self.processes, self.runtime_dir = {}, [], ""
+
+    def _prepare(self, name: str) -> None:
+        running = [process for process in Stack.load(self.state_dir).processes if process.find()]
+        if any(process.name == name for process in running):
+            raise UserError(f"{self.state_dir} has a {name} running (pid {running[0].pid}): stop that stack first.")
+        self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.runtime_dir = self.runtime_dir or tempfile.mkdtemp(prefix="sa2va-", dir="/tmp")
+
+    def _start(self, name: str, command: list[str], environment: dict[str, str], check: Callable[[], None]) -> None:
+        log = self.state_dir / f"{name}.log"
+        with log.open("wb") as output:
+            # In a session of its own, so that Ctrl-C reaches us, who then stop it in order.
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        root = psutil.Process(process.pid)
+        self._record(name, [root])
+        _wait_ready(name, process, log, check)
+        # Recorded too, to be found when their parent has crashed.
+        self._record(f"{name} child", root.children(recursive=True))
+
+    def _record(self, name: str, processes: Iterable[psutil.Process]) -> None:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                self.processes.append(Process(name, process.pid, process.create_time()))
+        state = asdict(self)
+        del state["state_dir"]
+        file = _state_file(self.state_dir)
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(state, indent=2))
+
+    def _check_store(self, bucket: str) -> None:
+        with self.applied_env():
+            check_writable(f"s3://{bucket}")
+
+    def _check_ray(self) -> None:
+        self._get("/api/jobs/")
+        # The dashboard answers some seconds before there is a node to run a job on.
+        if '"ALIVE"' not in self._get("/api/v0/nodes"):
+            raise ConnectionError("no node is alive yet")
+
+    def _get(self, path: str) -> str:
+        headers = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(urllib.request.Request(self.dashboard_url + path, headers=headers), timeout=10) as reply:
+            return reply.read().decode()
+
+
+def _state_file(state_dir: Path) -> Path:
+    return state_dir / "stack.json"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _environ_without_ray() -> dict[str, str]:
+    """This process's environment for a new cluster: nothing of another cluster in it, and our `python` first."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return environment | {"PATH": f"{SCRIPTS_DIR}:{os.environ['PATH']}"}
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free together with the one 10000 above.
+
+    Ray gives 10002 to 19999 to its workers, the kernel 32768 and up to outgoing connections: both ports lie between,
+    so that neither takes one before the server does.
+    """
+    candidates = random.sample(range(20_000, 22_768), 1000)
+    return list(islice((port for port in candidates if _is_free(port) and _is_free(port + 10_000)), count))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+        return True
+
+
+def _wait_ready(name: str, process: subprocess.Popen[bytes], log: Path, check: Callable[[], None]) -> None:
+    deadline_s = time.monotonic() + _START_LIMIT_S
+    while True:
+        try:
+            return check()
+        except (UserError, OSError) as error:
+            reason = f"is not ready after {_START_LIMIT_S:.0f} s: {error}"
+        if process.poll() is not None:
+            reason = f"ended with status {process.returncode}"
+        elif time.monotonic() < deadline_s:
+            time.sleep(0.2)
+            continue
+        tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
+        raise UserError(f"The {name} {reason}. The end of {log}:\n  {tail}")
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """A zombie counts as ended: only its parent can remove it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _parent(process: psutil.Process) -> psutil.Process | None:
+    with suppress(psutil.NoSuchProcess):
+        return process.parent()
+    return None
+
+
+def _with_descendants(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
+    family = set()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            family |= {process, *process.children(recursive=True)}
+    return family
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)  # psutil refuses where the pid is another process's by now
+
+
+def _wait_gone(processes: Iterable[psutil.Process]) -> None:
+    deadline_s = time.monotonic() + _STOP_LIMIT_S
+    while any(_is_alive(process) for process in processes) and time.monotonic() < deadline_s:
+        time.sleep(0.1)

@@ -1,0 +1,1 @@
+"""Mask inference over HTTP on Ray Serve."""

@@ -1,0 +1,91 @@
+"""The local stack, with real processes: the session's, and a second one that holds a store only."""
+
+import json
+import os
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from sa2va_ray.config import UserError
+from sa2va_ray.demo.stack import SCRIPTS_DIR, Process, Stack
+
+
+def submit_job(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [str(SCRIPTS_DIR / "ray"), "job", "submit", "--", "python", "-c", "print(1)"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_job_runs_with_the_stacks_environment(stack: Stack) -> None:
+    result = submit_job(dict(os.environ))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "\n1\n" in result.stdout
+
+
+def test_job_is_refused_without_the_token(stack: Stack) -> None:
+    without_token = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    result = submit_job(without_token | {"RAY_AUTH_MODE": "disabled"})
+    assert result.returncode != 0
+    assert "AuthenticationError" in result.stderr
+
+
+def test_tasks_have_our_python_and_the_stores_environment(stack: Stack, ray_cluster: None) -> None:
+    @ray.remote
+    def look() -> tuple[str, str]:
+        import os
+        import sys
+
+        return sys.prefix, os.environ["AWS_ENDPOINT_URL"]
+
+    prefix, endpoint_url = ray.get(look.remote())
+    assert Path(prefix) == SCRIPTS_DIR.parent
+    assert endpoint_url == stack.endpoint_url
+
+
+def test_state_file_is_private(stack: Stack) -> None:
+    assert stat.S_IMODE((stack.state_dir / "stack.json").stat().st_mode) == 0o600
+    assert Stack.load(stack.state_dir) == stack
+
+
+def test_second_stack_comes_and_goes(stack: Stack, tmp_path: Path) -> None:
+    second = Stack(tmp_path / "second")
+    second.start_store("other")
+    assert second.endpoint_url != stack.endpoint_url
+    with pytest.raises(UserError, match="running"):
+        Stack(second.state_dir).start_store("other")
+
+    runtime_dir, processes = Path(second.runtime_dir), second.processes
+    Stack.load(second.state_dir).stop()
+    assert [process.find() for process in processes] == [None] * len(processes)
+    assert not runtime_dir.exists()
+    assert all(process.find() for process in stack.processes if process.name in ("store", "ray"))
+    second.stop()
+
+
+def test_foreign_process_with_a_recorded_pid_lives_on(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as foreign:
+        created_s = psutil.Process(foreign.pid).create_time()
+        state = {"env": {}, "processes": [Process("store", foreign.pid, created_s - 3600)], "runtime_dir": ""}
+        (tmp_path / "stack.json").write_text(json.dumps(state))
+        Stack.load(tmp_path).stop()
+        assert foreign.poll() is None
+        foreign.kill()
+
+
+def test_stop_ends_descendants(tmp_path: Path) -> None:
+    """Also those that ignore SIGTERM or left their parent's session."""
+    with subprocess.Popen(["sh", "-c", "setsid sleep 60 & wait"]) as parent:
+        root = psutil.Process(parent.pid)
+        while not any(child.name() == "sleep" for child in root.children(recursive=True)):
+            time.sleep(0.05)
+        children = root.children(recursive=True)
+        Stack(tmp_path, processes=[Process("store", parent.pid, root.create_time())]).stop()
+        assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+
+def test_stop_on_nothing_is_fine(tmp_path: Path) -> None:
+    Stack.load(tmp_path).stop()

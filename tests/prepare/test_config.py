@@ -1,0 +1,18 @@
+import pytest
+
+from sa2va_ray.config import UserError
+from sa2va_ray.prepare.config import PrepareConfig
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("val_fraction=0.8", "sum must be below 1"),
+        ("patient_pattern=(?P<patient>[a-z]", "no regular expression"),
+        ("patient_pattern='(.+)_frame_'", "no group"),
+        ("phrase=''", "phrase"),
+    ],
+)
+def test_wrong_values_are_named(override, message):
+    with pytest.raises(UserError, match=message):
+        PrepareConfig.load(["source=a", "out=b", override])
