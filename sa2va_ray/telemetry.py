@@ -1,4 +1,4 @@
-"""Logging and progress. One format everywhere; a progress line can be read back, so that a bar can be drawn from a log."""
+"""Logging and progress in one format. A progress line can be read back, so that a bar can be drawn from a log."""
 
 import logging
 import os

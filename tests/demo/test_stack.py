@@ -77,7 +77,7 @@ def test_foreign_process_with_a_recorded_pid_lives_on(tmp_path: Path) -> None:
 
 
 def test_stop_ends_descendants(tmp_path: Path) -> None:
-    """Also those that ignore SIGTERM or left their parent's session."""
+    """Also one in a session of its own, as a job's driver is."""
     with subprocess.Popen(["sh", "-c", "setsid sleep 60 & wait"]) as parent:
         root = psutil.Process(parent.pid)
         while not any(child.name() == "sleep" for child in root.children(recursive=True)):

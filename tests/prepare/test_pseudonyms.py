@@ -14,7 +14,8 @@ def test_ids_are_keyed_and_tell_nothing():
     name = "images/doe_frame_000012.jpg"
     identity = Pseudonyms(b"key", PATTERN).identify(name)
     ids = (identity.sample_id, identity.patient_id, identity.run_id)
-    assert len(set(ids)) == 3 and all(re.fullmatch("[0-9a-f]{16}", each) for each in ids)
+    assert len(set(ids)) == 3
+    assert all(re.fullmatch("[0-9a-f]{16}", each) for each in ids)
     assert identity.frame == 12
     assert identity == Pseudonyms(b"key", PATTERN).identify(name)
     assert identity.patient_id != Pseudonyms(b"other key", PATTERN).identify(name).patient_id

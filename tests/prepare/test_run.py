@@ -74,7 +74,8 @@ def test_samples_keep_the_contract(job):
     assert len(splits) == 8
     for split, counts in manifest["counts"].items():
         ids = [row["sample_id"] for _, row in rows if row["split"] == split]
-        assert ids == sorted(set(ids)) and len(ids) == counts["samples"] == counts["objects"]
+        assert ids == sorted(set(ids))
+        assert len(ids) == counts["samples"] == counts["objects"]
         assert counts["patients"] == list(splits.values()).count(split)
 
 

@@ -78,7 +78,8 @@ def test_a_wrong_item_is_quarantined_alone_and_its_text_not_repeated(tmp_path, w
 def test_another_layout_is_refused_with_what_was_found(tmp_path, content, found):
     with pytest.raises(UserError, match=found) as caught:
         read(tmp_path, content)
-    assert "Read today" in str(caught.value) and "doe" not in str(caught.value)
+    assert "Read today" in str(caught.value)
+    assert "doe" not in str(caught.value)
 
 
 def test_a_folder_without_annotations_is_refused_with_counts_by_kind(tmp_path):

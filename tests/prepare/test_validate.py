@@ -60,7 +60,8 @@ def test_metadata_is_dropped_and_the_exif_orientation_applied(tmp_path):
     Image.fromarray(pixels()).save(tmp_path / "x.png", exif=exif, pnginfo=text)
     sample = encode_sample(record(tmp_path / "x.png", TRIANGLE[:, ::-1]))
     np.testing.assert_array_equal(np.asarray(decode_image(sample)), np.rot90(pixels(), -1))
-    assert b"Doe" not in sample["image"] and not Image.open(io.BytesIO(sample["image"])).info
+    assert b"Doe" not in sample["image"]
+    assert not Image.open(io.BytesIO(sample["image"])).info
 
 
 def test_files_that_are_no_images(tmp_path):
@@ -75,7 +76,7 @@ def test_files_that_are_no_images(tmp_path):
 
 def test_a_broken_image_is_rejected_wherever_it_is_broken(tmp_path):
     """Flipped bytes must end as a verdict or an image, never as an exception of the decoder."""
-    rng = np.random.default_rng(0)
+    rng, codes = np.random.default_rng(0), set()
     for suffix in ("png", "jpg", "bmp"):
         path = tmp_path / f"x.{suffix}"
         Image.fromarray(pixels()).save(path)
@@ -87,7 +88,8 @@ def test_a_broken_image_is_rejected_wherever_it_is_broken(tmp_path):
             try:
                 encode_sample(record(path))
             except Rejected as rejected:
-                assert rejected.code.startswith(("image_", "polygon_"))
+                codes.add(rejected.code)
+    assert "image_unreadable" in codes
 
 
 @pytest.mark.parametrize("side", [8193, 20000])  # checked by us; refused by PIL

@@ -107,7 +107,7 @@ class Sa2VAModel(PreTrainedModel):
         image_index, position = torch.nonzero(input_ids == self.config.seg_token_id, as_tuple=True)
         num_objects = len(image_index)
         if num_objects == 0 and self.training:
-            # ZeRO-3 gathers weights module by module on all ranks together: a rank that skips SAM 2 would hang the rest.
+            # ZeRO-3 gathers weights on all ranks together: a rank that skips SAM 2 would hang the rest.
             image_index = position = torch.zeros(1, dtype=torch.int64, device=input_ids.device)
         seg_embeddings = self.text_hidden_fcs(hidden[image_index, position])
         # 6
