@@ -110,10 +110,9 @@ def download_folder(uri: str, local_dir: Path) -> None:
 
 
 def delete_folder(uri: str) -> None:
-    """Deletes a folder and all in it; nothing happens where there is none."""
+    """Deletes all in a folder; nothing happens where there is none."""
     filesystem, path = resolve(uri)
-    if exists(uri):
-        _translated(uri, lambda: filesystem.delete_dir(path))
+    _translated(uri, lambda: filesystem.delete_dir_contents(path, missing_dir_ok=True))
 
 
 def check_writable(uri: str) -> None:

@@ -20,6 +20,7 @@ from sa2va_ray.demo.picture import overlay_picture
 from sa2va_ray.demo.request import post_image, wait_ready
 from sa2va_ray.demo.stack import Stack, free_port
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
+from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE
 from sa2va_ray.telemetry import parse_progress
 
 BUCKET = "sa2va"
@@ -45,6 +46,8 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
     for folder in (state_dir, output_dir):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+    if data is None:
+        os.environ.setdefault(KEY_VARIABLE, "synthetic")  # the same split each time; there is nobody to protect
     demo = _Demo(state_dir, output_dir, Stack(state_dir))
     source = data.absolute() if data else demo.make_synthetic_data()
     demo.start_services()
@@ -79,7 +82,7 @@ class _Demo:
     def submit(self, verb: str, arguments: Sequence[str]) -> None:
         """`ray job submit -- python -m jobs.VERB ARGUMENTS`, with a bar where the job reports progress."""
         job = ["python", "-m", f"jobs.{verb}", *arguments]
-        submit = ["job", "submit", "--address", self.stack.dashboard_url, "--working-dir", ".", "--", *job]
+        submit = ["job", "submit", "--working-dir", ".", "--", *job]
         with _step(f"ray job submit -- {' '.join(job)}"), _bar(verb) as advance:
             self._command("ray", submit, verb, advance)
 
@@ -94,7 +97,7 @@ class _Demo:
             path.write_text(yaml.safe_dump(config))
         endpoint = f"http://127.0.0.1:{port}"
         with _step(f"serve deploy {path}" + (f"   (port {wanted} is taken)" if port != wanted else "")):
-            self._command("serve", ["deploy", "--address", self.stack.dashboard_url, str(path)], "serve")
+            self._command("serve", ["deploy", str(path)], "serve")
             wait_ready(endpoint)
         return endpoint
 
@@ -119,9 +122,15 @@ recall {metrics["per_image"]["recall"]:.3f})
 
 results      {self.output_dir}/mask.png overlay.png metrics.json   tensorboard --logdir {self.output_dir}/tensorboard
 endpoint     {endpoint}/v1/segment   e.g. curl -F file=@image.png {endpoint}/v1/segment
-dashboard    {self.stack.dashboard_url}   token: {self.stack.token_file}
+dashboard    {self.stack.dashboard_url}   it asks for the token in {self._write_token()}
 total        {time.perf_counter() - self.started_s:.0f} s.   make stop  ends the services"""
         )
+
+    def _write_token(self) -> Path:
+        file = self.state_dir / "auth_token"
+        file.touch(mode=0o600)
+        file.write_text(self.stack.env["RAY_AUTH_TOKEN"] + "\n")
+        return file
 
     def _command(
         self, program: str, arguments: Sequence[str], name: str, advance: Callable[[str], None] | None = None

@@ -33,7 +33,7 @@ SCRIPTS_DIR = Path(sysconfig.get_path("scripts"))
 """Where this Python's environment keeps `weed`, `ray`, `serve` and `python`."""
 
 _DASHBOARD_PORT = 8265  # Ray's default, which users know
-_START_LIMIT_S = 120.0  # a Ray head takes 20 s of CPU time: 6 s on a free machine, 45 s were seen on a busy one
+_START_LIMIT_S = 120.0  # a Ray head takes 5 s on a free machine; 47 s were seen on a busy one
 _STOP_LIMIT_S = 20.0
 _CLOCK_STEP_S = 2.0
 _LOG_TAIL_LINES = 15
@@ -266,6 +266,11 @@ def _free_ports(count: int) -> list[int]:
     return list(islice((port for port in candidates if _is_free(port) and _is_free(port + 10_000)), count))
 
 
+def free_port(preferred: int) -> int:
+    """`preferred` where nothing listens on it, else another."""
+    return preferred if _is_free(preferred) else _free_ports(1)[0]
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         try:
@@ -322,7 +327,7 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
 def _terminate(family: set[psutil.Process]) -> None:
     """Asks those processes to end whose parent is not of the family, and each other one when its parent has gone.
 
-    `ray start` ends its parts in order in 3 to 5 s; asked all at once, they wait for one another for over 25 s.
+    `ray start` ends its parts in order in 3 to 12 s; asked all at once, they wait for one another for over 25 s.
     """
     asked: set[psutil.Process] = set()
     deadline_s = time.monotonic() + _STOP_LIMIT_S

@@ -94,6 +94,5 @@ def check_replaceable(uri: str) -> None:
 
 def publish(folder: Path, uri: str) -> None:
     """Copies a finished local data set to `uri` in place of what is there."""
-    if storage.list_files(uri):
-        storage.delete_folder(uri)
+    storage.delete_folder(uri)
     storage.upload_folder(folder, uri, last=MANIFEST)

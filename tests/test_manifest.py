@@ -1,0 +1,47 @@
+"""Manifests: an artefact without one, or with another content than it names, is refused."""
+
+import pytest
+
+from sa2va_ray.config import UserError
+from sa2va_ray.manifest import MANIFEST, digest, read_manifest, verify_files, write_manifest
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.bin").write_bytes(b"a" * 10)
+    (tmp_path / "sub" / "b.bin").write_bytes(b"b" * 20)
+    write_manifest(tmp_path, {"note": "kept"})
+    return tmp_path
+
+
+def test_round_trip(folder):
+    manifest = read_manifest(str(folder))
+    assert manifest["note"] == "kept"
+    assert set(manifest["files"]) == {"a.bin", "sub/b.bin"}
+    verify_files(folder, manifest)
+
+
+def test_the_digest_names_the_content_alone(folder):
+    first = digest(read_manifest(str(folder)))
+    assert write_manifest(folder, {"note": "another"}) == first
+    (folder / "a.bin").write_bytes(b"c" * 10)
+    assert write_manifest(folder, {"note": "kept"}) != first
+
+
+def test_a_folder_without_manifest_is_no_artefact(folder):
+    (folder / MANIFEST).unlink()
+    with pytest.raises(UserError, match=r"not a complete checkpoint.*manifest\.json"):
+        read_manifest(str(folder), what="checkpoint")
+
+
+def test_a_truncated_file_is_found_by_its_size(folder):
+    (folder / "a.bin").write_bytes(b"a" * 9)
+    with pytest.raises(UserError, match=r"a\.bin has 9 bytes, its manifest says 10"):
+        read_manifest(str(folder))
+
+
+def test_a_changed_byte_is_found_by_its_hash(folder):
+    (folder / "a.bin").write_bytes(b"a" * 9 + b"x")
+    with pytest.raises(UserError, match=r"a\.bin does not have the content"):
+        verify_files(folder, read_manifest(str(folder)))
