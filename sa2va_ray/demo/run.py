@@ -29,6 +29,8 @@ DATA, RUNS, MODEL, EVALUATION = (f"{HOME}/{name}" for name in ("data", "runs", "
 SERVE_CONFIG = Path("serve_configs/local_cpu.yaml")
 _LOGICAL_CPUS = 4  # what Ray may hand out; steps that overlap share the machine's cores
 _LOG_LINES_SHOWN = 15
+_BAR_INTERVAL_S, _BAR_INTERVAL_IN_A_LOG_S = 0.5, 20.0
+_BAR_INTERVAL_S, _BAR_INTERVAL_IN_A_LOG_S = 0.5, 20.0
 
 
 def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequence[str]) -> None:
@@ -174,9 +176,11 @@ def _step(title: str) -> Iterator[None]:
 
 @contextmanager
 def _bar(verb: str) -> Iterator[Callable[[str], None]]:
-    """A function that moves a bar by the progress lines that it is given; the bar appears with the first."""
+    """A function that moves a bar by the progress lines that it is given."""
+    seconds = _BAR_INTERVAL_S if sys.stdout.isatty() else _BAR_INTERVAL_IN_A_LOG_S
+    shape = "{desc} {bar:30} {n_fmt}/{total_fmt}  {elapsed}<{remaining}"
     with tqdm(
-        desc=f"  {verb}", leave=True, disable=None, bar_format="{desc} {bar:30} {n}/{total} {elapsed}<{remaining}"
+        desc=f"  {verb}", mininterval=seconds, maxinterval=seconds, bar_format=shape, file=sys.stdout, delay=1e-3
     ) as bar:
 
         def advance(line: str) -> None:

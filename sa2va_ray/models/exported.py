@@ -1,19 +1,16 @@
-"""Loading an exported folder, from any storage, by way of a verified local copy."""
+"""Loading an exported folder, with what its manifest says of it."""
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
-from sa2va_ray import storage
-from sa2va_ray.manifest import digest, read_manifest, verify_files
-from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
+from sa2va_ray.config import UserError
+from sa2va_ray.manifest import digest
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.models.state_dict import MODEL_MANIFEST, load_model
 
-MODEL_MANIFEST = "sa2va_manifest.json"
+__all__ = ["MODEL_MANIFEST", "ExportedModel", "load_exported"]
 
 
 @dataclass
@@ -33,14 +30,12 @@ def load_exported(uri: str, device: str, dtype: torch.dtype) -> ExportedModel:
     Raises:
         UserError: not an exported model, or a damaged one.
     """
-    manifest = read_manifest(uri, MODEL_MANIFEST, what="exported model")
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "model"
-        storage.download_folder(uri, local)
-        verify_files(local, manifest)
-        # Our own classes, not the folder's copies of them: the same code, without running code from storage.
-        config = Sa2VAConfig.from_pretrained(local)
-        model = Sa2VAModel.from_pretrained(local, config=config, dtype=dtype).eval()
-        model.to(device=torch.device(device))
-        processor = Sa2VAProcessor(config, AutoTokenizer.from_pretrained(local))
-    return ExportedModel(model, processor, manifest["name"], digest(manifest), manifest["threshold"])
+    # Our own classes, not the folder's copies of them: the same code, without running code from storage.
+    loaded = load_model(uri, device=device, dtype=dtype)
+    if loaded.manifest is None:
+        raise UserError(
+            f"{uri} is not a complete exported model: it has no {MODEL_MANIFEST}, which is written last. "
+            "Either the path is wrong or the job that wrote it was cut off; run that job again."
+        )
+    manifest = loaded.manifest
+    return ExportedModel(loaded.model, loaded.processor, manifest["name"], digest(manifest), manifest["threshold"])

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import deepspeed.utils
+import pyarrow.fs as pafs
 import ray.train
 import torch.distributed as dist
 from safetensors.torch import save_file
@@ -36,12 +37,13 @@ def save_checkpoint(engine, state: TrainState, config: TrainConfig) -> None:
         write_manifest(folder, facts={})
         checkpoint = ray.train.Checkpoint.from_directory(folder)
     run_uri = storage.join(config.runs_uri, config.name)
+    filesystem = ray.train.get_context().get_storage().storage_filesystem  # Ray takes no other for the same place
     ray.train.report(
         {**state.metrics, "step": state.step, "samples_seen": state.samples_seen},
         checkpoint=checkpoint,
         checkpoint_dir_name=f"step_{state.step:08d}",
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-        checkpoint_upload_fn=lambda local, name: _upload(local, storage.join(run_uri, name)),
+        checkpoint_upload_fn=lambda local, name: _upload(local, storage.join(run_uri, name), filesystem),
     )
 
 
@@ -61,8 +63,7 @@ def _gather(engine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return weights, moments
 
 
-def _upload(local: ray.train.Checkpoint, uri: str) -> ray.train.Checkpoint:
+def _upload(local: ray.train.Checkpoint, uri: str, filesystem: pafs.FileSystem) -> ray.train.Checkpoint:
     """Ray's own upload has no order; this one sends the manifest last."""
     storage.upload_folder(Path(local.path), uri, last=MANIFEST)
-    filesystem, path = storage.resolve(uri)
-    return ray.train.Checkpoint(path, filesystem=filesystem)
+    return ray.train.Checkpoint(storage.resolve(uri)[1], filesystem=filesystem)

@@ -1,5 +1,6 @@
 """DeepSpeed ZeRO-3 around the model. The process group is the one that Ray Train has made."""
 
+import warnings
 from typing import Any
 
 import deepspeed
@@ -18,6 +19,8 @@ def build_engine(model: nn.Module, config: TrainConfig, precision: str) -> deeps
     Args:
         precision: "bf16" or "fp32", from `choose_precision`.
     """
+    # DeepSpeed 0.19 calls names that torch 2.13 deprecates, in every step.
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     # DeepSpeed would compile this op (35 s on a new machine); only inference_all_reduce, which training has no use
     # for, needs it.
     __compatible_ops__["deepspeed_shm_comm"] = False

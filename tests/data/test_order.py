@@ -25,7 +25,7 @@ def test_every_sample_is_seen_as_often_as_planned(case):
         order = plan.order()
         for step in range(plan.num_steps):
             seen.update(order[plan.positions(step)].tolist())
-    assert seen == {sample: case[1] for sample in range(case[0])}
+    assert seen == dict.fromkeys(range(case[0]), case[1])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

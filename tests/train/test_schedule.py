@@ -1,5 +1,7 @@
 """Learning rate over a run."""
 
+from itertools import pairwise
+
 import pytest
 
 from sa2va_ray.train.config import OptimConfig
@@ -13,7 +15,7 @@ def test_warm_up_peak_and_cosine():
     assert max(rates) == rates[10] == 1.0
     assert rates[55] == pytest.approx(0.5)
     assert 0 < rates[-1] < 1e-3
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[10:]))
 
 
 def test_without_warm_up_the_first_step_has_the_peak():

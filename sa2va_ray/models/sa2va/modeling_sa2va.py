@@ -7,7 +7,7 @@ Shapes: B images, T tiles of all images, K tokens of a tile, L tokens of a seque
 V vocabulary, N objects ([SEG] tokens) of all images, S side of a tile, G side of SAM 2's image, h = G / 4.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +22,12 @@ from .grounding_sam2 import GroundingEncoder, normalize_grounding_images
 from .processing_sa2va import Sa2VAProcessor
 
 
-@dataclass
-class Sa2VAOutput:
+class Sa2VAOutput(NamedTuple):
     """What one forward pass gives.
 
     Attributes:
         logits: (M, V) at the M positions asked for, row by row of the batch.
-        mask_logits: (N, h, h) float32, objects in the order of their [SEG] tokens, image by image. Where a training
+        mask_logits: (N, h, h) float32, objects in the order of their [SEG] tokens, image by image. Where a
             batch has no [SEG] at all it holds one object that stands for nothing, and `num_objects` is 0.
         ious: (N,) SAM 2's own estimate of the mask's IoU, in [0, 1].
         num_objects: N, 0 for a batch without [SEG].
@@ -106,8 +105,8 @@ class Sa2VAModel(PreTrainedModel):
         # 5
         image_index, position = torch.nonzero(input_ids == self.config.seg_token_id, as_tuple=True)
         num_objects = len(image_index)
-        if num_objects == 0 and self.training:
-            # ZeRO-3 gathers weights on all ranks together: a rank that skips SAM 2 would hang the rest.
+        if num_objects == 0:
+            # SAM 2 cannot decode nothing; and ZeRO-3 gathers weights on all ranks together: a rank that skips SAM 2 would hang the rest.
             image_index = position = torch.zeros(1, dtype=torch.int64, device=input_ids.device)
         seg_embeddings = self.text_hidden_fcs(hidden[image_index, position])
         # 6

@@ -1,0 +1,78 @@
+"""Mistakes that end in one clear message and exit status 2 before anything heavy starts: no test here starts Ray."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sa2va_ray.config import run_job
+from sa2va_ray.evaluate.config import EvaluateConfig
+from sa2va_ray.evaluate.run import evaluate
+from sa2va_ray.export.config import ExportConfig
+from sa2va_ray.export.hub_folder import export
+from sa2va_ray.prepare.config import PrepareConfig
+from sa2va_ray.prepare.run import prepare
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.trainer import train
+
+ROOT = Path(__file__).parent.parent
+DEMO = str(ROOT / "jobs/configs/demo.yaml")
+JOBS = {
+    "prepare": (PrepareConfig, prepare),
+    "train": (TrainConfig, train),
+    "export": (ExportConfig, export),
+    "evaluate": (EvaluateConfig, evaluate),
+}
+
+
+def fail(verb: str, arguments: list[str], capsys: pytest.CaptureFixture) -> str:
+    """The message with which a job refuses its arguments."""
+    with pytest.raises(SystemExit) as end:
+        run_job(*JOBS[verb], arguments)
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    return message[message.index("error: ") :]
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "words"),
+    [
+        ("train", [DEMO, "optim.learning_rate=1"], ["optim.learning_rate", "valid here", "lr"]),
+        ("train", [DEMO, "data_uri=/nowhere/data"], ["/nowhere/data", "prepared data set", "manifest.json"]),
+        ("train", ["no_such.yaml"], ["no_such.yaml", "jobs/configs"]),
+        ("prepare", ["source=/nowhere/images", "out=/tmp/unused"], ["`source` is not a folder"]),
+        ("export", ["checkpoint=/nowhere/run", "out=/tmp/unused"], ["/nowhere/run", "checkpoint", "jobs.train"]),
+        ("evaluate", ["model=/nowhere/model", "data=/nowhere/data", "out=/tmp/unused"], ["exported model"]),
+    ],
+)
+def test_one_message_and_status_2(verb, arguments, words, capsys):
+    message = fail(verb, arguments, capsys)
+    for word in words:
+        assert word in message
+
+
+def test_a_store_that_does_not_answer_is_named(monkeypatch, capsys):
+    for name, value in {"ENDPOINT_URL": "http://127.0.0.1:9", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    start_s = time.monotonic()
+    message = fail("train", [DEMO], capsys)
+    assert "http://127.0.0.1:9" in message
+    assert "credentials" in message
+    assert time.monotonic() - start_s < 30
+
+
+def test_a_checkpoint_without_manifest_is_refused(tmp_path, capsys):
+    (tmp_path / "train_state.json").write_text("{}")
+    assert "manifest.json" in fail("export", [f"checkpoint={tmp_path}", "out=/tmp/unused"], capsys)
+
+
+def test_from_the_command_line():
+    command = [sys.executable, "-m", "jobs.train", DEMO, "optim.learning_rate=1"]
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}  # leads nowhere: no cluster may be needed
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "error: TrainConfig has 1 wrong value(s)" in done.stderr
+    assert "Traceback" not in done.stderr
