@@ -5,8 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
-_COLOUR = np.array([255, 64, 64])
-_OPACITY = 0.5
+_COLOUR = np.array([255, 32, 32])
+_OPACITY = 0.7
 _GAP = 8  # px between the panels
 
 

@@ -22,7 +22,7 @@ from sa2va_ray.models.sa2va.processing_sa2va import (
 
 # How a folder was saved or is to be run says nothing of what the model is. A dtype of the language model alone would
 # make a model of two dtypes.
-_NOT_ARCHITECTURE = ("dtype", "torch_dtype", "attn_implementation", "_attn_implementation", "auto_map")
+_NOT_SIZES = ("architectures", "auto_map", "dtype", "torch_dtype", "attn_implementation", "_attn_implementation")
 # The only values that the InternVL3 family has, and that the model does (spec section 1.8).
 _REQUIRED = {"ps_version": "v2", "select_layer": -1, "pad2square": False, "use_llm_lora": 0, "use_backbone_lora": 0}
 _BASE_TEMPLATE = "qwen_chat"
@@ -76,7 +76,7 @@ def read_source_folder(folder: Path, location: str, grounding_config: dict[str, 
     config = Sa2VAConfig(
         vision_config=_vision_config(vision),
         llm_config={
-            **_architecture(llm),
+            **_sizes(llm),
             "model_type": _language_model_type(llm, location),
             "tie_word_embeddings": False,
             "vocab_size": llm["vocab_size"] if kind == "upstream" else len(tokenizer),
@@ -128,7 +128,7 @@ def _check(values: dict[str, Any], location: str, vision: dict[str, Any]) -> Non
 
 def _vision_config(vision: dict[str, Any]) -> dict[str, Any]:
     if vision.get("model_type") == "internvl_vision":
-        return _architecture(vision)
+        return _sizes(vision)
     same = (
         "hidden_size",
         "num_hidden_layers",
@@ -166,8 +166,8 @@ def _checked_grounding_config(grounding_config: dict[str, Any] | None) -> dict[s
     return config
 
 
-def _architecture(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in _NOT_ARCHITECTURE}
+def _sizes(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in _NOT_SIZES}
 
 
 def _side(size: int | list[int]) -> int:

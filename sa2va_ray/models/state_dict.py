@@ -122,7 +122,7 @@ def _local_copy(uri: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / Path(path).name
-        if storage.list_files(uri):
+        if not filesystem.get_file_info(path).is_file:
             storage.download_folder(uri, local)
         else:
             with filesystem.open_input_stream(path) as remote, local.open("wb") as file:

@@ -26,6 +26,9 @@ def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str
         RuntimeError: the samples of an epoch, summed over workers, are not those of the data set.
     """
     configure_logging()
+    if not config.use_gpu:
+        # torch takes all cores of the machine in each worker; their threads would wait for one another.
+        torch.set_num_threads(max(1, int(config.cpus_per_worker)))
     # Points and dropout: each rank draws its own.
     torch.manual_seed(config.seed + ray.train.get_context().get_world_rank())
     model, processor = build_model(config.model)

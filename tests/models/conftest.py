@@ -22,7 +22,7 @@ _IMAGE = re.compile(r"<img>(<IMG_CONTEXT>)+</img>")
 
 @dataclass(frozen=True)
 class Sample:
-    """One training sample: (question, answer) turns, the number of tiles, and which picture of `train_data` it shows."""
+    """One training sample: (question, answer) turns, the first question with `<image>` in it."""
 
     turns: list[tuple[str, str]]
     num_image_tokens: int

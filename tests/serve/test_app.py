@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -28,7 +29,7 @@ PROMPT = "Please segment the blood vessels."
 @pytest.fixture(scope="module")
 def endpoint(stack, exported_uri, tmp_path_factory) -> Iterator[str]:
     config = yaml.safe_load((ROOT / "serve_configs/local_cpu.yaml").read_text())
-    config["http_options"]["port"] = port = free_port(preferred=0)
+    config["http_options"]["port"] = port = free_port(preferred=8000)
     config["applications"][0]["args"] |= {"model": exported_uri, "max_image_pixels": 500_000, "max_upload_bytes": 10**6}
     path = tmp_path_factory.mktemp("serve") / "config.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -89,8 +90,6 @@ def test_concurrent_requests_keep_their_own_images(endpoint, predictor):
         buffer = io.BytesIO()
         one.save(buffer, "PNG")
         return buffer.getvalue()
-
-    from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda one: httpx.post(f"{endpoint}/v1/segment", files={"file": encoded(one)}), images))

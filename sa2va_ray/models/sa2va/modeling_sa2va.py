@@ -27,8 +27,8 @@ class Sa2VAOutput(NamedTuple):
 
     Attributes:
         logits: (M, V) at the M positions asked for, row by row of the batch.
-        mask_logits: (N, h, h) float32, objects in the order of their [SEG] tokens, image by image. Where a
-            batch has no [SEG] at all it holds one object that stands for nothing, and `num_objects` is 0.
+        mask_logits: (N, h, h) float32, objects in the order of their [SEG] tokens, image by image. Where a batch has
+            no [SEG] at all it holds one object that stands for nothing, and `num_objects` is 0.
         ious: (N,) SAM 2's own estimate of the mask's IoU, in [0, 1].
         num_objects: N, 0 for a batch without [SEG].
     """
@@ -106,7 +106,8 @@ class Sa2VAModel(PreTrainedModel):
         image_index, position = torch.nonzero(input_ids == self.config.seg_token_id, as_tuple=True)
         num_objects = len(image_index)
         if num_objects == 0:
-            # SAM 2 cannot decode nothing; and ZeRO-3 gathers weights on all ranks together: a rank that skips SAM 2 would hang the rest.
+            # SAM 2 cannot decode no object; and ZeRO-3 gathers weights on all ranks together: one that skips SAM 2
+            # would hang the rest.
             image_index = position = torch.zeros(1, dtype=torch.int64, device=input_ids.device)
         seg_embeddings = self.text_hidden_fcs(hidden[image_index, position])
         # 6
