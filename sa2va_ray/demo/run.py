@@ -146,7 +146,7 @@ total        {time.perf_counter() - self.started_s:.0f} s.   make stop  ends the
         log.parent.mkdir(exist_ok=True)
         command = [str(Path(sys.executable).with_name(program)), *arguments]
         with (
-            log.open("w") as file,
+            log.open("w", buffering=1) as file,
             subprocess.Popen(
                 command,
                 env={**os.environ, **self.stack.env},

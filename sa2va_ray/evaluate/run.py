@@ -20,7 +20,7 @@ from sa2va_ray.data.masks import rle_to_mask
 from sa2va_ray.evaluate.config import EvaluateConfig
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.metrics import overlap_metrics
-from sa2va_ray.models.exported import MODEL_MANIFEST
+from sa2va_ray.models.state_dict import MODEL_MANIFEST
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress
 

@@ -12,9 +12,9 @@ from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.manifest import write_manifest
 from sa2va_ray.models import sa2va
 from sa2va_ray.models.checkpoint import TrainState, find_checkpoint, load_trained_model
-from sa2va_ray.models.exported import MODEL_MANIFEST
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.models.state_dict import MODEL_MANIFEST
 from sa2va_ray.telemetry import LOGGER, configure_logging
 
 _AUTO_MAP = {

@@ -1,37 +1,73 @@
 """ModelConfig -> model and processor."""
 
 import hashlib
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from sa2va_ray.config import Config
 from sa2va_ray.models.lora import TrainableConfig
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
-from sa2va_ray.models.sa2va.processing_sa2va import IMAGE_TOKEN, SEG_TOKEN, Sa2VAProcessor, token_id
+from sa2va_ray.models.sa2va.processing_sa2va import (
+    IMAGE_TOKEN,
+    SEG_TOKEN,
+    Sa2VAProcessor,
+    token_id,
+)
+from sa2va_ray.models.state_dict import load_model
 from sa2va_ray.models.tokenizer import build_tokenizer
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class BaseConfig(Config):
+    """Weights that a model starts from; arguments of `load_model`, which says what came from where."""
+
+    source: str
+    """Folder of an InternVL3 base, of an upstream Sa2VA, or one that we exported."""
+    sam2_checkpoint: str | None = None
+    """SAM 2.0's own `.pt`; an InternVL3 base needs it."""
+    initialise_from: str | None = None
+    """A Sa2VA of any size; what fits a base by name and shape is taken from it."""
+    grounding_config: dict[str, Any] | None = None
+    """Sizes of SAM 2 for folders that do not give them; hiera-large by default."""
 
 
 class ModelConfig(Config):
-    """Which Sa2VA is built, and which of its parts train."""
+    """Which Sa2VA is built, and which of its parts train. Either `base` or `architecture` is given."""
 
-    architecture: dict[str, Any]
-    """Arguments of `Sa2VAConfig`: `vision_config`, `llm_config`, `grounding_config` and the rules of tiling."""
+    base: BaseConfig | None = None
+    architecture: dict[str, Any] | None = None
+    """For a model with random weights: arguments of `Sa2VAConfig`."""
 
     init_seed: int = 0
-    """Seed of the random weights."""
+    """Seed of what is newly initialised."""
 
     trainable: TrainableConfig = Field(default_factory=TrainableConfig)
 
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.base is None) == (self.architecture is None):
+            raise ValueError("give either base (weights to start from) or architecture (random weights)")
+        return self
 
-def build_model(config: ModelConfig) -> tuple[Sa2VAModel, Sa2VAProcessor]:
-    """The model in float32 on the CPU, and its processor. What trains is decided by `lora.make_trainable`."""
+
+def build_model(config: ModelConfig, precision: torch.dtype = torch.float32) -> tuple[Sa2VAModel, Sa2VAProcessor]:
+    """The model on the CPU, and its processor. What trains is decided by `lora.make_trainable`.
+
+    Raises:
+        UserError: the base cannot be loaded.
+    """
+    if config.base:
+        arguments = config.base.model_dump()
+        loaded = load_model(arguments.pop("source"), **arguments, dtype=precision, seed=config.init_seed)
+        return loaded.model, loaded.processor
     tokenizer = build_tokenizer()
     model_config = Sa2VAConfig(
-        **config.architecture,
+        **(config.architecture or {}),
         seg_token_id=token_id(tokenizer, SEG_TOKEN),
         image_token_id=token_id(tokenizer, IMAGE_TOKEN),
     )
@@ -39,6 +75,8 @@ def build_model(config: ModelConfig) -> tuple[Sa2VAModel, Sa2VAProcessor]:
     with torch.random.fork_rng():
         torch.manual_seed(config.init_seed)
         model = Sa2VAModel(model_config)
+    if precision == torch.bfloat16:
+        model.bfloat16()
     return model, Sa2VAProcessor(model_config, tokenizer)
 
 

@@ -8,6 +8,7 @@ config, and `base_sha256` proves that they are the same.
 import json
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from safetensors.torch import load_file
@@ -16,7 +17,7 @@ from torch import Tensor
 from sa2va_ray import storage
 from sa2va_ray.config import Config, UserError
 from sa2va_ray.manifest import MANIFEST, digest, read_manifest, verify_files
-from sa2va_ray.models.build import ModelConfig, build_model, weights_sha256
+from sa2va_ray.models.build import PRECISIONS, ModelConfig, build_model, weights_sha256
 from sa2va_ray.models.lora import make_trainable, merge_adapters
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
@@ -38,6 +39,8 @@ class TrainState(Config):
     samples_seen: int
     """Over all ranks, since the start of the run."""
     seed: int
+    precision: Literal["bf16", "fp32"]
+    """In which the base was built; its hash is of that."""
     metrics: dict[str, float]
     base_sha256: str
     data_sha256: str
@@ -80,14 +83,14 @@ def load_trained_model(uri: str) -> tuple[Sa2VAModel, Sa2VAProcessor, TrainState
         state = TrainState.model_validate(json.loads((local / STATE_FILE).read_text()))
         config = ModelConfig.parse(yaml.safe_load((local / CONFIG_FILE).read_text())["model"])
         tensors = load_file(local / MODEL_FILE)
-    model, processor = build_model(config)
+    model, processor = build_model(config, PRECISIONS[state.precision])
     base_sha256 = weights_sha256(model)
     if base_sha256 != state.base_sha256:
         raise UserError(
             f"{uri} was trained on a base with SHA-256 {state.base_sha256[:12]}, this machine builds "
             f"{base_sha256[:12]}. Use the versions of torch and tokenizers that the run used."
         )
-    peft_model = make_trainable(model, processor, config.trainable)
+    peft_model = make_trainable(model.float(), processor, config.trainable)
     _put_in(model, tensors, uri)
     return merge_adapters(peft_model), processor, state, digest(manifest)
 

@@ -45,7 +45,7 @@ class TrainableConfig(Config):
 
 
 def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: TrainableConfig) -> PeftModel:
-    """Adds adapters to `model` in place and sets `requires_grad` on every parameter.
+    """Adds adapters to `model` in place, sets `requires_grad` on every parameter, and puts it into training mode.
 
     Returns:
         peft's handle on the same model, which `merge_adapters` takes.
@@ -70,6 +70,9 @@ def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: Trainab
         model.get_submodule(name).requires_grad_(True)
     if config.image_encoder == "full":
         model.get_submodule(_SAM2).no_mem_embed.requires_grad_(True)
+    model.train()
+    if config.vision_encoder == "frozen":
+        model.vision_model.eval()  # no drop path or dropout in what cannot adapt to it (spec section 7, trap 15)
     for name, parameter in model.named_parameters():
         if any(f"sam_mask_decoder.{unused}" in name for unused in _UNUSED):
             parameter.requires_grad_(False)

@@ -5,13 +5,18 @@ Shapes: N masks of one answer, H W pixels of the query's image.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sa2va_ray.models.exported import ExportedModel, load_exported
-from sa2va_ray.models.sa2va.generation_sa2va import Segmentation, segment
+from sa2va_ray.manifest import digest
+from sa2va_ray.models.sa2va.generation_sa2va import Request, Segmentation, segment
+from sa2va_ray.models.state_dict import LoadedModel, load_model
+
+_THRESHOLD = 0.5  # upstream's, for models that were never calibrated
 
 
 @dataclass(frozen=True)
@@ -55,48 +60,45 @@ class Prediction:
 class Sa2VAPredictor:
     """A loaded model. `predict` may be called from one thread at a time."""
 
-    def __init__(self, exported: ExportedModel):
-        self._exported = exported
+    def __init__(self, loaded: LoadedModel):
+        self._model, self._processor = loaded.model, loaded.processor
+        manifest = loaded.manifest or {}
+        self.name: str = manifest.get("name", "sa2va")
+        self.sha256: str | None = digest(manifest) if manifest else None
+        """Digest of the exported folder (64 hex characters); None for folders without a manifest."""
+        self.threshold: float = manifest.get("threshold", _THRESHOLD)
+        """The model's own threshold, in [0, 1]."""
 
     @classmethod
-    def from_pretrained(cls, uri: str, device: str | None = None, dtype: torch.dtype | None = None) -> "Sa2VAPredictor":
-        """Loads an exported folder.
+    def from_pretrained(
+        cls,
+        uri: str | Path,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        grounding_config: dict[str, Any] | None = None,
+    ) -> "Sa2VAPredictor":
+        """Loads a whole Sa2VA: an exported folder, which is checked hash by hash, or upstream's.
 
         Args:
             device: "cuda" where there is one, else "cpu", by default.
             dtype: bfloat16 on CUDA, float32 on the CPU, by default.
+            grounding_config: sizes of SAM 2, for upstream's folders of other sizes than hiera-large.
 
         Raises:
-            UserError: not an exported model, or a damaged one.
+            UserError: no Sa2VA, or a damaged one.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
-        return cls(load_exported(uri, device, dtype))
-
-    @property
-    def name(self) -> str:
-        return self._exported.name
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the exported folder (64 hex characters)."""
-        return self._exported.sha256
-
-    @property
-    def threshold(self) -> float:
-        """The model's own threshold."""
-        return self._exported.threshold
+        return cls(load_model(uri, device=device, dtype=dtype, grounding_config=grounding_config))
 
     def predict(self, queries: Sequence[Query]) -> list[Prediction]:
         """Answers all queries in one batch; images may differ in size and mode."""
         if not queries:
             return []
         segmentations = segment(
-            self._exported.model,
-            self._exported.processor,
-            images=[query.image.convert("RGB") for query in queries],
-            prompts=[query.prompt for query in queries],
-            answers=[query.answer for query in queries],
+            self._model,
+            self._processor,
+            [Request(query.image.convert("RGB"), query.prompt, query.answer) for query in queries],
         )
         return [self._to_prediction(query, result) for query, result in zip(queries, segmentations, strict=True)]
 
@@ -104,7 +106,7 @@ class Sa2VAPredictor:
         threshold = self.threshold if query.threshold is None else query.threshold
         probabilities = result.mask_logits.sigmoid().numpy()
         return Prediction(
-            text=result.text.removesuffix(self._exported.processor.template.end),
+            text=result.text.removesuffix(self._processor.template.end),
             masks=probabilities > threshold,
             probabilities=probabilities,
             score=float(result.ious.mean()) if len(result.ious) else 0.0,

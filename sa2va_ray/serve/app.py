@@ -4,7 +4,7 @@
 from ray import serve
 
 from sa2va_ray.manifest import read_manifest
-from sa2va_ray.models.exported import MODEL_MANIFEST
+from sa2va_ray.models.state_dict import MODEL_MANIFEST
 from sa2va_ray.serve.config import ServeArgs
 from sa2va_ray.serve.deployment import SegmentationModel
 from sa2va_ray.serve.ingress import Ingress

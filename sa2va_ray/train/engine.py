@@ -1,7 +1,7 @@
 """DeepSpeed ZeRO-3 around the model. The process group is the one that Ray Train has made."""
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import deepspeed
 import torch
@@ -31,7 +31,7 @@ def build_engine(model: nn.Module, config: TrainConfig, precision: str) -> deeps
     return engine
 
 
-def choose_precision(config: TrainConfig) -> str:
+def choose_precision(config: TrainConfig) -> Literal["bf16", "fp32"]:
     """ "bf16" or "fp32" for `config.precision` on this machine."""
     if config.precision != "auto":
         return config.precision

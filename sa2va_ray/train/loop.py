@@ -7,7 +7,7 @@ from sa2va_ray import storage
 from sa2va_ray.data.batch import Batch
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import SampleIndex, stream_steps
-from sa2va_ray.models.build import build_model, weights_sha256
+from sa2va_ray.models.build import PRECISIONS, build_model, weights_sha256
 from sa2va_ray.models.checkpoint import TrainState
 from sa2va_ray.models.lora import count_trainable, make_trainable
 from sa2va_ray.telemetry import LOGGER, configure_logging
@@ -31,12 +31,13 @@ def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
     # Points and dropout: each rank draws its own.
     torch.manual_seed(config.seed + ray.train.get_context().get_world_rank())
-    model, processor = build_model(config.model)
+    precision = choose_precision(config)
+    model, processor = build_model(config.model, PRECISIONS[precision])
     base_sha256 = weights_sha256(model)
     make_trainable(model, processor, config.model.trainable)
     plans = _plan_epochs(config)
     num_steps = sum(plan.num_steps for plan in plans)
-    engine = build_engine(model, config, precision := choose_precision(config))
+    engine = build_engine(model, config, precision)
     reporter = Reporter(storage.join(config.runs_uri, config.name), num_steps, config.log_every_steps)
     if engine.global_rank == 0:
         _log_start(config, engine, plans, precision)
@@ -56,6 +57,7 @@ def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str
                     epoch=plan.epoch,
                     samples_seen=reporter.samples_seen,
                     seed=config.seed,
+                    precision=precision,
                     metrics=metrics,
                     base_sha256=base_sha256,
                     data_sha256=data_sha256,

@@ -1,8 +1,9 @@
 """The exported folder: complete, loadable by transformers alone, and the same model as its checkpoint."""
 
 import json
+import os
 import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,24 +12,50 @@ from PIL import Image
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.demo.stack import SCRIPTS_DIR
 from sa2va_ray.manifest import read_manifest
 from sa2va_ray.models.checkpoint import find_checkpoint, load_trained_model
-from sa2va_ray.models.exported import MODEL_MANIFEST, load_exported
-from sa2va_ray.models.sa2va.generation_sa2va import segment
+from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
+from sa2va_ray.models.state_dict import MODEL_MANIFEST, load_model
+from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 
-LOAD_WITH_TRANSFORMERS = """
+ROOT = Path(__file__).parents[2]
+QUESTION = "Please segment the vessel."
+CHAT = """
+import importlib.util
 import sys
 import numpy as np
 from PIL import Image
 from transformers import AutoModel, AutoTokenizer
 
-folder, image, out = sys.argv[1:]
+assert all(importlib.util.find_spec(name) is None for name in ("sa2va_ray", "ray", "deepspeed", "peft", "pydantic"))
+folder, image, question, out = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).float().eval()
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-assert "sa2va_ray" not in sys.modules
-result = model.predict_forward(image=Image.open(image), text="<image>\\nPlease segment it.", tokenizer=tokenizer)
-np.savez(out, text=result["prediction"], masks=np.array(result["prediction_masks"]))
+image, messages = Image.open(image), [{"role": "user", "content": question}]
+text, masks = model.chat(image=image, msgs=messages, tokenizer=tokenizer, return_masks=True)
+forward = model.predict_forward(image=image, text="<image>\\n" + question, tokenizer=tokenizer)
+assert forward["prediction"].removesuffix("<|im_end|>") == text
+assert all((a == b[0]).all() for a, b in zip(masks, forward["prediction_masks"], strict=True))
+np.savez(out, text=text, masks=np.array(masks))
 """
+
+
+@pytest.fixture(scope="session")
+def clean_python(tmp_path_factory) -> Path:
+    """The Python of a new environment that has torch, transformers and sam2, and nothing of ours."""
+    folder = tmp_path_factory.mktemp("clean") / "venv"
+    uv, python = str(SCRIPTS_DIR / "uv"), folder / "bin/python"
+    environment = {**os.environ, "SAM2_BUILD_CUDA": "0", "UV_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", "")}
+    install = [uv, "pip", "install", "--quiet", "--python", str(python), "--constraint", "constraints.txt"]
+    for command in (
+        [uv, "venv", "--quiet", str(folder)],
+        [*install, "torch", "setuptools", "wheel"],
+        [*install, "transformers", "sam2==1.1.0", "pillow", "numpy"],
+    ):
+        # In the repository's root, whose pyproject.toml keeps torchvision out.
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
+    return python
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +83,7 @@ def test_weights_are_bf16_without_adapters(local_folder):
     config = json.loads((local_folder / "config.json").read_text())
     assert config["dtype"] == "bfloat16"
     assert config["auto_map"]["AutoModel"] == "modeling_sa2va.Sa2VAModel"
-    model = load_exported(str(local_folder), "cpu", torch.float32).model
+    model = load_model(local_folder, dtype=torch.float32).model
     assert not [name for name, _ in model.named_parameters() if "lora" in name or "trainable_tokens" in name]
 
 
@@ -65,25 +92,23 @@ def test_it_equals_its_checkpoint(trained, exported_uri, image):
     model, processor, _, _ = load_trained_model(find_checkpoint(trained[0]))
     model.load_state_dict({name: tensor.bfloat16().float() for name, tensor in model.state_dict().items()})
     model.eval()
-    exported = load_exported(exported_uri, "cpu", torch.float32)
+    exported = load_model(exported_uri, dtype=torch.float32)
     ours, theirs = (
-        segment(m, p, [image], ["Please segment the vessel."], ["Sure, [SEG]."])[0]
+        segment(m, p, [Request(image, "Please segment the vessel.", "Sure, [SEG].")])[0]
         for m, p in ((model, processor), (exported.model, exported.processor))
     )
     assert torch.equal(ours.mask_logits, theirs.mask_logits)
 
 
-def test_transformers_loads_it_without_this_package(local_folder, image, tmp_path):
+def test_it_answers_in_an_environment_without_this_package(local_folder, image, clean_python, tmp_path):
     image.save(tmp_path / "image.png")
-    command = [sys.executable, "-c", LOAD_WITH_TRANSFORMERS, str(local_folder), "image.png", "out.npz"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    command = [str(clean_python), "-c", CHAT, str(local_folder), "image.png", QUESTION, "out.npz"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
-    exported = load_exported(str(local_folder), "cpu", torch.float32)
-    ours = segment(exported.model, exported.processor, [image], ["<image>\nPlease segment it."], [None])[0]
+    ours = Sa2VAPredictor.from_pretrained(local_folder).predict([Query(image, QUESTION)])[0]
     theirs = np.load(tmp_path / "out.npz")
     assert str(theirs["text"]) == ours.text
-    masks = theirs["masks"].reshape(-1, 90, 120)
-    np.testing.assert_array_equal(masks, (ours.mask_logits.sigmoid() > 0.5).numpy().reshape(-1, 90, 120))
+    np.testing.assert_array_equal(theirs["masks"].reshape(-1, 90, 120), ours.masks)
 
 
 def test_a_changed_weight_file_is_refused(local_folder, tmp_path):
@@ -93,4 +118,4 @@ def test_a_changed_weight_file_is_refused(local_folder, tmp_path):
     data[-1] ^= 1
     weights.write_bytes(data)
     with pytest.raises(UserError, match=r"model\.safetensors does not have the content"):
-        load_exported(str(tmp_path / "model"), "cpu", torch.float32)
+        load_model(tmp_path / "model")

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sa2va_ray.models.build import ModelConfig
 from sa2va_ray.models.state_dict import LoadedModel, load_model
+from sa2va_ray.train.config import TrainConfig
 
 _TURN = re.compile(r"<\|im_start\|>user\n(.*?)<\|im_end\|>\n<\|im_start\|>assistant\n(.*?)<\|im_end\|>\n", re.DOTALL)
 _IMAGE = re.compile(r"<img>(<IMG_CONTEXT>)+</img>")
@@ -108,3 +110,10 @@ def xtuner_dir(fixtures_dir: Path) -> Path:
 @pytest.fixture(scope="session")
 def xtuner_grounding_config(xtuner_dir: Path) -> dict[str, Any]:
     return json.loads((xtuner_dir / "sam2_tiny.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def demo_architecture() -> ModelConfig:
+    """The demo's model, its SAM 2 at a quarter of the size."""
+    demo = Path(__file__).parents[2] / "jobs/configs/demo.yaml"
+    return TrainConfig.load([str(demo), "model.architecture.grounding_config.image_size=128"]).model

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa2va_ray.models.key_layouts import adapter_target, placements
-from sa2va_ray.models.sa2va.generation_sa2va import greedy_answers
+from sa2va_ray.models.sa2va.generation_sa2va import Request, decode_answers
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAOutput
 from sa2va_ray.predict import predictor
 from sa2va_ray.train import losses
@@ -52,7 +52,7 @@ def image_tokens(parity) -> Tensor:
 @pytest.fixture(scope="module")
 def prompt_embeds(parity, image_tokens) -> Tensor:
     with torch.inference_mode():
-        return parity.loaded.model.embed(parity.tensor("prompt_input_ids")[None], image_tokens)
+        return parity.loaded.model.embed(parity.tensor("prompt_input_ids")[None], image_tokens.flatten(0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def decoded(parity) -> dict:
     model, processor = parity.loaded.model, parity.loaded.processor
     decoder = model.grounding_encoder.sam2_model.sam_mask_decoder
     with recorded(decoder) as of_decoder, recorded(model.text_hidden_fcs) as of_head:
-        result = predictor.segment(model, processor, [parity.image], [parity.prompt], [parity.answer])[0]
+        result = predictor.segment(model, processor, [Request(parity.image, parity.prompt, parity.answer)])[0]
     return {"decoder": of_decoder, "head": of_head, "result": result}
 
 
@@ -94,7 +94,7 @@ def test_greedy_ids_whatever_the_draft(parity, prompt_embeds):
     expected = parity.array("greedy_12_ids").tolist()
     for draft in ([], expected[:5], [*expected[:4], 3, 3, 3], processor.answer_ids(parity.answer)):
         with torch.inference_mode():
-            said = greedy_answers(
+            said = decode_answers(
                 model.language_model,
                 [prompt_embeds[0]],
                 drafts=[draft],

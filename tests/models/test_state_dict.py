@@ -20,13 +20,13 @@ from torch.nn.functional import cross_entropy
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import write_manifest
-from sa2va_ray.models.exported import load_exported
 from sa2va_ray.models.key_layouts import EMBEDDING, LM_HEAD, placements
 from sa2va_ray.models.placing import build_empty_model
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
 from sa2va_ray.models.state_dict import MODEL_MANIFEST, LoadedModel, load_model
+from sa2va_ray.predict.predictor import Sa2VAPredictor
 
 _DECODER = "grounding_encoder.sam2_model.sam_mask_decoder."
 
@@ -164,8 +164,6 @@ def test_a_saved_folder_comes_back(parity, tmp_path: Path):
     back = load_model(f"file://{tmp_path}")
     assert largest_difference(back.model.state_dict(), loaded.model.state_dict()) == 0.0
     assert back.manifest is None
-    with pytest.raises(UserError, match=re.escape(MODEL_MANIFEST)):
-        load_exported(str(tmp_path), "cpu", torch.float32)
     next(iter(sorted(tmp_path.glob("*.safetensors")))).unlink()
     with pytest.raises(UserError, match="lacks 1 of its"):
         load_model(tmp_path)
@@ -175,8 +173,8 @@ def test_an_exported_folder_is_checked_against_its_manifest(parity, tmp_path: Pa
     parity.loaded.model.save_pretrained(tmp_path)
     parity.loaded.processor.tokenizer.save_pretrained(tmp_path)
     write_manifest(tmp_path, {"name": "tiny", "threshold": 0.4}, MODEL_MANIFEST)
-    exported = load_exported(str(tmp_path), "cpu", torch.float32)
-    assert (exported.name, exported.threshold, len(exported.sha256)) == ("tiny", 0.4, 64)
+    predictor = Sa2VAPredictor.from_pretrained(tmp_path)
+    assert (predictor.name, predictor.threshold, len(predictor.sha256 or "")) == ("tiny", 0.4, 64)
     with (tmp_path / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x7f")
@@ -267,7 +265,7 @@ def test_merged_adapters_say_what_upstreams_unmerged_ones_said(load_base, xtuner
         tiles = processor.image_tiles(parity.train_image(row))
         ids, labels = processor.training_ids(turns, len(tiles))
         with torch.inference_mode():
-            embeds = model.embed(torch.tensor([ids]), model.encode_tiles(tiles))
+            embeds = model.embed(torch.tensor([ids]), model.encode_tiles(tiles).flatten(0, 1))
             hidden = model.language_model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state[0]
             logits, seg_states = model.language_model.lm_head(hidden), model.text_hidden_fcs(hidden)
         for ours, name in ((hidden, "last_hidden"), (logits, "lm_logits"), (seg_states, "text_hidden")):

@@ -10,6 +10,7 @@ Shapes: B queries, L tokens, D width of the language model, V vocabulary, N mask
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,11 +20,42 @@ from .grounding_sam2 import normalize_grounding_images, upsample_mask_logits
 from .processing_sa2va import Sa2VAProcessor
 
 DEFAULT_DRAFT = "Sure, [SEG]."
+_NO_TILES = torch.zeros(0, 3, 1, 1)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the model.
+
+    Attributes:
+        image: RGB, any size; None for a talk without an image.
+        prompt: may hold one `<image>` marker; without one the image goes first, on a line of its own.
+        answer: a reply to be taken as said, without its end token; None lets the model speak.
+        history: earlier (question, answer) turns about the same image.
+        past_text: the same as upstream gives it, in the template's own words; not together with `history`.
+        regions: (R, H, W) bool, regions of the image that the prompt is about (visual prompts).
+    """
+
+    image: Image.Image | None
+    prompt: str
+    answer: str | None = None
+    history: Sequence[tuple[str, str]] = ()
+    past_text: str = ""
+    regions: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draws tokens instead of taking the likeliest: `temperature` > 0, and `top_p` in (0, 1], the share of the
+    probability that the likeliest tokens must have together to be drawn from."""
+
+    temperature: float
+    top_p: float = 1.0
 
 
 @dataclass
 class Answer:
-    """Token ids that the language model said, and the hidden states (k, D) at those of its [SEG] tokens that have one.
+    """Token ids that the language model said, and the hidden states (D,) at those of its [SEG] tokens that have one.
 
     A [SEG] that is the very last token of an answer cut off by its length has no state (spec section 4).
     """
@@ -34,7 +66,7 @@ class Answer:
 
 @dataclass
 class Segmentation:
-    """One query's result: `text` with special tokens, `mask_logits` (N, H, W) float32 at the image's own size, and
+    """One request's result: `text` with special tokens, `mask_logits` (N, H, W) float32 at the image's own size, and
     `ious` (N,), SAM 2's own estimates."""
 
     text: str
@@ -46,60 +78,104 @@ class Segmentation:
 def segment(
     model,
     processor: Sa2VAProcessor,
-    images: Sequence[Image.Image],
-    prompts: Sequence[str],
-    answers: Sequence[str | None],
+    requests: Sequence[Request],
     draft: str = DEFAULT_DRAFT,
-    max_new_tokens: int = 256,
+    sampling: Sampling | None = None,
+    max_new_tokens: int = 2048,
 ) -> list[Segmentation]:
-    """Answers B prompts about B RGB images of any size in one batch.
+    """Answers B requests about images of any size in one batch.
 
     Args:
         model: `Sa2VAModel` in evaluation mode.
-        answers: a reply to be taken as said (without the end token), or None to let the model speak.
+        draft: the answer that is expected; it changes the time that the answer takes, and nothing else.
+        sampling: None decodes greedily.
     """
-    tiles = [processor.image_tiles(image) for image in images]
-    prompt_ids = [processor.prompt_ids(prompt, len(t)) for prompt, t in zip(prompts, tiles, strict=True)]
-    image_tokens = model.encode_tiles(torch.cat(tiles).to(model.device))
+    tiles = [processor.image_tiles(request.image) if request.image else _NO_TILES for request in requests]
+    regions = [
+        torch.zeros(0, processor.config.tokens_per_tile, dtype=torch.bool)
+        if request.regions is None
+        else processor.region_masks(request.regions)
+        for request in requests
+    ]
+    prompt_ids = [_prompt_ids(processor, *each) for each in zip(requests, map(len, tiles), regions, strict=True)]
+    image_tokens = _image_tokens(model, tiles, regions)
     # One row for all prompts: each image's tokens fall into its own prompt's places, in order.
     all_ids = torch.tensor([[id_ for ids in prompt_ids for id_ in ids]], device=model.device)
     prompt_embeds = model.embed(all_ids, image_tokens)[0].split([len(ids) for ids in prompt_ids])
-    replies = greedy_answers(
+    guess = [] if sampling else processor.answer_ids(draft)
+    replies = decode_answers(
         model.language_model,
         prompt_embeds,
-        drafts=[processor.answer_ids(draft if answer is None else answer) for answer in answers],
-        forced=[answer is not None for answer in answers],
+        drafts=[guess if each.answer is None else processor.answer_ids(each.answer) for each in requests],
+        forced=[each.answer is not None for each in requests],
         seg_token_id=processor.seg_token_id,
         end_token_id=processor.end_token_id,
+        sampling=sampling,
         max_new_tokens=max_new_tokens,
     )
+    images = [request.image for request in requests]
     masks = _decode_masks(model, processor, images, [reply.seg_states for reply in replies])
     return [Segmentation(processor.decode(reply.ids), *mask) for reply, mask in zip(replies, masks, strict=True)]
 
 
+def _prompt_ids(processor: Sa2VAProcessor, request: Request, num_tiles: int, regions: Tensor) -> list[int]:
+    if request.past_text:
+        return processor.past_text_ids(request.past_text, num_tiles) + processor.follow_up_ids(request.prompt)
+    if request.history:
+        return processor.training_ids(request.history, num_tiles)[0] + processor.follow_up_ids(request.prompt)
+    if request.image is None:
+        return processor.follow_up_ids(request.prompt)
+    return processor.prompt_ids(request.prompt, num_tiles, regions.sum(dim=1).tolist())
+
+
+def _image_tokens(model, tiles: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:
+    """(M, D): for each image the tokens of its tiles, then those of each region, taken from its last tile."""
+    if not any(len(each) for each in tiles):
+        return torch.zeros(0, model.config.hidden_size, device=model.device)
+    encoded = model.encode_tiles(torch.cat(list(tiles)).to(model.device)).split([len(each) for each in tiles])
+    tokens = []
+    for of_image, of_regions in zip(encoded, regions, strict=True):
+        tokens += [
+            of_image.flatten(0, 1),
+            *[of_image[-1, region.to(of_image.device)] for region in of_regions],
+        ]
+    return torch.cat(tokens)
+
+
 def _decode_masks(
-    model, processor: Sa2VAProcessor, images: Sequence[Image.Image], seg_states: Sequence[list[Tensor]]
+    model,
+    processor: Sa2VAProcessor,
+    images: Sequence[Image.Image | None],
+    seg_states: Sequence[list[Tensor]],
 ) -> list[tuple[Tensor, Tensor]]:
-    """Mask logits (N, H, W) and IoU (N,) of each query; SAM 2 sees only the images that have a [SEG]."""
-    masks = [(torch.zeros(0, image.height, image.width), torch.zeros(0)) for image in images]
-    counts = {index: len(states) for index, states in enumerate(seg_states) if states}
-    if not counts:
+    """Mask logits (N, H, W) and IoU (N,) of each request; SAM 2 sees only the images that have a [SEG]."""
+    masks = [(torch.zeros(0, *_size(image)), torch.zeros(0)) for image in images]
+    shown = [
+        (i, image, states) for i, (image, states) in enumerate(zip(images, seg_states, strict=True)) if image and states
+    ]
+    if not shown:
         return masks
-    pixels = torch.stack([processor.grounding_image(images[index]) for index in counts]).to(model.device)
+    counts = [len(states) for _, _, states in shown]
+    pixels = torch.stack([processor.grounding_image(image) for _, image, _ in shown]).to(model.device)
     logits, ious = model.grounding_encoder(
         normalize_grounding_images(pixels, model.dtype, constants_dtype=torch.bfloat16),
-        model.text_hidden_fcs(torch.stack([state for states in seg_states for state in states])),
-        torch.repeat_interleave(torch.tensor(list(counts.values()))).to(model.device),
+        model.text_hidden_fcs(torch.stack([state for _, _, states in shown for state in states])),
+        torch.repeat_interleave(torch.tensor(counts)).to(model.device),
     )
-    per_image = zip(logits.split(list(counts.values())), ious.split(list(counts.values())), strict=True)
-    for index, (logits_of_image, ious_of_image) in zip(counts, per_image, strict=True):
-        size = (images[index].height, images[index].width)
-        full = upsample_mask_logits(logits_of_image, processor.config.grounding_size, *size)
+    for (index, image, _), logits_of_image, ious_of_image in zip(
+        shown, logits.split(counts), ious.split(counts), strict=True
+    ):
+        full = upsample_mask_logits(logits_of_image, processor.config.grounding_size, *_size(image))
         masks[index] = (full.cpu(), ious_of_image.cpu())
     return masks
 
 
-def greedy_answers(
+def _size(image: Image.Image | None) -> tuple[int, int]:
+    """(H, W)"""
+    return (image.height, image.width) if image else (0, 0)
+
+
+def decode_answers(
     language_model,
     prompt_embeds: Sequence[Tensor],
     drafts: Sequence[list[int]],
@@ -107,12 +183,14 @@ def greedy_answers(
     seg_token_id: int,
     end_token_id: int,
     max_new_tokens: int,
+    sampling: Sampling | None = None,
 ) -> list[Answer]:
-    """Greedy answers to B prompts of different lengths.
+    """Answers to B prompts of different lengths, greedy where `sampling` is None.
 
     Args:
         prompt_embeds: B tensors (L_b, D).
-        drafts: what each answer is expected to be, end token not included; `forced` ones are taken as they are.
+        drafts: what each answer is expected to be, end token not included; `forced` ones are taken as they are. Empty
+            ones where tokens are drawn.
         max_new_tokens: an answer is cut off behind this many tokens.
     """
     embedding = language_model.get_input_embeddings()
@@ -127,7 +205,10 @@ def greedy_answers(
     attention_mask = torch.arange(length, device=device) < lengths.unsqueeze(1)
     cache = DynamicCache(config=language_model.config)
     hidden = language_model.model(
-        inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache, use_cache=True
+        inputs_embeds=inputs_embeds,
+        attention_mask=attention_mask,
+        past_key_values=cache,
+        use_cache=True,
     ).last_hidden_state
 
     answers, unfinished = [], []
@@ -136,9 +217,7 @@ def greedy_answers(
         if forced[row]:
             said = [*draft, end_token_id]
         else:
-            said = _accepted(draft, language_model.lm_head(spoken).argmax(dim=-1).tolist(), end_token_id)[
-                :max_new_tokens
-            ]
+            said = _accepted(draft, _choose(language_model.lm_head(spoken), sampling), end_token_id)[:max_new_tokens]
         # All tokens but the last were put in, so they have a state; the last one was only predicted.
         states = [spoken[1 + i] for i, token in enumerate(said[:-1]) if token == seg_token_id]
         answers.append(Answer(said, states))
@@ -148,7 +227,7 @@ def greedy_answers(
     if unfinished:
         index = torch.tensor(unfinished, device=device)
         cache.batch_select_indices(index)
-        _continue_greedily(
+        _continue(
             language_model,
             cache,
             attention_mask[index],
@@ -156,8 +235,19 @@ def greedy_answers(
             seg_token_id,
             end_token_id,
             max_new_tokens,
+            sampling,
         )
     return answers
+
+
+def _choose(logits: Tensor, sampling: Sampling | None) -> list[int]:
+    """(R, V) -> R token ids."""
+    if sampling is None:
+        return logits.argmax(dim=-1).tolist()
+    probabilities, tokens = (logits.float() / sampling.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    before = probabilities.cumsum(dim=-1) - probabilities  # of the likelier tokens together
+    drawn = torch.multinomial(probabilities.masked_fill(before >= sampling.top_p, 0.0), num_samples=1)
+    return tokens.gather(-1, drawn).squeeze(-1).tolist()
 
 
 def _accepted(draft: list[int], predicted: list[int], end_token_id: int) -> list[int]:
@@ -173,7 +263,7 @@ def _accepted(draft: list[int], predicted: list[int], end_token_id: int) -> list
     raise AssertionError("predicted is longer than the draft, so the loop returns")
 
 
-def _continue_greedily(
+def _continue(
     language_model,
     cache: DynamicCache,
     attention_mask: Tensor,
@@ -181,6 +271,7 @@ def _continue_greedily(
     seg_token_id: int,
     end_token_id: int,
     max_new_tokens: int,
+    sampling: Sampling | None,
 ) -> None:
     """Extends `answers` token by token until each has ended. Their last tokens are not yet in the cache.
 
@@ -199,7 +290,7 @@ def _continue_greedily(
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, 0]
-        tokens = language_model.lm_head(hidden).argmax(dim=-1).tolist()
+        tokens = _choose(language_model.lm_head(hidden), sampling)
         for row, (answer, token) in enumerate(zip(answers, tokens, strict=True)):
             if done[row]:
                 continue

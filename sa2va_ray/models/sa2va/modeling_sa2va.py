@@ -7,6 +7,7 @@ Shapes: B images, T tiles of all images, K tokens of a tile, L tokens of a seque
 V vocabulary, N objects ([SEG] tokens) of all images, S side of a tile, G side of SAM 2's image, h = G / 4.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.internvl import InternVLVisionModel
 
 from .configuration_sa2va import Sa2VAConfig
-from .generation_sa2va import segment
+from .generation_sa2va import Request, Sampling, segment
 from .grounding_sam2 import GroundingEncoder, normalize_grounding_images
 from .processing_sa2va import Sa2VAProcessor
 
@@ -94,7 +95,7 @@ class Sa2VAModel(PreTrainedModel):
             ValueError: the number of image tokens in `input_ids` is not what the tiles give.
         """
         # 1, 2
-        inputs_embeds = self.embed(input_ids, self.encode_tiles(pixel_values))
+        inputs_embeds = self.embed(input_ids, self.encode_tiles(pixel_values).flatten(0, 1))
         # 3
         hidden = self.language_model.model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
@@ -121,21 +122,68 @@ class Sa2VAModel(PreTrainedModel):
         return self.mlp1(pixel_shuffle(patches, self.config.downsample_ratio))
 
     def embed(self, input_ids: Tensor, image_tokens: Tensor) -> Tensor:
-        """(B, L) ids and (T, K, D) image tokens -> (B, L, D)."""
+        """(B, L) ids and (M, D) image tokens, in the order of their places -> (B, L, D)."""
         embeddings = self.language_model.get_input_embeddings()(input_ids)
         places = input_ids == self.config.image_token_id
-        image_tokens = image_tokens.flatten(0, 1).to(embeddings.dtype)
         if int(places.sum()) != len(image_tokens):
             raise ValueError(
                 f"The ids hold {int(places.sum())} image tokens, the tiles give {len(image_tokens)}. "
                 "A sequence was cut inside its image, or the ids were made with another tile size."
             )
-        return embeddings.masked_scatter(places.unsqueeze(-1), image_tokens)
+        return embeddings.masked_scatter(places.unsqueeze(-1), image_tokens.to(embeddings.dtype))
 
-    def predict_forward(self, image: Image.Image, text: str, tokenizer) -> dict[str, str | list[np.ndarray]]:
-        """Upstream's call: `prediction`, the answer with special tokens, and `prediction_masks`, one (1, H, W) bool
-        array for each [SEG] in it."""
-        result = segment(self, Sa2VAProcessor(self.config, tokenizer), [image.convert("RGB")], [text], [None])[0]
+    def chat(
+        self,
+        image: Image.Image | None,
+        msgs: Sequence[Mapping[str, str]],
+        tokenizer,
+        return_masks: bool = False,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+    ) -> str | tuple[str, list[np.ndarray]]:
+        """The guide's call: a conversation about one image.
+
+        Args:
+            msgs: `{"role": "user" | "assistant", "content": str}` in turns, the last one the user's.
+            temperature, top_p: draw tokens; None or 0 decodes greedily.
+
+        Returns:
+            the answer without its end token; with `return_masks` also one (H, W) bool array for each [SEG] in it.
+
+        Raises:
+            ValueError: turns that do not alternate, beginning and ending with the user.
+        """
+        roles = [message["role"] for message in msgs]
+        if roles != [("user", "assistant")[i % 2] for i in range(len(msgs))] or len(msgs) % 2 == 0:
+            raise ValueError(f"msgs must alternate user, assistant, ..., user; the roles are {roles}.")
+        said = [message["content"] for message in msgs]
+        request = Request(_rgb(image), prompt=said[-1], history=list(zip(said[:-1:2], said[1::2], strict=True)))
+        processor = Sa2VAProcessor(self.config, tokenizer)
+        sampling = Sampling(temperature, top_p) if temperature else None
+        result = segment(self, processor, [request], sampling=sampling)[0]
+        text = result.text.removesuffix(processor.template.end)
+        return (text, list((result.mask_logits.sigmoid() > 0.5).numpy())) if return_masks else text
+
+    def predict_forward(
+        self,
+        image: Image.Image | None = None,
+        text: str = "",
+        tokenizer=None,
+        mask_prompts: Sequence[np.ndarray] | None = None,
+        past_text: str = "",
+    ) -> dict[str, str | list[np.ndarray]]:
+        """Upstream's call for still images.
+
+        Args:
+            mask_prompts: one array (R, H, W): regions of the image that the text is about.
+            past_text: the conversation so far in the template's own words.
+
+        Returns:
+            `prediction`, the answer with special tokens, and `prediction_masks`, a (1, H, W) bool array for each [SEG].
+        """
+        regions = None if mask_prompts is None else np.asarray(mask_prompts[0])
+        request = Request(_rgb(image), prompt=text, past_text=past_text, regions=regions)
+        result = segment(self, Sa2VAProcessor(self.config, tokenizer), [request])[0]
         masks = (result.mask_logits.sigmoid() > 0.5).numpy()
         return {"prediction": result.text, "prediction_masks": [mask[None] for mask in masks]}
 
@@ -155,3 +203,7 @@ def pixel_shuffle(patches: Tensor, downsample_ratio: float) -> Tensor:
     x = patches.view(tiles, side, half, int(channels / downsample_ratio)).transpose(1, 2).contiguous()
     x = x.view(tiles, half, half, int(channels / downsample_ratio**2)).transpose(1, 2)
     return x.reshape(tiles, half * half, -1)
+
+
+def _rgb(image: Image.Image | None) -> Image.Image | None:
+    return image.convert("RGB") if image else None

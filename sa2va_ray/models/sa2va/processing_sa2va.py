@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -73,21 +74,27 @@ class Sa2VAProcessor:
         size = self.config.grounding_size
         return torch.from_numpy(np.array(image.resize((size, size)))).permute(2, 0, 1)
 
-    def prompt_ids(self, prompt: str, num_tiles: int) -> list[int]:
+    def prompt_ids(self, prompt: str, num_tiles: int, region_sizes: Sequence[int] = ()) -> list[int]:
         """Token ids of a question about one image, up to where the answer begins.
 
         The first `<image>` of the prompt marks where the image goes; without one it goes first, on a line of its own.
         Everything else in the prompt is text: a `[SEG]` that a user types is not the token.
+
+        Args:
+            region_sizes: number of image tokens of each region that the prompt is about (visual prompts).
         """
         before, marker, after = prompt.partition(IMAGE_MARKER)
         if not marker:
             before, after = "", "\n" + prompt
-        return [
-            *self._encode_special(self.template.start_user, before),
+        image_ids = [
             token_id(self.tokenizer, IMAGE_START),
             *[self.image_token_id] * (num_tiles * self.config.tokens_per_tile),
             token_id(self.tokenizer, IMAGE_END),
-            *self._encode_text(after),
+        ]
+        return [
+            *self._encode_special(self.template.start_user, before),
+            *image_ids,
+            *self._region_ids(region_sizes, after),
             *self._encode_special(self.template.end + self.template.start_assistant),
         ]
 
@@ -97,6 +104,18 @@ class Sa2VAProcessor:
             *self._encode_special(self.template.start_user, prompt),
             *self._encode_special(self.template.end + self.template.start_assistant),
         ]
+
+    def past_text_ids(self, past_text: str, num_tiles: int) -> list[int]:
+        """Token ids of a conversation so far, as upstream's `past_text` gives it: special tokens are tokens, and an
+        `<image>` stands for the image where it is not written out."""
+        image = IMAGE_START + IMAGE_TOKEN * (num_tiles * self.config.tokens_per_tile) + IMAGE_END
+        return self.answer_ids(past_text.replace(IMAGE_MARKER, image))
+
+    def region_masks(self, masks: np.ndarray) -> Tensor:
+        """Visual prompts (R, H, W) -> (R, K) bool, which of the K tokens of a tile belong to each region."""
+        side = int(self.config.tokens_per_tile**0.5)
+        resized = F.interpolate(torch.from_numpy(np.asarray(masks, np.float32))[None], (side, side), mode="nearest")
+        return resized[0].flatten(1).bool()
 
     def answer_ids(self, answer: str) -> list[int]:
         """Token ids of an answer; `[SEG]` and the other special tokens are tokens here."""
@@ -123,6 +142,17 @@ class Sa2VAProcessor:
     def decode(self, ids: Sequence[int]) -> str:
         """Text with its special tokens, without outer white space."""
         return self.tokenizer.decode(ids, skip_special_tokens=False).strip()
+
+    def _region_ids(self, region_sizes: Sequence[int], text: str) -> list[int]:
+        """The list of regions that follows an image (spec section 3), then `text`."""
+        if not region_sizes:
+            return self._encode_text(text)
+        ids, lead = [], f"\nThere are {len(region_sizes)} part regions in the picture: "
+        for number, size in enumerate(region_sizes, start=1):
+            ids += [*self._encode_text(f"{lead}region{number}"), token_id(self.tokenizer, "<vp>")]
+            ids += [*[self.image_token_id] * size, token_id(self.tokenizer, "</vp>")]
+            lead = ", "
+        return ids + self._encode_text(".\n" + text)
 
     def _encode_special(self, trusted: str, text: str = "") -> list[int]:
         """Encodes a piece of the template, whose special tokens are tokens, with `text` behind it, whose are not."""

@@ -1,0 +1,140 @@
+"""A draft changes the time that an answer takes, and nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sa2va_ray.models.build import build_model
+from sa2va_ray.models.sa2va.generation_sa2va import Request, Sampling, decode_answers, segment
+
+MAX_NEW_TOKENS = 12
+
+
+@pytest.fixture(scope="module", params=range(3))
+def random_model(request, demo_architecture):
+    """Random weights with wide embeddings, so that greedy decoding wanders over many tokens and says [SEG] at times."""
+    model, processor = build_model(demo_architecture.model_copy(update={"init_seed": request.param}))
+    torch.manual_seed(request.param)
+    with torch.no_grad():
+        model.language_model.lm_head.weight.normal_()
+        model.language_model.get_input_embeddings().weight.normal_()
+        model.language_model.lm_head.weight[processor.seg_token_id] *= 2
+    return model.eval(), processor
+
+
+def decode(model, processor, prompts, drafts, forced=None, max_new_tokens=MAX_NEW_TOKENS):
+    with torch.inference_mode():
+        return decode_answers(
+            model.language_model,
+            prompts,
+            drafts,
+            forced or [False] * len(prompts),
+            processor.seg_token_id,
+            processor.end_token_id,
+            max_new_tokens,
+        )
+
+
+def prompts_of(model, count: int) -> list[torch.Tensor]:
+    embedding = model.language_model.get_input_embeddings()
+    lengths = [5 + 3 * i for i in range(count)]
+    return [
+        embedding(torch.arange(7 * i, 7 * i + length) % embedding.num_embeddings).detach()
+        for i, length in enumerate(lengths)
+    ]
+
+
+def plain(model, processor, prompt):
+    return decode(model, processor, [prompt], [[]])[0]
+
+
+def test_any_draft_gives_what_plain_decoding_gives(random_model):
+    """Drafts that are right, wrong at each position, too long, and nonsense, mixed in one batch."""
+    model, processor = random_model
+    random = np.random.default_rng(0)
+    for prompt in prompts_of(model, 3):
+        expected = plain(model, processor, prompt)
+        said = [token for token in expected.ids if token != processor.end_token_id]
+        drafts = [said[:cut] + random.integers(0, 300, tail).tolist() for cut in range(len(said)) for tail in (0, 2)]
+        drafts.append(random.integers(0, 300, 9).tolist())
+        for answer in decode(model, processor, [prompt] * len(drafts), drafts):
+            assert answer.ids == expected.ids
+            assert len(answer.seg_states) == len(expected.seg_states)
+            for ours, theirs in zip(answer.seg_states, expected.seg_states, strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_of_a_batch_do_not_see_one_another(random_model):
+    model, processor = random_model
+    prompts = prompts_of(model, 4)
+    together = decode(model, processor, prompts, [[], [3], [4, 5, 6], []])
+    assert [answer.ids for answer in together] == [plain(model, processor, prompt).ids for prompt in prompts]
+
+
+def test_they_do_say_seg(random_model):
+    """Else the tests above would prove nothing about [SEG] states."""
+    model, processor = random_model
+    assert any(plain(model, processor, prompt).seg_states for prompt in prompts_of(model, 8))
+
+
+def test_a_seg_at_the_very_end_has_no_state(random_model):
+    model, processor = random_model
+    seg, prompt = processor.seg_token_id, prompts_of(model, 1)[0]
+    answer = decode(model, processor, [prompt], [[seg, seg]], forced=[True])[0]
+    assert len(answer.seg_states) == 2
+    cut = decode(model, processor, [prompt], [answer.ids[:1]], max_new_tokens=1)[0]
+    assert cut.ids == plain(model, processor, prompt).ids[:1]
+    assert cut.seg_states == []
+
+
+def test_masks_are_those_of_plain_decoding(random_model):
+    model, processor = random_model
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (60, 40, 3), np.uint8))
+    request = Request(image, "Please segment it.")
+    drafted, undrafted = (
+        segment(model, processor, [request], draft=d, max_new_tokens=8)[0] for d in ("Sure, [SEG].", "")
+    )
+    assert drafted.text == undrafted.text
+    assert torch.equal(drafted.mask_logits > 0, undrafted.mask_logits > 0)
+
+
+def test_nearly_cold_sampling_is_greedy_and_hot_sampling_is_not(random_model):
+    model, processor = random_model
+    request = Request(None, "Which?")
+    greedy = segment(model, processor, [request], max_new_tokens=8)[0].text
+    assert segment(model, processor, [request], sampling=Sampling(1e-4), max_new_tokens=8)[0].text == greedy
+    assert segment(model, processor, [request], sampling=Sampling(5.0, top_p=1e-9), max_new_tokens=8)[0].text == greedy
+    torch.manual_seed(0)
+    hot = {segment(model, processor, [request], sampling=Sampling(50.0), max_new_tokens=8)[0].text for _ in range(5)}
+    assert len(hot) > 1
+
+
+def test_talk_without_an_image_and_with_history(random_model):
+    model, processor = random_model
+    assert segment(model, processor, [Request(None, "Hello?")], max_new_tokens=4)[0].mask_logits.shape == (0, 0, 0)
+    image = Image.new("RGB", (50, 30))
+    turns = [("<image>\nPlease segment it.", "Sure, [SEG].")]
+    past = "<|im_start|>user\n<image>\nPlease segment it.<|im_end|>\n<|im_start|>assistant\nSure, [SEG].<|im_end|>\n"
+    by_turns, by_text = segment(
+        model,
+        processor,
+        [Request(image, "And this?", "[SEG]", history=turns), Request(image, "And this?", "[SEG]", past_text=past)],
+    )
+    torch.testing.assert_close(by_turns.mask_logits, by_text.mask_logits)
+    assert by_turns.mask_logits.shape == (1, 30, 50)
+
+
+def test_regions_are_told_with_their_own_tokens(random_model):
+    model, processor = random_model
+    regions = np.zeros((2, 40, 40), bool)
+    regions[0, :20], regions[1, :, 30:] = True, True
+    masks = processor.region_masks(regions)
+    side = int(processor.config.tokens_per_tile**0.5)
+    assert masks.sum(dim=1).tolist() == [side * side // 2, side * (side // 4)]
+    text = processor.decode(processor.prompt_ids("<image>Which?", 1, masks.sum(dim=1).tolist()))
+    assert "There are 2 part regions in the picture: region1<vp>" in text
+    assert "</vp>.\nWhich?" in text
+    image = Image.new("RGB", (40, 40))
+    with_regions = Request(image, "<image>Which?", "[SEG]", regions=regions)
+    assert segment(model, processor, [with_regions])[0].mask_logits.shape == (1, 40, 40)
