@@ -91,14 +91,19 @@ class Sa2VAPredictor:
         dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
         return cls(load_model(uri, device=device, dtype=dtype, grounding_config=grounding_config))
 
-    def predict(self, queries: Sequence[Query]) -> list[Prediction]:
-        """Answers all queries in one batch; images may differ in size and mode."""
+    def predict(self, queries: Sequence[Query], max_new_tokens: int = 128) -> list[Prediction]:
+        """Answers all queries in one batch; images may differ in size and mode.
+
+        Args:
+            max_new_tokens: an answer is cut off behind this many; the usual one has six.
+        """
         if not queries:
             return []
         segmentations = segment(
             self._model,
             self._processor,
             [Request(query.image.convert("RGB"), query.prompt, query.answer) for query in queries],
+            max_new_tokens=max_new_tokens,
         )
         return [self._to_prediction(query, result) for query, result in zip(queries, segmentations, strict=True)]
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
@@ -64,3 +65,13 @@ def test_special_tokens_in_a_prompt_are_text(predictor):
 
 def test_no_queries_no_predictions(predictor):
     assert predictor.predict([]) == []
+
+
+def test_bfloat16_says_the_same_and_draws_nearly_the_same(predictor, exported_uri):
+    """The weights are bfloat16 in the export, so only the arithmetic differs: 8 bits of mantissa instead of 24."""
+    half = Sa2VAPredictor.from_pretrained(exported_uri, dtype=torch.bfloat16)
+    query = Query(picture(64, 48), "Please segment it.", answer="[SEG]")
+    ours, exact = half.predict([query])[0], predictor.predict([query])[0]
+    assert ours.text == exact.text
+    # 2 ** -8 of a logit of size 10, through the layers of SAM 2, and a quarter of that in a probability.
+    np.testing.assert_allclose(ours.probabilities, exact.probabilities, atol=0.1)

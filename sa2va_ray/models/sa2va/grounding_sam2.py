@@ -47,14 +47,24 @@ class GroundingEncoder(nn.Module):
         Returns:
             Mask logits (N, h, h) float32, and predicted IoU (N,) in [0, 1].
         """
+        # SAM 2 computes coordinates in float32 whatever its weights are; autocast brings the two together, as upstream
+        # does (spec section 4.1).
+        low_precision = pixel_values.dtype != torch.float32
+        with torch.autocast(pixel_values.device.type, dtype=pixel_values.dtype, enabled=low_precision):
+            masks, ious = self._decode(pixel_values, seg_embeddings, image_index)
+        rows, best = torch.arange(len(ious), device=ious.device), ious.argmax(dim=1)
+        return masks[rows, best].float(), ious[rows, best].float()
+
+    def _decode(self, pixel_values: Tensor, seg_embeddings: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
+        """All three masks (N, 3, h, h) of each object, and their predicted IoU (N, 3)."""
         sam2 = self.sam2_model
         # 1
         fine, middle, coarse = sam2.forward_image(pixel_values)["backbone_fpn"]
         # 2
-        coarse = coarse + sam2.no_mem_embed.transpose(1, 2).unsqueeze(-1)
+        coarse = (coarse + sam2.no_mem_embed.transpose(1, 2).unsqueeze(-1)).to(pixel_values.dtype)
         # 3
         num_objects = len(seg_embeddings)
-        padding_point = coarse.new_zeros(num_objects, 1, 2)
+        padding_point = torch.zeros(num_objects, 1, 2, device=coarse.device)
         padding_label = torch.full((num_objects, 1), -1, dtype=torch.int32, device=coarse.device)
         # The encoder pads with a second point of its own, as in upstream's call.
         sparse, dense = sam2.sam_prompt_encoder(points=(padding_point, padding_label), boxes=None, masks=None)
@@ -69,9 +79,7 @@ class GroundingEncoder(nn.Module):
             repeat_image=False,
             high_res_features=[fine[image_index], middle[image_index]],
         )
-        best = ious.argmax(dim=1)
-        rows = torch.arange(num_objects, device=best.device)
-        return masks[rows, best].float(), ious[rows, best].float()
+        return masks, ious
 
 
 def normalize_grounding_images(images: Tensor, dtype: torch.dtype, constants_dtype: torch.dtype) -> Tensor:
