@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 from transformers import AutoModel, AutoTokenizer
 
-assert all(importlib.util.find_spec(name) is None for name in ("sa2va_ray", "ray", "deepspeed", "peft", "pydantic"))
+assert all(importlib.util.find_spec(name) is None for name in ("sa2va_ray", "ray", "deepspeed", "peft"))
 folder, image, question, out = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).float().eval()
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
