@@ -24,6 +24,7 @@ from sa2va_ray.serve.config import ServeArgs
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "Please segment the blood vessels."
+HTTP = httpx.Client(timeout=60)  # two busy cores may take longer than the default of 5 s
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def png(image):
 
 
 def test_a_form_gets_the_predictors_masks(endpoint, predictor, image, png):
-    reply = httpx.post(f"{endpoint}/v1/segment", files={"file": png}, data={"prompt": PROMPT, "threshold": "0.4"})
+    reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": png}, data={"prompt": PROMPT, "threshold": "0.4"})
     assert reply.status_code == 200, reply.text
     body = reply.json()
     expected = predictor.predict([Query(image, PROMPT, threshold=0.4)])[0]
@@ -70,8 +71,8 @@ def test_a_form_gets_the_predictors_masks(endpoint, predictor, image, png):
 
 
 def test_json_and_form_agree_and_the_prompt_has_a_default(endpoint, png):
-    as_json = httpx.post(f"{endpoint}/v1/segment", json={"image": base64.b64encode(png).decode()}).json()
-    as_form = httpx.post(f"{endpoint}/v1/segment", files={"file": png}).json()
+    as_json = HTTP.post(f"{endpoint}/v1/segment", json={"image": base64.b64encode(png).decode()}).json()
+    as_form = HTTP.post(f"{endpoint}/v1/segment", files={"file": png}).json()
     assert as_json["masks"] == as_form["masks"]
     assert as_json["prompt"] == as_form["prompt"] == PROMPT
     assert as_json["request_id"] != as_form["request_id"]
@@ -92,7 +93,7 @@ def test_concurrent_requests_keep_their_own_images(endpoint, predictor):
         return buffer.getvalue()
 
     with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda one: httpx.post(f"{endpoint}/v1/segment", files={"file": encoded(one)}), images))
+        replies = list(pool.map(lambda one: HTTP.post(f"{endpoint}/v1/segment", files={"file": encoded(one)}), images))
     for one, reply in zip(images, replies, strict=True):
         body = reply.json()
         assert (body["height"], body["width"]) == (one.height, one.width)
@@ -114,7 +115,7 @@ def test_concurrent_requests_keep_their_own_images(endpoint, predictor):
     ],
 )
 def test_bad_requests_get_a_problem_document(endpoint, request_arguments, status, title):
-    reply = httpx.post(f"{endpoint}/v1/segment", **request_arguments)
+    reply = HTTP.post(f"{endpoint}/v1/segment", **request_arguments)
     assert reply.status_code == status
     assert reply.headers["content-type"] == "application/problem+json"
     body = reply.json()
@@ -132,21 +133,21 @@ def test_unknown_fields_wrong_values_broken_and_huge_images(endpoint, png):
         ({"file": png[: len(png) // 2]}, {}, 422, "Broken image"),
         ({"file": huge.getvalue()}, {}, 413, "Image too large"),
     ):
-        reply = httpx.post(f"{endpoint}/v1/segment", files=files, data=fields)
+        reply = HTTP.post(f"{endpoint}/v1/segment", files=files, data=fields)
         assert (reply.status_code, reply.json()["title"]) == (status, title)
 
 
 def test_health_and_model(endpoint, predictor):
-    assert httpx.get(f"{endpoint}/livez").status_code == 200
-    assert httpx.get(f"{endpoint}/readyz").status_code == 200
-    assert httpx.get(f"{endpoint}/v1/model").json()["sha256"] == predictor.sha256
+    assert HTTP.get(f"{endpoint}/livez").status_code == 200
+    assert HTTP.get(f"{endpoint}/readyz").status_code == 200
+    assert HTTP.get(f"{endpoint}/v1/model").json()["sha256"] == predictor.sha256
 
 
 def test_the_application_is_on_the_dashboard(stack, endpoint):
     headers = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
-    status = httpx.get(f"{stack.dashboard_url}/api/serve/applications/", headers=headers).json()
+    status = HTTP.get(f"{stack.dashboard_url}/api/serve/applications/", headers=headers).json()
     assert status["applications"]["sa2va"]["status"] == "RUNNING"
-    runs = httpx.get(f"{stack.dashboard_url}/api/train/v2/runs/v1", headers=headers).json()
+    runs = HTTP.get(f"{stack.dashboard_url}/api/train/v2/runs/v1", headers=headers).json()
     assert "submitted" in {run["name"] for run in runs["train_runs"]}
 
 
