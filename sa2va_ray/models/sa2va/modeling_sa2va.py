@@ -140,6 +140,7 @@ class Sa2VAModel(PreTrainedModel):
         return_masks: bool = False,
         temperature: float | None = None,
         top_p: float = 1.0,
+        max_new_tokens: int = 2048,
     ) -> str | tuple[str, list[np.ndarray]]:
         """The guide's call: a conversation about one image.
 
@@ -160,7 +161,7 @@ class Sa2VAModel(PreTrainedModel):
         request = Request(_rgb(image), prompt=said[-1], history=list(zip(said[:-1:2], said[1::2], strict=True)))
         processor = Sa2VAProcessor(self.config, tokenizer)
         sampling = Sampling(temperature, top_p) if temperature else None
-        result = segment(self, processor, [request], sampling=sampling)[0]
+        result = segment(self, processor, [request], sampling=sampling, max_new_tokens=max_new_tokens)[0]
         text = result.text.removesuffix(processor.template.end)
         return (text, list((result.mask_logits.sigmoid() > 0.5).numpy())) if return_masks else text
 
@@ -171,6 +172,7 @@ class Sa2VAModel(PreTrainedModel):
         tokenizer=None,
         mask_prompts: Sequence[np.ndarray] | None = None,
         past_text: str = "",
+        max_new_tokens: int = 2048,
     ) -> dict[str, str | list[np.ndarray]]:
         """Upstream's call for still images.
 
@@ -183,7 +185,7 @@ class Sa2VAModel(PreTrainedModel):
         """
         regions = None if mask_prompts is None else np.asarray(mask_prompts[0])
         request = Request(_rgb(image), prompt=text, past_text=past_text, regions=regions)
-        result = segment(self, Sa2VAProcessor(self.config, tokenizer), [request])[0]
+        result = segment(self, Sa2VAProcessor(self.config, tokenizer), [request], max_new_tokens=max_new_tokens)[0]
         masks = (result.mask_logits.sigmoid() > 0.5).numpy()
         return {"prediction": result.text, "prediction_masks": [mask[None] for mask in masks]}
 
