@@ -99,6 +99,18 @@ def test_masks_are_those_of_plain_decoding(random_model):
     assert torch.equal(drafted.mask_logits > 0, undrafted.mask_logits > 0)
 
 
+def test_masks_of_a_batch_are_those_of_single_calls(random_model):
+    model, processor = random_model
+    random = np.random.default_rng(4)
+    sizes, answers = [(60, 40), (33, 90), (128, 128)], ["[SEG]", "Sure, [SEG] and [SEG].", "No."]
+    images = [Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)) for size in sizes]
+    requests = [Request(image, "Please segment it.", answer) for image, answer in zip(images, answers, strict=True)]
+    together = segment(model, processor, requests)
+    assert [len(result.mask_logits) for result in together] == [1, 2, 0]
+    for request, from_batch in zip(requests, together, strict=True):
+        assert torch.equal(segment(model, processor, [request])[0].mask_logits > 0, from_batch.mask_logits > 0)
+
+
 def test_nearly_cold_sampling_is_greedy_and_hot_sampling_is_not(random_model):
     model, processor = random_model
     request = Request(None, "Which?")
