@@ -118,7 +118,8 @@ class _Demo:
         on = "SYNTHETIC test images" if synthetic else "test images"
         print(
             f"""
-Dice {metrics["per_image"]["dice"]:.3f} on {metrics["num_images"]} {on} of {metrics["num_patients"]} held-out patient(s) \
+Dice {metrics["per_image"]["dice"]:.3f} on {metrics["num_images"]} {on} of {metrics["num_patients"]} held-out \
+patient(s) \
 (IoU {metrics["per_image"]["iou"]:.3f}, precision {metrics["per_image"]["precision"]:.3f}, \
 recall {metrics["per_image"]["recall"]:.3f})
 
