@@ -13,7 +13,7 @@ from pathlib import Path
 from types import EllipsisType
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sa2va_ray.config import UserError
@@ -128,7 +128,7 @@ def _rows(placement: Placement, shape: tuple[int, ...]) -> slice | EllipsisType:
 def _opened(path: Path) -> Iterator:
     try:
         opened = safe_open(path, framework="pt")
-    except Exception as error:  # safetensors has one error class of its own, and raises OSError as well
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}. Fetch it again.") from None
     with opened as file:
         yield file
