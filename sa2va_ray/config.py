@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 class UserError(Exception):
     """A mistake that the user can mend. The message gives the value that was wrong, the likely cause and the cure."""
 
+    exit_status = 2
+
 
 class Config(BaseModel):
     """Frozen; an unknown key is an error. The docstring under a field gives its meaning and unit."""
@@ -56,13 +58,13 @@ C = TypeVar("C", bound=Config)
 
 
 def run_job(config_class: type[C], run: Callable[[C], object], arguments: Sequence[str] | None = None) -> None:
-    """Entry point of a job. A `UserError` becomes one message on stderr and exit status 2; other errors are bugs and
+    """Entry point of a job. A `UserError` becomes one message on stderr and its exit status; other errors are bugs and
     keep their traceback."""
     try:
         run(config_class.load(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(error.exit_status) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -22,8 +22,13 @@ def write_manifest(folder: Path, facts: dict[str, Any], name: str = MANIFEST) ->
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / name
     }
-    (folder / name).write_text(json.dumps({"files": files, **facts}, indent=2) + "\n")
+    (folder / name).write_bytes(to_json(files, facts))
     return digest({"files": files})
+
+
+def to_json(files: dict[str, Any], facts: dict[str, Any]) -> bytes:
+    """The manifest's own bytes. `files`: name -> `{"sha256", "size"}`."""
+    return (json.dumps({"files": files, **facts}, indent=2) + "\n").encode()
 
 
 def digest(manifest: dict[str, Any]) -> str:

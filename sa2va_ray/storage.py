@@ -8,6 +8,8 @@ from a config, since configs are shown on the dashboard and kept with checkpoint
 import os
 import shutil
 import uuid
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +17,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from sa2va_ray.config import UserError
+
+PARTIAL = ".partial"
+"""Suffix of a local file that is being written."""
 
 _CONNECT_TIMEOUT_S = 5
 _MAX_ATTEMPTS = 4  # about 2 s of retries: long enough for a hiccup, short enough to tell the user soon
@@ -26,14 +31,14 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     Raises:
         UserError: a scheme other than a path, `file://` and `s3://`.
     """
-    parts = urlsplit(uri)
-    if parts.scheme == "s3":
-        return _s3_filesystem(), f"{parts.netloc}{parts.path}".rstrip("/")
-    if parts.scheme == "file":
-        return pafs.LocalFileSystem(), parts.path
-    if parts.scheme == "":
+    scheme, separator, path = uri.partition("://")  # not urlsplit: a key may hold "#" and "?"
+    if not separator:
         return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
-    raise UserError(f"{uri}: storage of kind '{parts.scheme}' is not supported; use a path, file:// or s3://")
+    if scheme == "s3":
+        return _s3_filesystem(), path.rstrip("/")
+    if scheme == "file":
+        return pafs.LocalFileSystem(), path
+    raise UserError(f"{uri}: storage of kind '{scheme}' is not supported; use a path, file:// or s3://")
 
 
 def join(uri: str, *names: str) -> str:
@@ -62,12 +67,17 @@ def read_bytes(uri: str) -> bytes:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
+    """Writes a file that is there with all its bytes or not at all."""
     filesystem, path = resolve(uri)
+    is_local = isinstance(filesystem, pafs.LocalFileSystem)
+    written = path + PARTIAL if is_local else path  # an object store shows an object when all of it has come
 
     def write() -> None:
         filesystem.create_dir(os.path.dirname(path), recursive=True)
-        with filesystem.open_output_stream(path) as file:
+        with filesystem.open_output_stream(written) as file:
             file.write(data)
+        if is_local:
+            filesystem.move(written, path)
 
     _translated(uri, write)
 
@@ -99,14 +109,21 @@ def upload_folder(local_dir: Path, uri: str, last: str) -> None:
 def download_folder(uri: str, local_dir: Path) -> None:
     """Copies the folder at `uri` to `local_dir`, which appears only when it is complete."""
     filesystem, path = resolve(uri)
-    partial = local_dir.with_name(f"{local_dir.name}.{uuid.uuid4().hex}.partial")
-    partial.mkdir(parents=True)
+    incomplete = local_dir.with_name(f"{local_dir.name}.{uuid.uuid4().hex}{PARTIAL}")
+    incomplete.mkdir(parents=True)
     try:
-        _translated(uri, lambda: pafs.copy_files(path, str(partial), source_filesystem=filesystem))
+        _translated(uri, lambda: pafs.copy_files(path, str(incomplete), source_filesystem=filesystem))
         shutil.rmtree(local_dir, ignore_errors=True)
-        partial.rename(local_dir)
+        incomplete.rename(local_dir)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(incomplete, ignore_errors=True)
+
+
+def delete_files(uri: str, names: Iterable[str]) -> None:
+    """Deletes files below a folder, each named relative to it."""
+    filesystem, path = resolve(uri)
+    for name in names:
+        _translated(uri, partial(filesystem.delete_file, f"{path}/{name}"))
 
 
 def delete_folder(uri: str) -> None:

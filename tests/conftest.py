@@ -94,7 +94,9 @@ def prepared_uri(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) ->
     write_synthetic_dataset(source, num_patients=7, frames_per_patient=3, size=128)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY_VARIABLE, "tests")
-        prepare(PrepareConfig(source=str(source), out=uri, val_fraction=0.15, test_fraction=0.3, split_seed=4))
+        prepare(
+            PrepareConfig(source=str(source), out=uri, split={"val_fraction": 0.15, "test_fraction": 0.3, "seed": 4})
+        )
     return uri
 
 

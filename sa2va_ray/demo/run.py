@@ -53,7 +53,7 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
     demo = _Demo(state_dir, output_dir, Stack(state_dir))
     source = data.absolute() if data else demo.make_synthetic_data()
     demo.start_services()
-    demo.submit("prepare", [f"source={source}", f"out={DATA}", "val_fraction=0.1", "test_fraction=0.2"])
+    demo.submit("prepare", [f"source={source}", f"out={DATA}", "split.val_fraction=0.1", "split.test_fraction=0.2"])
     demo.submit("train", ["jobs/configs/demo.yaml", *overrides])
     demo.submit("export", [f"checkpoint={RUNS}/demo", f"out={MODEL}", "name=demo"])
     demo.submit("evaluate", [f"model={MODEL}", f"data={DATA}", f"out={EVALUATION}", "use_gpu=false"])

@@ -1,31 +1,87 @@
 """Config of the prepare job."""
 
 import re
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from sa2va_ray.config import Config
 
+MAX_NEAR_DUPLICATE_BITS = 15  # what `duplicates.near_duplicates` finds without comparing all with all
+
+
+class ChecksConfig(Config):
+    """What a sample has to be like; one that is not goes to quarantine."""
+
+    max_pixels: int = Field(8192 * 8192, gt=0)
+    """Most pixels of an image, found in its header before anything is decoded."""
+    min_foreground_fraction: float = Field(0.001, ge=0, le=1)
+    """Least share of the pixels that the objects cover together. With 0 an empty mask image is a sample, too."""
+    max_foreground_fraction: float = Field(0.6, ge=0, le=1)
+    """Largest share of the pixels that the objects cover together."""
+    min_mask_dice: float = Field(0.95, ge=0, le=1)
+    """Where the source has polygons and a mask image: least Dice of the two. It falls when polygons were simplified,
+    or drawn around loops of vessels that they fill."""
+    on_disagreement: Literal["quarantine", "mask", "polygons"] = "quarantine"
+    """What to do with a sample below `min_mask_dice`: leave it out, or take one of the two as the truth."""
+    near_duplicate_bits: int = Field(12, ge=0, le=MAX_NEAR_DUPLICATE_BITS)
+    """Two images whose perceptual hashes of 256 bits differ in so many bits or fewer are near duplicates. Scaling and
+    JPEG change up to 6 bits; different eyes differ in more than 50."""
+
+
+class SplitConfig(Config):
+    """Which patients are for training, validation and test."""
+
+    val_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the patients in the validation split. Not used with `num_folds`."""
+    test_fraction: float = Field(0.2, ge=0, lt=1)
+    """Share of the patients in the test split."""
+    seed: int = 0
+    """Another seed deals the patients anew."""
+    num_folds: int | None = Field(None, ge=2)
+    """Cross-validation: the patients that are not for test are dealt to so many folds."""
+    fold: int = Field(0, ge=0)
+    """The fold, from 0, that is the validation split."""
+    list_uri: str | None = None
+    """CSV file with the columns `patient,split` that deals the patients instead. Patients are named as in the source,
+    or by their pseudonyms."""
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> Self:
+        val_fraction = 0 if self.num_folds else self.val_fraction
+        if val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction {val_fraction} + test_fraction {self.test_fraction} leave nothing to train on; "
+                "their sum must be below 1"
+            )
+        if self.fold >= (self.num_folds or 1):
+            raise ValueError(f"fold {self.fold} is not one of {self.num_folds or 'no'} folds, counted from 0")
+        return self
+
 
 class PrepareConfig(Config):
     source: str
-    """Folder with the images and their `annotations.json`. All machines of the cluster must see it."""
+    """Folder, `s3://` URI or Hugging Face data set id of the annotated images. All machines of the cluster must see
+    a local folder."""
     out: str
     """URI of the prepared data set. Empty, or a former prepared data set, which is replaced."""
-    patient_pattern: str = r"(?P<patient>[^_]+)_frame_(?P<frame>\d+)"
-    """Regular expression that matches the whole name of an image file, without folder and suffix. Group `patient` is
-    needed; without `run` a patient has one run; without `frame` (a whole number) every image is frame 0."""
+    patient_pattern: str = r"(?:.*/)?(?P<patient>[^_/]+)_frame_(?P<frame>\d+)"
+    """Regular expression that matches the whole path of an image below `source`, without its suffix. Group `patient`
+    is needed; without `run` a patient has one run; without `frame` (a whole number) every image is frame 0. DICOM
+    files say it themselves."""
     phrase: str = Field("blood vessels", min_length=1)
     """What the objects are called where the annotation does not say it."""
-    val_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the patients in the validation split."""
-    test_fraction: float = Field(0.2, ge=0, lt=1)
-    """Share of the patients in the test split."""
-    split_seed: int = 0
-    """Another seed deals the patients to the splits anew."""
+    label_size: tuple[int, int] | None = None
+    """(H, W) of the frame that polygons were drawn in, for images that their polygons do not fit. Only where the
+    annotations do not state their size: what they state is used without being asked."""
+    mask_threshold: int | None = Field(None, ge=1)
+    """In mask images with more than two values, the least value of the foreground."""
+    checks: ChecksConfig = ChecksConfig()
+    split: SplitConfig = SplitConfig()
     max_quarantined_fraction: float = Field(0.05, ge=0, le=1)
-    """With a larger share of the samples in quarantine nothing is written."""
+    """With a larger share of the samples in quarantine no data set is written, and the exit status is 1."""
+    validate_only: bool = False
+    """Only the report is written, to `out`/validation."""
 
     @field_validator("patient_pattern")
     @classmethod
@@ -37,12 +93,3 @@ class PrepareConfig(Config):
         if "patient" not in groups:
             raise ValueError("has no group (?P<patient>...), so images could not be split by patient")
         return pattern
-
-    @model_validator(mode="after")
-    def _leaves_train(self) -> Self:
-        if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError(
-                f"val_fraction {self.val_fraction} + test_fraction {self.test_fraction} leave nothing to train on; "
-                "their sum must be below 1"
-            )
-        return self

@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from sa2va_ray.prepare.records import Rejected
+from sa2va_ray.prepare.records import Record, Rejected
 from sa2va_ray.telemetry import LOGGER
 
 KEY_VARIABLE = "SA2VA_PSEUDONYM_KEY"
@@ -33,26 +33,34 @@ class Identity:
 
 class Pseudonyms:
     def __init__(self, key: bytes, patient_pattern: str) -> None:
-        """`patient_pattern` is a regular expression for the stem of a file name, see `PrepareConfig`."""
+        """`patient_pattern` is a regular expression for a path without suffix, see `PrepareConfig`."""
         self._key = key
         self._pattern = re.compile(patient_pattern)
 
-    def identify(self, name: str) -> Identity:
-        """Identity of an image, from its path relative to the source folder.
+    def identify(self, record: Record) -> Identity:
+        """Identity of an image, from what its file says of itself, else from its path.
 
         Raises:
-            Rejected: a file name that does not match the pattern.
+            Rejected: a path that does not match the pattern.
         """
-        match = self._pattern.fullmatch(PurePosixPath(name).stem)
+        if record.patient is not None:
+            patient, frame = record.patient, record.frame or 0
+            run: tuple[str, ...] = (record.run or "",)
+        else:
+            groups = self._match(record.name)
+            patient, frame = groups["patient"], _to_frame(groups.get("frame") or "0")
+            run = (groups["patient"], groups.get("run") or "")  # a run is numbered within its patient
+        return Identity(self._hash("sample", record.name), self.patient_id(patient), self._hash("run", *run), frame)
+
+    def patient_id(self, patient: str) -> str:
+        """Pseudonym of a patient's name in the source."""
+        return self._hash("patient", patient)
+
+    def _match(self, name: str) -> dict[str, str]:
+        match = self._pattern.fullmatch(str(PurePosixPath(name).with_suffix("")))
         if not match:
-            raise Rejected("name_mismatch", "The file name does not match `patient_pattern`; the patient is unknown.")
-        groups = match.groupdict()
-        return Identity(
-            sample_id=self._hash("sample", name),
-            patient_id=self._hash("patient", groups["patient"]),
-            run_id=self._hash("run", groups["patient"], groups.get("run") or ""),
-            frame=_to_frame(groups.get("frame") or "0"),
-        )
+            raise Rejected("name_mismatch", "The file's path does not match `patient_pattern`; the patient is unknown.")
+        return match.groupdict()
 
     def _hash(self, *parts: str) -> str:
         return hmac.new(self._key, "\0".join(parts).encode(), hashlib.sha256).hexdigest()[:_NUM_HEX]
@@ -69,5 +77,5 @@ def read_key() -> bytes:
 
 def _to_frame(digits: str) -> int:
     if not digits.isdecimal() or len(digits) > _MAX_DIGITS:
-        raise Rejected("name_mismatch", "In the file name, group `frame` of `patient_pattern` is no whole number.")
+        raise Rejected("name_mismatch", "In the path, group `frame` of `patient_pattern` is no whole number.")
     return int(digits)

@@ -1,13 +1,44 @@
 """What a reader makes of a source: a record per image, or the reason why an image goes to quarantine.
 
 Names of the source carry patient names. They are in `Record` because the work needs them, and out of its `repr`;
-reasons never hold them.
+reasons and findings never hold them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+Shape = np.ndarray | dict[str, Any]
+"""A polygon, (P, 2) float x, y in pixel centres, or a COCO RLE `{"size": [H, W], "counts": str}`."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found wrong with a sample that is used all the same, after the repair that `detail` tells."""
+
+    code: str  # short name, to count by
+    detail: str  # a sentence, without any name of the source
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The objects of one image."""
+
+    objects: dict[str, list[Shape]] = field(repr=False)  # phrase -> its shapes, to be united
+    size: tuple[int, int] | None = None  # (H, W) of the frame that the shapes are drawn in; None: not stated
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """An annotation in a file of its own, read where the image is read."""
+
+    uri: str = field(repr=False)
+    read: Callable[[bytes, str], Annotation]
+    """A function of a module: (bytes of the file, phrase) -> annotation. Raises `Rejected`."""
+    phrase: str
 
 
 @dataclass(frozen=True)
@@ -15,9 +46,15 @@ class Record:
     """An annotated image of the source, not yet opened."""
 
     index: int  # place in the source's list
-    name: str = field(repr=False)  # path relative to the source folder: what pseudonyms are made from
-    image: Path = field(repr=False)  # absolute
-    objects: dict[str, list[np.ndarray]] = field(repr=False)  # phrase -> its polygons, (P, 2) x, y in pixel centres
+    name: str = field(repr=False)  # path relative to the source, unique: what pseudonyms are made from
+    image_uri: str = field(repr=False)
+    label: Annotation | LabelFile = field(repr=False)
+    frame: int | None = None  # which frame of a multi-frame file, from 0
+    mask_uri: str | None = field(default=None, repr=False)
+    """A mask image of the same objects, with which the polygons are compared."""
+    patient: str | None = field(default=None, repr=False)
+    run: str | None = field(default=None, repr=False)
+    """Where the file itself tells them (DICOM); elsewhere they are found in `name` by the config's pattern."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +63,7 @@ class Quarantined:
 
     index: int  # place in the source's list
     code: str  # short name of the reason, to count by
-    reason: str  # the reason in a sentence
+    reason: str  # the reason in a sentence, without any name of the source
 
 
 class Rejected(Exception):

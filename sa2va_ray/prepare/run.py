@@ -1,159 +1,199 @@
-"""The prepare job: source folder in, prepared data set out."""
+"""The prepare job: source in, prepared data set out.
 
-import math
-import pickle
-import tempfile
+1. read the source's annotations, give every sample a pseudonym and a split;
+2. validate every sample on the cluster, then those that look alike beside each other;
+3. write the report; stop here where there is too much in quarantine, or where splits are not independent;
+4. write the samples on the cluster, the manifest last.
+"""
+
+import io
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import ray
 
-from sa2va_ray import __version__, storage
+from sa2va_ray import __version__, manifest, storage
 from sa2va_ray.config import UserError
-from sa2va_ray.data.sample import SCHEMA, SPLITS
-from sa2va_ray.manifest import write_manifest
+from sa2va_ray.data.sample import SPLITS
+from sa2va_ray.manifest import MANIFEST
+from sa2va_ray.prepare import examine, write
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.pseudonyms import Identity, Pseudonyms, read_key
-from sa2va_ray.prepare.records import Quarantined, Record, Rejected
-from sa2va_ray.prepare.sources import Source, read_source
-from sa2va_ray.prepare.split import check_splits, split_of
-from sa2va_ray.prepare.validate import encode_sample, find_duplicates
-from sa2va_ray.prepare.write import Counts, SampleWriter, check_replaceable, publish, write_quarantine
-from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress
+from sa2va_ray.prepare.drawing import Pictures, contact_sheet
+from sa2va_ray.prepare.duplicates import equal_images, near_duplicates
+from sa2va_ray.prepare.examine import QUARANTINED, Task
+from sa2va_ray.prepare.pictures import draw_pictures
+from sa2va_ray.prepare.pseudonyms import Pseudonyms, read_key
+from sa2va_ray.prepare.records import Quarantined, Rejected
+from sa2va_ray.prepare.report import build_report, render_html
+from sa2va_ray.prepare.sources import Source, SourceOptions, read_source
+from sa2va_ray.prepare.split import PatientSplits, check_splits, find_leaks
+from sa2va_ray.telemetry import LOGGER, configure_logging
 
-_ROWS_PER_BLOCK = 8  # small enough to keep all cores busy to the end, large enough that a Ray task is worth its start
-_NUM_PROGRESS_LINES = 20
+Outcomes = dict[int, dict[str, Any]]  # index -> row of examine.SCHEMA
+Counts = dict[str, dict[str, int]]  # split -> {"samples", "patients", "objects"}
 
-_OUTCOME_SCHEMA = pa.schema([*SCHEMA, ("index", pa.int64()), ("code", pa.string()), ("reason", pa.string())])
-
-
-@dataclass(frozen=True)
-class _Task:
-    record: Record
-    identity: Identity
-    split: str
+_SHEET_COLUMNS = 4
+_NUM_LEAKS = 10
 
 
-def prepare(config: PrepareConfig) -> str:
-    """Runs the job and returns the `data_sha256` of the data set.
+class DataRefused(UserError):
+    """The job ran as asked, and what it found does not make a data set."""
+
+    exit_status = 1
+
+
+def prepare(config: PrepareConfig) -> str | None:
+    """Runs the job and returns the `data_sha256` of the data set, None with `validate_only`.
 
     Raises:
-        UserError: a source or `out` that cannot be used (found before Ray is started), too many samples in quarantine
-            or nothing to train on (then nothing is written).
+        UserError: a source or `out` that cannot be used (found before Ray is started).
+        DataRefused: too many samples in quarantine, splits that are not independent, or nothing to train on; then
+            only the report is written.
     """
     configure_logging()
-    source = read_source(config.source, config.phrase)
-    check_replaceable(config.out)
+    source = read_source(config.source, SourceOptions(config.phrase, config.mask_threshold, config.checks.max_pixels))
+    LOGGER.info("source: %s", ", ".join(f"{count} items of layout {name}" for name, count in source.layouts.items()))
+    write.check_replaceable(config.out)
     storage.check_writable(config.out)
     tasks, quarantined = _plan(source, config)
-    with tempfile.TemporaryDirectory(prefix="sa2va-prepare-") as name:
-        folder = Path(name)
-        counts, rejected = _write_samples(tasks, folder)
-        quarantined += rejected
-        _check_quarantined(quarantined, source.num_items, config.max_quarantined_fraction)
-        check_splits(counts)
-        write_quarantine(folder, quarantined)
-        data_sha256 = write_manifest(folder, _facts(config, source, counts, len(quarantined)))
-        publish(folder, config.out)
-    for split in SPLITS:
-        LOGGER.info("%s: %s", split, ", ".join(f"{count} {what}" for what, count in counts[split].items()))
+    outcomes = examine.examine(tasks, quarantined, config)
+    leaks = _compare(outcomes, config)
+    facts = _facts(source, config)
+    report_files = _report(source, outcomes, {**facts, "leaks": leaks}, config)
+    refusal = _refusal(outcomes, leaks, config)
+    if refusal or config.validate_only:
+        folder = storage.join(config.out, write.VALIDATION)
+        _write_files(folder, report_files)
+        LOGGER.info("report written to %s", storage.join(folder, "report.html"))
+        if refusal:
+            raise DataRefused(f"{refusal} No data set was written; the report is in `out`/{write.VALIDATION}.")
+        return None
+    used = [task for task in tasks if outcomes[task.record.index]["split"]]
+    return _write_data_set(used, outcomes, facts, report_files, config)
+
+
+def _plan(source: Source, config: PrepareConfig) -> tuple[list[Task], list[Quarantined]]:
+    """Identities and splits come from names alone, before any image is opened."""
+    pseudonyms = Pseudonyms(read_key(), config.patient_pattern)
+    splits = PatientSplits(config.split, pseudonyms)
+    tasks, quarantined = [], list(source.quarantined)
+    for record in source.records:
+        try:
+            identity = pseudonyms.identify(record)
+            split = splits.split_of(identity.patient_id)
+            if split is None:
+                raise Rejected("not_listed", "The list of splits does not name this patient; add it to the list.")
+            tasks.append(Task(record, identity, split))
+        except Rejected as rejected:
+            quarantined.append(rejected.to_quarantined(record.index))
+    return tasks, quarantined
+
+
+def _compare(outcomes: Outcomes, config: PrepareConfig) -> list[str]:
+    """Puts samples in quarantine whose image is there twice; returns what stands in two splits."""
+    for twice in equal_images([row for row in outcomes.values() if row["verdict"] != QUARANTINED]):
+        examine.put_in_quarantine(outcomes[twice.index], twice)
+    hashes = {index: row["perceptual_hash"] for index, row in outcomes.items() if row["verdict"] != QUARANTINED}
+    return find_leaks(_to_table(outcomes), near_duplicates(hashes, config.checks.near_duplicate_bits))
+
+
+def _refusal(outcomes: Outcomes, leaks: list[str], config: PrepareConfig) -> str:
+    """Why there can be no data set of this, empty where there can."""
+    found = [row["findings"][0] for row in outcomes.values() if row["verdict"] == QUARANTINED]
+    by_code = ", ".join(f"{code} {count}" for code, count in Counter(each["code"] for each in found).most_common())
+    if len(found) > config.max_quarantined_fraction * len(outcomes):
+        examples = {each["code"]: f"\n  {each['code']}: {each['detail']}" for each in found}
+        return (
+            f"{len(found)} of {len(outcomes)} samples cannot be used ({by_code}); max_quarantined_fraction allows "
+            f"{config.max_quarantined_fraction:.1%}. Mend the source, or raise max_quarantined_fraction. An example of "
+            f"each reason:{''.join(examples.values())}\n"
+        )
+    if found:
+        LOGGER.warning("%d of %d samples quarantined: %s", len(found), len(outcomes), by_code)
+    if leaks:
+        return (
+            f"The splits are not independent, so that scores would be too good: {len(leaks)} case(s), items counted "
+            "from 0. Take the double images out of the source, or put patients that belong together into one split "
+            "with split.list_uri.\n  " + "\n  ".join(leaks[:_NUM_LEAKS]) + "\n"
+        )
+    return check_splits(_counts(outcomes))
+
+
+def _report(source: Source, outcomes: Outcomes, facts: dict[str, Any], config: PrepareConfig) -> dict[str, bytes]:
+    """The files of the report: name -> content."""
+    report = build_report(_to_table(outcomes), facts)
+    pictures = draw_pictures({record.index: record for record in source.records}, outcomes, config)
+    files = {
+        "report.json": json.dumps(report, indent=1).encode(),
+        "report.html": render_html(report, pictures).encode(),
+        write.QUARANTINE: write.to_quarantine_lines(outcomes.values()),
+    }
+    return files | _sheet(pictures)
+
+
+def _sheet(pictures: Pictures) -> dict[str, bytes]:
+    if not pictures.contact:
+        return {}
+    buffer = io.BytesIO()
+    contact_sheet(pictures.contact, _SHEET_COLUMNS).save(buffer, format="PNG")
+    return {"contact_sheet.png": buffer.getvalue()}
+
+
+def _write_data_set(
+    tasks: list[Task],
+    outcomes: Outcomes,
+    facts: dict[str, Any],
+    report_files: Mapping[str, bytes],
+    config: PrepareConfig,
+) -> str:
+    shards = write.plan_shards(tasks, outcomes)
+    write.clear(config.out, keep=[shard.name for shard in shards])
+    written = write.write_shards(shards, config)
+    _write_files(config.out, report_files)
+    files = {each["name"]: {"sha256": each["sha256"], "size": each["size"]} for each in written}
+    data_sha256 = manifest.digest({"files": files})
+    counts = _counts(outcomes)
+    num_rows = {each["name"]: each["rows"] for each in written}
+    content = manifest.to_json(files, {**facts, "counts": counts, "num_rows": num_rows})
+    storage.write_bytes(storage.join(config.out, MANIFEST), content)
+    for split, count in counts.items():
+        LOGGER.info("%s: %s", split, ", ".join(f"{number} {what}" for what, number in count.items()))
+    reused = sum(each["reused"] for each in written)
+    LOGGER.info("%d of %d files were there from an earlier run", reused, len(written))
     LOGGER.info("prepared data set written, data_sha256 %s", data_sha256)
     return data_sha256
 
 
-def _plan(source: Source, config: PrepareConfig) -> tuple[list[_Task], list[Quarantined]]:
-    """Identities and splits come from names alone. The tasks are sorted here, by split and sample_id, because that is
-    the order in which samples are written, and sorting them later would move the images."""
-    pseudonyms = Pseudonyms(read_key(), config.patient_pattern)
-    duplicates = find_duplicates(source.records)
-    tasks, quarantined = [], list(source.quarantined)
-    for record in source.records:
-        try:
-            if record.index in duplicates:
-                raise Rejected("path_twice", "Several items name this image; which is right is unknown. Keep one.")
-            identity = pseudonyms.identify(record.name)
-        except Rejected as rejected:
-            quarantined.append(rejected.to_quarantined(record.index))
-            continue
-        split = split_of(identity.patient_id, config.split_seed, config.val_fraction, config.test_fraction)
-        tasks.append(_Task(record, identity, split))
-    tasks.sort(key=lambda task: (SPLITS.index(task.split), task.identity.sample_id))
-    return tasks, quarantined
+def _write_files(folder: str, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        storage.write_bytes(storage.join(folder, name), content)
 
 
-def _write_samples(tasks: Sequence[_Task], folder: Path) -> tuple[Counts, list[Quarantined]]:
-    """Writes the good samples to `folder`; returns counts by split, and what the images were rejected for."""
-    every = math.ceil(len(tasks) / _NUM_PROGRESS_LINES)
-    quarantined = []
-    with SampleWriter(folder) as writer:
-        for done, outcome in enumerate(_encode_all(tasks), start=1):
-            if outcome["code"][0].is_valid:
-                columns = outcome.select(["index", "code", "reason"])
-                quarantined.append(Quarantined(**columns.to_pylist()[0]))
-            else:
-                writer.write(outcome.select(SCHEMA.names).cast(SCHEMA))
-            if done % every == 0 or done == len(tasks):
-                log_progress("prepare", done, len(tasks))
-    return writer.counts(), quarantined
-
-
-def _encode_all(tasks: Sequence[_Task]) -> Iterator[pa.Table]:
-    """Reads, checks and encodes on the whole cluster; yields an outcome of one row for each task, in their order."""
-    if not tasks:
-        return
-    if not ray.is_initialized():
-        ray.init()
-    # Pickled, because Ray Data repeats the values of a column that it cannot convert in its log, and these hold names.
-    items = [{"task": pickle.dumps(task)} for task in tasks]
-    rows = ray.data.from_items(items, override_num_blocks=math.ceil(len(items) / _ROWS_PER_BLOCK))
-    dataset = rows.map_batches(_encode_batch, batch_format="pyarrow", batch_size=None)
-    dataset.context.execution_options.preserve_order = True
-    dataset.context.enable_progress_bars = False  # `log_progress` tells more in the log of a job
-    batches: Iterable[pa.Table] = dataset.iter_batches(batch_format="pyarrow", batch_size=None)
-    for batch in batches:
-        for row in range(batch.num_rows):
-            yield batch.slice(row, 1)
-
-
-def _encode_batch(batch: pa.Table) -> pa.Table:
-    outcomes = [_encode(pickle.loads(task)) for task in batch["task"].to_pylist()]
-    return pa.Table.from_pylist(outcomes, schema=_OUTCOME_SCHEMA)
-
-
-def _encode(task: _Task) -> dict[str, Any]:
-    """A row of `_OUTCOME_SCHEMA`: a sample, or the reason of its rejection, the other columns missing."""
-    try:
-        return {**asdict(task.identity), "split": task.split, **encode_sample(task.record)}
-    except Rejected as rejected:
-        return asdict(rejected.to_quarantined(task.record.index))
-
-
-def _check_quarantined(quarantined: Sequence[Quarantined], num_items: int, max_fraction: float) -> None:
-    if not quarantined:
-        return
-    by_code = ", ".join(f"{code} {count}" for code, count in Counter(each.code for each in quarantined).most_common())
-    if len(quarantined) <= max_fraction * num_items:
-        LOGGER.warning("%d of %d samples quarantined: %s", len(quarantined), num_items, by_code)
-        return
-    examples = {each.code: f"\n  item {each.index}: {each.reason}" for each in quarantined}
-    raise UserError(
-        f"{len(quarantined)} of {num_items} samples cannot be used ({by_code}); max_quarantined_fraction allows "
-        f"{max_fraction:.1%}. Nothing was written. Mend the source, or raise max_quarantined_fraction. "
-        f"An example of each reason, items counted from 0:{''.join(examples.values())}"
-    )
-
-
-def _facts(config: PrepareConfig, source: Source, counts: Counts, num_quarantined: int) -> dict[str, Any]:
+def _counts(outcomes: Outcomes) -> Counts:
+    used = {split: [row for row in outcomes.values() if row["split"] == split] for split in SPLITS}
     return {
-        "counts": counts,
-        "num_quarantined": num_quarantined,
-        "split_seed": config.split_seed,
-        "val_fraction": config.val_fraction,
-        "test_fraction": config.test_fraction,
-        "source_layout": source.layout,
+        split: {
+            "samples": len(rows),
+            "patients": len({row["patient_id"] for row in rows}),
+            "objects": sum(row["num_objects"] for row in rows),
+        }
+        for split, rows in used.items()
+    }
+
+
+def _facts(source: Source, config: PrepareConfig) -> dict[str, Any]:
+    """How the data set was made. Not `source`, `split.list_uri` and the pattern: they may name patients."""
+    return {
+        "layouts": source.layouts,
+        "num_items": source.num_items,
+        "split": config.split.model_dump(exclude={"list_uri"}) | {"by_list": config.split.list_uri is not None},
+        "checks": config.checks.model_dump(),
+        "max_quarantined_fraction": config.max_quarantined_fraction,
         "version": __version__,
     }
+
+
+def _to_table(outcomes: Outcomes) -> pa.Table:
+    return pa.Table.from_pylist(list(outcomes.values()), schema=examine.SCHEMA)

@@ -1,113 +1,149 @@
-"""Opens and checks one image, and encodes it with its masks as columns of a sample.
+"""Opens and checks one image with its label.
 
 Everything that can be wrong with one sample is raised as `Rejected`, so that no exception of a library, whose message
 may hold a path, leaves a Ray task.
 """
 
 import hashlib
-import io
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from scipy import ndimage
 
-from sa2va_ray.data.masks import mask_to_rle, polygons_to_mask
-from sa2va_ray.prepare.records import Record, Rejected
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.data.images import ImageError, decode_image_bytes, decode_mask_bytes
+from sa2va_ray.metrics import overlap_metrics
+from sa2va_ray.prepare.config import ChecksConfig, PrepareConfig
+from sa2va_ray.prepare.polygons import to_masks
+from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Record, Rejected
 
-MAX_PIXELS = 8192 * 8192
-
-_FORMATS = ("PNG", "JPEG", "BMP")
-_MODES = ("1", "L", "P", "RGB")
-_MAX_OUTSIDE_PX = 1.0
-
-
-def find_duplicates(records: Sequence[Record]) -> set[int]:
-    """Indices of the records whose image another record names too."""
-    counts = Counter(record.name for record in records)
-    return {record.index for record in records if counts[record.name] > 1}
+_MAX_PHRASE_LENGTH = 200
 
 
-def encode_sample(record: Record) -> dict[str, Any]:
-    """The columns `image, height, width, objects, source_sha256` of a sample.
+@dataclass(frozen=True)
+class Checked:
+    """A sample that can be used.
 
-    Raises:
-        Rejected: the image cannot be used, or the polygons do not fit it.
+    Attributes:
+        pixels: (H, W) or (H, W, 3) uint8.
+        masks: phrase -> (H, W) bool.
+        findings: what was repaired.
+        mask_dice: Dice of the polygons against the mask image, None where there are not both.
+        source_sha256: of the image file, and the frame's number where it holds several.
     """
-    data = _read(record.image)
-    pixels = _decode(data)
-    height, width = pixels.shape[:2]
-    masks = {phrase: _rasterize(polygons, height, width) for phrase, polygons in record.objects.items()}
-    return {
-        "image": _to_png(pixels),
-        "height": height,
-        "width": width,
-        "objects": [{"phrase": phrase, "rle": mask_to_rle(mask)} for phrase, mask in masks.items()],
-        "source_sha256": hashlib.sha256(data).hexdigest(),
-    }
+
+    pixels: np.ndarray
+    masks: dict[str, np.ndarray]
+    findings: list[Finding]
+    mask_dice: float | None
+    source_sha256: str
+
+    @property
+    def union(self) -> np.ndarray:
+        """(H, W) bool."""
+        return np.logical_or.reduce(list(self.masks.values()))
 
 
-def _read(path: Path) -> bytes:
+def check_sample(record: Record, config: PrepareConfig) -> Checked:
+    """Raises `Rejected`: the image cannot be used, or the label does not fit it."""
+    with rejecting():
+        data = read_image_file(record)
+        pixels = decode_image_bytes(data, config.checks.max_pixels, record.frame)
+        annotation = read_annotation(record)
+        height, width = pixels.shape[:2]
+        _check_phrases(annotation, record)
+        masks, findings = to_masks(annotation, height, width, config.label_size)
+        masks, mask_dice, more = _compare_with_mask_image(masks, record, config)
+        _check_foreground(masks, config.checks)
+    digest = hashlib.sha256(data + (b"" if record.frame is None else f"#{record.frame}".encode())).hexdigest()
+    return Checked(pixels, masks, findings + more, mask_dice, digest)
+
+
+def read_annotation(record: Record) -> Annotation:
+    """The record's label, out of its file if it has one of its own."""
+    label = record.label
+    return label.read(storage.read_bytes(label.uri), label.phrase) if isinstance(label, LabelFile) else label
+
+
+@contextmanager
+def rejecting() -> Iterator[None]:
+    """Turns what reading and decoding raise into `Rejected`."""
     try:
-        return path.read_bytes()
-    except (OSError, ValueError):  # ValueError: a path with a null character
-        raise Rejected("image_missing", "The image file is missing, or not readable where it was looked for.") from None
+        yield
+    except ImageError as error:
+        raise Rejected(error.code, error.reason) from None
+    except (FileNotFoundError, UserError):  # their messages hold the path
+        raise Rejected("file_missing", "A file of this sample is missing, or not readable from this machine.") from None
 
 
-def _decode(data: bytes) -> np.ndarray:
-    """Encoded image -> (H, W) or (H, W, 3) uint8, turned as its EXIF orientation says."""
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_header(image)
-            return _to_pixels(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise _too_large() from None
-    except (OSError, SyntaxError, ValueError):  # what PIL raises for broken files of these formats
-        raise Rejected("image_unreadable", "The image file is broken, cut off, or not PNG, JPEG or BMP.") from None
+def read_image_file(record: Record) -> bytes:
+    """Bytes of the record's image file. Of a file of many frames, which are neighbours in the order of the work, the
+    last one is kept."""
+    return storage.read_bytes(record.image_uri) if record.frame is None else _read_kept(record.image_uri)
 
 
-def _check_header(image: ImageFile.ImageFile) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large()
-    # PIL opens 16-bit colour as RGB and drops the low bytes; only the raw mode shows it.
-    if image.mode not in _MODES or any(";16" in str(tile.args) for tile in image.tile):
+_read_kept = lru_cache(maxsize=1)(storage.read_bytes)
+
+
+def _check_phrases(annotation: Annotation, record: Record) -> None:
+    if not annotation.objects:
+        raise Rejected("no_objects", "The sample has no objects; an image without vessels cannot be told from a slip.")
+    longest = max(len(phrase) for phrase in annotation.objects)
+    if longest > _MAX_PHRASE_LENGTH:
+        raise Rejected("long_text", f"A text has {longest} characters, at most {_MAX_PHRASE_LENGTH} name an object.")
+    if record.patient and any(record.patient in phrase for phrase in annotation.objects):
+        raise Rejected("text_names_patient", "A text holds the patient's name or number; it must name the object.")
+
+
+def _compare_with_mask_image(
+    masks: dict[str, np.ndarray], record: Record, config: PrepareConfig
+) -> tuple[dict[str, np.ndarray], float | None, list[Finding]]:
+    if record.mask_uri is None:
+        return masks, None, []
+    expected = decode_mask_bytes(storage.read_bytes(record.mask_uri), config.checks.max_pixels, config.mask_threshold)
+    union = np.logical_or.reduce(list(masks.values()))
+    if expected.shape != union.shape:
         raise Rejected(
-            "image_mode", f"Pixels of mode {image.mode} with this many bits are not read; convert to 8-bit RGB."
+            "mask_size",
+            f"The mask image has {expected.shape[1]} x {expected.shape[0]} px, its image {union.shape[1]} x "
+            f"{union.shape[0]} px. Give them the same size.",
         )
-    if getattr(image, "n_frames", 1) > 1:
-        raise Rejected("image_frames", "The file holds several images; write one file for each.")
+    dice = overlap_metrics(union, expected)["dice"]
+    if dice >= config.checks.min_mask_dice:
+        return masks, dice, []
+    code, reason = _disagreement(union, expected, dice)
+    if config.checks.on_disagreement == "quarantine":
+        raise Rejected(code, f"{reason} Mend it, or say with checks.on_disagreement which of the two is right.")
+    if config.checks.on_disagreement == "polygons":
+        return masks, dice, [Finding(code, f"{reason} The polygons were taken.")]
+    if len(masks) > 1:
+        raise Rejected(code, f"{reason} The mask image does not tell the {len(masks)} phrases apart.")
+    return dict.fromkeys(masks, expected), dice, [Finding(code, f"{reason} The mask image was taken.")]
 
 
-def _too_large() -> Rejected:
-    return Rejected("image_too_large", f"The image has more than {MAX_PIXELS} pixels; make it smaller.")
+def _disagreement(polygons: np.ndarray, expected: np.ndarray, dice: float) -> tuple[str, str]:
+    """Polygons that agree better with the mask once its holes are filled were drawn around outer contours."""
+    filled = ndimage.binary_fill_holes(expected)
+    if overlap_metrics(polygons, filled)["dice"] > dice:
+        lost = int((polygons & filled & ~expected).sum())
+        return (
+            "loops_filled",
+            f"The polygons fill {lost} px of loops that the mask image leaves open (Dice {dice:.3f}).",
+        )
+    return "polygons_differ", f"The polygons are too far from the mask image (Dice {dice:.3f}); were they simplified?"
 
 
-def _to_pixels(image: Image.Image) -> np.ndarray:
-    rgb = np.asarray(image.convert("RGB"))
-    is_grey = (rgb[..., :1] == rgb).all()
-    return rgb[..., 0] if is_grey else rgb  # a third of the bytes, and the same after convert("RGB")
-
-
-def _to_png(pixels: np.ndarray) -> bytes:
-    """Made from pixels alone, so that no metadata of the source can come along."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _rasterize(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    points = np.concatenate(polygons)
-    limit = np.array([width, height]) - 1 + _MAX_OUTSIDE_PX
-    outside = ((points < -_MAX_OUTSIDE_PX) | (points > limit)).any(axis=1).sum()
-    if outside:
+def _check_foreground(masks: dict[str, np.ndarray], checks: ChecksConfig) -> None:
+    low, high = checks.min_foreground_fraction, checks.max_foreground_fraction
+    empty = sum(not mask.any() for mask in masks.values())
+    if empty and low > 0:
+        raise Rejected("empty_mask", f"{empty} of {len(masks)} objects cover no pixel of the image.")
+    fraction = float(np.logical_or.reduce(list(masks.values())).mean())
+    if not low <= fraction <= high:
         raise Rejected(
-            "polygon_outside",
-            f"{outside} of {len(points)} polygon points lie outside the image of {width} x {height} px, up to "
-            f"({points[:, 0].max():.0f}, {points[:, 1].max():.0f}): the polygons may be made for another size.",
+            "foreground_fraction", f"{fraction:.2%} of the pixels are foreground, not {low:.2%} to {high:.2%}."
         )
-    mask = polygons_to_mask(polygons, height, width)
-    if not mask.any():
-        raise Rejected("empty_mask", "The polygons cover no pixel of the image.")
-    return mask

@@ -1,80 +1,108 @@
-"""Writes a prepared data set: Parquet files, quarantine.jsonl, and manifest.json last."""
+"""Second pass over the source: Parquet files, written by the workers, and the manifest last.
 
+A file carries a hash of all that went into it, so that a job that starts again after a crash leaves the files that are
+already right as they are.
+"""
+
+import hashlib
+import io
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Self
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sa2va_ray import storage
+from sa2va_ray import __version__, storage
 from sa2va_ray.config import UserError
+from sa2va_ray.data.images import to_png
+from sa2va_ray.data.masks import mask_to_rle
 from sa2va_ray.data.sample import SCHEMA, SPLITS
 from sa2va_ray.manifest import MANIFEST
-from sa2va_ray.prepare.records import Quarantined
-
-Counts = dict[str, dict[str, int]]  # split -> {"samples", "patients", "objects"}
+from sa2va_ray.prepare.config import PrepareConfig
+from sa2va_ray.prepare.examine import Task, content_sha256
+from sa2va_ray.prepare.on_cluster import map_on_cluster
+from sa2va_ray.prepare.records import Rejected
+from sa2va_ray.prepare.validate import check_sample
 
 QUARANTINE = "quarantine.jsonl"
-MAX_ROWS_PER_FILE = 512
+REPORT_FILES = ("report.html", "report.json", "contact_sheet.png")
+VALIDATION = "validation"
+"""Folder in `out` for the report of a run that does not end in a data set."""
+MAX_ROWS_PER_FILE = 256
 
-_OUR_FILES = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet|{re.escape(QUARANTINE)}|{re.escape(MANIFEST)}")
-
-
-class SampleWriter:
-    """Writes samples to `{split}-{i:05d}.parquet` in a local folder and counts them. They must come split by split."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file: pq.ParquetWriter | None = None
-        self._split = ""
-        self._samples = dict.fromkeys(SPLITS, 0)
-        self._objects = dict.fromkeys(SPLITS, 0)
-        self._patients: dict[str, set[str]] = {split: set() for split in SPLITS}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def write(self, sample: pa.Table) -> None:
-        """`sample`: one row with the columns of `SCHEMA`."""
-        split = sample["split"][0].as_py()
-        if self._file is None or split != self._split or self._samples[split] % MAX_ROWS_PER_FILE == 0:
-            self._file = self._next_file(split)
-        # Training reads rows in random order: with a row group for each, a row is one range read.
-        self._file.write_table(sample, row_group_size=1)
-        self._samples[split] += 1
-        self._objects[split] += len(sample["objects"][0])
-        self._patients[split].add(sample["patient_id"][0].as_py())
-
-    def counts(self) -> Counts:
-        return {
-            split: {
-                "samples": self._samples[split],
-                "patients": len(self._patients[split]),
-                "objects": self._objects[split],
-            }
-            for split in SPLITS
-        }
-
-    def _next_file(self, split: str) -> pq.ParquetWriter:
-        if self._file:
-            self._file.close()
-        self._split = split
-        name = f"{split}-{self._samples[split] // MAX_ROWS_PER_FILE:05d}.parquet"
-        # In a row group of one row, statistics and a dictionary only repeat the values.
-        return pq.ParquetWriter(self._folder / name, SCHEMA, write_statistics=False, use_dictionary=False)
+_INPUTS = b"sa2va_inputs_sha256"
+_DATA_FILE = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet")
+_OUR_FILE = re.compile(
+    rf"(({VALIDATION}/)?({'|'.join(map(re.escape, (QUARANTINE, *REPORT_FILES)))})|{_DATA_FILE.pattern}|"
+    rf"{re.escape(MANIFEST)})({re.escape(storage.PARTIAL)})?"
+)
+_WRITTEN = pa.schema(
+    [("name", pa.string()), ("sha256", pa.string()), ("size", pa.int64()), ("rows", pa.int64()), ("reused", pa.bool_())]
+)
 
 
-def write_quarantine(folder: Path, quarantined: Iterable[Quarantined]) -> None:
-    lines = [json.dumps(asdict(each)) + "\n" for each in sorted(quarantined, key=lambda each: each.index)]
-    (folder / QUARANTINE).write_text("".join(lines))
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file to be written."""
+
+    name: str
+    tasks: tuple[Task, ...] = field(repr=False)
+    masks_sha256: tuple[str, ...]
+    inputs_sha256: str
+
+
+def plan_shards(tasks: Sequence[Task], outcomes: Mapping[int, Mapping[str, Any]]) -> list[Shard]:
+    """Deals the samples to files: split by split, sorted by patient, run and frame, so that the frames of a file of
+    many frames are neighbours."""
+    shards = []
+    for split in SPLITS:
+        own = [task for task in tasks if task.split == split]
+        own.sort(
+            key=lambda task: (task.identity.patient_id, task.identity.run_id, task.identity.frame, task.record.name)
+        )
+        for number, begin in enumerate(range(0, len(own), MAX_ROWS_PER_FILE)):
+            part = tuple(own[begin : begin + MAX_ROWS_PER_FILE])
+            rows = [outcomes[task.record.index] for task in part]
+            shards.append(
+                Shard(
+                    name=f"{split}-{number:05d}.parquet",
+                    tasks=part,
+                    masks_sha256=tuple(row["masks_sha256"] for row in rows),
+                    inputs_sha256=_inputs_sha256(rows),
+                )
+            )
+    return shards
+
+
+def write_shards(shards: Sequence[Shard], config: PrepareConfig) -> list[dict[str, Any]]:
+    """Writes the files that are not there yet; returns `name, sha256, size, rows, reused` of each, by name.
+
+    Raises:
+        UserError: the source was changed since it was validated.
+    """
+    written = list(map_on_cluster(partial(_write_shard, config=config), shards, _WRITTEN, 1, "write"))
+    changed = sum(each["sha256"] is None for each in written)
+    if changed:
+        raise UserError(
+            f"The source was changed while it was read: {changed} of {len(shards)} files could not be written as they "
+            "were validated. Run the job again when the source is at rest."
+        )
+    return sorted(written, key=lambda each: each["name"])
+
+
+def to_quarantine_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """JSON lines of the rows whose verdict is quarantined, a finding each."""
+    lines = [
+        json.dumps({"index": row["index"], "code": finding["code"], "reason": finding["detail"]})
+        for row in rows
+        if row["split"] is None
+        for finding in row["findings"]
+    ]
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def check_replaceable(uri: str) -> None:
@@ -84,7 +112,7 @@ def check_replaceable(uri: str) -> None:
         UserError: with the number of foreign files.
     """
     files = storage.list_files(uri)
-    foreign = [name for name in files if not _OUR_FILES.fullmatch(name)]
+    foreign = [name for name in files if not _OUR_FILE.fullmatch(name)]
     if foreign:
         raise UserError(
             f"`out` {uri} holds {len(foreign)} file(s), of {len(files)}, that no prepared data set has. "
@@ -92,7 +120,67 @@ def check_replaceable(uri: str) -> None:
         )
 
 
-def publish(folder: Path, uri: str) -> None:
-    """Copies a finished local data set to `uri` in place of what is there."""
-    storage.delete_folder(uri)
-    storage.upload_folder(folder, uri, last=MANIFEST)
+def clear(uri: str, keep: Iterable[str]) -> None:
+    """Deletes the manifest, so that the folder is no data set any more, then all but the files to keep."""
+    names = sorted(storage.list_files(uri).keys() - set(keep), key=lambda name: name != MANIFEST)
+    storage.delete_files(uri, names)
+
+
+def _inputs_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
+    columns = ("sample_id", "patient_id", "run_id", "frame", "split", "source_sha256", "pixels_sha256", "masks_sha256")
+    return hashlib.sha256(
+        json.dumps([__version__, [[row[name] for name in columns] for row in rows]]).encode()
+    ).hexdigest()
+
+
+def _write_shard(shard: Shard, config: PrepareConfig) -> dict[str, Any]:
+    uri = storage.join(config.out, shard.name)
+    data = _read_finished(uri, shard.inputs_sha256)
+    reused = data is not None
+    if data is None:
+        try:
+            data = _encode(shard, config)
+        except Rejected:
+            return {"name": shard.name}
+        storage.write_bytes(uri, data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return {"name": shard.name, "sha256": sha256, "size": len(data), "rows": len(shard.tasks), "reused": reused}
+
+
+def _read_finished(uri: str, inputs_sha256: str) -> bytes | None:
+    """A file that an earlier run wrote from the same inputs."""
+    if not storage.exists(uri):
+        return None
+    data = storage.read_bytes(uri)
+    try:
+        metadata = pq.read_schema(io.BytesIO(data)).metadata or {}
+    except pa.ArrowInvalid:
+        return None
+    return data if metadata.get(_INPUTS) == inputs_sha256.encode() else None
+
+
+def _encode(shard: Shard, config: PrepareConfig) -> bytes:
+    rows = [_row(task, expected, config) for task, expected in zip(shard.tasks, shard.masks_sha256, strict=True)]
+    schema = SCHEMA.with_metadata({_INPUTS: shard.inputs_sha256})
+    buffer = io.BytesIO()
+    # In a row group of one row, statistics and a dictionary only repeat the values.
+    with pq.ParquetWriter(buffer, schema, write_statistics=False, use_dictionary=False) as file:
+        # Training reads rows in random order: with a row group for each, a row is one range read.
+        file.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=1)
+    return buffer.getvalue()
+
+
+def _row(task: Task, masks_sha256: str, config: PrepareConfig) -> dict[str, Any]:
+    checked = check_sample(task.record, config)
+    if content_sha256(checked.masks) != masks_sha256:
+        raise Rejected("changed", "The label is not the one that was validated.")
+    height, width = checked.pixels.shape[:2]
+    return {
+        **asdict(task.identity),
+        "image": to_png(checked.pixels),
+        "height": height,
+        "width": width,
+        "objects": [{"phrase": phrase, "rle": mask_to_rle(mask)} for phrase, mask in checked.masks.items()],
+        "split": task.split,
+        "source_sha256": checked.source_sha256,
+    }

@@ -7,7 +7,7 @@ from sa2va_ray.prepare.config import PrepareConfig
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("val_fraction=0.8", "sum must be below 1"),
+        ("split.val_fraction=0.8", "sum must be below 1"),
         ("patient_pattern=(?P<patient>[a-z]", "no regular expression"),
         ("patient_pattern='(.+)_frame_'", "no group"),
         ("phrase=''", "phrase"),

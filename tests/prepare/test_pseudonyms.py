@@ -4,39 +4,63 @@ import pytest
 
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE, Pseudonyms, read_key
-from sa2va_ray.prepare.records import Rejected
+from sa2va_ray.prepare.records import Annotation, Record, Rejected
 
 PATTERN = PrepareConfig.model_fields["patient_pattern"].default
 WITH_RUN = r"(?P<patient>\w+)-(?P<run>\d+)-(?P<frame>\w+)"
 
 
+def record(name, **fields):
+    return Record(0, name, name, Annotation({}), **fields)
+
+
 def test_ids_are_keyed_and_tell_nothing():
     name = "images/doe_frame_000012.jpg"
-    identity = Pseudonyms(b"key", PATTERN).identify(name)
+    identity = Pseudonyms(b"key", PATTERN).identify(record(name))
     ids = (identity.sample_id, identity.patient_id, identity.run_id)
     assert len(set(ids)) == 3
     assert all(re.fullmatch("[0-9a-f]{16}", each) for each in ids)
     assert identity.frame == 12
-    assert identity == Pseudonyms(b"key", PATTERN).identify(name)
-    assert identity.patient_id != Pseudonyms(b"other key", PATTERN).identify(name).patient_id
+    assert identity == Pseudonyms(b"key", PATTERN).identify(record(name))
+    assert identity.patient_id != Pseudonyms(b"other key", PATTERN).identify(record(name)).patient_id
 
 
 def test_frames_share_the_patient_and_runs_do_not_share_the_run():
     pseudonyms = Pseudonyms(b"key", WITH_RUN)
-    first, second, other_run = (pseudonyms.identify(f"{name}.png") for name in ("doe-1-1", "doe-1-2", "doe-2-1"))
+    first, second, other_run = (
+        pseudonyms.identify(record(f"{name}.png")) for name in ("doe-1-1", "doe-1-2", "doe-2-1")
+    )
     assert first.patient_id == second.patient_id == other_run.patient_id
     assert first.run_id == second.run_id != other_run.run_id
     assert len({first.sample_id, second.sample_id, other_run.sample_id}) == 3
 
 
+def test_a_file_that_says_it_itself_is_not_asked_for_its_name():
+    pseudonyms = Pseudonyms(b"key", PATTERN)
+    found = [
+        pseudonyms.identify(record(f"scan.dcm#{frame}", patient="doe", run=run, frame=frame))
+        for frame, run in ((0, "1.2"), (4, "1.2"), (4, "1.3"))
+    ]
+    assert [each.frame for each in found] == [0, 4, 4]
+    assert found[0].run_id == found[1].run_id != found[2].run_id
+    assert found[0].patient_id == pseudonyms.patient_id("doe")
+
+
+def test_folders_are_part_of_the_path_that_the_pattern_sees():
+    pseudonyms = Pseudonyms(b"key", r"(?P<patient>\w+)/run(?P<run>\d+)/.*_(?P<frame>\d+)")
+    identity = pseudonyms.identify(record("doe/run3/image_017.tif"))
+    assert identity.patient_id == pseudonyms.patient_id("doe")
+    assert identity.frame == 17
+
+
 def test_an_image_without_a_frame_number_is_frame_0():
-    assert Pseudonyms(b"key", r"(?P<patient>\d+)_training").identify("21_training.png").frame == 0
+    assert Pseudonyms(b"key", r"(?P<patient>\d+)_training").identify(record("21_training.png")).frame == 0
 
 
 @pytest.mark.parametrize("name", ["roe.jpg", "roe-1-last.jpg", "roe-1-1234567890123456789.jpg"])
 def test_a_name_that_does_not_match_is_rejected_without_saying_it(name):
     with pytest.raises(Rejected) as caught:
-        Pseudonyms(b"key", WITH_RUN).identify(name)
+        Pseudonyms(b"key", WITH_RUN).identify(record(name))
     assert caught.value.code == "name_mismatch"
     assert "roe" not in str(caught.value)
 

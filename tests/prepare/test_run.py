@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
 
+from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.masks import polygons_to_mask
 from sa2va_ray.data.sample import SCHEMA, decode_image, object_masks
@@ -18,28 +22,33 @@ from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.manifest import digest, read_manifest, sha256_of_file, verify_files
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE
-from sa2va_ray.prepare.run import prepare
+from sa2va_ray.prepare.run import DataRefused, prepare
 
 ROOT = Path(__file__).parents[2]
 SIZE = 64
 NAMES = ("synth0", "MuellerHans", "hospital")  # of patients, and of the source folder
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
+SETTINGS = ["max_quarantined_fraction=0.3", "split.test_fraction=0.3"]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """24 good samples and 5 that belong in quarantine."""
+    """24 good samples, one of them made for another size, and 7 that belong in quarantine."""
     folder = tmp_path_factory.mktemp("hospital") / "data"
     write_synthetic_dataset(folder, size=SIZE)
     items = json.loads((folder / "annotations.json").read_text())
     first = folder / items[0]["image"]
     names = [f"images/MuellerHans_frame_{frame}.jpg" for frame in (1, 2, 2)] + ["images/MuellerHans.jpg"]
-    for name in names:
+    for name in [*names, "images/MuellerHans_frame_3.jpg"]:
         (folder / name).write_bytes(first.read_bytes())
     (folder / "images/MuellerHans_frame_9.jpg").write_bytes(first.read_bytes()[:500])
     wrong = [{"image": name, "mask": [{"segmentation": SQUARE}]} for name in [*names, "images/MuellerHans_frame_9.jpg"]]
     wrong[0]["mask"][0]["segmentation"] = [[1, 2, 3, 4]]
-    (folder / "annotations.json").write_text(json.dumps(wrong + items))
+    items[5] |= {"height": 2 * SIZE, "width": 2 * SIZE}
+    for each in items[5]["mask"]:
+        each["segmentation"] = [[2 * x + 0.5 for x in polygon] for polygon in each["segmentation"]]
+    copy = {**items[0], "image": "images/MuellerHans_frame_3.jpg"}  # the same image under another patient's name
+    (folder / "annotations.json").write_text(json.dumps([*wrong, *items, copy]))
     return folder
 
 
@@ -47,12 +56,16 @@ def source(tmp_path_factory):
 def job(source, ray_cluster, tmp_path_factory):
     """The job as a user starts it, with the output folder and all that it printed."""
     out = tmp_path_factory.mktemp("prepared") / "out"
-    arguments = [f"source={source}", f"out={out}", "max_quarantined_fraction=0.2", "test_fraction=0.3"]
     environment = {KEY_VARIABLE: "key", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    command = [sys.executable, "-m", "jobs.prepare", *arguments]
+    command = [sys.executable, "-m", "jobs.prepare", f"source={source}", f"out={out}", *SETTINGS]
     run = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return out, run.stdout + run.stderr
+
+
+def config_of(source, out, **fields):
+    values = {"max_quarantined_fraction": 0.3, "split": {"test_fraction": 0.3}, **fields}
+    return PrepareConfig(source=str(source), out=str(out), **values)
 
 
 def rows_of(out):
@@ -65,7 +78,7 @@ def test_samples_keep_the_contract(job):
     rows = rows_of(job[0])
     manifest = read_manifest(str(job[0]))
     verify_files(job[0], manifest)
-    assert len(rows) == 24
+    assert len(rows) == 23
     splits = {}
     for file, row in rows:
         assert file.startswith(row["split"])
@@ -73,17 +86,21 @@ def test_samples_keep_the_contract(job):
         assert decode_image(row).size == (row["width"], row["height"]) == (SIZE, SIZE)
     assert len(splits) == 8
     for split, counts in manifest["counts"].items():
-        ids = [row["sample_id"] for _, row in rows if row["split"] == split]
-        assert ids == sorted(set(ids))
-        assert len(ids) == counts["samples"] == counts["objects"]
+        own = [row for _, row in rows if row["split"] == split]
+        places = [(row["patient_id"], row["run_id"], row["frame"]) for row in own]
+        assert places == sorted(set(places))
+        assert len(own) == counts["samples"] == counts["objects"]
         assert counts["patients"] == list(splits.values()).count(split)
+    assert sum(manifest["num_rows"].values()) == 23
 
 
 def test_masks_are_those_of_the_source(job, source):
-    items = json.loads((source / "annotations.json").read_text())[5:]
+    items = json.loads((source / "annotations.json").read_text())[5:-1]
     by_hash = {sha256_of_file(source / item["image"]): item for item in items}
     for _, row in rows_of(job[0]):
-        polygons = [np.reshape(each["segmentation"][0], (-1, 2)) for each in by_hash[row["source_sha256"]]["mask"]]
+        item = by_hash[row["source_sha256"]]
+        scale = SIZE / item.get("height", SIZE)
+        polygons = [(np.reshape(each["segmentation"][0], (-1, 2)) + 0.5) * scale - 0.5 for each in item["mask"]]
         np.testing.assert_array_equal(object_masks(row)[0], polygons_to_mask(polygons, SIZE, SIZE))
         assert [each["phrase"] for each in row["objects"]] == ["blood vessels"]
 
@@ -96,39 +113,85 @@ def test_quarantine_says_what_was_left_out(job):
         (2, "path_twice"),
         (3, "name_mismatch"),
         (4, "image_unreadable"),
+        (5, "image_of_two_patients"),
+        (29, "image_of_two_patients"),
     ]
-    assert "5 of 29 samples quarantined: path_twice 2" in job[1]
-    assert read_manifest(str(job[0]))["num_quarantined"] == 5
+    assert "7 of 30 samples quarantined" in job[1]
 
 
-def test_no_name_of_the_source_gets_out(job):
-    out, printed = job
-    for file in out.iterdir():
-        assert not any(name.encode() in file.read_bytes() for name in NAMES), file.name
-    for _, row in rows_of(out):
-        assert not any(name in repr({**row, "image": b""}) or name.encode() in row["image"] for name in NAMES)
-    assert not any(name in printed for name in NAMES)
-    assert "progress prepare 25/25" in printed
+def test_the_report_tells_the_same(job):
+    report = json.loads((job[0] / "report.json").read_text())
+    assert report["verdicts"] == {"ok": 22, "repaired": 1, "quarantined": 7}
+    html = (job[0] / "report.html").read_text()
+    assert "size_rescaled" in html
+    assert "image_of_two_patients" in html
+    assert cv2.imread(str(job[0] / "contact_sheet.png")).shape[0] > 300
 
 
 def test_the_same_key_gives_the_same_bytes(job, source, tmp_path, monkeypatch):
-    config = PrepareConfig(source=str(source), out=str(tmp_path), max_quarantined_fraction=0.2, test_fraction=0.3)
     monkeypatch.setenv(KEY_VARIABLE, "key")
     (tmp_path / "train-00000.parquet").touch()  # what a run that was cut off left behind
-    assert prepare(config) == digest(read_manifest(str(job[0])))
+    assert prepare(config_of(source, tmp_path)) == digest(read_manifest(str(job[0])))
     for file in job[0].iterdir():
         assert file.read_bytes() == (tmp_path / file.name).read_bytes()
 
 
-def test_too_much_quarantine_writes_nothing(source, ray_cluster, tmp_path):
-    with pytest.raises(UserError, match=r"5 of 29 samples cannot be used \(path_twice 2") as caught:
-        prepare(PrepareConfig(source=str(source), out=str(tmp_path / "out")))
-    assert not any(name in str(caught.value) for name in NAMES)
-    assert not list((tmp_path / "out").iterdir())
+def test_too_much_quarantine_leaves_the_report_alone(source, ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    command = [sys.executable, "-m", "jobs.prepare", f"source={source}", f"out={tmp_path / 'out'}"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "error: 7 of 30 samples cannot be used (" in run.stderr
+    assert not any(name in run.stderr for name in ("synth0", "MuellerHans"))
+    written = storage.list_files(str(tmp_path / "out"))
+    assert {"validation/report.html", "validation/report.json", "validation/quarantine.jsonl"} <= written.keys()
+    assert not any(name.endswith((".parquet", "manifest.json")) for name in written)
+
+
+def test_a_dry_run_leaves_a_data_set_as_it_is(job, source, tmp_path):
+    shutil.copytree(job[0], tmp_path / "out")
+    assert prepare(config_of(source, tmp_path / "out", validate_only=True)) is None
+    verify_files(tmp_path / "out", read_manifest(str(tmp_path / "out")))
+    assert (tmp_path / "out/validation/report.html").exists()
+
+
+def test_near_duplicates_in_two_splits_stop_the_job(source, ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "key")
+    shutil.copytree(source, tmp_path / "data")
+    items = json.loads((source / "annotations.json").read_text())[5:-1]
+    twin = items[0]["image"].replace("synth01", "twin")
+    image = cv2.imread(str(source / items[0]["image"]))
+    cv2.imwrite(str(tmp_path / "data" / twin), image, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    (tmp_path / "data/annotations.json").write_text(json.dumps([*items, {**items[0], "image": twin}]))
+    listed = {f"synth{number:02d}": "train" for number in range(1, 9)} | {"twin": "test"}
+    lines = [f"{patient},{split}" for patient, split in listed.items()]
+    (tmp_path / "splits.csv").write_text("\n".join(["patient,split", *lines]))
+    settings = config_of(tmp_path / "data", tmp_path / "out", split={"list_uri": str(tmp_path / "splits.csv")})
+    with pytest.raises(DataRefused, match=r"Samples \w{16} \(train, item 0\) and \w{16} \(test, item 24\) are near"):
+        prepare(settings)
 
 
 def test_a_foreign_folder_is_left_alone(source, tmp_path):
     (tmp_path / "thesis.docx").touch()
     with pytest.raises(UserError, match="Nothing was changed"):
-        prepare(PrepareConfig(source=str(source), out=str(tmp_path)))
+        prepare(config_of(source, tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+def test_no_name_of_the_source_gets_out(source, job, stack, bucket_uri, submit_job, tmp_path):
+    """Every artefact, local and in the store, every log of Ray and all that is printed."""
+    out, printed = job
+    assert "progress validate 26/26" in printed
+    printed += submit_job("prepare", f"source={source}", f"out={bucket_uri}", *SETTINGS)
+    for name, size in storage.list_files(bucket_uri).items():
+        data = storage.read_bytes(storage.join(bucket_uri, name))
+        assert len(data) == size
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "printed").write_text(printed.replace(str(source), "SOURCE"))
+    logs = Path(stack.runtime_dir, "ray/session_latest/logs")
+    files = [*out.iterdir(), *tmp_path.iterdir(), *(path for path in logs.rglob("*") if path.is_file())]
+    pattern = re.compile(b"synth0|MuellerHans")
+    assert [path.name for path in files if pattern.search(path.read_bytes())] == []
+    assert len(files) > 30
+    for _, row in rows_of(out):
+        assert not any(name in repr({**row, "image": b""}) or name.encode() in row["image"] for name in NAMES)

@@ -1,0 +1,66 @@
+"""Chooses the samples that the report shows, and draws them."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sa2va_ray.data.images import decode_image_bytes
+from sa2va_ray.prepare.config import PrepareConfig
+from sa2va_ray.prepare.drawing import Picture, Pictures, outlines, overlay
+from sa2va_ray.prepare.examine import QUARANTINED
+from sa2va_ray.prepare.records import Record, Rejected
+from sa2va_ray.prepare.validate import check_sample, read_annotation, read_image_file, rejecting
+
+_NUM_CONTACT = 24
+_NUM_WORST = 24
+_NUM_PER_CODE = 4
+
+
+def draw_pictures(records: Mapping[int, Record], outcomes: Mapping[int, Any], config: PrepareConfig) -> Pictures:
+    """Good samples for the contact sheet, and some of each thing that was found."""
+    used = [row for row in outcomes.values() if row["verdict"] != QUARANTINED]
+    used.sort(key=lambda row: row["sample_id"])  # a hash: a fair and stable choice
+    contact = [_draw_used(row, records, config) for row in used[:_NUM_CONTACT]]
+    return Pictures(contact, [picture for row in _worst(outcomes.values()) if (picture := _draw(row, records, config))])
+
+
+def _worst(rows: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Up to four of each code, the lowest agreement with the mask image first."""
+    by_code = defaultdict(list)
+    for row in rows:
+        for finding in row["findings"]:
+            by_code[finding["code"]].append(row)
+    chosen = {}
+    for code in sorted(by_code):
+        worst = sorted(by_code[code], key=lambda row: (row.get("mask_dice") or 1.0, row["index"]))
+        chosen.update({row["index"]: row for row in worst[:_NUM_PER_CODE]})
+    return list(chosen.values())[:_NUM_WORST]
+
+
+def _draw(row: Mapping[str, Any], records: Mapping[int, Record], config: PrepareConfig) -> Picture | None:
+    if row["index"] not in records:
+        return None  # the source's list itself was wrong there: nothing to open
+    if row["verdict"] == QUARANTINED:
+        return _draw_quarantined(row, records[row["index"]], config)
+    return _draw_used(row, records, config)
+
+
+def _draw_used(row: Mapping[str, Any], records: Mapping[int, Record], config: PrepareConfig) -> Picture:
+    checked = check_sample(records[row["index"]], config)
+    codes = ", ".join(each["code"] for each in row["findings"])
+    caption = f"item {row['index']}, {row['split']}, {row['foreground']:.1%}" + (f": {codes}" if codes else "")
+    return Picture(caption, overlay(checked.pixels, checked.union))
+
+
+def _draw_quarantined(row: Mapping[str, Any], record: Record, config: PrepareConfig) -> Picture | None:
+    """The image with its label as it came; None where there is no image."""
+    try:
+        with rejecting():
+            pixels = decode_image_bytes(read_image_file(record), config.checks.max_pixels, record.frame)
+            objects = read_annotation(record).objects
+    except Rejected:
+        return None
+    polygons = [shape for shapes in objects.values() for shape in shapes if isinstance(shape, np.ndarray)]
+    return Picture(f"item {row['index']}: {row['findings'][0]['code']}", outlines(pixels, polygons))

@@ -1,0 +1,259 @@
+"""The report of the prepare job: what was found in a source, as numbers (JSON) and as one HTML file to look at."""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from sa2va_ray.data.sample import SPLITS
+from sa2va_ray.prepare.drawing import PANEL_PX, Picture, Pictures
+
+VERDICTS = ("ok", "repaired", "quarantined")
+
+REPORT_SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),  # place in the source's list
+        ("verdict", pa.string()),  # one of VERDICTS
+        ("findings", pa.list_(pa.struct([("code", pa.string()), ("detail", pa.string())]))),
+        ("patient_id", pa.string()),  # this and the next are null where unknown
+        ("run_id", pa.string()),
+        ("split", pa.string()),  # null in quarantine
+        ("height", pa.int64()),  # null where the image could not be opened
+        ("width", pa.int64()),
+        ("num_objects", pa.int64()),
+        ("foreground", pa.float64()),  # fraction of the pixels, [0, 1]
+        ("mask_dice", pa.float64()),  # [0, 1]; null where there is no mask image to compare with
+    ]
+)
+"""The columns that a report is made from."""
+
+_NUM_ITEMS_PER_CODE = 10
+_NUM_SIZES = 20
+_NUM_PATIENTS_IN_HTML = 200
+_NUM_BINS = 20
+_BIN_WIDTHS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.025, 0.05)  # the last covers [0, 1]
+_PICTURE_SIZE = (2 * PANEL_PX + 8, PANEL_PX)  # width, height: two panels and the gap between them
+_WEBP_QUALITY = 75
+
+
+def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of a source, to be written as JSON.
+
+    Args:
+        outcomes: one row per item of the source, with at least the columns of `REPORT_SCHEMA`.
+        facts: how it was made, JSON-able and without names of the source; shown as given.
+            `max_quarantined_fraction` must be there.
+    """
+    outcomes = outcomes.select(REPORT_SCHEMA.names).sort_by("index")
+    used = outcomes.filter(pc.not_equal(outcomes["verdict"], "quarantined"))
+    patients = _patients(outcomes)
+    return {
+        "num_items": len(outcomes),
+        "verdicts": {verdict: pc.sum(pc.equal(outcomes["verdict"], verdict)).as_py() or 0 for verdict in VERDICTS},
+        "codes": _codes(outcomes),
+        "splits": {split: _split(used.filter(pc.equal(used["split"], split))) for split in SPLITS},
+        "patients": patients,
+        "samples_per_patient": _histogram_of_counts([patient["samples"] for patient in patients]),
+        "sizes": _sizes(outcomes),
+        "foreground": _histogram(outcomes, "foreground", from_one=False),
+        "mask_dice": _histogram(outcomes, "mask_dice", from_one=True),
+        "facts": dict(facts),
+    }
+
+
+def render_html(report: Mapping[str, Any], pictures: Pictures) -> str:
+    """The report as one HTML file that needs nothing else: no network, no script. Every text is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number, compact=_compact, percent=_percent, ticks=_ticks, data_uri=_data_uri)
+    return environment.get_template("report.html.jinja").render(
+        report,
+        pictures=pictures,
+        max_patients=_NUM_PATIENTS_IN_HTML,
+        fact_rows=list(_flatten(report["facts"])),
+    )
+
+
+def _codes(outcomes: pa.Table) -> list[dict[str, Any]]:
+    """How many items each code was found in, quarantine first, frequent ones first."""
+    once = _explode(outcomes).group_by(["index", "verdict", "code"], use_threads=False).aggregate([("detail", "first")])
+    codes = once.group_by(["verdict", "code"], use_threads=False).aggregate(
+        [("index", "count"), ("detail_first", "first"), ("index", "list")]
+    )
+    rows = [
+        {"verdict": verdict, "code": code, "count": count, "detail": detail, "items": items}
+        for verdict, code, count, detail, items in zip(
+            codes["verdict"].to_pylist(),
+            codes["code"].to_pylist(),
+            codes["index_count"].to_pylist(),
+            codes["detail_first_first"].to_pylist(),
+            pc.list_slice(codes["index_list"], 0, _NUM_ITEMS_PER_CODE).to_pylist(),
+            strict=True,
+        )
+    ]
+    return sorted(rows, key=lambda row: (-VERDICTS.index(row["verdict"]), -row["count"], row["code"]))
+
+
+def _explode(outcomes: pa.Table) -> pa.Table:
+    """A row per finding: index, verdict, code, detail."""
+    items = pc.list_parent_indices(outcomes["findings"])
+    findings = pc.list_flatten(outcomes["findings"])
+    return pa.table(
+        {
+            "index": pc.take(outcomes["index"], items),
+            "verdict": pc.take(outcomes["verdict"], items),
+            "code": pc.struct_field(findings, "code"),
+            "detail": pc.struct_field(findings, "detail"),
+        }
+    )
+
+
+def _split(samples: pa.Table) -> dict[str, Any]:
+    foreground = samples["foreground"].drop_null().to_numpy()
+    low, median, high = np.percentile(foreground, [5, 50, 95]).tolist() if len(foreground) else (None, None, None)
+    return {
+        "samples": len(samples),
+        "patients": pc.count_distinct(samples["patient_id"]).as_py(),
+        "runs": pc.count_distinct(samples["run_id"]).as_py(),
+        "objects": pc.sum(samples["num_objects"]).as_py() or 0,
+        "foreground": {"median": median, "p5": low, "p95": high},
+    }
+
+
+def _patients(outcomes: pa.Table) -> list[dict[str, Any]]:
+    """Those whose name could be read, the ones with most samples first. `samples` and `runs` count what is used."""
+    is_used = pc.not_equal(outcomes["verdict"], "quarantined")
+    columns = pa.table(
+        {
+            "patient_id": outcomes["patient_id"],
+            "split": outcomes["split"],
+            "used": pc.cast(is_used, pa.int64()),
+            "run_id": pc.if_else(is_used, outcomes["run_id"], None),
+        }
+    )
+    known = columns.filter(pc.is_valid(columns["patient_id"]))
+    groups = known.group_by("patient_id", use_threads=False).aggregate(
+        [("split", "max"), ("used", "sum"), ("run_id", "count_distinct"), ("used", "count")]
+    )
+    rows = [
+        {
+            "patient_id": row["patient_id"],
+            "split": row["split_max"],  # null where all samples are in quarantine
+            "samples": row["used_sum"],
+            "runs": row["run_id_count_distinct"],
+            "quarantined": row["used_count"] - row["used_sum"],
+        }
+        for row in groups.to_pylist()
+    ]
+    return sorted(rows, key=lambda row: (-row["samples"], row["patient_id"]))
+
+
+def _sizes(outcomes: pa.Table) -> dict[str, Any]:
+    """Image sizes by frequency, of all images that could be opened."""
+    opened = outcomes.filter(pc.is_valid(outcomes["height"]))
+    groups = opened.group_by(["height", "width"]).aggregate([("index", "count")])
+    rows = [
+        {"height": row["height"], "width": row["width"], "count": row["index_count"]}
+        for row in groups.sort_by([("index_count", "descending"), ("height", "ascending"), ("width", "ascending")])
+        .slice(0, _NUM_SIZES)
+        .to_pylist()
+    ]
+    return {
+        "most_frequent": rows,
+        "num_other_sizes": len(groups) - len(rows),
+        "num_other_images": len(opened) - sum(row["count"] for row in rows),
+    }
+
+
+def _histogram(outcomes: pa.Table, column: str, from_one: bool) -> dict[str, Any] | None:
+    """Of fractions in [0, 1]: from 0 to the largest, or from the smallest to 1. None where there are no values.
+
+    `quarantined` is the part of `counts` that is in quarantine.
+    """
+    known = outcomes.filter(pc.is_valid(outcomes[column]))
+    if not len(known):
+        return None
+    values = known[column].to_numpy()
+    span = 1 - values.min() if from_one else values.max()
+    reach = _NUM_BINS * next(width for width in _BIN_WIDTHS if _NUM_BINS * width >= span)
+    edges = np.round(np.linspace(1 - reach, 1, _NUM_BINS + 1) if from_one else np.linspace(0, reach, _NUM_BINS + 1), 6)
+    is_quarantined = pc.equal(known["verdict"], "quarantined").to_numpy()
+    return _to_histogram(edges, values, values[is_quarantined])
+
+
+def _histogram_of_counts(counts: list[int]) -> dict[str, Any] | None:
+    """Of whole numbers, zeros left out: bins of one number or of several, from 1."""
+    values = np.array([count for count in counts if count])
+    if not len(values):
+        return None
+    width = math.ceil(values.max() / _NUM_BINS)
+    edges = np.arange(1, values.max() + width + 1, width)
+    return _to_histogram(edges, values, values[:0])
+
+
+def _to_histogram(edges: np.ndarray, values: np.ndarray, quarantined: np.ndarray) -> dict[str, Any]:
+    return {
+        "edges": edges.tolist(),
+        "counts": np.histogram(values, edges)[0].tolist(),
+        "quarantined": np.histogram(quarantined, edges)[0].tolist(),
+        "median": float(np.median(values)),
+    }
+
+
+def _flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """`a.b` -> value, rows of a table."""
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _compact(value: int) -> str:
+    """At most 4 characters, to stand over a narrow bar."""
+    for unit, size in (("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.1f}{unit}" if value < 9.95 * size else f"{value / size:.0f}{unit}"
+    return str(value)
+
+
+def _percent(fraction: float) -> str:
+    """Something is never shown as 0 %, and less than all never as 100 %."""
+    if 0 < fraction < 0.0001:
+        return "less than 0.01 %"
+    if 0.999 < fraction < 1:
+        return "more than 99.9 %"
+    return f"{100 * fraction:.{2 if fraction < 0.1 else 3}g} %"
+
+
+def _ticks(largest: int) -> list[int]:
+    """Whole numbers for an axis from 0 to at least `largest`, at most 6 of them."""
+    step = next(factor * 10**power for power in range(19) for factor in (1, 2, 5) if factor * 10**power * 5 >= largest)
+    return list(range(0, step * math.ceil(max(1, largest) / step) + 1, step))
+
+
+def _data_uri(picture: Picture) -> str:
+    """Made from pixels alone, so that no metadata can come along."""
+    image = Image.fromarray(np.asarray(picture.image.convert("RGB")))
+    image.thumbnail(_PICTURE_SIZE)
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=_WEBP_QUALITY)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,205 @@
+"""The files of a source, and which belong together by their names.
+
+Names are paths relative to the source, with `/`, in Unicode form NFC: macOS stores "ü" as two characters, the JSON file
+written elsewhere names it with one.
+"""
+
+import posixpath
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.prepare.records import Rejected
+from sa2va_ray.prepare.sources.shapes import wrong_type
+
+_KINDS = {
+    "json": "JSON",
+    "jpg": "JPEG",
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "bmp": "BMP",
+    "tif": "TIFF",
+    "tiff": "TIFF",
+    "dcm": "DICOM",
+    "dicom": "DICOM",
+    "parquet": "Parquet",
+}
+_IMAGE_KINDS = {"JPEG", "PNG", "BMP", "TIFF"}
+_IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "dicom", "dicoms", "dcm"}
+_LABEL_FOLDERS = {
+    *("mask", "masks", "label", "labels", "gt", "ground_truth", "groundtruth", "annotation", "annotations"),
+    *("seg", "segmentation", "segmentations", "segmentationclass", "json", "labelme"),
+}
+_LABEL_SUFFIX = re.compile(r"(.+)[_-](?:mask|label|gt|seg)s?", re.IGNORECASE | re.DOTALL)
+_RUBBISH = {"__macosx", "thumbs.db", "desktop.ini"}
+
+
+class Folder:
+    """Attributes:
+    names: of all files, sorted; rubbish of operating systems and hidden files are left out.
+    clashes: number of files left out because another one's name differs in its Unicode form only.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Raises `UserError` where the source cannot be listed."""
+        self._uri = uri
+        stored = [name for name in _list_files(uri) if not _is_rubbish(name)]
+        times = Counter(unicodedata.normalize("NFC", name) for name in stored)
+        self._stored = {unicodedata.normalize("NFC", name): name for name in stored}
+        self.names = sorted(name for name, count in times.items() if count == 1)
+        self.clashes = len(stored) - len(self.names)
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Mask images among them."""
+        return [name for name in self.names if kind_of(name) in _IMAGE_KINDS]
+
+    @cached_property
+    def json_files(self) -> list[str]:
+        return [name for name in self.names if kind_of(name) == "JSON"]
+
+    def uri_of(self, name: str) -> str:
+        return storage.join(self._uri, self._stored[name])
+
+    def read(self, name: str) -> bytes:
+        """Raises `UserError`, without the name that storage would tell."""
+        with _unnamed_errors(name):
+            return storage.read_bytes(self.uri_of(name))
+
+    def read_head(self, name: str, size: int) -> bytes:
+        """The first `size` bytes. Raises as `read` does."""
+        with _unnamed_errors(name):
+            filesystem, path = storage.resolve(self.uri_of(name))
+            with filesystem.open_input_file(path) as file:
+                return file.read(size)
+
+    def find_image(self, document: str, path: Any) -> str:
+        """Name of the image that a JSON file calls `path`: from the folder of the file, else the only one below it
+        that ends so.
+
+        Raises:
+            Rejected: no path, or one that leads out of the source, to no image or to several.
+        """
+        path = _checked_path(path)
+        base = posixpath.dirname(document)
+        name = posixpath.normpath(posixpath.join(base, path))
+        if name.split("/")[0] == "..":
+            raise _outside()
+        if name in self._name_set:
+            return _as_image(name)
+        if posixpath.basename(base).lower() in _LABEL_FOLDERS:
+            base = posixpath.dirname(base)
+        return self._find_below(base, posixpath.normpath(path))
+
+    def count_kinds(self) -> str:
+        """What is there, for people, without any name."""
+        kinds = Counter(kind_of(name) for name in self.names)
+        return ", ".join(f"{count} {kind} file(s)" for kind, count in sorted(kinds.items())) or "no files"
+
+    @cached_property
+    def _name_set(self) -> set[str]:
+        return set(self.names)
+
+    @cached_property
+    def _images_by_file(self) -> dict[str, list[str]]:
+        return group_by((name.rpartition("/")[2], name) for name in self.images if not in_label_folder(name))
+
+    def _find_below(self, base: str, path: str) -> str:
+        start = f"{base}/" if base else ""
+        named_so = self._images_by_file.get(posixpath.basename(path), [])
+        found = [name for name in named_so if name.startswith(start) and f"/{name}".endswith(f"/{path}")]
+        if not found:
+            raise Rejected("image_missing", "The image file is missing from the source.")
+        if len(found) > 1:
+            raise Rejected("image_ambiguous", f"{len(found)} image files end in this path; which is meant is unknown.")
+        return found[0]
+
+
+def kind_of(name: str) -> str:
+    """Kind of a file by its suffix, `other` where it is none that is read."""
+    stem, _, suffix = name.rpartition(".")
+    return _KINDS.get(suffix.lower(), "other") if stem else "other"
+
+
+def key_of(name: str) -> str:
+    """What an image and its labels have in common: the path without suffix and without folders like `images`."""
+    stem, _, suffix = name.rpartition(".")
+    *folders, file = (stem if stem and suffix.lower() in _KINDS else name).split("/")
+    kept = [each for each in folders if each.lower() not in _IMAGE_FOLDERS and each.lower() not in _LABEL_FOLDERS]
+    return "/".join([*kept, file])
+
+
+def label_keys(name: str) -> list[str]:
+    """Keys that the image of a label may have, the likelier first: its own, and that without `_mask`."""
+    key = key_of(name)
+    match = _LABEL_SUFFIX.fullmatch(key)
+    return [key, match[1]] if match else [key]
+
+
+def in_label_folder(name: str) -> bool:
+    """Whether the innermost folder that tells says that labels are in it."""
+    for folder in reversed(name.lower().split("/")[:-1]):
+        if folder in _LABEL_FOLDERS or folder in _IMAGE_FOLDERS:
+            return folder in _LABEL_FOLDERS
+    return False
+
+
+def group_by(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for key, name in pairs:
+        groups[key].append(name)
+    return dict(groups)
+
+
+@contextmanager
+def _unnamed_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, OSError):
+        raise UserError(
+            f"A file of `source` ({kind_of(name)}) was listed, but cannot be read. Check its permissions, and that the "
+            "store or the disk is still there."
+        ) from None
+
+
+def _list_files(uri: str) -> Iterable[str]:
+    try:
+        return storage.list_files(uri)
+    except UserError:
+        raise UserError(
+            "`source` cannot be listed. Check that the disk or the store is there and the bucket exists, the "
+            "permissions, and the credentials in the environment."
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError("`source` has file names that are not UTF-8. Rename them, for example with convmv.") from None
+
+
+def _is_rubbish(name: str) -> bool:
+    return any(part.startswith(".") or part.lower() in _RUBBISH for part in name.split("/"))
+
+
+def _checked_path(path: Any) -> str:
+    if not isinstance(path, str):
+        raise wrong_type("The image path", "a text", path)
+    if not path.strip():
+        raise Rejected("wrong_type", "The image path is empty.")
+    path = unicodedata.normalize("NFC", path).replace("\\", "/")
+    if path.startswith("/") or re.match(r"[a-zA-Z][\w+.-]*:/", path):
+        raise _outside()
+    return path
+
+
+def _outside() -> Rejected:
+    return Rejected("path_outside", "The image path leads out of the source folder; it must be relative to it.")
+
+
+def _as_image(name: str) -> str:
+    if kind_of(name) not in _IMAGE_KINDS:
+        raise Rejected("image_format", f"The image is a {kind_of(name)} file; JPEG, PNG, TIFF and BMP are read here.")
+    return name

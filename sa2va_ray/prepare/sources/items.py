@@ -1,0 +1,41 @@
+"""What the readers of the layouts take and give."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Attributes:
+    phrase: what the objects are called where the annotation does not say it.
+    mask_threshold: grey value from which a pixel of a mask image counts; None leaves it to `decode_mask_bytes`.
+    max_pixels: largest H * W of a mask.
+    """
+
+    phrase: str
+    mask_threshold: int | None
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """An annotation that was found; together with the places of others it becomes a `Record` or is quarantined."""
+
+    layout: str
+    image: str | None = field(repr=False)  # name in the folder; None: not known
+    label: Annotation | LabelFile | Rejected = field(repr=False)
+    frame: int | None = None  # from 0
+    patient: str | None = field(default=None, repr=False)
+    run: str | None = field(default=None, repr=False)
+
+
+def build_item(layout: str, find_image: Callable[[], str], annotate: Callable[[], Annotation]) -> Item:
+    """What is rejected becomes an item that says why. Its image, if that was found, is named all the same."""
+    image = None
+    try:
+        image = find_image()
+        return Item(layout, image, annotate())
+    except Rejected as rejected:
+        return Item(layout, image, rejected.with_traceback(None))  # which would hold on to the content of the item

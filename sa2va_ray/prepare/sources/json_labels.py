@@ -1,0 +1,85 @@
+"""Finds the JSON files of a source that hold annotations, and reads them by what is in them."""
+
+import posixpath
+from collections.abc import Iterable
+from typing import Any
+
+from sa2va_ray.config import UserError
+from sa2va_ray.prepare.records import Rejected
+from sa2va_ray.prepare.sources import labelme
+from sa2va_ray.prepare.sources.annotation_lists import UNRECOGNISED, is_annotation_list, read_annotation_list
+from sa2va_ray.prepare.sources.coco import is_coco, read_coco
+from sa2va_ray.prepare.sources.folder import Folder
+from sa2va_ray.prepare.sources.items import Item, SourceOptions
+from sa2va_ray.prepare.sources.shapes import parse_json
+
+_ANNOTATIONS = "annotations.json"  # a file of this name must be readable, others may be anything
+_KNOWN_FIELDS = ("image", "mask", "conversations", "text", "images", "annotations", "shapes", "segmentation")
+
+
+def read_json_labels(folder: Folder, options: SourceOptions) -> tuple[list[Item], int]:
+    """All items, and the number of LabelMe files that have no image.
+
+    JSON files with the stem of an image are taken for LabelMe's by a look at a few; all others are opened here.
+
+    Raises:
+        UserError: an `annotations.json` that is no JSON, or of a layout that is not read.
+    """
+    paired = labelme.pair_labels(folder)
+    pairs = paired if labelme.are_labelme(folder, list(paired)) else {}
+    items: list[Item] = []
+    num_orphans = 0
+    for name in folder.json_files:
+        if name in paired:
+            continue
+        content = _parse(folder, name)
+        if isinstance(content, Rejected):
+            items.append(Item(UNRECOGNISED, None, content))
+        elif not labelme.is_labelme(content):
+            items += _read_document(folder, name, content, options)
+        elif image := labelme.find_image(folder, name, content):
+            pairs[name] = [image]
+        else:
+            num_orphans += 1
+    items += labelme.read_labels(folder, dict(sorted(pairs.items())), options)
+    return items, num_orphans
+
+
+def _parse(folder: Folder, name: str) -> Any:
+    """The content, or why there is none."""
+    try:
+        return parse_json(folder.read(name))
+    except Rejected as rejected:
+        if posixpath.basename(name) == _ANNOTATIONS:
+            raise UserError(f"{_ANNOTATIONS} in `source` is not JSON: {rejected.reason}") from None
+        return rejected.with_traceback(None)
+
+
+def _read_document(folder: Folder, name: str, content: Any, options: SourceOptions) -> Iterable[Item]:
+    if is_annotation_list(content):
+        return read_annotation_list(folder, name, content, options)
+    if is_coco(content):
+        return read_coco(folder, name, content, options)
+    if posixpath.basename(name) == _ANNOTATIONS:
+        raise UserError(
+            f"{_ANNOTATIONS} in `source` has another layout: {_describe(content)}. Read are a list of "
+            '{"image": path, "mask": polygons, "text": [...]}, the same with "conversations", and COCO instances.'
+        )
+    return []
+
+
+def _describe(content: Any) -> str:
+    """The shape of unknown JSON. Only field names that we know are repeated: others may be file names."""
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        mask = content[0].get("mask")
+        of_what = f" of {type(mask[0]).__name__}" if isinstance(mask, list) and mask else ""
+        masks = f"{type(mask).__name__}{of_what}"
+        return f"a list of {len(content)} items with {_known_fields(content[0])}, mask a {masks}"
+    if isinstance(content, dict):
+        return f"a mapping of {len(content)} keys with {_known_fields(content)}"
+    return f"a {type(content).__name__} with {len(content) if isinstance(content, list) else 'no'} items"
+
+
+def _known_fields(item: dict[str, Any]) -> str:
+    known = [name for name in _KNOWN_FIELDS if name in item]
+    return f"the fields {', '.join(known) or 'none that is known'} and {len(item) - len(known)} other(s)"

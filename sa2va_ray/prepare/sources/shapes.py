@@ -1,0 +1,132 @@
+"""Checks of values in annotations: polygons, run lengths, texts, sizes. Reasons never repeat a value that is a text."""
+
+import json
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from sa2va_ray.prepare.records import Rejected
+
+_NUMBERS = {int, float}
+
+
+def parse_json(data: bytes) -> Any:
+    """Raises `Rejected` with the place of the fault, without the text around it."""
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at line {error.lineno}, column {error.colno}"
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        reason = f"{type(error).__name__} while reading it"
+    raise Rejected("label_unreadable", f"The label is not JSON: {reason}. It may be cut off; copy it again.")
+
+
+def to_text(value: Any, where: str) -> str:
+    """A phrase, without space around it."""
+    if not isinstance(value, str):
+        raise wrong_type(where, "a text", value)
+    if not value.strip():
+        raise Rejected("empty_text", f"{where} is empty, so it is unknown what the object is called.")
+    return value.strip()
+
+
+def to_size(height: Any, width: Any) -> tuple[int, int] | None:
+    """(H, W); None where the annotation states none."""
+    if height is None and width is None:
+        return None
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        raise Rejected("wrong_type", "Height and width of the annotation are not both whole numbers above 0.")
+    return height, width
+
+
+def is_polygon(value: Any) -> bool:
+    """Whether a list is meant to be a polygon: [x, y, ...] or [[x, y], ...], not a list of polygons."""
+    return isinstance(value, list) and (set(map(type, value)) <= _NUMBERS or _are_pairs(value))
+
+
+def to_polygon(value: Any) -> np.ndarray:
+    """[x, y, x, y, ...] or [[x, y], ...] -> (P, 2) float."""
+    if not isinstance(value, list):
+        raise wrong_type("A polygon", "a list of numbers", value)
+    numbers = [number for pair in value for number in pair] if _are_pairs(value) else value
+    if not set(map(type, numbers)) <= _NUMBERS:
+        raise Rejected("wrong_type", "A polygon holds something that is not a number.")
+    if len(numbers) % 2:
+        raise Rejected("odd_polygon", f"A polygon has {len(numbers)} numbers; pairs of x, y need an even count.")
+    if len(numbers) < 6:
+        raise Rejected("short_polygon", f"A polygon has {len(numbers) // 2} point(s); it needs at least 3.")
+    try:
+        points = np.array(numbers, float).reshape(-1, 2)
+    except OverflowError:  # JSON has integers of any length
+        points = np.array([np.inf])
+    if not np.isfinite(points).all():
+        raise Rejected("wrong_type", "A polygon holds a number that is not finite.")
+    return points
+
+
+def to_polygons(value: Any, where: str) -> list[np.ndarray]:
+    if not isinstance(value, list):
+        raise wrong_type(where, "a list of polygons", value)
+    if not value:
+        raise no_objects(where)
+    return [to_polygon(each) for each in value]
+
+
+def to_rle(value: dict[str, Any], max_pixels: int) -> dict[str, Any]:
+    """COCO RLE, compressed or not -> compressed, checked: pycocotools fills what short counts leave with old memory."""
+    size, counts = value.get("size"), value.get("counts")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+        raise Rejected("rle_broken", "The `size` of a run-length mask is not two whole numbers above 0.")
+    height, width = size
+    if height * width > max_pixels:
+        raise Rejected("label_too_large", f"A run-length mask has {height * width} pixels; at most {max_pixels} go.")
+    lengths = _run_lengths(counts)
+    if min(lengths, default=0) < 0 or sum(lengths) != height * width:
+        raise Rejected(
+            "rle_broken", f"The counts of a run-length mask make {sum(lengths)} pixels, its size {height * width}."
+        )
+    rle = coco_mask.frPyObjects({"size": size, "counts": lengths}, height, width)
+    return {"size": size, "counts": rle["counts"].decode("ascii")}
+
+
+def no_objects(where: str) -> Rejected:
+    return Rejected("no_objects", f"{where} has no objects; an image without vessels cannot be told from a mistake.")
+
+
+def wrong_type(where: str, expected: str, value: Any) -> Rejected:
+    return Rejected("wrong_type", f"{where} is not {expected} but of type {type(value).__name__}.")
+
+
+def _are_pairs(value: list[Any]) -> bool:
+    """A polygon of two numbers would be too short, so a list of pairs can only be points."""
+    return bool(value) and all(type(each) is list and len(each) == 2 for each in value)
+
+
+def _run_lengths(counts: Any) -> list[int]:
+    if isinstance(counts, str):
+        return _decompress(counts)
+    if not isinstance(counts, list) or not set(map(type, counts)) <= {int}:
+        raise Rejected("rle_broken", "The counts of a run-length mask are neither whole numbers nor a text.")
+    return counts
+
+
+def _decompress(counts: str) -> list[int]:
+    """COCO's packing: 5 bits a character, lowest first, bit 6 says that more follow; from the fourth number on it is
+    the difference to the number two places before."""
+    lengths: list[int] = []
+    number, bits = 0, 0
+    for code in (ord(character) - 48 for character in counts):
+        if not 0 <= code < 64:
+            raise Rejected("rle_broken", "The counts of a run-length mask hold a character that does not belong there.")
+        number |= (code & 31) << bits
+        bits += 5
+        if code & 32:
+            continue
+        if code & 16:
+            number -= 1 << bits
+        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
+        number, bits = 0, 0
+    if bits:
+        raise Rejected("rle_broken", "The counts of a run-length mask are cut off.")
+    return lengths

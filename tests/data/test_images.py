@@ -1,0 +1,385 @@
+"""Image files of every kind, whole, broken and hostile."""
+
+import io
+import logging
+import struct
+import time
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+
+from sa2va_ray.data.images import ImageError, decode_image_bytes, decode_mask_bytes, to_png
+
+MAX_PIXELS = 1_000_000
+GREY = np.random.default_rng(0).integers(0, 256, (20, 40), np.uint8)
+RGB = np.random.default_rng(1).integers(0, 256, (20, 40, 3), np.uint8)
+WIDE = np.random.default_rng(2).integers(100, 40_000, (20, 40), np.uint16)
+WIDE_RGB = np.random.default_rng(3).integers(100, 40_000, (20, 40, 3), np.uint16)
+SMOOTH = cv2.GaussianBlur(RGB, (0, 0), 3)
+BLOB = np.zeros((20, 40), bool)
+BLOB[5:9, 7:30] = True
+
+
+def encoded(image, file_format="PNG", **options):
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def tiff(values, **options):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **options)
+    return buffer.getvalue()
+
+
+def by_cv2(values, extension):
+    return cv2.imencode(extension, values[..., ::-1] if values.ndim == 3 else values)[1].tobytes()
+
+
+def png(width, height, depth, colour_type, raw, *chunks):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def png_of_wide(values, colour_type, *chunks):
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return png(values.shape[1], values.shape[0], 16, colour_type, rows, *chunks)
+
+
+def stretched(values):
+    low, high = float(values.min()), float(values.max())
+    return np.rint((values.astype(float) - low) * 255 / (high - low)).astype(np.uint8)
+
+
+def refusal(data, decode=decode_image_bytes, **options):
+    with pytest.raises(ImageError) as caught:
+        decode(data, **{"max_pixels": MAX_PIXELS, **options})
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return caught.value.code
+
+
+def check(data, expected, **options):
+    decoded = decode_image_bytes(data, MAX_PIXELS, **options)
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "BMP"])
+@pytest.mark.parametrize(("mode", "source"), [("1", GREY), ("L", GREY), ("RGB", RGB), ("P", RGB)])
+def test_8_bit_images_come_through_exactly(file_format, mode, source):
+    image = Image.fromarray(source).convert(mode)
+    expected = np.asarray(image.convert("RGB" if source.ndim == 3 else "L"))
+    check(encoded(image, file_format), expected)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "raw"])
+def test_compressed_tiff(compression):
+    check(encoded(RGB, "TIFF", compression=compression), RGB)
+
+
+def test_jpeg_is_what_another_reader_makes_of_it():
+    data = encoded(SMOOTH, "JPEG", quality=95)
+    check(data, cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1])
+    check(encoded(GREY, "JPEG"), np.asarray(Image.open(io.BytesIO(encoded(GREY, "JPEG")))))
+
+
+def test_colours_that_are_grey_become_one_channel():
+    check(encoded(np.stack([GREY] * 3, axis=-1)), GREY)
+    almost = np.stack([GREY] * 3, axis=-1)
+    almost[3, 4, 1] ^= 1
+    check(encoded(almost), almost)
+
+
+@pytest.mark.parametrize("values", [WIDE, WIDE_RGB])
+@pytest.mark.parametrize("extension", [".png", ".tiff"])
+def test_16_bits_are_stretched_without_loss(values, extension):
+    check(by_cv2(values, extension), stretched(values))
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("values", [WIDE, WIDE_RGB])
+def test_uncompressed_16_bit_tiff_of_both_byte_orders(values, byteorder):
+    check(tiff(values, byteorder=byteorder, photometric="rgb" if values.ndim == 3 else None), stretched(values))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32])
+def test_signed_and_float_tiff(dtype):
+    values = (WIDE.astype(np.int32) - 20_000).astype(dtype) / dtype(1)
+    check(tiff(values.astype(dtype)), stretched(values))
+
+
+def test_faint_details_far_from_zero_are_kept():
+    values = (2**30 + np.arange(800).reshape(20, 40) % 256).astype(np.int32)
+    check(tiff(values), (np.arange(800).reshape(20, 40) % 256).astype(np.uint8))
+
+
+def test_a_wide_constant_image_becomes_black():
+    check(by_cv2(np.full((20, 40), 777, np.uint16), ".png"), np.zeros((20, 40), np.uint8))
+
+
+def test_values_that_are_not_finite_are_refused():
+    values = WIDE.astype(np.float32)
+    values[3, 3] = np.nan
+    assert refusal(tiff(values)) == "image_values"
+    values[3, 3] = np.inf
+    assert refusal(tiff(values)) == "image_values"
+
+
+def test_planar_16_bit_colours_are_exact_or_refused():
+    data = tiff(np.moveaxis(WIDE_RGB, -1, 0).copy(), photometric="rgb", planarconfig="separate")
+    try:
+        check(data, stretched(WIDE_RGB))
+    except ImageError as error:
+        assert error.code == "image_mode"  # noqa: PT017
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("source", [GREY, RGB])
+def test_opaque_alpha_is_dropped_and_other_alpha_is_laid_over_black(file_format, source):
+    alpha = np.full((20, 40), 255, np.uint8)
+    check(encoded(np.dstack([source, alpha]), file_format), source)
+    alpha[:10] = 51
+    expected = source.copy()
+    expected[:10] = np.rint(source[:10] * 0.2)
+    check(encoded(np.dstack([source, alpha]), file_format), expected)
+    assert refusal(encoded(np.dstack([source, alpha * 0]), file_format)) == "image_transparent"
+
+
+def test_alpha_of_16_bits():
+    opaque = np.full((20, 40), 65535, np.uint16)
+    check(png_of_wide(np.dstack([WIDE, opaque]), 4), stretched(WIDE))
+    check(by_cv2(np.dstack([opaque, WIDE_RGB]), ".png"), stretched(WIDE_RGB))
+    half = opaque // 2
+    check(png_of_wide(np.dstack([WIDE, half]), 4), stretched(np.rint(WIDE * (half / 65535))))
+
+
+def test_transparent_palette_entry_and_colour_key():
+    image = Image.fromarray(np.arange(800, dtype=np.uint8).reshape(20, 40) % 3)
+    image.putpalette([200, 10, 10, 20, 200, 20, 30, 30, 200])
+    colours = np.asarray(image.convert("RGB")).copy()
+    colours[np.asarray(image) == 1] = 0
+    check(encoded(image, transparency=1), colours)
+    key = tuple(int(value) for value in RGB[4, 4])
+    expected = RGB.copy()
+    expected[np.equal(RGB, key).all(axis=-1)] = 0
+    check(encoded(RGB, transparency=key), expected)
+
+
+@pytest.mark.parametrize(("values", "colour_type", "key"), [(WIDE, 0, b"\1\2"), (WIDE_RGB, 2, b"\1\2\3\4\5\6")])
+def test_colour_key_of_16_bits_is_refused(values, colour_type, key):
+    assert refusal(png_of_wide(values, colour_type, (b"tRNS", key))) == "image_mode"
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr"])
+def test_ambiguous_modes_are_refused(mode):
+    assert refusal(encoded(Image.new(mode, (5, 4)), "TIFF")) == "image_mode"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    jpeg = encoded(SMOOTH, "JPEG", exif=exif)
+    check(jpeg, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg)))))
+    turned = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(RGB, exif=exif)))))
+    assert orientation == 1 or not np.array_equal(turned, RGB)
+    tag = [(274, "H", 1, orientation, True)]
+    check(encoded(RGB, exif=exif), turned)
+    check(tiff(RGB, photometric="rgb", extratags=tag), turned)
+    wide = RGB.astype(np.uint16) * 100
+    check(tiff(wide, photometric="rgb", extratags=tag), stretched(turned.astype(np.uint16) * 100))
+    mask = encoded(BLOB, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(mask))))
+    np.testing.assert_array_equal(decode_mask_bytes(mask, MAX_PIXELS), expected)
+
+
+def test_pages():
+    pages = np.random.default_rng(5).integers(0, 60_000, (3, 20, 40, 3), np.uint16)
+    data = tiff(pages, photometric="rgb")
+    assert refusal(data) == refusal(data, frame=3) == refusal(data, frame=-1) == "image_frames"
+    check(data, stretched(pages[1]), frame=1)
+    narrow = tiff(pages[..., 0].astype(np.uint8), photometric="minisblack")
+    check(narrow, pages[2, ..., 0].astype(np.uint8), frame=2)
+    check(encoded(GREY), GREY, frame=0)
+    assert refusal(encoded(GREY), frame=1) == "image_frames"
+
+
+def test_animated_png_is_refused():
+    frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+    assert refusal(encoded(frames[0], save_all=True, append_images=frames[1:])) == "image_frames"
+
+
+def test_a_small_page_does_not_hide_a_large_one():
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(GREY)
+        writer.write(np.zeros((100, 100), np.uint8))
+    assert refusal(buffer.getvalue(), frame=1, max_pixels=GREY.size) == "image_too_large"
+    check(buffer.getvalue(), GREY, frame=0)
+
+
+def test_the_limit_is_ours_alone(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for file_format in ("PNG", "JPEG", "BMP"):
+        assert decode_image_bytes(encoded(GREY, file_format), GREY.size).shape == GREY.shape
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    for file_format in ("PNG", "JPEG", "BMP", "TIFF"):
+        assert refusal(encoded(GREY, file_format), max_pixels=GREY.size - 1) == "image_too_large"
+
+
+def test_bombs_are_refused_before_they_are_decoded():
+    rows = zlib.compressobj(1)
+    line = b"\0" * 20_001
+    packed = b"".join(rows.compress(line) for _ in range(20_000)) + rows.flush()
+    real = png(20_000, 20_000, 8, 0, b"").replace(zlib.compress(b""), packed)
+    claimed = png(50_000, 50_000, 8, 2, b"\0")
+    bmp = bytearray(encoded(GREY, "BMP"))
+    bmp[18:26] = struct.pack("<ii", 60_000, 60_000)
+    long_chunk = bytearray(SAMPLES["wide png"])
+    long_chunk[33] = 255  # the pixels' chunk claims 4 GB
+    large_tile = tiff(GREY, tile=(512, 512), compression="zlib")
+    start = time.perf_counter()
+    assert {refusal(data) for data in (real, claimed, bytes(bmp))} == {"image_too_large"}
+    assert refusal(large_tile, max_pixels=100_000) == "image_too_large"
+    assert refusal(bytes(long_chunk)) == "image_unreadable"
+    assert time.perf_counter() - start < 0.5
+
+
+SAMPLES = {
+    "png": encoded(RGB),
+    "wide png": by_cv2(WIDE_RGB, ".png"),
+    "jpeg": encoded(SMOOTH, "JPEG"),
+    "progressive jpeg": encoded(SMOOTH, "JPEG", progressive=True),
+    "bmp": encoded(RGB, "BMP"),
+    "tiff": encoded(RGB, "TIFF"),
+    "lzw tiff": encoded(RGB, "TIFF", compression="tiff_lzw"),
+    "wide tiff": by_cv2(WIDE_RGB, ".tiff"),
+    "float tiff": tiff(WIDE.astype(np.float32)),
+    "tiled tiff": tiff(RGB, tile=(16, 16), photometric="rgb"),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_files_that_are_cut_off_are_refused(kind):
+    data = SAMPLES[kind]
+    whole = decode_image_bytes(data, MAX_PIXELS)
+    lengths = np.unique(np.linspace(0, len(data) - 1, 60).astype(int).tolist() + [len(data) - n for n in (1, 2, 5, 13)])
+    for length in lengths:
+        try:
+            decoded = decode_image_bytes(data[:length], MAX_PIXELS)
+        except ImageError as error:
+            assert error.code in ("image_unreadable", "image_frames", "image_mode")  # noqa: PT017
+        else:
+            assert "tiff" in kind or "bmp" in kind  # these may have something behind the pixels
+            np.testing.assert_array_equal(decoded, whole)
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_no_file_raises_anything_else(kind):
+    random = np.random.default_rng(6)
+    for _ in range(60):
+        data = np.frombuffer(SAMPLES[kind], np.uint8).copy()
+        places = random.integers(0, random.choice([64, len(data)]), random.integers(1, 9))
+        data[places % len(data)] = random.integers(0, 256, len(places))
+        for decode in (decode_image_bytes, decode_mask_bytes):
+            try:
+                decode(data.tobytes(), MAX_PIXELS)
+            except ImageError as error:
+                assert error.code  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"BM", b"II*\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"Doe" * 99, b"GIF89a" * 9]
+)
+def test_garbage(data):
+    assert refusal(data) == refusal(data, decode_mask_bytes) == "image_unreadable"
+
+
+def test_what_a_file_says_reaches_no_message(caplog, capfd):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("PatientName", "Doe^Jane")
+    broken = encoded(RGB, pnginfo=text)[:-30]
+    described = tiff(WIDE_RGB, photometric="rgb", description="Doe^Jane", software="Doe")
+    with caplog.at_level(logging.DEBUG):
+        with pytest.raises(ImageError) as caught:
+            decode_image_bytes(broken, MAX_PIXELS)
+        decode_image_bytes(described, MAX_PIXELS)
+    assert "Doe" not in repr(caught.value) + caplog.text + "".join(capfd.readouterr())
+    assert b"Doe" not in to_png(decode_image_bytes(described, MAX_PIXELS))
+
+
+def test_to_png_keeps_the_pixels():
+    for pixels in (GREY, RGB):
+        check(to_png(pixels), pixels)
+        assert to_png(pixels) == to_png(pixels.copy())
+
+
+def mask_of(data, threshold=None):
+    mask = decode_mask_bytes(data, MAX_PIXELS, threshold)
+    assert mask.dtype == bool
+    return mask
+
+
+def palette_mask():
+    image = Image.fromarray(BLOB * np.uint8(1))
+    image.putpalette([0, 0, 0, 128, 0, 0])
+    return image
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(BLOB),
+        encoded(BLOB * np.uint8(1)),
+        encoded(BLOB * np.uint8(255), "TIFF"),
+        encoded(BLOB * np.uint8(255), "BMP"),
+        encoded(palette_mask()),
+        encoded(palette_mask(), transparency=0),
+        encoded(np.dstack([BLOB * np.uint8(9)] * 3)),
+        encoded(np.dstack([BLOB * np.uint8(9)] * 3 + [np.full((20, 40), 255, np.uint8)])),
+        by_cv2(BLOB * np.uint16(300), ".png"),
+        by_cv2(np.dstack([BLOB * np.uint16(300)] * 3), ".tiff"),
+        tiff(BLOB.astype(np.float32)),
+    ],
+)
+def test_masks_of_every_kind(data):
+    np.testing.assert_array_equal(mask_of(data), BLOB)
+
+
+def test_masks_of_one_value():
+    assert mask_of(encoded(np.full((4, 5), 7, np.uint8))).all()
+    assert not mask_of(encoded(np.zeros((4, 5), np.uint8))).any()
+
+
+def test_masks_of_more_values_need_a_threshold():
+    data = encoded(BLOB * np.uint8(255), "JPEG", quality=50)
+    with pytest.raises(ImageError, match=r"different values from 0 to 255.*mask_threshold"):
+        mask_of(data)
+    np.testing.assert_array_equal(mask_of(data, 128), BLOB)
+    edge = encoded(np.array([[99, 100, 101]], np.uint8))
+    np.testing.assert_array_equal(mask_of(edge, 100), [[False, True, True]])
+    two = encoded(np.array([[50, 200]], np.uint8))  # which of the two is foreground cannot be known
+    assert refusal(two, decode_mask_bytes) == "mask_values"
+    np.testing.assert_array_equal(mask_of(encoded(BLOB), 128), BLOB)
+
+
+def test_masks_that_are_not_certain_are_refused():
+    assert refusal(encoded(RGB), decode_mask_bytes) == "mask_colours"
+    assert refusal(encoded(np.dstack([GREY, GREY])), decode_mask_bytes) == "mask_alpha"
+    assert refusal(tiff(np.stack([GREY, GREY]), photometric="minisblack"), decode_mask_bytes) == "image_frames"
+    assert refusal(encoded(BLOB), decode_mask_bytes, max_pixels=BLOB.size - 1) == "image_too_large"
+
+
+def test_no_global_switch_was_thrown():
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES

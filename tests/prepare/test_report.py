@@ -1,0 +1,318 @@
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from sa2va_ray.prepare.drawing import PANEL_PX, Picture, Pictures, contact_sheet, outlines, overlay
+from sa2va_ray.prepare.report import REPORT_SCHEMA, build_report, render_html
+
+FACTS = {"max_quarantined_fraction": 0.5, "layouts": {"guide": 7}, "config": {"split_seed": 3}}
+NO_PICTURES = Pictures([], [])
+VOID = {"meta", "img", "br", "rect", "line"}
+HOSTILE = "<script>alert('x')</script>\"'&"
+
+
+def item(index, **columns):
+    row = {"index": index, "verdict": "ok", "findings": [], "patient_id": "p1", "run_id": "r1", "split": "train"}
+    row |= {"height": 512, "width": 768, "num_objects": 1, "foreground": 0.10, "mask_dice": None}
+    return row | columns
+
+
+def quarantined(index, code="empty_mask", detail="Nothing.", **columns):
+    findings = [{"code": code, "detail": detail}]
+    return item(index, verdict="quarantined", findings=findings, split=None, num_objects=None, **columns)
+
+
+def unopened(index, **columns):
+    return quarantined(
+        index, "image_unreadable", "Broken.", height=None, width=None, foreground=None, mask_dice=None, **columns
+    )
+
+
+def repaired(index, *codes, **columns):
+    findings = [{"code": code, "detail": f"{code} of {index}, {place}."} for place, code in enumerate(codes)]
+    return item(index, verdict="repaired", findings=findings, **columns)
+
+
+def table(rows):
+    return pa.Table.from_pylist(rows, schema=REPORT_SCHEMA)
+
+
+@pytest.fixture
+def outcomes():
+    """Seven items in two chunks, not in the order of the source."""
+    rows = [
+        repaired(5, "rescaled", foreground=0.1),
+        item(6, patient_id="p3", run_id="r4", split="test", num_objects=3, foreground=0.3),
+        repaired(2, "rescaled", "rescaled", "clipped", run_id="r2", foreground=0.12, mask_dice=0.97),
+        quarantined(3, "low_dice", "0.41.", patient_id="p2", run_id="r3", mask_dice=0.41),
+        item(0, mask_dice=1.0),
+        item(1, foreground=0.08, height=800, width=800),
+        unopened(4, patient_id=None, run_id=None),
+    ]
+    return pa.concat_tables([table(rows[:4]), table(rows[4:])])
+
+
+class Reader(HTMLParser):
+    """Fails on tags that are not closed; collects attributes and texts."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.texts = [], [], []
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+def test_numbers_of_a_table_made_by_hand(outcomes):
+    report = build_report(outcomes, FACTS)
+    assert report["num_items"] == 7
+    assert report["verdicts"] == {"ok": 3, "repaired": 2, "quarantined": 2}
+    assert report["codes"] == [
+        {"verdict": "quarantined", "code": "image_unreadable", "count": 1, "detail": "Broken.", "items": [4]},
+        {"verdict": "quarantined", "code": "low_dice", "count": 1, "detail": "0.41.", "items": [3]},
+        {"verdict": "repaired", "code": "rescaled", "count": 2, "detail": "rescaled of 2, 0.", "items": [2, 5]},
+        {"verdict": "repaired", "code": "clipped", "count": 1, "detail": "clipped of 2, 2.", "items": [2]},
+    ]
+    assert report["sizes"] == {
+        "most_frequent": [{"height": 512, "width": 768, "count": 5}, {"height": 800, "width": 800, "count": 1}],
+        "num_other_sizes": 0,
+        "num_other_images": 0,
+    }
+    assert report["patients"] == [
+        {"patient_id": "p1", "split": "train", "samples": 4, "runs": 2, "quarantined": 0},
+        {"patient_id": "p3", "split": "test", "samples": 1, "runs": 1, "quarantined": 0},
+        {"patient_id": "p2", "split": None, "samples": 0, "runs": 0, "quarantined": 1},
+    ]
+    assert report["facts"] == FACTS
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_splits_count_what_is_used(outcomes):
+    splits = build_report(outcomes, FACTS)["splits"]
+    foreground = splits["train"].pop("foreground")
+    assert splits["train"] == {"samples": 4, "patients": 1, "runs": 2, "objects": 4}
+    low, median, high = np.percentile([0.08, 0.1, 0.1, 0.12], [5, 50, 95])
+    assert foreground == pytest.approx({"median": median, "p5": low, "p95": high})
+    empty = {"median": None, "p5": None, "p95": None}
+    assert splits["val"] == {"samples": 0, "patients": 0, "runs": 0, "objects": 0, "foreground": empty}
+    assert splits["test"]["objects"] == 3
+
+
+def test_histograms_reach_from_their_fixed_end_to_the_last_value(outcomes):
+    report = build_report(outcomes, FACTS)
+    foreground, dice, samples = (report[name] for name in ("foreground", "mask_dice", "samples_per_patient"))
+    assert (foreground["edges"][0], foreground["edges"][-1], len(foreground["counts"])) == (0, 0.4, 20)
+    assert {place: count for place, count in enumerate(foreground["counts"]) if count} == {4: 1, 5: 3, 6: 1, 15: 1}
+    assert {place: count for place, count in enumerate(foreground["quarantined"]) if count} == {5: 1}
+    assert (dice["edges"][0], dice["edges"][-1]) == (0, 1)
+    assert (dice["counts"][8], dice["quarantined"][8], dice["counts"][19], dice["quarantined"][19]) == (1, 1, 2, 0)
+    assert samples == {"edges": [1, 2, 3, 4, 5], "counts": [1, 0, 0, 1], "quarantined": [0, 0, 0, 0], "median": 2.5}
+
+
+@pytest.mark.parametrize("largest", [1, 19, 20, 21, 1000])
+def test_every_patient_is_in_the_histogram(largest):
+    rows = [item(index, patient_id="big", mask_dice=None) for index in range(largest)]
+    histogram = build_report(table([*rows, item(largest, patient_id="small")]), FACTS)["samples_per_patient"]
+    assert sum(histogram["counts"]) == 2
+    assert len(histogram["counts"]) <= 20
+    assert np.diff(histogram["edges"]).min() == np.diff(histogram["edges"]).max()
+
+
+def test_long_lists_are_cut_and_say_so():
+    rows = [
+        quarantined(place, patient_id=f"p{place:03d}", height=100 + place // 2, width=100, foreground=0.2)
+        for place in range(250)
+    ]
+    report = build_report(table(rows), FACTS)
+    assert report["codes"][0]["items"] == list(range(10))
+    assert report["codes"][0]["count"] == 250
+    assert len(report["sizes"]["most_frequent"]) == 20
+    assert (report["sizes"]["num_other_sizes"], report["sizes"]["num_other_images"]) == (105, 210)
+    assert len(report["patients"]) == 250
+    text = Reader(render_html(report, NO_PICTURES)).text
+    assert "200 of 250 are shown, 50 are left out here" in text
+    assert "p199" in text
+    assert "p200" not in text
+    assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 240 more" in text
+    assert "105 other sizes 210" in text
+
+
+@pytest.mark.parametrize(
+    ("num_bad", "num_items", "allowed", "sentence"),
+    [
+        (0, 1220, 0.05, "All 1,220 samples can be used."),
+        (5, 1220, 0.05, "5 of 1,220 samples are in quarantine (0.41 %); allowed are 5 %."),
+        (61, 1220, 0.05, "61 of 1,220 samples are in quarantine (5 %); allowed are 5 %."),
+        (62, 1220, 0.05, "62 of 1,220 samples are in quarantine (5.1 %), more than the 5 % that are allowed."),
+        (1, 20_000, 0, "1 of 20,000 samples are in quarantine (less than 0.01 %), more than the 0 % that are allowed."),
+        (1999, 2000, 0.1, "1,999 of 2,000 samples are in quarantine (more than 99.9 %), more than the 10 %"),
+        (3, 3, 1, "3 of 3 samples are in quarantine (100 %); allowed are 100 %."),
+        (0, 0, 0.05, "The source has no samples."),
+    ],
+)
+def test_headline_says_what_the_counts_mean(num_bad, num_items, allowed, sentence):
+    rows = [unopened(place) if place < num_bad else item(place) for place in range(num_items)]
+    report = build_report(table(rows), {"max_quarantined_fraction": allowed})
+    reader = Reader(render_html(report, NO_PICTURES))
+    assert sentence in reader.text
+    assert ("No data set is written" in reader.text) == ("more than the" in sentence)
+
+
+def test_page_needs_nothing_from_outside(outcomes):
+    picture = Picture("A caption.", Image.new("RGB", (20, 10), "red"))
+    html = render_html(build_report(outcomes, FACTS), Pictures([picture], [picture]))
+    tags = Reader(html).tags
+    assert not re.search(r"https?:|@import|url\(|<script|<link|<iframe", html)
+    addresses = [
+        attributes[name] for _, attributes in tags for name in ("src", "href", "xlink:href") if name in attributes
+    ]
+    assert len(addresses) == 2
+    assert all(address.startswith("data:image/webp;base64,") for address in addresses)
+    assert all(attributes["alt"] == "A caption." for tag, attributes in tags if tag == "img")
+    assert all(attributes.get("scope") in ("row", "col") for tag, attributes in tags if tag == "th")
+    assert all(attributes["aria-label"] for tag, attributes in tags if tag == "svg")
+    assert [tag for tag, _ in tags].count("h1") == 1
+
+
+def test_hostile_texts_are_only_text():
+    rows = [
+        quarantined(0, HOSTILE, HOSTILE, patient_id=HOSTILE, run_id=HOSTILE),
+        repaired(1, HOSTILE, patient_id=HOSTILE),
+    ]
+    facts = {"max_quarantined_fraction": 0.5, HOSTILE: {HOSTILE: [HOSTILE]}}
+    picture = Picture(HOSTILE, Image.new("RGB", (4, 4)))
+    html = render_html(build_report(table(rows), facts), Pictures([picture], [picture]))
+    reader = Reader(html)
+    assert "<script" not in html
+    assert reader.text.count(HOSTILE) >= 6
+    assert [attributes["alt"] for tag, attributes in reader.tags if tag == "img"] == [HOSTILE, HOSTILE]
+    assert not {"onerror", "onload"} & {name for _, attributes in reader.tags for name in attributes}
+
+
+@pytest.mark.parametrize("rows", [[], [item(0)], [unopened(0, patient_id=None, run_id=None)]])
+def test_report_of_all_or_nothing(rows):
+    report = build_report(table(rows), FACTS)
+    is_used = rows == [item(0)]
+    assert (report["samples_per_patient"] is not None) == is_used
+    assert (report["foreground"] is not None) == is_used
+    text = Reader(render_html(report, NO_PICTURES)).text
+    assert ("Nothing was wrong" in text) == (is_used or not rows)
+    assert text.count("No samples to count.") == (1 if is_used else 2)
+    assert "There is no sample to show." in text
+
+
+def test_pictures_are_small_and_have_no_metadata():
+    image = Image.new("RGB", (3000, 1500), "red")
+    image.info["icc_profile"] = image.info["exif"] = b"PATIENT"
+    html = render_html(build_report(table([item(0)]), FACTS), Pictures([Picture("", image)], []))
+    data = base64.b64decode(re.search(r'base64,([^"]+)"', html)[1])
+    with Image.open(io.BytesIO(data)) as shown:
+        assert shown.size == (2 * PANEL_PX, PANEL_PX)
+        assert not {"exif", "icc_profile", "xmp"} & shown.info.keys()
+    assert b"PATIENT" not in data
+
+
+@pytest.mark.parametrize("side", [64, 320, 2048])
+def test_overlay_shows_a_vessel_of_one_pixel(side):
+    image = np.full((side, side), 128, np.uint8)
+    mask = np.zeros((side, side), bool)
+    mask[:, side // 2] = True
+    panels = np.asarray(overlay(image, mask)).astype(int)
+    original, marked = panels[:, :PANEL_PX], panels[:, -PANEL_PX:]
+    assert (original == 128).all()
+    changed = np.abs(marked - 128).sum(axis=2)[PANEL_PX // 2] > 20
+    assert changed[PANEL_PX // 2 - 2 : PANEL_PX // 2 + 2].any()
+    assert 2 <= changed.sum() <= 3 + PANEL_PX // side
+    assert not changed[: PANEL_PX // 2 - 8].any()
+
+
+def test_overlay_takes_colour_and_keeps_the_shape_of_the_image():
+    picture = overlay(np.zeros((100, 400, 3), np.uint8), np.zeros((100, 400), bool))
+    assert picture.height == PANEL_PX // 4
+    assert picture.mode == "RGB"
+
+
+def border(picture):
+    """Left, top, right, bottom of the frame that marks the image, in px."""
+    red, green, blue = np.moveaxis(np.asarray(picture).astype(int), 2, 0)
+    rows, columns = np.nonzero((red < 60) & (green > 150) & (blue > 170))
+    return columns.min(), rows.min(), columns.max(), rows.max()
+
+
+def test_label_of_another_size_makes_the_canvas_larger():
+    image = np.zeros((512, 512), np.uint8)
+    square = np.array([[0, 0], [511, 0], [511, 511], [0, 511]], float)
+    fits = border(outlines(image, [square * 0.5]))
+    assert fits[2] - fits[0] > 0.9 * PANEL_PX
+    picture = outlines(image, [square * 800 / 512])
+    left, top, right, bottom = border(picture)
+    assert (right - left) / PANEL_PX == pytest.approx(512 / (800 + 2 * 0.02 * 512), abs=0.02)
+    assert (left, right) == pytest.approx((top, bottom), abs=1)
+    assert left < 10
+    far = np.asarray(picture)[-12:, -12:].astype(int)
+    assert (far[..., 0] - far[..., 2]).max() > 150, "the label's far corner is not drawn"
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        np.zeros((0, 2)),
+        np.array([[3.0, 4.0]]),
+        np.array([[np.nan, 1.0], [np.inf, 2.0], [1.0, 1.0]]),
+        np.array([[-1e300, 0.0], [1e18, 5.0], [5.0, -1e18]]),
+    ],
+)
+def test_broken_polygons_are_drawn_as_far_as_they_can(shape):
+    picture = outlines(np.zeros((40, 60, 3), np.uint8), [shape])
+    assert max(picture.size) == PANEL_PX
+    left, top, right, bottom = border(picture)
+    assert (right - left) / (bottom - top) == pytest.approx(60 / 40, rel=0.1)
+
+
+def test_outlines_lie_where_the_pixels_are():
+    image = np.zeros((32, 32), np.uint8)
+    image[8:24, 8:24] = 255
+    square = np.array([[8, 8], [23, 8], [23, 23], [8, 23]], float)
+    drawn = np.asarray(outlines(image, [square])).astype(int)
+    is_label = drawn[..., 0] - drawn[..., 2] > 100
+    is_white = (drawn > 250).all(axis=2)
+    scale = PANEL_PX / (32 * 1.04)
+    for axis in (0, 1):
+        label, white = (np.nonzero(marks.any(axis=axis))[0] for marks in (is_label, is_white))
+        assert label.min() - white.min() == pytest.approx(scale / 2, abs=2 + scale / 2)
+        assert label.mean() == pytest.approx(white.mean(), abs=1)
+
+
+@pytest.mark.parametrize(("count", "columns", "size"), [(5, 3, (3, 2)), (2, 3, (2, 1)), (0, 3, (1, 1))])
+def test_contact_sheet_is_a_grid(count, columns, size):
+    pictures = [Picture(f"caption {place}\nof it", Image.new("RGB", (100, 50), "red")) for place in range(count)]
+    sheet = np.asarray(contact_sheet(pictures, columns))
+    cell = np.asarray(contact_sheet(pictures[:1], 1)).shape
+    assert sheet.shape == (cell[0] * size[1], cell[1] * size[0], 3)
+    is_red = (sheet == [255, 0, 0]).all(axis=2)
+    assert is_red.sum() == count * 100 * 50
