@@ -1,5 +1,6 @@
 # make demo [DATA=folder]   the main job end to end on this machine; leaves its endpoint up
 # make test                 every test
+# make soak                 the tests that take minutes each: faults done to real runs
 # make check                formatting, types, import rules, YAML
 # make stop                 ends what `make demo` started
 
@@ -10,7 +11,7 @@ export SAM2_BUILD_CUDA := 0
 export RAY_AUTH_MODE := token
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test check stop
+.PHONY: install demo test soak check stop
 
 install: $(INSTALLED)
 
@@ -27,6 +28,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+soak: install
+	$(BIN)/python -m pytest -m soak
 
 check: install
 	$(BIN)/ruff format --check .

@@ -25,6 +25,10 @@ _CONNECT_TIMEOUT_S = 5
 _MAX_ATTEMPTS = 4  # about 2 s of retries: long enough for a hiccup, short enough to tell the user soon
 
 
+class StorageError(UserError):
+    """The store does not answer, or refuses."""
+
+
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """Filesystem and path of a URI.
 
@@ -56,7 +60,7 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str) -> bytes:
-    """Raises `FileNotFoundError` where there is no such file, `UserError` where the store does not answer."""
+    """Raises `FileNotFoundError` where there is no such file, `StorageError` where the store does not answer."""
     filesystem, path = resolve(uri)
 
     def read() -> bytes:
@@ -165,7 +169,7 @@ def _entries(uri: str, recursive: bool) -> list[pafs.FileInfo]:
 
 
 def _translated(uri, operation):
-    """Runs a storage operation; what the store refuses becomes a `UserError` that says where and what to look at."""
+    """Runs a storage operation; what the store refuses becomes a `StorageError` that says where and what to look at."""
     try:
         return operation()
     except FileNotFoundError:
@@ -175,7 +179,7 @@ def _translated(uri, operation):
             os.environ.get("AWS_ENDPOINT_URL", "the default of AWS") if uri.startswith("s3://") else "this machine"
         )
         reason = str(error).splitlines()[0]
-        raise UserError(
+        raise StorageError(
             f"Storage does not work at {uri} (endpoint: {endpoint}): {reason}. "
             "Check that the store runs, that the bucket exists and that the credentials in the environment are valid."
         ) from None

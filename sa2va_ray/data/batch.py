@@ -18,11 +18,12 @@ class Batch:
     input_ids: (B, L) int64, right-padded with 0.
     attention_mask: (B, L) bool.
     labels: (B, L) int64, -100 where nothing is supervised.
-    pixel_values: (T, 3, S, S) float32.
+    pixel_values: (T, 3, S, S) uint8; `processing_sa2va.normalize_tiles` makes them the model's input.
     num_tiles: (B,) int64.
     grounding_pixel_values: (B, 3, G, G) uint8.
     masks: B tensors (N, H, W) bool.
     sample_ids: B pseudonyms.
+    skeletons: as `masks`, their widened skeletons, where `PipelineConfig.skeleton_radius_px` asks for them.
     """
 
     input_ids: Tensor
@@ -33,19 +34,18 @@ class Batch:
     grounding_pixel_values: Tensor
     masks: list[Tensor]
     sample_ids: list[str]
+    skeletons: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
 
     def to(self, device: torch.device) -> Self:
         """The same batch on another device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
-        return type(self)(**{**values, **moved, "masks": [mask.to(device) for mask in self.masks]})
+        return type(self)(**{field.name: _moved(getattr(self, field.name), device) for field in fields(self)})
 
 
 def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
-    """Rows of `Preprocess` (see pipeline.py) -> Batch."""
+    """Rows of `preprocess` (see pipeline.py) -> Batch."""
     return Batch(
         input_ids=_pad([row["input_ids"] for row in rows], 0),
         attention_mask=_pad([np.ones(len(row["input_ids"]), bool) for row in rows], False),
@@ -55,7 +55,15 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
         grounding_pixel_values=torch.from_numpy(np.stack([row["grounding_pixel_values"] for row in rows])),
         masks=[torch.from_numpy(np.array(row["masks"])) for row in rows],
         sample_ids=[str(row["sample_id"]) for row in rows],
+        skeletons=[torch.from_numpy(np.array(row["skeletons"])) for row in rows] if "skeletons" in rows[0] else None,
     )
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """A tensor or a list of tensors on another device; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return [_moved(each, device) for each in value] if isinstance(value, list) else value
 
 
 def _pad(rows: Sequence[np.ndarray], value: int | bool) -> Tensor:

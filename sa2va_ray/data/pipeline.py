@@ -1,23 +1,35 @@
 """The Ray Data pipeline that feeds one training rank.
 
 ```
-positions of the rank ──Ray Data──▶ read one row ─▶ decode ─▶ augment ─▶ preprocess ──▶ rows ─▶ collate ─▶ Batch
+positions of the rank ──Ray Data──▶ read rows ──▶ decode ─▶ augment ─▶ preprocess ──▶ rows ─▶ collate ─▶ Batch
 (EpochPlan)                         └────────────── one CPU actor ───────────────┘
 ```
 
-Only positions travel to the actors, and each actor reads the Parquet row that it needs, so the order is exactly the
-plan's, on any number of machines, and a run can go on at any step.
+Only positions travel to the actors, and each actor reads the Parquet rows that it needs, so the order is exactly the
+plan's, on any number of machines, and a run can go on at any step. The last step of an epoch is shorter where
+`global_batch_size` does not divide the epoch: nothing is dropped or repeated to fill it.
+
+Memory: a row is its pixels in uint8, 0.6 MB for each tile of 448 px and 3.1 MB for SAM 2's 1024 px, and a bit per pixel
+of each mask: 4 MB with one tile. However slow training is, a rank's rows in the object store are bounded by
+`object_store_mib` and the `_ROWS_PER_TASK` rows that each actor is about to hand over. Measured on 2,000 images with
+two actors (benchmarks/data.py): at most 231 MiB with the default of 192, nothing spilled, 0.9 GiB an actor.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import chain
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import ray
+import torch
 from PIL import Image
+from pydantic import Field
+from ray.data import ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from torch import Tensor
 
@@ -26,11 +38,23 @@ from sa2va_ray.config import Config, UserError
 from sa2va_ray.data.augment import AugmentConfig, augment
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.conversation import training_turns
-from sa2va_ray.data.order import EpochPlan
+from sa2va_ray.data.order import RUNS_PER_WINDOW, EpochPlan
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.skeleton import tubed_skeleton
+from sa2va_ray.manifest import read_manifest
+from sa2va_ray.telemetry import LOGGER
 
 _SCHEDULER_PAUSE_S = 0.02
-_ROWS_PER_BLOCK = 8  # the unit in which Ray Data schedules; one row of 1024 px is about 5 MB
+_ROWS_PER_TASK = 8  # enough to make the cost of a Ray task small, few enough to keep memory and the first wait short
+_ROWS_PER_EXECUTION = 16_384  # Ray Data lists all tasks before it starts, at 2 ms a task on a busy machine
+_COLUMNS = ["sample_id", "image", "objects"]
+_NOTHING = {  # in place of a sample that cannot be decoded
+    "input_ids": np.zeros(0, np.int64),
+    "labels": np.zeros(0, np.int64),
+    "pixel_values": np.zeros((0, 3, 0, 0), np.uint8),
+    "grounding_pixel_values": np.zeros((3, 0, 0), np.uint8),
+    "masks": np.zeros((0, 0, 0), bool),
+}
 
 
 class _PacedExecution(ExecutionCallback):
@@ -47,7 +71,7 @@ class _PacedExecution(ExecutionCallback):
 class Processor(Protocol):
     """What the pipeline needs of `Sa2VAProcessor`."""
 
-    def image_tiles(self, image: Image.Image) -> Tensor: ...
+    def tile_pixels(self, image: Image.Image) -> Tensor: ...
 
     def grounding_image(self, image: Image.Image) -> Tensor: ...
 
@@ -58,65 +82,101 @@ class PipelineConfig(Config):
     """Resources of the pipeline of one rank, and how samples are varied."""
 
     augment: AugmentConfig = AugmentConfig()
-    actors_per_rank: int = 2
+    actors_per_rank: int = Field(2, gt=0)
     """CPU actors that read, decode, augment and preprocess for one rank."""
-    cpus_per_actor: float = 1.0
+    cpus_per_actor: float = Field(1.0, gt=0)
+    object_store_mib: int = Field(192, gt=0)
+    """How much of Ray's object store the pipeline of one rank may fill."""
     max_length: int = 4096
     """Longest sequence in tokens; a longer sample is an error, never cut."""
+    skeleton_radius_px: int | None = Field(None, ge=0)
+    """When set, each object comes with its skeleton, widened by so many pixels: the ground truth of skeleton recall."""
+    max_bad_samples: int = Field(0, ge=0)
+    """Samples of an epoch, over all ranks, that may turn out not to be decodable; they are logged and left out. One
+    more ends the run."""
 
 
 class SampleIndex:
     """Random access to the rows of one split of a prepared data set.
 
-    Its Parquet files hold one row per row group, so that reading a row is one range read.
+    Its Parquet files hold one row per row group, so that reading a row is one range read. At most 64 files are open,
+    about 1 MB each: as many as `EpochPlan` mixes at a time.
 
     Raises:
-        UserError: the split has no samples.
+        UserError: no prepared data set, or the split has no samples.
     """
 
     def __init__(self, data_uri: str, split: str):
-        names = sorted(n for n in storage.list_files(data_uri) if n.startswith(f"{split}-") and n.endswith(".parquet"))
+        num_rows = read_manifest(data_uri, what="prepared data set")["num_rows"]
+        names = sorted(name for name in num_rows if name.startswith(f"{split}-"))
         if not names:
             raise UserError(f"{data_uri} has no samples in the split '{split}'. Prepare it with another split_seed.")
         self._uris = [storage.join(data_uri, name) for name in names]
-        self._files: dict[int, pq.ParquetFile] = {}
+        self._starts = np.cumsum([0, *(num_rows[name] for name in names)])  # of each file, and the end of the last
+        self._file = lru_cache(RUNS_PER_WINDOW)(self._open)
+        self._threads = ThreadPoolExecutor(_ROWS_PER_TASK)
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        first = 0 if number == 0 else int(self._ends[number - 1])
-        return self._file(number).read_row_group(index - first).to_pylist()[0]
+        return self.read(np.array([index]))[0]
 
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        """(files,) number of samples up to and with each file."""
-        return np.cumsum([self._file(number).num_row_groups for number in range(len(self._uris))])
+    def read(self, indices: np.ndarray) -> list[dict[str, Any]]:
+        """`sample_id`, `image` and `objects` of samples. All are asked for at once, so that a store's latency is waited
+        for once."""
+        wanted, places = np.unique(indices, return_inverse=True)
+        numbers = np.searchsorted(self._starts, wanted, side="right") - 1
+        files = np.unique(numbers).tolist()
+        rows = list(chain(*self._threads.map(self._read_file, files, [wanted[numbers == file] for file in files])))
+        return [rows[place] for place in places]
 
-    def _file(self, number: int) -> pq.ParquetFile:
-        if number not in self._files:
-            filesystem, path = storage.resolve(self._uris[number])
-            self._files[number] = pq.ParquetFile(filesystem.open_input_file(path))
-        return self._files[number]
+    def _read_file(self, number: int, indices: np.ndarray) -> list[dict[str, Any]]:
+        row_groups = (indices - self._starts[number]).tolist()
+        return self._file(number).read_row_groups(row_groups, columns=_COLUMNS, use_threads=False).to_pylist()
+
+    def _open(self, number: int) -> pq.ParquetFile:
+        filesystem, path = storage.resolve(self._uris[number])
+        # Buffered ahead, the columns of a row come in one request, and those of several rows at the same time.
+        return pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=True)
 
 
 class ReadAndPreprocess:
     """Actor: positions of an epoch -> rows ready for `collate`.
 
-    In: `{"position": (R,), "index": (R,)}` int64. Out, a row each: `input_ids`, `labels` (L,); `pixel_values`
-    (T, 3, S, S) float32; `grounding_pixel_values` (3, G, G) uint8; `masks` (N, H, W) bool; `sample_id`.
+    In: `{"position": (R,), "sample": (R,)}` int64. Out: R rows of `preprocess`, and `error`: "", or the name of the
+    error's class where a sample cannot be decoded; there the arrays are empty.
     """
 
     def __init__(self, data_uri: str, config: PipelineConfig, processor: Processor, seed: int, epoch: int):
+        # An actor is one core's worth; threads of several would wait for one another.
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
         self._samples = SampleIndex(data_uri, "train")
         self._config = config
         self._processor = processor
         self._seed = (seed, epoch)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        random = np.random.default_rng([*self._seed, int(row["position"])])
-        return preprocess(self._samples[int(row["index"])], self._config, self._processor, random)
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        rows = list(map(self._row, batch["position"], self._samples.read(batch["sample"])))
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def _row(self, position: int, sample: dict[str, Any]) -> dict[str, Any]:
+        random = np.random.default_rng([*self._seed, position])
+        try:
+            row = preprocess(sample, self._config, self._processor, random)
+        except Undecodable as undecodable:
+            nothing = _NOTHING | ({} if self._config.skeleton_radius_px is None else {"skeletons": _NOTHING["masks"]})
+            return {**nothing, "sample_id": sample["sample_id"], "error": undecodable.error_class}
+        return {**row, "error": ""}
+
+
+class Undecodable(Exception):
+    """The image or a mask of a sample is broken. `error_class`: what its decoder raised."""
+
+    def __init__(self, error_class: str):
+        super().__init__(error_class)
+        self.error_class = error_class
 
 
 def preprocess(
@@ -124,12 +184,17 @@ def preprocess(
 ) -> dict[str, Any]:
     """One sample, augmented and made ready for the model.
 
+    Returns:
+        `input_ids`, `labels` (L,) int64; `pixel_values` (T, 3, S, S) uint8; `grounding_pixel_values` (3, G, G) uint8;
+        `masks` (N, H, W) bool; `skeletons`, the same, if the config asks for them; `sample_id`.
+
     Raises:
+        Undecodable: the image or a mask is broken.
         ValueError: the sequence is longer than `max_length`.
     """
-    image, masks = augment(np.asarray(decode_image(sample)), object_masks(sample), config.augment, random)
+    image, masks = augment(*_decode(sample), config.augment, random)
     picture = Image.fromarray(image)
-    tiles = processor.image_tiles(picture)
+    tiles = processor.tile_pixels(picture)
     turns = training_turns([each["phrase"] for each in sample["objects"]], random)
     input_ids, labels = processor.training_ids(turns, len(tiles))
     if len(input_ids) > config.max_length:
@@ -137,7 +202,7 @@ def preprocess(
             f"Sample {sample['sample_id']} has {len(input_ids)} tokens, pipeline.max_length is {config.max_length}. "
             "Raise it, or lower model.architecture.max_dynamic_patch: a sequence is not cut, since that loses masks."
         )
-    return {
+    row = {
         "input_ids": np.array(input_ids),
         "labels": np.array(labels),
         "pixel_values": tiles.numpy(),
@@ -145,38 +210,63 @@ def preprocess(
         "masks": masks,
         "sample_id": sample["sample_id"],
     }
+    if config.skeleton_radius_px is not None:
+        row["skeletons"] = np.stack([tubed_skeleton(mask, config.skeleton_radius_px) for mask in masks])
+    return row
+
+
+def _decode(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 image and (N, H, W) bool masks."""
+    try:
+        return np.asarray(decode_image(sample)), object_masks(sample)
+    except Exception as error:  # decoders have a dozen unrelated classes for broken data
+        raise Undecodable(type(error).__name__) from None
 
 
 def stream_steps(
-    data_uri: str, plan: EpochPlan, config: PipelineConfig, processor: Processor
+    data_uri: str, plan: EpochPlan, config: PipelineConfig, processor: Processor, start_step: int = 0
 ) -> Iterator[list[Batch | None]]:
-    """One list per step of the epoch: this rank's micro batches, None where it has no sample left for one."""
-    order, steps = plan.order(), range(plan.num_steps)
-    positions = np.concatenate([plan.positions(step) for step in steps])
-    rows = iter(_read(data_uri, positions, order[positions], plan, config, processor))
-    for step in steps:
-        yield [collate([next(rows) for _ in range(size)]) if size else None for size in plan.micro_batch_sizes(step)]
+    """One list per step of the epoch from `start_step` on: this rank's micro batches, None where it has no sample left
+    for one.
+
+    A sample that cannot be decoded is logged and missing in its batch, which is None if it was the only one. What all
+    ranks miss of a step is `plan.step_size(step)` less the samples that they got; the training loop holds the sum
+    against `max_bad_samples`.
+    """
+    steps_per_execution = max(1, _ROWS_PER_EXECUTION * plan.world_size // plan.global_batch_size)
+    for begin in range(start_step, plan.num_steps, steps_per_execution):
+        steps = range(begin, min(begin + steps_per_execution, plan.num_steps))
+        rows = _read(data_uri, np.concatenate([plan.positions(step) for step in steps]), plan, config, processor)
+        for step in steps:
+            sizes = plan.micro_batch_sizes(step)
+            yield [_collate_good([next(rows) for _ in range(size)]) for size in sizes]
+
+
+def _collate_good(rows: Sequence[dict[str, Any]]) -> Batch | None:
+    for row in rows:
+        if row["error"]:
+            LOGGER.warning("sample %s is left out: %s on decoding it", row["sample_id"], row["error"])
+    good = [row for row in rows if not row["error"]]
+    return collate(good) if good else None
 
 
 def _read(
-    data_uri: str,
-    positions: np.ndarray,
-    indices: np.ndarray,
-    plan: EpochPlan,
-    config: PipelineConfig,
-    processor: Processor,
+    data_uri: str, positions: np.ndarray, plan: EpochPlan, config: PipelineConfig, processor: Processor
 ) -> Iterator[dict[str, Any]]:
     """Rows of `ReadAndPreprocess` in the order of `positions`."""
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False  # the run has one of its own
-    context.custom_execution_callback_classes = [_PacedExecution]
-    items = [{"position": int(p), "index": int(i)} for p, i in zip(positions, indices, strict=True)]
-    dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // _ROWS_PER_BLOCK)).map(
-        ReadAndPreprocess,  # type: ignore[arg-type]  # Ray's annotation leaves callable classes out
+    samples = plan.samples(positions)
+    items = [{"position": int(p), "sample": int(s)} for p, s in zip(positions, samples, strict=True)]
+    dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // _ROWS_PER_TASK)).map_batches(
+        ReadAndPreprocess,
         fn_constructor_args=(data_uri, config, processor, plan.seed, plan.epoch),
+        batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=config.actors_per_rank),
         num_cpus=config.cpus_per_actor,
     )
+    context = dataset.context
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=config.object_store_mib * 2**20)
+    context.enable_progress_bars = False  # the run has one of its own
+    context.custom_execution_callback_classes = [_PacedExecution]
     dataset.set_name(f"train_epoch_{plan.epoch}_rank_{plan.rank}")
     yield from dataset.iter_rows()

@@ -1,8 +1,9 @@
 """The checkpoint folder: what it holds, and how its weights come back into a model.
 
-`model.safetensors` (trained tensors), `optimizer.safetensors` (their AdamW moments), `train_state.json`,
-`config.yaml` (resolved), and `manifest.json`, written last. Frozen weights are not in it: they are built from the
-config, and `base_sha256` proves that they are the same.
+`model-*.safetensors` (trained tensors, float32), `optimizer-*.safetensors` (their AdamW moments, named
+`exp_avg.NAME`), both dealt over as many files as ranks wrote them; `train_state.json`, `config.yaml` (resolved), and
+`manifest.json`, written last. Frozen weights are not in it: they are built from the config, and `base_sha256` proves
+that they are the same.
 """
 
 import json
@@ -22,12 +23,7 @@ from sa2va_ray.models.lora import make_trainable, merge_adapters
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 
-MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, CONFIG_FILE = (
-    "model.safetensors",
-    "optimizer.safetensors",
-    "train_state.json",
-    "config.yaml",
-)
+MODEL, OPTIMIZER, STATE_FILE, CONFIG_FILE = "model", "optimizer", "train_state.json", "config.yaml"
 
 
 class TrainState(Config):
@@ -35,9 +31,19 @@ class TrainState(Config):
 
     step: int
     """Optimizer steps done."""
+    num_steps: int
+    """Steps of the whole run."""
     epoch: int
+    step_in_epoch: int
+    """Steps of the epoch that are done; the next is the epoch's step of this number, from 0."""
+    missing_in_epoch: int
+    """Samples of the epoch so far that could not be used."""
     samples_seen: int
     """Over all ranks, since the start of the run."""
+    skipped_samples: int
+    """Left out since the start of the run because their loss was not finite."""
+    num_workers: int
+    """Ranks that wrote it."""
     seed: int
     precision: Literal["bf16", "fp32"]
     """In which the base was built; its hash is of that."""
@@ -55,14 +61,28 @@ def find_checkpoint(uri: str) -> str:
     """
     if storage.exists(storage.join(uri, STATE_FILE)):
         return uri
-    folders = [storage.join(uri, name) for name in storage.list_folders(uri)]
-    complete = [f for f in folders if all(storage.exists(storage.join(f, name)) for name in (STATE_FILE, MANIFEST))]
+    complete = list_checkpoints(uri)
     if not complete:
         raise UserError(
             f"{uri} is neither a checkpoint (a folder with {STATE_FILE} and {MANIFEST}) nor a run's folder with a "
             "complete one. Give the path that `jobs.train` printed."
         )
-    return max(complete)
+    return complete[-1]
+
+
+def list_checkpoints(run_uri: str) -> list[str]:
+    """Folders of a run that have a manifest, oldest first."""
+    folders = [storage.join(run_uri, name) for name in storage.list_folders(run_uri)]
+    return sorted(f for f in folders if all(storage.exists(storage.join(f, name)) for name in (STATE_FILE, MANIFEST)))
+
+
+def read_state(uri: str) -> TrainState:
+    return TrainState.model_validate_json(storage.read_bytes(storage.join(uri, STATE_FILE)))
+
+
+def shard_files(folder: Path, kind: str) -> list[Path]:
+    """The files of `MODEL` or `OPTIMIZER` in a local copy of a checkpoint."""
+    return sorted(folder.glob(f"{kind}-*.safetensors"))
 
 
 def load_trained_model(uri: str) -> tuple[Sa2VAModel, Sa2VAProcessor, TrainState, str]:
@@ -82,7 +102,7 @@ def load_trained_model(uri: str) -> tuple[Sa2VAModel, Sa2VAProcessor, TrainState
         verify_files(local, manifest)
         state = TrainState.model_validate(json.loads((local / STATE_FILE).read_text()))
         config = ModelConfig.parse(yaml.safe_load((local / CONFIG_FILE).read_text())["model"])
-        tensors = load_file(local / MODEL_FILE)
+        tensors = {name: tensor for file in shard_files(local, MODEL) for name, tensor in load_file(file).items()}
     model, processor = build_model(config, PRECISIONS[state.precision])
     base_sha256 = weights_sha256(model)
     if base_sha256 != state.base_sha256:

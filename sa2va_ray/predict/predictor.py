@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from sa2va_ray.manifest import digest
-from sa2va_ray.models.sa2va.generation_sa2va import Request, Segmentation, segment
-from sa2va_ray.models.state_dict import LoadedModel, load_model
+from sa2va_ray.models.sa2va.generation_sa2va import AnyRank, Request, Segmentation, segment
+from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
+from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.models.state_dict import load_model
 
 _THRESHOLD = 0.5  # upstream's, for models that were never calibrated
 
@@ -60,9 +62,14 @@ class Prediction:
 class Sa2VAPredictor:
     """A loaded model. `predict` may be called from one thread at a time."""
 
-    def __init__(self, loaded: LoadedModel):
-        self._model, self._processor = loaded.model, loaded.processor
-        manifest = loaded.manifest or {}
+    def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor, manifest: dict[str, Any] | None = None):
+        """
+        Args:
+            model: in evaluation mode.
+            manifest: that of an exported folder.
+        """
+        self._model, self._processor = model, processor
+        manifest = manifest or {}
         self.name: str = manifest.get("name", "sa2va")
         self.sha256: str | None = digest(manifest) if manifest else None
         """Digest of the exported folder (64 hex characters); None for folders without a manifest."""
@@ -89,13 +96,17 @@ class Sa2VAPredictor:
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
-        return cls(load_model(uri, device=device, dtype=dtype, grounding_config=grounding_config))
+        loaded = load_model(uri, device=device, dtype=dtype, grounding_config=grounding_config)
+        return cls(loaded.model, loaded.processor, loaded.manifest)
 
-    def predict(self, queries: Sequence[Query], max_new_tokens: int = 128) -> list[Prediction]:
+    def predict(
+        self, queries: Sequence[Query], max_new_tokens: int = 128, any_rank: AnyRank = bool
+    ) -> list[Prediction]:
         """Answers all queries in one batch; images may differ in size and mode.
 
         Args:
             max_new_tokens: an answer is cut off behind this many; the usual one has six.
+            any_rank: of processes that share the weights, which then predict together (see `segment`).
         """
         if not queries:
             return []
@@ -104,6 +115,7 @@ class Sa2VAPredictor:
             self._processor,
             [Request(query.image.convert("RGB"), query.prompt, query.answer) for query in queries],
             max_new_tokens=max_new_tokens,
+            any_rank=any_rank,
         )
         return [self._to_prediction(query, result) for query, result in zip(queries, segmentations, strict=True)]
 

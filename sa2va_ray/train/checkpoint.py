@@ -1,69 +1,154 @@
-"""Saves the trained part of a ZeRO-3 run. Tensors are kept whole and by name, so a checkpoint does not depend on the
-number of workers that wrote it."""
+"""Saves the trained part of a run: each rank its share of the tensors, in the background, the manifest last.
+
+Training waits for the local copy only. A checkpoint counts when its manifest is there, and rank 0 writes that when the
+files of all ranks have arrived, so no order of failures leaves something that looks finished.
+"""
 
 import json
+import shutil
 import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
-import deepspeed.utils
-import pyarrow.fs as pafs
 import ray.train
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sa2va_ray import storage
-from sa2va_ray.manifest import MANIFEST, write_manifest
-from sa2va_ray.models.checkpoint import CONFIG_FILE, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, TrainState
+from sa2va_ray import manifest, storage
+from sa2va_ray.manifest import MANIFEST
+from sa2va_ray.models.checkpoint import CONFIG_FILE, MODEL, OPTIMIZER, STATE_FILE, TrainState
+from sa2va_ray.storage import StorageError
+from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.retention import delete_old_checkpoints
+from sa2va_ray.train.zero_state import MOMENTS, WEIGHT, gather_owned
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+T = TypeVar("T")
+
+_SHARD = "shard"
+_POLL_S = 0.5
+_LONGEST_PAUSE_S = 5.0
 
 
 def save_checkpoint(engine, state: TrainState, config: TrainConfig) -> None:
-    """Gathers, writes and reports a checkpoint `step_NNNNNNNN`. Every rank calls it at the same step; rank 0 writes.
+    """Gathers, writes and reports a checkpoint `step_NNNNNNNN`. Every rank calls it at the same step.
 
-    The upload goes on in the background: training waits for the local copy only.
+    Raises:
+        OSError: the local disk is full; with what it needs.
     """
-    weights, moments = _gather(engine)
-    checkpoint = None
-    if dist.get_rank() == 0:
-        # Not a TemporaryDirectory context: Ray deletes the folder when its upload has ended.
-        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
-        save_file(weights, folder / MODEL_FILE)
-        save_file(moments, folder / OPTIMIZER_FILE)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    save_id = [uuid.uuid4().hex]  # tells the files of this save from those of one that was cut off
+    dist.broadcast_object_list(save_id, src=0)
+    # Not a TemporaryDirectory context: Ray deletes the folder when its upload has ended.
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+    _write_tensors(engine, folder, f"{rank + 1:05d}-of-{world_size:05d}")
+    if rank == 0:
         (folder / STATE_FILE).write_text(json.dumps(state.model_dump(), indent=2) + "\n")
         (folder / CONFIG_FILE).write_text(config.to_yaml())
-        write_manifest(folder, facts={})
-        checkpoint = ray.train.Checkpoint.from_directory(folder)
-    run_uri = storage.join(config.runs_uri, config.name)
-    filesystem = ray.train.get_context().get_storage().storage_filesystem  # Ray takes no other for the same place
+    manifest.write_manifest(folder, {"save_id": save_id[0]}, _shard_name(rank))
+    upload = partial(_upload, run=config, rank=rank, world_size=world_size, save_id=save_id[0])
     ray.train.report(
         {**state.metrics, "step": state.step, "samples_seen": state.samples_seen},
-        checkpoint=checkpoint,
+        checkpoint=ray.train.Checkpoint.from_directory(folder),
         checkpoint_dir_name=f"step_{state.step:08d}",
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-        checkpoint_upload_fn=lambda local, name: _upload(local, storage.join(run_uri, name), filesystem),
+        checkpoint_upload_fn=upload,
     )
 
 
-def _gather(engine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Trained tensors and AdamW's moments by name, in float32 on the CPU. All ranks take part; rank 0 keeps them."""
+def _write_tensors(engine, folder: Path, part: str) -> None:
     weights: dict[str, Tensor] = {}
     moments: dict[str, Tensor] = {}
-    for name, parameter in engine.module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        gathered = {"": deepspeed.utils.safe_get_full_fp32_param(parameter)}
-        for moment in _MOMENTS:
-            gathered[moment] = deepspeed.utils.safe_get_full_optimizer_state(parameter, moment)
-        if dist.get_rank() == 0:
-            weights[name] = gathered[""].cpu().contiguous()
-            moments |= {f"{moment}.{name}": gathered[moment].cpu().contiguous() for moment in _MOMENTS}
-    return weights, moments
+    for name, tensors in gather_owned(engine):
+        weights[name] = tensors[WEIGHT]
+        moments |= {f"{moment}.{name}": tensors[moment] for moment in MOMENTS}
+    needed = sum(tensor.nbytes for tensor in [*weights.values(), *moments.values()])
+    try:
+        _check_space(folder, needed)
+        save_file(weights, folder / f"{MODEL}-{part}.safetensors")
+        save_file(moments, folder / f"{OPTIMIZER}-{part}.safetensors")
+    except BaseException:
+        shutil.rmtree(folder)  # a part of a checkpoint is of no use, and the disk is full
+        raise
 
 
-def _upload(local: ray.train.Checkpoint, uri: str, filesystem: pafs.FileSystem) -> ray.train.Checkpoint:
-    """Ray's own upload has no order; this one sends the manifest last."""
-    storage.upload_folder(Path(local.path), uri, last=MANIFEST)
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"A checkpoint's share of {needed / 2**20:.1f} MiB does not fit on the local disk: {free / 2**20:.1f} MiB "
+            "are free in the folder for temporary files. Free some, or set TMPDIR to a larger disk."
+        )
+
+
+def _upload(
+    local: ray.train.Checkpoint, name: str, run: TrainConfig, rank: int, world_size: int, save_id: str
+) -> ray.train.Checkpoint:
+    """What Ray calls in a thread of its own: sends this rank's files; rank 0 ends with the manifest."""
+    run_uri = storage.join(run.runs_uri, run.name)
+    uri = storage.join(run_uri, name)
+    patiently = partial(_patiently, name=name, patience_s=run.storage_patience_s)
+    if rank == 0:  # what an earlier save of this step left is not valid any more
+        patiently(lambda: storage.delete_files(uri, [MANIFEST] if storage.exists(storage.join(uri, MANIFEST)) else []))
+    patiently(lambda: storage.upload_folder(Path(local.path), uri, last=_shard_name(rank)))
+    if rank == 0:
+        files = _wait_for_shards(uri, world_size, save_id, run.storage_patience_s, patiently)
+        patiently(lambda: storage.write_bytes(storage.join(uri, MANIFEST), manifest.to_json(files, {})))
+        LOGGER.info("%s: saved", uri)
+        patiently(lambda: delete_old_checkpoints(run_uri, run.keep_checkpoints, run.keep_best, run.best_metric))
+    filesystem = ray.train.get_context().get_storage().storage_filesystem  # Ray takes no other for the same place
     return ray.train.Checkpoint(storage.resolve(uri)[1], filesystem=filesystem)
+
+
+def _wait_for_shards(
+    uri: str, world_size: int, save_id: str, patience_s: float, patiently: Callable[[Callable[[], Any]], Any]
+) -> dict[str, Any]:
+    """The files of all ranks, once all of them have arrived."""
+    deadline_s = time.monotonic() + patience_s
+    files: dict[str, Any] = {}
+    for rank in range(world_size):
+        while (shard := patiently(partial(_read_shard, uri, rank))).get("save_id") != save_id:
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"Rank {rank} has not sent its share of {uri} in {patience_s:.0f} s.")
+            time.sleep(_POLL_S)
+        files |= shard["files"]
+    return files
+
+
+def _read_shard(uri: str, rank: int) -> dict[str, Any]:
+    try:
+        return json.loads(storage.read_bytes(storage.join(uri, _shard_name(rank))))
+    except FileNotFoundError:
+        return {}
+
+
+def _shard_name(rank: int) -> str:
+    return f"{_SHARD}-{rank + 1:05d}.json"
+
+
+def _patiently(operation: Callable[[], T], name: str, patience_s: float) -> T:
+    """Repeats a storage operation until it works.
+
+    Raises:
+        RuntimeError: it has not for `patience_s`.
+    """
+    start_s, pause_s = time.monotonic(), 0.5
+    while True:
+        try:
+            return operation()
+        except StorageError as error:
+            waited_s = time.monotonic() - start_s
+            if waited_s > patience_s:
+                raise RuntimeError(
+                    f"Checkpoint {name} could not be stored in {waited_s:.0f} s, so the run ends: what it would do "
+                    f"from here on could be lost. {error} Checkpoints that were logged as saved are in the store; start "
+                    "the job again with resume=auto when the store answers."
+                ) from None
+            LOGGER.warning("checkpoint %s waits for the store since %.0f s: %s", name, waited_s, error)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -22,6 +22,17 @@ class OptimConfig(Config):
     """Share of all steps in which the learning rate rises."""
 
 
+class ValidationConfig(Config):
+    """What is measured on the validation patients while training goes on, between two steps, on all workers."""
+
+    every_steps: int = Field(500, ge=0)
+    """0: never."""
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """Probability from which on a pixel counts as vessel."""
+    num_drawn: int = Field(3, ge=0)
+    """Images that are drawn each time, the same ones."""
+
+
 class TrainConfig(Config):
     """One training run."""
 
@@ -56,13 +67,46 @@ class TrainConfig(Config):
     log_every_steps: int = Field(10, gt=0)
     save_every_steps: int = Field(500, gt=0)
     keep_checkpoints: int = Field(5, gt=0)
+    """Newest checkpoints to keep."""
+    keep_best: int = Field(1, ge=0)
+    """Checkpoints to keep beside them: those with the highest `best_metric`."""
+    best_metric: str = "val/dice"
+    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+
+    resume: Literal["auto", "never"] = "auto"
+    """`auto`: go on from the run's newest valid checkpoint, if it has one. `never`: no run of this name may exist."""
+    plan: bool = False
+    """Only print what the run would take: parameters, memory, steps, checkpoint size."""
+    min_workers: int | None = Field(None, gt=0)
+    """When set, the run goes on with fewer workers, down to this many, while nodes are missing."""
+    max_failures: int = Field(3, ge=0)
+    """How often lost workers are replaced before the run ends. Each time it goes on from its newest checkpoint."""
+    storage_patience_s: float = Field(600.0, gt=0)
+    """How long a checkpoint waits for a store that does not answer before the run ends."""
+    max_skipped_samples: int = Field(32, ge=0)
+    """Samples that a run may leave out because the loss of their micro step is not finite; with one more it ends."""
+    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ("tensorboard",)
+    """Where curves go. MLflow is set up by its own environment variables (`MLFLOW_TRACKING_URI`, extra `mlflow`)."""
+
+    strategy: Literal["auto", "zero2", "zero3", "zero3_offload"] = "zero3"
+    """What DeepSpeed shards over the workers: gradients and optimizer state (`zero2`), the weights too (`zero3`), or
+    all of it on the CPU (`zero3_offload`). `auto`: the first of these that the memory plan finds room for."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of the language model's layers, and of SAM 2's where they train, and compute the rest again
+    in the backward pass: a third more time, a fraction of the memory."""
+    compile_frozen: bool = False
+    """torch.compile of the vision encoders that do not train."""
 
     @model_validator(mode="after")
-    def _workers_share_a_batch(self) -> "TrainConfig":
+    def _parts_fit(self) -> "TrainConfig":
         if self.global_batch_size < self.num_workers:
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} gives nothing to some of num_workers {self.num_workers}"
             )
+        if self.loss.skeleton_recall_weight and self.pipeline.skeleton_radius_px is None:
+            raise ValueError("loss.skeleton_recall_weight needs skeletons: set pipeline.skeleton_radius_px (2, say)")
+        if self.min_workers and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than num_workers {self.num_workers}")
         return self
 
     def gradient_accumulation_steps(self) -> int:

@@ -1,118 +1,118 @@
-"""What each training worker runs."""
+"""What each training worker runs: for each step of the plan train, count, report; every so often validate and save."""
 
+import time
+from collections.abc import Iterator
+
+import numpy as np
 import ray.train
 import torch
 
-from sa2va_ray import storage
-from sa2va_ray.data.batch import Batch
 from sa2va_ray.data.order import EpochPlan
-from sa2va_ray.data.pipeline import SampleIndex, stream_steps
-from sa2va_ray.models.build import PRECISIONS, build_model, weights_sha256
-from sa2va_ray.models.checkpoint import TrainState
-from sa2va_ray.models.lora import count_trainable, make_trainable
-from sa2va_ray.telemetry import LOGGER, configure_logging
+from sa2va_ray.data.pipeline import stream_steps
+from sa2va_ray.telemetry import Stopwatch, configure_logging
 from sa2va_ray.train.checkpoint import save_checkpoint
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.engine import build_engine, choose_precision
+from sa2va_ray.train.group_state import group_states
+from sa2va_ray.train.health import HealthMonitor
+from sa2va_ray.train.rates import StepTiming
 from sa2va_ray.train.report import Reporter
+from sa2va_ray.train.run_facts import collect_run_facts
 from sa2va_ray.train.schedule import learning_rate
-from sa2va_ray.train.step import train_step
+from sa2va_ray.train.session import Session, open_session
+from sa2va_ray.train.step import MicroBatch, any_rank, train_step
+from sa2va_ray.train.validation import validate
 
 
 def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str) -> None:
-    """Trains for `config.num_epochs`, saves checkpoints, and checks that every sample was seen.
+    """Trains to the end of `config.num_epochs` from wherever the run stands.
 
     Raises:
-        RuntimeError: the samples of an epoch, summed over workers, are not those of the data set.
+        AgreedError: what ends a run in order; see `open_session`, `Position.advance`, `train_step`, `HealthMonitor`.
     """
     configure_logging()
     if not config.use_gpu:
         # torch takes all cores of the machine in each worker; their threads would wait for one another.
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
-    # Points and dropout: each rank draws its own.
-    torch.manual_seed(config.seed + ray.train.get_context().get_world_rank())
-    precision = choose_precision(config)
-    model, processor = build_model(config.model, PRECISIONS[precision])
-    base_sha256 = weights_sha256(model)
-    make_trainable(model, processor, config.model.trainable)
-    plans = _plan_epochs(config)
-    num_steps = sum(plan.num_steps for plan in plans)
-    engine = build_engine(model, config, precision)
-    reporter = Reporter(storage.join(config.runs_uri, config.name), num_steps, config.log_every_steps)
-    if engine.global_rank == 0:
-        _log_start(config, engine, plans, precision)
-
-    step, filler = 0, None
-    for plan in plans:
-        seen_before = reporter.samples_seen
-        for micro_batches in stream_steps(config.data_uri, plan, config.pipeline, processor):
-            filler = filler or _first(micro_batches)
-            lr = learning_rate(step, num_steps, config.optim)
-            result = train_step(engine, micro_batches, filler, config.loss, lr)
-            step += 1
-            metrics = reporter.record(step, result, lr)
-            if step % config.save_every_steps == 0 or step == num_steps:
-                state = TrainState(
-                    step=step,
-                    epoch=plan.epoch,
-                    samples_seen=reporter.samples_seen,
-                    seed=config.seed,
-                    precision=precision,
-                    metrics=metrics,
-                    base_sha256=base_sha256,
-                    data_sha256=data_sha256,
-                    git_commit=git_commit,
-                )
-                save_checkpoint(engine, state, config)
-                reporter.upload()
-        _check_samples(plan, reporter.samples_seen - seen_before)
+    session = open_session(config, data_sha256, git_commit)
+    reporter = _open_reporter(session)
+    try:
+        _train(session, reporter)
+    finally:
+        reporter.close()
 
 
-def _plan_epochs(config: TrainConfig) -> list[EpochPlan]:
-    num_samples = len(SampleIndex(config.data_uri, "train"))
-    context = ray.train.get_context()
-    return [
-        EpochPlan(
-            num_samples=num_samples,
-            repeats=config.repeats,
-            seed=config.seed,
-            epoch=epoch,
-            global_batch_size=config.global_batch_size,
-            micro_batch_size=config.micro_batch_size,
-            rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
-        )
-        for epoch in range(config.num_epochs)
-    ]
+def _train(session: Session, reporter: Reporter) -> None:
+    config, position, num_steps = session.config, session.position, session.num_steps
+    states = group_states(session.engine, has_stepped=position.step > 0)
+    health = HealthMonitor(config, num_steps, position.step, states, reporter.warn)
+    save_at_notice = True  # once: the notice stays until the node goes
+    for plan in session.plans[position.epoch :]:
+        for micro_batches, wait_s in _steps(session, plan):
+            watch = Stopwatch()
+            lr = learning_rate(position.step, num_steps, config.optim)
+            result = train_step(session.engine, micro_batches, session.filler, config.loss, lr)
+            position.advance(plan, result, config)
+            step, is_last = position.step, position.step == num_steps
+            metrics = reporter.record(step, result, lr, StepTiming(wait_s, watch.lap_s()), micro_batches)
+            health.after_step(step, result.losses)
+            if health.wants_look(step):
+                health.look(step, group_states(session.engine, has_stepped=True))
+            if config.validation.every_steps and (is_last or step % config.validation.every_steps == 0):
+                metrics |= _validate(session, reporter, health)
+            is_noticed = save_at_notice and _is_preempted(session)
+            if is_last or is_noticed or step % config.save_every_steps == 0:
+                watch.lap_s()
+                save_checkpoint(session.engine, session.state(metrics), config)
+                reporter.saved(watch.lap_s())
+                save_at_notice = save_at_notice and not is_noticed
+        position.end_epoch(plan)
 
 
-def _first(micro_batches: list[Batch | None]) -> Batch:
-    """A batch to stand in where this rank has none later; in the first step every rank has one."""
-    assert micro_batches[0] is not None, "TrainConfig gives every worker a share of a full step"
-    return micro_batches[0]
+def _validate(session: Session, reporter: Reporter, health: HealthMonitor) -> dict[str, float]:
+    watch = Stopwatch()
+    result = validate(session.engine, session.processor, session.config)
+    metrics = reporter.validation(session.position.step, result, watch.lap_s())
+    health.after_validation(session.position.step, metrics)
+    return metrics
 
 
-def _check_samples(plan: EpochPlan, seen: int) -> None:
-    if seen != plan.samples_per_epoch:
-        raise RuntimeError(
-            f"Epoch {plan.epoch} trained on {seen} samples over all workers; {plan.num_samples} samples x "
-            f"{plan.repeats} repeats are {plan.samples_per_epoch}. The workers did not share the data set as planned."
-        )
-    LOGGER.info("epoch %d: %d samples seen over %d workers, as planned", plan.epoch, seen, plan.world_size)
-
-
-def _log_start(config: TrainConfig, engine, plans: list[EpochPlan], precision: str) -> None:
-    groups = ", ".join(f"{group} {count:,}" for group, count in count_trainable(engine.module).items())
-    total = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in engine.module.parameters())
-    LOGGER.info("%s parameters in %s; trained: %s", f"{total:,}", precision, groups)
-    LOGGER.info(
-        "%d samples x %d repeats x %d epochs = %d steps of %d samples: %d workers x %d micro batch x %d accumulated",
-        plans[0].num_samples,
-        config.repeats,
-        len(plans),
-        sum(plan.num_steps for plan in plans),
-        config.global_batch_size,
-        config.num_workers,
-        config.micro_batch_size,
-        config.gradient_accumulation_steps(),
+def _open_reporter(session: Session) -> Reporter:
+    facts = collect_run_facts(
+        session.config,
+        precision=session.precision,
+        commit=session.origin.git_commit,
+        data_sha256=session.origin.data_sha256,
+        base_sha256=session.origin.base_sha256,
+        num_steps=session.num_steps,
+        step=session.position.step,
     )
+    device = session.engine.device
+    return Reporter(session.config, session.num_steps, session.position.step, session.flop_counts, facts, device)
+
+
+def _steps(session: Session, plan: EpochPlan) -> Iterator[tuple[list[MicroBatch], float]]:
+    """This rank's micro batches of each step that is left of the epoch, and the seconds that they were waited for."""
+    config, start_step = session.config, session.position.step_in_epoch
+    steps = stream_steps(config.data_uri, plan, config.pipeline, session.processor, start_step)
+    for step in range(start_step, plan.num_steps):
+        start_s = time.perf_counter()
+        batches = next(steps)
+        seeds = _seeds(plan, step)
+        yield (
+            [MicroBatch(batch, seed) for batch, seed in zip(batches, seeds, strict=True)],
+            time.perf_counter() - start_s,
+        )
+
+
+def _seeds(plan: EpochPlan, step: int) -> list[int]:
+    """One for each micro batch, from the place of its first sample in the epoch: another number of workers, or a run
+    that goes on from a checkpoint, draws the same points and the same dropout for the same samples."""
+    positions = plan.positions(step)
+    starts = np.cumsum([0, *plan.micro_batch_sizes(step)])[:-1]
+    places = [int(positions[start]) if start < len(positions) else plan.samples_per_epoch for start in starts]
+    return [int(np.random.SeedSequence([plan.seed, plan.epoch, each]).generate_state(1)[0]) for each in places]
+
+
+def _is_preempted(session: Session) -> bool:
+    """Whether the cluster has given notice that it takes a node away: time for one more checkpoint."""
+    return any_rank(session.engine, ray.train.get_preemption_info() is not None)

@@ -1,18 +1,26 @@
-"""Losses as sums over what they are about (tokens, masks), so that a step can divide by the counts of its whole global
-batch: the loss then does not depend on how the batch was cut over ranks and micro steps.
+"""Losses as sums over what they are about (tokens, objects), so that a step can divide by the counts of its whole
+global batch: the loss then does not depend on how the batch was cut over ranks and micro steps.
 
-Shapes: M supervised tokens, V vocabulary, N objects, P points, h side of the mask logits, H W of the true masks.
+Shapes: M supervised tokens, V vocabulary, N objects, P points, h side of the mask logits, H W of the true masks, which
+may differ from object to object.
 """
+
+import math
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sa2va_ray.config import Config
 
 _OVERSAMPLE_RATIO = 3.0  # points drawn per point kept, of which the most uncertain stay (PointRend, arXiv 1912.08193)
 _IMPORTANCE_RATIO = 0.75  # share of the points that is chosen so; the rest stays uniform
+
+MaskSize = Literal["truth", "logits", 512, 1024]
 
 
 class LossConfig(Config):
@@ -23,6 +31,25 @@ class LossConfig(Config):
     dice_weight: float = Field(1.0, ge=0)
     num_points: int = Field(12_544, gt=0)
     """Points per mask at which cross entropy and Dice are taken."""
+    mask_size: MaskSize = "truth"
+    """Largest height and width of the true masks and skeletons, in pixels: their own, that of the mask logits, 512 or
+    1024. Larger ones are shrunk by area, so that thin vessels become partly true pixels and do not vanish. The logits
+    are never shrunk to it, but read between their pixels."""
+    skeleton_recall_weight: float = Field(0.0, ge=0)
+    """Of the share of the widened skeletons that is missed. 0: off, and no skeletons are needed."""
+    cldice_weight: float = Field(0.0, ge=0)
+    """Of 1 - soft clDice. 0: off."""
+    cldice_size: int = Field(512, gt=0)
+    """Largest height and width of the maps whose skeletons clDice takes, in pixels; larger masks are shrunk by area."""
+    cldice_iterations: int = Field(6, gt=0)
+    """Rounds of thinning: k find the centre of vessels up to 2k pixels wide. Their memory until the backward pass is
+    8 (k + 1) bytes per pixel and object, and 56 per pixel once: 44 MB for two objects at the defaults."""
+
+    def weights(self) -> dict[str, float]:
+        """Of every part by its name; of skeleton recall and clDice only if they are on."""
+        optional = {"skeleton_recall": self.skeleton_recall_weight, "cldice": self.cldice_weight}
+        always = {"language": 1.0, "mask": self.mask_weight, "dice": self.dice_weight}
+        return always | {name: weight for name, weight in optional.items() if weight}
 
 
 def language_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -30,20 +57,98 @@ def language_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def mask_losses(mask_logits: Tensor, truths: list[Tensor], num_points: int) -> dict[str, Tensor]:
+def object_losses(
+    mask_logits: Tensor, truths: list[Tensor], skeletons: list[Tensor] | None, config: LossConfig
+) -> dict[str, Tensor]:
+    """Sums over N objects of the parts that `config.weights()` names, without `language`.
+
+    Args:
+        mask_logits: (N, h, h); values of any floating type, losses are float32. Where N is 0 it may hold what it likes:
+            the sums are 0 then, and still depend on it, so that no rank stays away from the others' collectives.
+        truths: N true masks (H, W) bool.
+        skeletons: N widened skeletons (H, W) bool of the true masks; only skeleton recall needs them.
+    """
+    if not truths:
+        return dict.fromkeys([name for name in config.weights() if name != "language"], 0.0 * mask_logits.float().sum())
+    losses = mask_losses(mask_logits, truths, config.num_points, config.mask_size)
+    if config.skeleton_recall_weight:
+        assert skeletons is not None, "the batch has no skeletons: the pipeline was not asked for them"
+        losses["skeleton_recall"] = skeleton_recall_loss(mask_logits, skeletons, config.mask_size)
+    if config.cldice_weight:
+        losses["cldice"] = cldice_loss(mask_logits, truths, config.cldice_size, config.cldice_iterations)
+    return losses
+
+
+def mask_losses(
+    mask_logits: Tensor, truths: list[Tensor], num_points: int, mask_size: MaskSize = "truth"
+) -> dict[str, Tensor]:
     """Sums over N objects of the point-sampled binary cross entropy (mean over points) and of 1 - soft Dice.
+
+    Reading the logits between their pixels is what upsampling them would give: only the truth has a size here.
 
     Args:
         mask_logits: (N, h, h).
-        truths: N true masks (H, W) bool, each at its own size: a thin vessel would vanish if it were shrunk to h.
+        truths: N true masks (H, W), each of its own size.
     """
+    mask_logits, side = mask_logits.float(), largest_side(mask_size, mask_logits)
     points = sample_points(mask_logits.detach(), num_points)
     logits = sample_at(mask_logits, points)
-    targets = torch.cat([sample_at(truth[None].float(), p[None]) for truth, p in zip(truths, points, strict=True)])
+    shrunk = [shrink_to(truth, side) for truth in truths]
+    targets = torch.cat([sample_at(truth[None], p[None]) for truth, p in zip(shrunk, points, strict=True)])
     return {
         "mask": F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1).sum(),
         "dice": soft_dice_loss(logits.sigmoid(), targets).sum(),
     }
+
+
+def skeleton_recall_loss(mask_logits: Tensor, skeletons: list[Tensor], mask_size: MaskSize = "truth") -> Tensor:
+    """Sum over N objects of the share of the skeleton's pixels that is missed (arXiv 2404.03010): (N, h, h), N
+    skeletons (H, W) -> (). It pulls the mask over thin vessels as strongly as over wide ones, and knows nothing of
+    false positives: the other parts have to."""
+    maps = full_maps(mask_logits, skeletons, largest_side(mask_size, mask_logits))
+    return torch.cat([soft_recall_loss(p.flatten(1), skeleton.flatten(1)) for p, skeleton in maps]).sum()
+
+
+def cldice_loss(mask_logits: Tensor, truths: list[Tensor], largest: int, iterations: int) -> Tensor:
+    """Sum over N objects of 1 - soft clDice on maps of at most `largest` pixels a side: (N, h, h), N masks (H, W) ->
+    (). Objects are taken one by one, for the sake of memory."""
+    maps = full_maps(mask_logits, truths, largest)
+    return torch.cat([soft_cldice_loss(p, truth, iterations) for p, truth in maps]).sum()
+
+
+def largest_side(mask_size: MaskSize, mask_logits: Tensor) -> float:
+    """What `mask_size` means for these logits, in pixels."""
+    if mask_size == "truth":
+        return math.inf
+    return mask_logits.shape[-1] if mask_size == "logits" else mask_size
+
+
+def full_maps(mask_logits: Tensor, truths: list[Tensor], side: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each object its probabilities and its truth, which gives the size, in [0, 1]: (1, min(H, side), min(W, side))
+    float32 both."""
+    for logits, truth in zip(mask_logits.float(), truths, strict=True):
+        target = shrink_to(truth, side)[None]
+        yield F.interpolate(logits[None, None], target.shape[1:], mode="bilinear")[0].sigmoid(), target
+
+
+def shrink_to(truth: Tensor, side: float) -> Tensor:
+    """(H, W) -> (min(H, side), min(W, side)) float32: how much of each pixel's area is true. The mean stays."""
+    height, width = truth.shape
+    truth = truth.float()
+    if height > side:
+        truth = _area_shares(height, int(side), truth.device) @ truth
+    if width > side:
+        truth = truth @ _area_shares(width, int(side), truth.device).T
+    return truth
+
+
+def _area_shares(length: int, shorter: int, device: torch.device) -> Tensor:
+    """(shorter, length): which share of a pixel of the shorter row is in which pixel of the longer one. Unlike the
+    windows of `F.interpolate(mode="area")` these do not overlap where the ratio of the lengths is not whole."""
+    edges = torch.arange(shorter + 1, device=device) * (length / shorter)
+    left = torch.arange(length, device=device)
+    overlap = torch.minimum(edges[1:, None], left + 1) - torch.maximum(edges[:-1, None], left)
+    return overlap.clamp(min=0) * (shorter / length)
 
 
 def sample_points(mask_logits: Tensor, num_points: int) -> Tensor:
@@ -67,3 +172,40 @@ def soft_dice_loss(probabilities: Tensor, targets: Tensor) -> Tensor:
     """1 - (2 sum pg + 1) / (sum p + sum g + 1) of each object: (N, P), (N, P) -> (N,)."""
     overlap = 2 * (probabilities * targets).sum(dim=1)
     return 1 - (overlap + 1) / (probabilities.sum(dim=1) + targets.sum(dim=1) + 1)
+
+
+def soft_recall_loss(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """1 - (sum pg + 1) / (sum g + 1) of each object, 0 where nothing is to be found: (N, P), (N, P) -> (N,)."""
+    return 1 - ((probabilities * targets).sum(dim=1) + 1) / (targets.sum(dim=1) + 1)
+
+
+def soft_cldice_loss(probabilities: Tensor, targets: Tensor, iterations: int) -> Tensor:
+    """1 - the harmonic mean of how much of the prediction's skeleton is in the truth, and of the truth's in the
+    prediction (arXiv 2003.07311): (N, H, W), (N, H, W) in [0, 1] -> (N,). 0 where both are empty."""
+    true_skeletons = soft_skeleton(targets, iterations).flatten(1)
+    missed = soft_recall_loss(probabilities.flatten(1), true_skeletons)
+    invented = soft_recall_loss(targets.flatten(1), soft_skeleton(probabilities, iterations).flatten(1))
+    precision, recall = 1 - invented, 1 - missed
+    return 1 - 2 * precision * recall / (precision + recall)
+
+
+def soft_skeleton(maps: Tensor, iterations: int) -> Tensor:
+    """Ridges of maps in [0, 1], where they are at most 2 * iterations pixels wide: (N, H, W) -> (N, H, W) in [0, 1].
+
+    What is outside the image does not erode: a vessel that leaves it keeps its centre line up to the border.
+    """
+    skeletons = torch.zeros_like(maps)
+    for _ in range(iterations):
+        # A round would keep 48 bytes per pixel for the backward pass; computed again there it keeps 8.
+        skeletons, maps = checkpoint(_thin, skeletons, maps, use_reentrant=False, preserve_rng_state=False)
+    return skeletons
+
+
+def _thin(skeletons: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Adds to the skeletons what the maps lose by an opening; returns them and the maps without their rim."""
+    inverse = -maps
+    across = F.max_pool2d(inverse, (3, 1), stride=1, padding=(1, 0))
+    along = F.max_pool2d(inverse, (1, 3), stride=1, padding=(0, 1))
+    eroded = -torch.maximum(across, along)
+    ridges = F.relu(maps - F.max_pool2d(eroded, 3, stride=1, padding=1))
+    return skeletons + (1 - skeletons) * ridges, eroded

@@ -4,6 +4,7 @@ Loss parts are summed where they arise and divided by the counts of the whole gl
 result is the same however the batch is cut over ranks and micro steps.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,58 +12,121 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch
-from sa2va_ray.train.losses import LossConfig, language_loss, mask_losses
+from sa2va_ray.models.sa2va.processing_sa2va import normalize_tiles
+from sa2va_ray.train.losses import LossConfig, language_loss, object_losses
 
 _IGNORED = -100
 
 
+class AgreedError(UserError):
+    """Raised on all ranks at the same place, so that the run can end in order."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Attributes:
+    batch: None where this rank has no sample left.
+    seed: of the random numbers drawn with it (dropout, points); it depends on the samples and not on the rank.
+    """
+
+    batch: Batch | None
+    seed: int
+
+
 @dataclass(frozen=True)
 class StepResult:
-    """Loss parts of the global batch (means over its tokens or masks), and what it held, over all ranks."""
+    """What a step did, over all ranks.
+
+    Attributes:
+        losses: weighted parts and their sum `loss`, means over the global batch's tokens or masks.
+        num_samples: samples trained on.
+        num_skipped: samples of micro steps that were left out because a loss was not finite.
+        skipped_ids: those samples whose loss it was.
+        num_tokens: tokens of all sequences.
+        grad_norm: before clipping.
+    """
 
     losses: dict[str, float]
     num_samples: int
+    num_skipped: int
+    skipped_ids: list[str]
     num_tokens: int
     grad_norm: float
 
 
 def train_step(
-    engine, micro_batches: Sequence[Batch | None], filler: Batch, config: LossConfig, learning_rate: float
+    engine, micro_batches: Sequence[MicroBatch], filler: Batch, config: LossConfig, learning_rate: float
 ) -> StepResult:
     """Forward and backward over this rank's micro batches, then one update.
 
     Args:
-        micro_batches: as many as on every other rank; None where this rank has no sample left.
-        filler: run in place of a None, with weight 0: ZeRO-3 gathers weights on all ranks together, so a rank that
-            sat a micro step out would hang the others.
+        micro_batches: as many as on every other rank.
+        filler: run in place of a missing batch, with weight 0: ZeRO-3 gathers weights on all ranks together, so a rank
+            that sat a micro step out would hang the others.
+
+    Raises:
+        AgreedError: the filler's loss or the gradient is not finite: the weights are lost.
     """
-    counts = _summed_over_ranks(engine, [sum(column) for column in zip(*map(_counts, micro_batches), strict=True)])
-    num_samples, num_tokens, num_masks = (int(count) for count in counts)
+    counts = _summed(
+        engine, [sum(column) for column in zip(*[_counts(each.batch) for each in micro_batches], strict=True)]
+    )
+    _, _, num_targets, num_masks = counts
+    divisors = {"language": max(num_targets, 1.0)}
     totals: dict[str, float] = {}
-    for number, batch in enumerate(micro_batches):
+    skipped: list[_Skipped] = []
+    weights = config.weights()
+    for number, each in enumerate(micro_batches):
         engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
-        parts = forward_losses(engine, batch or filler, config)
-        parts = {
-            "loss_language": parts["language"] / max(num_tokens, 1),
-            "loss_mask": config.mask_weight * parts["mask"] / max(num_masks, 1),
-            "loss_dice": config.dice_weight * parts["dice"] / max(num_masks, 1),
+        parts, left_out = _forward(engine, each, filler, config)
+        skipped += [left_out] if left_out else []
+        weight = 1.0 if each.batch and not left_out else 0.0
+        scaled = {
+            name: weight * weights[name] * part / divisors.get(name, max(num_masks, 1.0))
+            for name, part in parts.items()
         }
-        weight = 1.0 if batch else 0.0
-        loss = weight * (parts["loss_language"] + parts["loss_mask"] + parts["loss_dice"])
-        engine.backward(loss * dist.get_world_size())  # DeepSpeed takes the mean over ranks
-        for name, value in parts.items():
-            totals[name] = totals.get(name, 0.0) + weight * value.item()
+        engine.backward(
+            torch.stack(list(scaled.values())).sum() * dist.get_world_size()
+        )  # DeepSpeed averages over ranks
+        for name, value in scaled.items():
+            totals[name] = totals.get(name, 0.0) + value.item()
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate
     engine.step()
-    losses = dict(zip(totals, _summed_over_ranks(engine, list(totals.values())), strict=True))
-    losses["loss"] = sum(losses.values())
-    return StepResult(losses, num_samples, num_tokens, float(engine.get_global_grad_norm()))
+    grad_norm = float(engine.get_global_grad_norm())
+    if not math.isfinite(grad_norm):
+        raise AgreedError(
+            f"The gradient is not finite (norm {grad_norm}), and the weights are lost with it. The run's last "
+            "checkpoint is sound: go on from it with a lower optim.lr, or look at the samples logged before."
+        )
+    return _result(engine, totals, counts, skipped, grad_norm)
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    batch: Batch | None
+    is_bad: bool  # its own loss was not finite, and not only another rank's
+
+
+def _forward(engine, each: MicroBatch, filler: Batch, config: LossConfig) -> tuple[dict[str, Tensor], _Skipped | None]:
+    """Loss parts, and what was left out for them: where a loss is not finite on any rank, all ranks run their filler
+    instead. What is not finite would reach every weight through the summed gradient."""
+    torch.manual_seed(each.seed)
+    parts = forward_losses(engine, each.batch or filler, config)
+    is_bad = not _is_finite(parts)
+    if not any_rank(engine, is_bad):
+        return parts, None
+    parts = forward_losses(engine, filler, config)
+    if any_rank(engine, not _is_finite(parts)):
+        raise AgreedError(
+            "The loss is not finite on any samples: the weights are lost. Lower optim.lr and start again."
+        )
+    return parts, _Skipped(each.batch, is_bad)
 
 
 def forward_losses(engine, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
-    """Sums of the loss parts of one micro batch: `language` over its tokens, `mask` and `dice` over its masks.
+    """Sums of the loss parts of one micro batch, unweighted: `language` over its tokens, the others over its masks.
 
     Raises:
         ValueError: the number of [SEG] tokens differs from the number of masks.
@@ -75,33 +139,60 @@ def forward_losses(engine, batch: Batch, config: LossConfig) -> dict[str, Tensor
     output = engine(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
-        pixel_values=batch.pixel_values,
+        pixel_values=normalize_tiles(batch.pixel_values),
         grounding_pixel_values=batch.grounding_pixel_values,
         logits_mask=logits_mask,
     )
     truths = [mask for masks in batch.masks for mask in masks]
+    skeletons = [each for masks in batch.skeletons for each in masks] if batch.skeletons else None
     if output.num_objects != len(truths):
         raise ValueError(
             f"{output.num_objects} [SEG] tokens stand against {len(truths)} masks in samples {batch.sample_ids}. "
             "Each object of a sample must have one [SEG] in its answer."
         )
-    if not truths:
-        nothing = 0.0 * output.mask_logits.sum()  # keeps SAM 2 in the graph, for the sake of the other ranks
-        return {"language": language_loss(output.logits, targets[supervised]), "mask": nothing, "dice": nothing}
     return {
         "language": language_loss(output.logits, targets[supervised]),
-        **mask_losses(output.mask_logits, truths, config.num_points),
+        **object_losses(output.mask_logits, truths, skeletons, config),
     }
 
 
-def _counts(batch: Batch | None) -> tuple[int, int, int]:
-    """Samples, supervised tokens and masks of a micro batch."""
+def any_rank(engine, flag: bool) -> bool:
+    """Whether it is so on any rank; all ranks get the same answer."""
+    return _summed(engine, [float(flag)])[0] > 0
+
+
+def _is_finite(parts: dict[str, Tensor]) -> bool:
+    return all(math.isfinite(part.item()) for part in parts.values())
+
+
+def _result(
+    engine, totals: dict[str, float], counts: list[float], skipped: list[_Skipped], grad_norm: float
+) -> StepResult:
+    losses = {f"loss_{name}": value for name, value in zip(totals, _summed(engine, list(totals.values())), strict=True)}
+    num_skipped = int(_summed(engine, [sum(len(each.batch) for each in skipped if each.batch)])[0])
+    ids: list[list[str]] = [[]] * dist.get_world_size()
+    if num_skipped:
+        bad = [each.batch for each in skipped if each.batch and each.is_bad]
+        dist.all_gather_object(ids, [sample_id for batch in bad for sample_id in batch.sample_ids])
+    return StepResult(
+        losses={**losses, "loss": sum(losses.values())},
+        num_samples=int(counts[0]) - num_skipped,
+        num_skipped=num_skipped,
+        skipped_ids=[sample_id for of_rank in ids for sample_id in of_rank],
+        num_tokens=int(counts[1]),
+        grad_norm=grad_norm,
+    )
+
+
+def _counts(batch: Batch | None) -> tuple[int, int, int, int]:
+    """Samples, tokens, supervised tokens and masks of a micro batch."""
     if batch is None:
-        return 0, 0, 0
-    return len(batch), int((batch.labels[:, 1:] != _IGNORED).sum()), sum(len(masks) for masks in batch.masks)
+        return 0, 0, 0, 0
+    num_targets = int((batch.labels[:, 1:] != _IGNORED).sum())
+    return len(batch), int(batch.attention_mask.sum()), num_targets, sum(len(masks) for masks in batch.masks)
 
 
-def _summed_over_ranks(engine, values: Sequence[float]) -> list[float]:
+def _summed(engine, values: Sequence[float]) -> list[float]:
     summed = torch.tensor(values, dtype=torch.float64, device=engine.device)
     dist.all_reduce(summed)
     return summed.tolist()

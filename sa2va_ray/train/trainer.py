@@ -1,6 +1,5 @@
-"""The driver side of a training run: checks, then a Ray Train TorchTrainer."""
+"""The driver side of a training run: checks and the plan first, then a Ray Train TorchTrainer."""
 
-import subprocess
 from functools import partial
 
 import ray
@@ -9,57 +8,112 @@ from ray.train.torch import TorchTrainer
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.manifest import digest, read_manifest
+from sa2va_ray.models.checkpoint import list_checkpoints, read_state
 from sa2va_ray.telemetry import LOGGER, configure_logging
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.loop import train_loop_per_worker
+from sa2va_ray.train.memory_plan import log_plan
+from sa2va_ray.train.run_facts import git_commit
+from sa2va_ray.train.step import AgreedError
+from sa2va_ray.train.trackers import check_trackers
+
+_RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
+_ERROR = "error"
 
 
-def train(config: TrainConfig) -> str:
-    """Runs the whole training and returns the URI of the last checkpoint.
+def train(config: TrainConfig) -> str | None:
+    """Runs the training to its end and returns the URI of the last checkpoint; None with `plan`.
 
     Raises:
-        UserError: data, storage or cluster do not fit the config; found before a worker is started.
+        UserError: data, storage or cluster do not fit the config, found before a worker is started; or what ended the
+            run, with what to do.
     """
     configure_logging()
+    check_trackers(config.trackers)
     run_uri = storage.join(config.runs_uri, config.name)
-    data_sha256 = digest(read_manifest(config.data_uri, what="prepared data set"))
-    num_samples = len(SampleIndex(config.data_uri, "train"))
+    data_manifest = read_manifest(config.data_uri, what="prepared data set")
+    num_samples = data_manifest["counts"]["train"]["samples"]
     if num_samples * config.repeats < config.num_workers:
         raise UserError(
             f"{num_samples} samples x {config.repeats} repeats are too few for {config.num_workers} workers"
         )
-    if storage.list_files(run_uri):
-        raise UserError(f"A run is already in {run_uri}. Choose another name=... or delete that folder.")
+    config = log_plan(config, num_samples)
+    if config.plan:
+        return None
+    if finished := _finished(run_uri, config):
+        LOGGER.info("the run %s is at its end already: checkpoint %s", config.name, finished)
+        return finished
     storage.check_writable(config.runs_uri)
     if not ray.is_initialized():
         ray.init()
     _check_cluster(config)
+    # Ray would look for checkpoints that are not there any more; the workers find the newest one by themselves.
+    storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT})
+    _fit(config, digest(data_manifest), run_uri)
+    checkpoint_uri = list_checkpoints(run_uri)[-1]
+    LOGGER.info("trained: checkpoint %s", checkpoint_uri)
+    return checkpoint_uri
 
+
+def _finished(run_uri: str, config: TrainConfig) -> str | None:
+    """The last checkpoint of a run that needs no more training."""
+    if config.resume == "never" and storage.list_files(run_uri):
+        raise UserError(
+            f"A run is already in {run_uri}. Choose another name=..., delete that folder, or go on with resume=auto."
+        )
+    checkpoints = list_checkpoints(run_uri)
+    if not checkpoints:
+        return None
+    state = read_state(checkpoints[-1])
+    return checkpoints[-1] if state.step == state.num_steps else None
+
+
+def _fit(config: TrainConfig, data_sha256: str, run_uri: str) -> None:
+    """Raises `UserError` with what ended the run."""
     trainer = TorchTrainer(
-        partial(_worker, data_sha256, _git_commit()),
+        partial(_worker, data_sha256, git_commit()),
         train_loop_config=config.model_dump(mode="json"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.num_workers,
+            num_workers=_num_workers(config),  # type: ignore[arg-type]  # Ray's annotation leaves ranges out
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
             name=config.name,
             storage_path=storage.absolute(config.runs_uri),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
     )
-    checkpoint = trainer.fit().checkpoint
-    assert checkpoint is not None, "the loop saves at its last step"
-    checkpoint_uri = storage.join(run_uri, checkpoint.path.rstrip("/").rsplit("/", 1)[-1])
-    LOGGER.info("trained: checkpoint %s", checkpoint_uri)
-    return checkpoint_uri
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        saved = list_checkpoints(run_uri)
+        raise UserError(
+            f"The run ended: {_last_line(error)} Its workers were replaced up to max_failures={config.max_failures} "
+            f"times; the workers' logs are on the dashboard. Newest checkpoint: {saved[-1] if saved else 'none yet'}. "
+            "Start the job again with resume=auto (the default) to go on from it."
+        ) from error
+    if result.metrics and _ERROR in result.metrics:
+        raise UserError(result.metrics[_ERROR])
 
 
-def _worker(data_sha256: str, git_commit: str, values: dict) -> None:
-    train_loop_per_worker(TrainConfig.parse(values), data_sha256, git_commit)
+def _worker(data_sha256: str, commit: str, values: dict) -> None:
+    try:
+        train_loop_per_worker(TrainConfig.parse(values), data_sha256, commit)
+    except AgreedError as error:
+        # Raised on all ranks: an orderly end. To let it out would make Ray replace the workers, for the same end.
+        ray.train.report({_ERROR: str(error)})
+
+
+def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
+    """A range makes the run elastic."""
+    return (config.min_workers, config.num_workers) if config.min_workers else config.num_workers
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _check_cluster(config: TrainConfig) -> None:
@@ -72,9 +126,3 @@ def _check_cluster(config: TrainConfig) -> None:
                 f"{present.get(resource, 0.0):g}. Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, "
                 "or add nodes."
             )
-
-
-def _git_commit() -> str:
-    """Commit of the code, "unknown" outside a checkout (a job's working directory has no .git)."""
-    answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    return answer.stdout.strip() if answer.returncode == 0 else "unknown"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from safetensors.torch import load
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
@@ -19,6 +18,7 @@ from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.telemetry import parse_progress
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.trainer import train
+from tests.train.runs import weights_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def checkpoint_uri(trained):
 
 @pytest.fixture(scope="module")
 def weights(checkpoint_uri):
-    return load(storage.read_bytes(f"{checkpoint_uri}/model.safetensors"))
+    return weights_of(checkpoint_uri)
 
 
 def test_the_workers_see_each_sample_once_and_nothing_twice(trained, checkpoint_uri):
@@ -50,7 +50,8 @@ def test_progress_can_be_read_from_the_output(trained):
 def test_a_checkpoint_holds_what_its_contract_says(checkpoint_uri, prepared_uri):
     assert checkpoint_uri.endswith("/step_00000003")
     files = set(read_manifest(checkpoint_uri)["files"])
-    assert files == {"model.safetensors", "optimizer.safetensors", "train_state.json", "config.yaml"}
+    shards = {f"{kind}-0000{rank}-of-00002.safetensors" for kind in ("model", "optimizer") for rank in (1, 2)}
+    assert files == {*shards, "train_state.json", "config.yaml"}
     state = json.loads(storage.read_bytes(f"{checkpoint_uri}/train_state.json"))
     assert state["step"] == 3
     assert state["data_sha256"] == digest(read_manifest(prepared_uri))
@@ -77,7 +78,7 @@ def test_every_trained_tensor_is_there_and_has_moved(checkpoint_uri, weights):
 
 
 def test_the_optimizer_state_is_whole(checkpoint_uri, weights):
-    moments = load(storage.read_bytes(f"{checkpoint_uri}/optimizer.safetensors"))
+    moments = weights_of(checkpoint_uri, "optimizer")
     assert moments.keys() == {f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq") for name in weights}
     assert all(moments[f"exp_avg_sq.{name}"].shape == tensor.shape for name, tensor in weights.items())
     assert all((tensor >= 0).all() for name, tensor in moments.items() if name.startswith("exp_avg_sq."))
@@ -93,13 +94,17 @@ def test_started_by_hand_it_is_the_same_job(stack, tiny_run, weights):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     uri = re.search(r"trained: checkpoint (s3://\S+)", done.stderr)[1]
-    by_hand = load(storage.read_bytes(f"{uri}/model.safetensors"))
+    by_hand = weights_of(uri)
     assert [name for name, tensor in weights.items() if not tensor.equal(by_hand[name])] == []
 
 
 def test_a_run_is_not_written_over(trained, tiny_run):
     with pytest.raises(UserError, match="A run is already in"):
-        train(TrainConfig.load([*tiny_run, "name=submitted"]))
+        train(TrainConfig.load([*tiny_run, "name=submitted", "resume=never"]))
+
+
+def test_a_finished_run_is_left_as_it_is(trained, tiny_run, checkpoint_uri):
+    assert train(TrainConfig.load([*tiny_run, "name=submitted"])) == checkpoint_uri
 
 
 def test_a_cluster_that_is_too_small_is_told_before_it_waits(ray_cluster, tiny_run):

@@ -7,7 +7,7 @@ decoding goes on from the first difference. The result is that of plain greedy d
 Shapes: B queries, L tokens, D width of the language model, V vocabulary, N masks of one query, H W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,10 @@ from .processing_sa2va import Sa2VAProcessor
 
 DEFAULT_DRAFT = "Sure, [SEG]."
 _NO_TILES = torch.zeros(0, 3, 1, 1)
+
+AnyRank = Callable[[bool], bool]
+"""Whether a thing is so in any of the processes that share a model, all of which ask at the same places. `bool` is
+that of a process on its own."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Segmentation:
     ious: Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: between training steps, it would leave what autograd refuses
 def segment(
     model,
     processor: Sa2VAProcessor,
@@ -82,8 +86,13 @@ def segment(
     draft: str = DEFAULT_DRAFT,
     sampling: Sampling | None = None,
     max_new_tokens: int = 2048,
+    any_rank: AnyRank = bool,
 ) -> list[Segmentation]:
     """Answers B requests about images of any size in one batch.
+
+    Where processes share the weights (ZeRO-3), each part of the model runs in all of them or in none. With `any_rank`
+    they make the same calls, whatever each has to say: one that is done goes on in step, for nothing. All must bring
+    the same B, and an image with each request.
 
     Args:
         model: `Sa2VAModel` in evaluation mode.
@@ -112,9 +121,10 @@ def segment(
         end_token_id=processor.end_token_id,
         sampling=sampling,
         max_new_tokens=max_new_tokens,
+        any_rank=any_rank,
     )
     images = [request.image for request in requests]
-    masks = _decode_masks(model, processor, images, [reply.seg_states for reply in replies])
+    masks = _decode_masks(model, processor, images, [reply.seg_states for reply in replies], any_rank)
     return [Segmentation(processor.decode(reply.ids), *mask) for reply, mask in zip(replies, masks, strict=True)]
 
 
@@ -147,27 +157,40 @@ def _decode_masks(
     processor: Sa2VAProcessor,
     images: Sequence[Image.Image | None],
     seg_states: Sequence[list[Tensor]],
+    any_rank: AnyRank,
 ) -> list[tuple[Tensor, Tensor]]:
     """Mask logits (N, H, W) and IoU (N,) of each request; SAM 2 sees only the images that have a [SEG]."""
     masks = [(torch.zeros(0, *_size(image)), torch.zeros(0)) for image in images]
     shown = [
         (i, image, states) for i, (image, states) in enumerate(zip(images, seg_states, strict=True)) if image and states
     ]
-    if not shown:
+    if not any_rank(bool(shown)):
         return masks
-    counts = [len(states) for _, _, states in shown]
-    pixels = torch.stack([processor.grounding_image(image) for _, image, _ in shown]).to(model.device)
+    if not shown:
+        nothing = torch.zeros(model.config.hidden_size, dtype=model.dtype, device=model.device)
+        _ground(model, processor, [Image.new("RGB", (1, 1))], [[nothing]])  # in step with the others
+        return masks
+    indices, shown_images, states = zip(*shown, strict=True)
+    for index, image, (logits, ious) in zip(
+        indices, shown_images, _ground(model, processor, shown_images, states), strict=True
+    ):
+        full = upsample_mask_logits(logits, processor.config.grounding_size, *_size(image))
+        masks[index] = (full.cpu(), ious.cpu())
+    return masks
+
+
+def _ground(
+    model, processor: Sa2VAProcessor, images: Sequence[Image.Image], seg_states: Sequence[list[Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """SAM 2's mask logits (N, h, h) and IoU (N,) of each image, in one call; every image has an object."""
+    counts = [len(states) for states in seg_states]
+    pixels = torch.stack([processor.grounding_image(image) for image in images]).to(model.device)
     logits, ious = model.grounding_encoder(
         normalize_grounding_images(pixels, model.dtype, constants_dtype=torch.bfloat16),
-        model.text_hidden_fcs(torch.stack([state for _, _, states in shown for state in states])),
+        model.text_hidden_fcs(torch.stack([state for states in seg_states for state in states])),
         torch.repeat_interleave(torch.tensor(counts)).to(model.device),
     )
-    for (index, image, _), logits_of_image, ious_of_image in zip(
-        shown, logits.split(counts), ious.split(counts), strict=True
-    ):
-        full = upsample_mask_logits(logits_of_image, processor.config.grounding_size, *_size(image))
-        masks[index] = (full.cpu(), ious_of_image.cpu())
-    return masks
+    return list(zip(logits.split(counts), ious.split(counts), strict=True))
 
 
 def _size(image: Image.Image | None) -> tuple[int, int]:
@@ -184,6 +207,7 @@ def decode_answers(
     end_token_id: int,
     max_new_tokens: int,
     sampling: Sampling | None = None,
+    any_rank: AnyRank = bool,
 ) -> list[Answer]:
     """Answers to B prompts of different lengths, greedy where `sampling` is None.
 
@@ -192,6 +216,7 @@ def decode_answers(
         drafts: what each answer is expected to be, end token not included; `forced` ones are taken as they are. Empty
             ones where tokens are drawn.
         max_new_tokens: an answer is cut off behind this many tokens.
+        any_rank: see `segment`. `forced` ones are then forced in all processes.
     """
     embedding = language_model.get_input_embeddings()
     device = prompt_embeds[0].device
@@ -221,21 +246,23 @@ def decode_answers(
         # All tokens but the last were put in, so they have a state; the last one was only predicted.
         states = [spoken[1 + i] for i, token in enumerate(said[:-1]) if token == seg_token_id]
         answers.append(Answer(said, states))
-        if said[-1] != end_token_id and len(said) < max_new_tokens:
+        if not _has_ended(answers[row], end_token_id, max_new_tokens):
             unfinished.append(row)
             attention_mask[row, len(prompt) + len(said) - 1 :] = False  # the rest of the draft was not said
-    if unfinished:
-        index = torch.tensor(unfinished, device=device)
+    if any_rank(bool(unfinished)):
+        rows_left = unfinished or [0]  # an answer that has ended, in step with the other processes
+        index = torch.tensor(rows_left, device=device)
         cache.batch_select_indices(index)
         _continue(
             language_model,
             cache,
             attention_mask[index],
-            [answers[row] for row in unfinished],
+            [answers[row] for row in rows_left],
             seg_token_id,
             end_token_id,
             max_new_tokens,
             sampling,
+            any_rank,
         )
     return answers
 
@@ -272,14 +299,15 @@ def _continue(
     end_token_id: int,
     max_new_tokens: int,
     sampling: Sampling | None,
+    any_rank: AnyRank,
 ) -> None:
     """Extends `answers` token by token until each has ended. Their last tokens are not yet in the cache.
 
     Args:
         attention_mask: (B, L) bool, which slots of the cache belong to the row.
     """
-    done = [False] * len(answers)
-    while not all(done):
+    done = [_has_ended(answer, end_token_id, max_new_tokens) for answer in answers]
+    while any_rank(not all(done)):
         last = torch.tensor([[answer.ids[-1]] for answer in answers], device=attention_mask.device)
         position_ids = attention_mask.sum(dim=1, keepdim=True)
         attention_mask = torch.cat([attention_mask, torch.ones_like(last, dtype=torch.bool)], dim=1)
@@ -297,4 +325,8 @@ def _continue(
             if answer.ids[-1] == seg_token_id:
                 answer.seg_states.append(hidden[row])
             answer.ids.append(token)
-            done[row] = token == end_token_id or len(answer.ids) >= max_new_tokens
+            done[row] = _has_ended(answer, end_token_id, max_new_tokens)
+
+
+def _has_ended(answer: Answer, end_token_id: int, max_new_tokens: int) -> bool:
+    return answer.ids[-1] == end_token_id or len(answer.ids) >= max_new_tokens

@@ -56,7 +56,11 @@ class Sa2VAProcessor:
         self.end_token_id = token_id(tokenizer, self.template.end)
 
     def image_tiles(self, image: Image.Image) -> Tensor:
-        """RGB image of any size -> (T, 3, S, S) float32, ImageNet-normalised: tiles row by row, then the thumbnail."""
+        """RGB image of any size -> (T, 3, S, S) float32: `tile_pixels`, ImageNet-normalised."""
+        return normalize_tiles(self.tile_pixels(image))
+
+    def tile_pixels(self, image: Image.Image) -> Tensor:
+        """RGB image of any size -> (T, 3, S, S) uint8: tiles row by row, then the thumbnail."""
         size = self.config.tile_size
         bounds = (self.config.min_dynamic_patch, self.config.max_dynamic_patch)
         columns, rows = tile_grid(image.width, image.height, *bounds, size)
@@ -65,9 +69,7 @@ class Sa2VAProcessor:
         tiles = [resized.crop(box) for box in boxes]
         if self.config.use_thumbnail and len(tiles) > 1:
             tiles.append(image.resize((size, size)))
-        pixels = torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles])).permute(0, 3, 1, 2)
-        mean, std = torch.tensor(IMAGE_MEAN).view(3, 1, 1), torch.tensor(IMAGE_STD).view(3, 1, 1)
-        return (pixels.float() / 255.0 - mean) / std
+        return torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles])).permute(0, 3, 1, 2)
 
     def grounding_image(self, image: Image.Image) -> Tensor:
         """RGB image of any size -> (3, G, G) uint8; the aspect ratio is not kept."""
@@ -175,6 +177,13 @@ def token_id(tokenizer, token: str) -> int:
     if found is None:
         raise ValueError(f"The tokenizer has no token {token}: it is not a Sa2VA tokenizer. Add {NEW_TOKENS} first.")
     return found
+
+
+def normalize_tiles(pixels: Tensor) -> Tensor:
+    """(T, 3, S, S) uint8 -> (T, 3, S, S) float32, ImageNet-normalised; the same bits on every device."""
+    # The divisor is a tensor, because a GPU turns division by a number into a product with its rounded inverse.
+    white, mean, std = (torch.tensor(v, device=pixels.device).view(-1, 1, 1) for v in ([255.0], IMAGE_MEAN, IMAGE_STD))
+    return (pixels.float() / white - mean) / std
 
 
 def tile_grid(width: int, height: int, min_tiles: int, max_tiles: int, tile_size: int) -> tuple[int, int]:

@@ -1,0 +1,143 @@
+"""Floating-point operations of a training step, and the share of the hardware's that they take (MFU).
+
+Counted once with `FlopCounterMode` on a copy of the model without memory (meta device), forward and backward, so that
+what autograd leaves out for frozen weights is left out here too. In a model with LoRA the backward pass of the language
+model costs about one forward (gradients of activations) instead of two, and a frozen encoder costs none. Recomputation
+by activation checkpointing is not counted: it is time, not work. Attention counts all L x L pairs, masked or not.
+"""
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sa2va_ray.data.batch import Batch
+from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
+
+# Dense bf16 on tensor cores with float32 accumulation, FLOP/s, from NVIDIA's data sheets and architecture white papers
+# (where these give only the figure with sparsity: half of it). The first pattern that is found in the name counts.
+_PEAKS: dict[str, float] = {
+    r"H100 PCIe": 756e12,
+    r"H[12]00 NVL": 835e12,
+    r"H100|H200|GH200": 989e12,
+    r"A100\b": 312e12,
+    r"A10G?$": 125e12,
+    r"L40S": 362e12,
+    r"RTX 6000 Ada": 364e12,
+    r"RTX A6000": 155e12,
+    r"RTX 4090$": 165.2e12,
+    r"RTX 3090 Ti$": 80e12,
+    r"RTX 3090$": 71e12,
+}
+
+
+@dataclass(frozen=True)
+class FlopCounts:
+    """Forward and backward, by what a batch holds. A language model's cost is linear and quadratic in the length L."""
+
+    per_tile: float
+    per_token: float
+    per_token_pair: float
+    per_target: float
+    """Language model head, at a supervised token."""
+    per_image: float
+    """SAM 2's image encoder."""
+    per_object: float
+
+    def of(self, batch: Batch) -> float:
+        """Of one pass forward and backward; padding is no work."""
+        lengths = batch.attention_mask.sum(dim=1).double()
+        return float(
+            self.per_tile * int(batch.num_tiles.sum())
+            + self.per_token * lengths.sum()
+            + self.per_token_pair * lengths.square().sum()
+            + self.per_target * int((batch.labels[:, 1:] >= 0).sum())
+            + self.per_image * len(batch)
+            + self.per_object * sum(len(masks) for masks in batch.masks)
+        )
+
+
+def count_flops(model: Sa2VAModel) -> FlopCounts:
+    """Counts for a model after `make_trainable` and before DeepSpeed takes it; the model itself is not touched."""
+    empty = _without_memory(model)
+    config, width = empty.config, empty.config.hidden_size
+    trains_input = any(
+        parameter.requires_grad
+        for part in (empty.vision_model, empty.mlp1, empty.language_model.get_input_embeddings())
+        for parameter in part.parameters()
+    )
+
+    def language_model(length: int) -> float:
+        embeddings = _meta(1, length, width, requires_grad=trains_input)
+        mask = _meta(1, 1, length, length)
+        return _count(empty.language_model.model, inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
+
+    def grounding(num_objects: int) -> float:
+        # Not its forward(): autocast does not know the meta device.
+        images = _meta(1, 3, config.grounding_size, config.grounding_size)
+        embeddings = _meta(num_objects, empty.grounding_encoder.embedding_size, requires_grad=True)
+        index = torch.zeros(num_objects, dtype=torch.int64, device="meta")
+        return _count(empty.grounding_encoder._decode, images, embeddings, index)
+
+    length = 256
+    short, long = language_model(length), language_model(2 * length)
+    per_token_pair = (long - 2 * short) / (2 * length**2)
+    one, two = grounding(1), grounding(2)
+    return FlopCounts(
+        per_tile=_count(empty.encode_tiles, _meta(1, 3, config.tile_size, config.tile_size)),
+        per_token=short / length - per_token_pair * length,
+        per_token_pair=per_token_pair,
+        per_target=_count(empty.language_model.lm_head, _meta(1, width, requires_grad=True)),
+        per_image=2 * one - two,
+        per_object=two - one + _count(empty.text_hidden_fcs, _meta(1, width, requires_grad=True)),
+    )
+
+
+def device_peak(device: torch.device, precision: str) -> float | None:
+    """FLOP/s that a device could do at most; None where it is not known."""
+    return named_peak(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
+
+
+def named_peak(device_name: str, precision: str) -> float | None:
+    """The same for a device of this name; known for some GPUs in "bf16"."""
+    if precision != "bf16":
+        return None
+    return next((peak for pattern, peak in _PEAKS.items() if re.search(pattern, device_name)), None)
+
+
+def _without_memory(model: Sa2VAModel) -> Sa2VAModel:
+    """A copy whose parameters and buffers have shapes only. float32, whatever the model is: SAM 2 mixes types."""
+    empty: dict[int, Any] = {}
+    for parameter in model.parameters():
+        shape = torch.empty_like(parameter, device="meta", dtype=torch.float32)
+        empty[id(parameter)] = nn.Parameter(shape, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        empty[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, empty)
+
+
+def _meta(*shape: int, requires_grad: bool = False) -> Tensor:
+    return torch.empty(*shape, device="meta", requires_grad=requires_grad)
+
+
+def _count(function: Callable[..., Any], *arguments: Tensor, **options: Any) -> float:
+    """Operations of a call, and of the backward pass from all that it returns."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        output = function(*arguments, **options)
+        tensors = _tensors(output)
+        differentiable = [tensor.sum() for tensor in tensors if tensor.requires_grad]
+        if differentiable:
+            torch.autograd.backward(differentiable)
+    return float(counter.get_total_flops())
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    return [each for each in (output if isinstance(output, tuple) else output.values()) if isinstance(each, Tensor)]

@@ -1,0 +1,112 @@
+"""What may happen to a run, done to it for real: none of it changes what comes out."""
+
+import signal
+import time
+
+import pytest
+import torch
+
+from sa2va_ray import storage
+from sa2va_ray.models.checkpoint import list_checkpoints, read_state
+from tests.train.runs import Run, losses_of, train_workers, weights_of
+
+LAST = 24  # two epochs of 12 steps; the last step of each has a sample for one rank only
+SETTINGS = ["num_epochs=2", "repeats=5", "save_every_steps=11", "validation.every_steps=0"]
+
+
+@pytest.fixture(scope="module")
+def runs_uri(tiny_run):
+    return next(argument for argument in tiny_run if argument.startswith("runs_uri=")).partition("=")[2]
+
+
+@pytest.fixture(scope="module")
+def start(tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return lambda name, *settings: Run([*tiny_run, *SETTINGS, f"name={name}", *settings], folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, runs_uri):
+    start("undisturbed").finish()
+    return f"{runs_uri}/undisturbed"
+
+
+def assert_same(run_uri, undisturbed):
+    expected, found = weights_of(undisturbed), weights_of(run_uri)
+    assert [name for name, tensor in expected.items() if not tensor.equal(found[name])] == []
+    losses = losses_of(undisturbed)
+    assert sorted(losses) == list(range(1, LAST + 1))
+    resumed = losses_of(run_uri)
+    assert resumed == {step: losses[step] for step in resumed}
+    assert set(range(12, LAST + 1)) <= resumed.keys()
+
+
+def test_a_killed_driver_and_a_second_start_give_the_same_weights(start, undisturbed, runs_uri):
+    """Stopped inside an epoch; bit by bit the same losses and weights."""
+    run = start("killed")
+    run.wait_for("step_00000011: saved")
+    run.kill_driver()
+    output = start("killed").finish()
+    assert "step 11 of 24" in output
+    assert_same(f"{runs_uri}/killed", undisturbed)
+    assert read_state(list_checkpoints(f"{runs_uri}/killed")[-1]).samples_seen == 90
+    assert "at its end already" in start("killed").finish()
+
+
+def test_a_lost_worker_and_a_silent_store_change_nothing(start, stack, undisturbed, runs_uri):
+    """A worker killed in mid-step, and a store that does not answer for 30 s during an upload."""
+    run = start("hurt")
+    run.wait_for("progress train 10/")
+    store = stack.processes[0]
+    store.send_signal(signal.SIGSTOP)
+    time.sleep(30)
+    store.send_signal(signal.SIGCONT)
+    run.wait_for("step_00000011: saved")
+    train_workers()[-1].send_signal(signal.SIGKILL)
+    output = run.finish()
+    assert "waits for the store" in output
+    assert "resuming from" in output
+    assert_same(f"{runs_uri}/hurt", undisturbed)
+
+
+def test_three_workers_go_on_where_two_stopped(start, undisturbed, runs_uri):
+    """Sums of float32 in another order: the losses of the 13 steps stay within what that can do."""
+    run = start("more")
+    run.wait_for("step_00000011: saved")
+    run.kill_driver()
+    output = start("more", "num_workers=3").finish()
+    assert "45 samples seen over 3 workers, as planned" in output
+    expected, found = losses_of(undisturbed), losses_of(f"{runs_uri}/more")
+    for step in range(12, LAST + 1):
+        assert found[step] == pytest.approx(expected[step], rel=2e-3), step
+    assert read_state(list_checkpoints(f"{runs_uri}/more")[-1]).samples_seen == 90
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(start, undisturbed, runs_uri):
+    """The newest one loses a byte; the run goes on from the one before it."""
+    run = start("damaged", "save_every_steps=5")
+    run.wait_for("step_00000010: saved")
+    run.kill_driver()
+    run_uri = f"{runs_uri}/damaged"
+    newest = list_checkpoints(run_uri)[-1]
+    name = next(name for name in storage.list_files(newest) if name.startswith("optimizer-"))
+    data = bytearray(storage.read_bytes(f"{newest}/{name}"))
+    data[-1] ^= 1
+    storage.write_bytes(f"{newest}/{name}", bytes(data))
+    output = start("damaged", "save_every_steps=5").finish()
+    assert f"checkpoint {newest} is passed over" in output
+    expected, found = weights_of(undisturbed), weights_of(run_uri)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+def test_a_store_that_is_gone_for_good_ends_the_run_with_what_to_do(start, stack):
+    run = start("gone", "storage_patience_s=5", "max_failures=0")
+    run.wait_for("progress train 10/")
+    store = stack.processes[0]
+    store.send_signal(signal.SIGSTOP)
+    try:
+        run.process.wait(timeout=200)
+    finally:
+        store.send_signal(signal.SIGCONT)
+    assert run.process.returncode == 2
+    assert "resume=auto" in run.output().splitlines()[-1]
