@@ -105,15 +105,13 @@ def speed(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, A
     with Stack(folder / "stack") as stack:
         stack.start_store(BUCKET)
         stack.start_ray(num_cpus=arguments.cores)
-        with stack.applied_env():
+        with stack.applied_env(), ray.init(address=stack.ray_address, log_to_driver=False):
             storage.upload_folder(Path(local), remote, last=MANIFEST)
-            ray.init(address=stack.ray_address, log_to_driver=False)
             roots = [found for process in stack.processes if (found := process.find())]
             for _, size, augmented, way in product(range(arguments.rounds), arguments.sizes, ("on", "off"), ways):
                 config, processor = pipeline_config(arguments.cores, augmented == "on"), build_processor(size)
                 result = measure(partial(ways[way], plan, config, processor), arguments.samples, roots)
                 measured.setdefault((size, augmented, way), []).append(result)
-            ray.shutdown()
     return [
         {
             "size": size,
@@ -152,12 +150,11 @@ def nodes(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, A
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         for _ in range(count):
             cluster.add_node(num_cpus=1, object_store_memory=STORE_MIB * 2**20)
-        ray.init(address=cluster.address, log_to_driver=False)
-        for size in arguments.sizes:
-            config, processor = pipeline_config(count, augmented=True), build_processor(size)
-            result = measure(partial(load_stream, uri, plan, config, processor), arguments.samples, [])
-            rates.setdefault((size, count), []).append(result.samples_per_s)
-        ray.shutdown()
+        with ray.init(address=cluster.address, log_to_driver=False):
+            for size in arguments.sizes:
+                config, processor = pipeline_config(count, augmented=True), build_processor(size)
+                result = measure(partial(load_stream, uri, plan, config, processor), arguments.samples, [])
+                rates.setdefault((size, count), []).append(result.samples_per_s)
         cluster.shutdown()
     medians = {key: statistics.median(values) for key, values in rates.items()}
     return [
@@ -179,8 +176,7 @@ def memory(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, 
     with Stack(folder / "stack") as stack:
         stack.start_ray(num_cpus=arguments.cores, object_store_mib=STORE_MIB)
         roots = [found for process in stack.processes if (found := process.find())]
-        with stack.applied_env():
-            ray.init(address=stack.ray_address, log_to_driver=False)
+        with stack.applied_env(), ray.init(address=stack.ray_address, log_to_driver=False):
             for size in arguments.sizes:
                 config, processor = pipeline_config(arguments.cores, augmented=True), build_processor(size)
                 with watched_memory(roots) as peaks:
@@ -190,7 +186,6 @@ def memory(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, 
                     count = 1 + sum(1 for _ in batches)
                 limits = {"store MiB": STORE_MIB, "object_store_mib": config.object_store_mib}
                 rows.append({"size": size, "images": count, **limits, **peaks})
-            ray.shutdown()
     return rows
 
 

@@ -47,7 +47,7 @@ from sa2va_ray.telemetry import LOGGER
 _SCHEDULER_PAUSE_S = 0.02
 _ROWS_PER_TASK = 8  # enough to make the cost of a Ray task small, few enough to keep memory and the first wait short
 _ROWS_PER_EXECUTION = 16_384  # Ray Data lists all tasks before it starts, at 2 ms a task on a busy machine
-_COLUMNS = ["sample_id", "image", "objects"]
+_COLUMNS = ["sample_id", "patient_id", "image", "objects"]
 _NOTHING = {  # in place of a sample that cannot be decoded
     "input_ids": np.zeros(0, np.int64),
     "labels": np.zeros(0, np.int64),
@@ -107,7 +107,9 @@ class SampleIndex:
     """
 
     def __init__(self, data_uri: str, split: str):
-        num_rows = read_manifest(data_uri, what="prepared data set")["num_rows"]
+        num_rows = read_manifest(data_uri, what="prepared data set").get("num_rows")
+        if num_rows is None:
+            raise UserError(f"{data_uri} was prepared by an older version of sa2va_ray. Prepare the data set again.")
         names = sorted(name for name in num_rows if name.startswith(f"{split}-"))
         if not names:
             raise UserError(f"{data_uri} has no samples in the split '{split}'. Prepare it with another split_seed.")
@@ -123,8 +125,8 @@ class SampleIndex:
         return self.read(np.array([index]))[0]
 
     def read(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """`sample_id`, `image` and `objects` of samples. All are asked for at once, so that a store's latency is waited
-        for once."""
+        """`sample_id`, `patient_id`, `image` and `objects` of samples. All are asked for at once, so that a store's
+        latency is waited for once."""
         wanted, places = np.unique(indices, return_inverse=True)
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
         files = np.unique(numbers).tolist()

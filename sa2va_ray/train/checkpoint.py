@@ -146,7 +146,7 @@ def _patiently(operation: Callable[[], T], name: str, patience_s: float) -> T:
             if waited_s > patience_s:
                 raise RuntimeError(
                     f"Checkpoint {name} could not be stored in {waited_s:.0f} s, so the run ends: what it would do "
-                    f"from here on could be lost. {error} Checkpoints that were logged as saved are in the store; start "
+                    f"from here on could be lost. {error} What was logged as saved is in the store; start "
                     "the job again with resume=auto when the store answers."
                 ) from None
             LOGGER.warning("checkpoint %s waits for the store since %.0f s: %s", name, waited_s, error)

@@ -77,6 +77,7 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str) -> Sess
     Raises:
         AgreedError: a checkpoint that does not belong to this config; no sample can be decoded.
     """
+    torch.manual_seed(config.seed)  # of the adapters' first weights
     precision = choose_precision(config)
     model, processor = build_model(config.model, PRECISIONS[precision])
     origin = Origin(weights_sha256(model), data_sha256, git_commit)

@@ -38,6 +38,11 @@ def train(config: TrainConfig) -> str | None:
         raise UserError(
             f"{num_samples} samples x {config.repeats} repeats are too few for {config.num_workers} workers"
         )
+    if config.validation.every_steps and not data_manifest["counts"]["val"]["samples"]:
+        raise UserError(
+            f"{config.data_uri} has no validation patients. Prepare it with another split.seed or a larger "
+            "split.val_fraction, or train without validation: validation.every_steps=0."
+        )
     config = log_plan(config, num_samples)
     if config.plan:
         return None

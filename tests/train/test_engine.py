@@ -29,6 +29,8 @@ from sa2va_ray.train.memory_plan import plan_memory
 from sa2va_ray.train.model_facts import read_model_facts
 from sa2va_ray.train.zero_state import trained_parameters
 
+pytestmark = pytest.mark.soak
+
 ROOT = Path(__file__).parents[2]
 NUM_WORKERS, NUM_STEPS, LR = 2, 3, 1e-3
 TINY = [

@@ -10,6 +10,8 @@ from sa2va_ray import storage
 from sa2va_ray.models.checkpoint import list_checkpoints, read_state
 from tests.train.runs import Run, losses_of, train_workers, weights_of
 
+pytestmark = pytest.mark.soak
+
 LAST = 24  # two epochs of 12 steps; the last step of each has a sample for one rank only
 SETTINGS = ["num_epochs=2", "repeats=5", "save_every_steps=11", "validation.every_steps=0"]
 

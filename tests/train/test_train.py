@@ -36,9 +36,8 @@ def weights(checkpoint_uri):
 def test_the_workers_see_each_sample_once_and_nothing_twice(trained, checkpoint_uri):
     _, output = trained
     assert "epoch 0: 9 samples seen over 2 workers, as planned" in output
-    assert (
-        "9 samples x 1 repeats x 1 epochs = 3 steps of 4 samples: 2 workers x 2 micro batch x 1 accumulated" in output
-    )
+    assert "9 samples x 1 repeats x 1 epochs = 3 steps" in output
+    assert "2 workers x 2 micro batch x 1 accumulated = 4" in output
     assert TrainState.model_validate_json(storage.read_bytes(f"{checkpoint_uri}/train_state.json")).samples_seen == 9
 
 

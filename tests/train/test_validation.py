@@ -40,6 +40,8 @@ from sa2va_ray.train.step import AgreedError, MicroBatch, any_rank, train_step
 from sa2va_ray.train.validation import validate
 from sa2va_ray.train.zero_state import trained_parameters
 
+pytestmark = pytest.mark.soak
+
 WORLD_SIZES = (3, 2, 1)
 MAX_NEW_TOKENS = 7
 SEED = 25  # answers of different lengths, with and without [SEG], that ranks give at the same time
