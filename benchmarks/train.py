@@ -22,6 +22,7 @@ import ray
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.predict import SIZES
 from sa2va_ray import storage
 from sa2va_ray.demo.stack import Stack
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
@@ -41,17 +42,7 @@ COLUMNS = {
     "data wait": "time/data_wait_share",
     "checkpoints": "time/checkpoint_share",
 }
-FULL_SIZE = {
-    "architecture": {
-        "llm_config": {
-            "hidden_size": 3584,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "intermediate_size": 18944,
-        }
-    }
-}
+FULL_SIZE = {"architecture": SIZES["8b"]}
 
 
 def main() -> None:

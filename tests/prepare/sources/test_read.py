@@ -12,7 +12,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.prepare.sources import read_source
 from tests.prepare.sources.conftest import HIDDEN, OPTIONS, SQUARE, codes, write_image, write_json, write_mask
 
-OCTA_ROSSA = Path("/work/shared/data/octa-rossa")
+OCTA_ROSSA = Path(__file__).resolve().parents[4] / "shared/data/octa-rossa"  # beside the checkout
 
 
 def refused(source: str, match: str) -> None:
