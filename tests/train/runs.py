@@ -35,6 +35,11 @@ class Run:
     def output(self) -> str:
         return self._log.read_text()
 
+    def error(self) -> str:
+        """With what it ended, by itself; its workers' last words may stand behind that."""
+        assert self.process.wait(timeout=_LIMIT_S) == 2, self.output()[-3000:]
+        return next(line for line in reversed(self.output().splitlines()) if line.startswith("error: "))
+
     def wait_for(self, text: str) -> None:
         self._wait(lambda: text in self.output(), text)
 

@@ -71,7 +71,7 @@ def test_a_lost_worker_and_a_silent_store_change_nothing(start, stack, undisturb
     """A worker killed in mid-step, and a store that does not answer for 30 s during an upload."""
     run = start("hurt")
     run.wait_for("progress train 10/")
-    store = stack.processes[0]
+    store = stack.processes[0].find()
     store.send_signal(signal.SIGSTOP)
     time.sleep(30)
     store.send_signal(signal.SIGCONT)
@@ -83,14 +83,16 @@ def test_a_lost_worker_and_a_silent_store_change_nothing(start, stack, undisturb
     assert_same(f"{runs_uri}/hurt", undisturbed)
 
 
-def test_three_workers_go_on_where_two_stopped(start, undisturbed, runs_uri):
-    """Sums of float32 in another order: the losses of the 13 steps stay within what that can do."""
-    run = start("more")
+def test_three_workers_go_on_where_two_stopped(start, runs_uri):
+    """Sums of float32 in another order: the losses of the 13 steps stay within what that can do. With one sample in a
+    micro batch, so that each has random points of its own."""
+    start("two", "micro_batch_size=1").finish()
+    run = start("more", "micro_batch_size=1")
     run.wait_for("step_00000011: saved")
     run.kill_driver()
-    output = start("more", "num_workers=3").finish()
+    output = start("more", "micro_batch_size=1", "num_workers=3").finish()
     assert "45 samples seen over 3 workers, as planned" in output
-    expected, found = losses_of(undisturbed), losses_of(f"{runs_uri}/more")
+    expected, found = losses_of(f"{runs_uri}/two"), losses_of(f"{runs_uri}/more")
     for step in range(12, LAST + 1):
         assert found[step] == pytest.approx(expected[step], rel=2e-3), step
     assert read_state(list_checkpoints(f"{runs_uri}/more")[-1]).samples_seen == 90
@@ -116,14 +118,12 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(start, undisturbed, runs_
 def test_a_store_that_is_gone_for_good_ends_the_run_with_what_to_do(start, stack):
     run = start("gone", "storage_patience_s=5", "max_failures=0")
     run.wait_for("progress train 10/")
-    store = stack.processes[0]
+    store = stack.processes[0].find()
     store.send_signal(signal.SIGSTOP)
     try:
-        run.process.wait(timeout=200)
+        assert "resume=auto" in run.error()
     finally:
         store.send_signal(signal.SIGCONT)
-    assert run.process.returncode == 2
-    assert "resume=auto" in run.output().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,6 @@ def test_an_unreadable_row_is_counted_and_named_and_the_run_goes_on(start, damag
 
 def test_too_many_unreadable_rows_end_the_run_with_what_to_do(start, damaged_data):
     run = start("too-many", f"data_uri={damaged_data[0]}", "num_epochs=1", "pipeline.max_bad_samples=4")
-    run.process.wait(timeout=300)
-    assert run.process.returncode == 2
-    assert "5 samples could not be decoded" in run.output().splitlines()[-1]
-    assert "prepare it again" in run.output().splitlines()[-1]
+    error = run.error()
+    assert "5 samples could not be decoded" in error
+    assert "prepare it again" in error
