@@ -31,6 +31,9 @@ class ValidationConfig(Config):
     """Probability from which on a pixel counts as vessel."""
     num_drawn: int = Field(3, ge=0)
     """Images that are drawn each time, the same ones."""
+    max_new_tokens: int = Field(32, gt=0)
+    """An answer is cut off behind this many; trained ones have ten. Under ZeRO-3 each token takes all weights over the
+    network once."""
 
 
 class TrainConfig(Config):

@@ -40,6 +40,7 @@ def build_engine(model: Sa2VAModel, config: TrainConfig, precision: str) -> deep
         compile_frozen(model)
     settings = _deepspeed_config(config, precision)
     if config.strategy != "zero2":
+        _gather_in_large_pieces(model)
         _shard(model, settings)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, **_adamw_arguments(config.optim))
@@ -71,9 +72,17 @@ def compile_frozen(model: Sa2VAModel) -> None:
     """torch.compile of the vision encoders that do not train."""
     for encoder in (model.vision_model, model.grounding_encoder.sam2_model.image_encoder):
         if not _trains(encoder):
-            # ZeRO-3 gathers a leaf's weights in one go; its hooks on each submodule would break the graph at each.
-            set_z3_leaf_module(encoder, True)
             encoder.forward = torch.compile(encoder.forward)
+
+
+def _gather_in_large_pieces(model: Sa2VAModel) -> None:
+    """ZeRO-3 gathers the weights of a leaf in one go. Left to itself it does so for each of 2,000 modules, and its
+    Python for that takes longer than a GPU takes for the step; and its hooks in an encoder would break a compiled
+    graph at each. Encoders that train stay as they are: DeepSpeed 0.19 loses weights of their layers as leaves."""
+    for encoder in (model.vision_model, model.grounding_encoder.sam2_model.image_encoder):
+        set_z3_leaf_module(encoder, not _trains(encoder))
+    for layer in model.language_model.model.layers:
+        set_z3_leaf_module(layer, True)
 
 
 def _trains(module: nn.Module) -> bool:

@@ -73,7 +73,7 @@ def measure_losses(engine, processor, samples: SampleIndex, config: TrainConfig)
 
 
 def measure_images(
-    engine, processor, samples: SampleIndex, config: TrainConfig, max_new_tokens: int
+    engine, processor, samples: SampleIndex, config: TrainConfig
 ) -> tuple[list[_Row], dict[str, np.ndarray]]:
     """What the predictor makes of each sample.
 
@@ -84,7 +84,7 @@ def measure_images(
     """
     images: list[_Row] = []
     pictures: dict[str, np.ndarray] = {}
-    answers = _answers(engine, processor, samples, config, max_new_tokens)
+    answers = _answers(engine, processor, samples, config)
     for index, group in groupby(answers, key=lambda answer: answer[0]):
         _, same_sample, predictions = zip(*group, strict=True)
         sample, truths = same_sample[0], object_masks(same_sample[0])
@@ -102,9 +102,7 @@ def measure_images(
     )
 
 
-def _answers(
-    engine, processor, samples: SampleIndex, config: TrainConfig, max_new_tokens: int
-) -> Iterator[tuple[int, _Row, Prediction]]:
+def _answers(engine, processor, samples: SampleIndex, config: TrainConfig) -> Iterator[tuple[int, _Row, Prediction]]:
     """This rank's samples, each with its number and once for each of its objects, and what is predicted for that."""
     predictor = Sa2VAPredictor(engine.module, processor)
 
@@ -117,7 +115,7 @@ def _answers(
     for chunk in _in_step(engine, asked):
         queries = [ask(sample, phrase) for _, sample, phrase in chunk]
         queries += [filler] * (engine.train_micro_batch_size_per_gpu() - len(queries))
-        predictions = predictor.predict(queries, max_new_tokens, partial(any_rank, engine))
+        predictions = predictor.predict(queries, config.validation.max_new_tokens, partial(any_rank, engine))
         for (index, sample, _), prediction in zip(chunk, predictions, strict=False):  # the rest are fillers
             yield index, sample, prediction
 

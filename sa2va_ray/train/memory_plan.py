@@ -139,22 +139,22 @@ def _states(facts: ModelFacts, config: TrainConfig, strategy: Strategy) -> dict[
     # Two buckets: one fills while the other is reduced.
     states["reduce buckets"] = 2 * b * min(REDUCE_BUCKET_SIZE, trained)
     if strategy != "zero2":
-        states["gathered layers"] = b * min(_gathered(facts, config), facts.num_parameters)
+        states["gathered layers"] = b * min(_gathered(facts), facts.num_parameters)
     return states
 
 
-def _gathered(facts: ModelFacts, config: TrainConfig) -> int:
+def _gathered(facts: ModelFacts) -> int:
     """Values that ZeRO-3 has whole at a time: what it fetches ahead, and a module that is fetched however large."""
-    whole_encoders = [group.num_parameters for group in facts.groups if _is_compiled(group.name, facts, config)]
+    whole_encoders = [group.num_parameters for group in facts.groups if _is_frozen_encoder(group.name, facts)]
     return MAX_LIVE_PARAMETERS + max([facts.largest_module, *whole_encoders])
 
 
-def _is_compiled(group: str, facts: ModelFacts, config: TrainConfig) -> bool:
+def _is_frozen_encoder(group: str, facts: ModelFacts) -> bool:
     frozen = {
         "vision encoder": facts.trainable.vision_encoder == "frozen",
         "SAM 2 image encoder": facts.trainable.image_encoder == "frozen",
     }
-    return config.compile_frozen and frozen.get(group, False)
+    return frozen.get(group, False)
 
 
 def _kept(facts: ModelFacts, config: TrainConfig, size: SampleSize) -> dict[str, int]:

@@ -14,13 +14,12 @@ from accelerate import init_empty_weights
 from torch import nn
 
 from sa2va_ray import storage
-from sa2va_ray.models.build import ModelConfig
+from sa2va_ray.models.build import ModelConfig, random_architecture
 from sa2va_ray.models.lora import TrainableConfig, make_trainable
 from sa2va_ray.models.placing import build_empty_model
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
-from sa2va_ray.models.sa2va.processing_sa2va import IMAGE_TOKEN, SEG_TOKEN, Sa2VAProcessor, token_id
+from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.source_folder import read_source_folder
-from sa2va_ray.models.tokenizer import build_tokenizer
 
 _SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer of a model folder
 _SAM2 = r"^grounding_encoder\.sam2_model\."
@@ -94,14 +93,7 @@ def _read_architecture(config: ModelConfig) -> tuple[Sa2VAConfig, object]:
         with _small_files(config.base.source) as folder:
             found = read_source_folder(folder, config.base.source, config.base.grounding_config)
         return found.config, found.tokenizer
-    tokenizer = build_tokenizer()
-    architecture = Sa2VAConfig(
-        **(config.architecture or {}),
-        seg_token_id=token_id(tokenizer, SEG_TOKEN),
-        image_token_id=token_id(tokenizer, IMAGE_TOKEN),
-    )
-    architecture.llm_config.vocab_size = len(tokenizer)
-    return architecture, tokenizer
+    return random_architecture(config)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import list_checkpoints, read_state
+from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, configure_logging
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.loop import train_loop_per_worker
@@ -93,14 +94,21 @@ def _fit(config: TrainConfig, data_sha256: str, run_uri: str) -> None:
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        saved = list_checkpoints(run_uri)
         raise UserError(
             f"The run ended: {_last_line(error)} Its workers were replaced up to max_failures={config.max_failures} "
-            f"times; the workers' logs are on the dashboard. Newest checkpoint: {saved[-1] if saved else 'none yet'}. "
+            f"times; the workers' logs are on the dashboard. Newest checkpoint: {_newest_checkpoint(run_uri)}. "
             "Start the job again with resume=auto (the default) to go on from it."
         ) from error
     if result.metrics and _ERROR in result.metrics:
         raise UserError(result.metrics[_ERROR])
+
+
+def _newest_checkpoint(run_uri: str) -> str:
+    try:
+        saved = list_checkpoints(run_uri)
+    except StorageError:
+        return "not known, since the store does not answer"
+    return saved[-1] if saved else "none yet"
 
 
 def _worker(data_sha256: str, commit: str, values: dict) -> None:

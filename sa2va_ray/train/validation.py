@@ -19,7 +19,6 @@ from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.measure import QUALITY, measure_images, measure_losses
 
-MAX_NEW_TOKENS = 32  # trained answers have ten; under ZeRO-3 each token takes all weights over the network once
 _BOOTSTRAP_SEED = 0
 
 
@@ -41,16 +40,13 @@ class ValidationResult:
     pictures: dict[str, np.ndarray]
 
 
-def validate(
-    engine, processor: Sa2VAProcessor, config: TrainConfig, max_new_tokens: int = MAX_NEW_TOKENS
-) -> ValidationResult:
+def validate(engine, processor: Sa2VAProcessor, config: TrainConfig) -> ValidationResult:
     """Measures the model as it stands. All ranks call it at the same place.
 
     An answer without [SEG] counts as an empty mask; an image with several objects counts by the mean over them.
 
     Args:
         engine: DeepSpeed's; its modes and the random numbers of the process are left as they were.
-        max_new_tokens: an answer is cut off behind this many.
 
     Raises:
         AgreedError: validation samples that cannot be decoded; it names them.
@@ -60,7 +56,7 @@ def validate(
     with _paused(engine):
         # Losses come first: a whole forward pass shows ZeRO-3 which weights modules take from one another.
         losses = measure_losses(engine, processor, samples, config)
-        images, pictures = measure_images(engine, processor, samples, config, max_new_tokens)
+        images, pictures = measure_images(engine, processor, samples, config)
     assert len(images) == len(samples), f"{len(images)} of {len(samples)} validation samples were measured"
     patients = _by_patient(images)
     metrics = _summarize(patients) | {"val/seg_share": _mean(images, "seg_share")}

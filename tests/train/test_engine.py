@@ -4,46 +4,29 @@ Run as a script, this file is one of two workers (`torchrun` style environment),
 """
 
 import copy
-import os
-import socket
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from sa2va_ray.data.batch import Batch, collate
-from sa2va_ray.models.build import build_model
-from sa2va_ray.models.lora import make_trainable
+from sa2va_ray.data.batch import Batch
 from sa2va_ray.models.sa2va.processing_sa2va import normalize_tiles
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine import build_engine, recompute_activations
 from sa2va_ray.train.memory_plan import plan_memory
 from sa2va_ray.train.model_facts import read_model_facts
 from sa2va_ray.train.zero_state import trained_parameters
+from tests.train import ranks
 
 pytestmark = pytest.mark.soak
 
-ROOT = Path(__file__).parents[2]
 NUM_WORKERS, NUM_STEPS, LR = 2, 3, 1e-3
-TINY = [
-    "jobs/configs/demo.yaml",
-    "model.architecture.vision_config.num_hidden_layers=1",
-    "model.architecture.llm_config.num_hidden_layers=1",
-    "model.architecture.grounding_config.image_size=64",
-    "model.architecture.grounding_config.trunk.stages=[1, 1, 2, 1]",
-    "model.architecture.grounding_config.trunk.global_att_blocks=[3]",
-    "model.trainable.lora_dropout=0.1",
-    "model.trainable.image_encoder=frozen",
-    "precision=fp32",
-]
+TINY = [*ranks.TINY, "model.trainable.lora_dropout=0.1", "model.trainable.image_encoder=frozen"]
 RUNS = {
     "zero2": ["strategy=zero2"],
     "zero3": ["strategy=zero3"],
@@ -55,29 +38,7 @@ RUNS = {
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What each of `RUNS` gives: losses, gradient norms, weights, moments and bytes held."""
-    folder = tmp_path_factory.mktemp("engine")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(NUM_WORKERS),
-        "OMP_NUM_THREADS": "1",
-    }
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            cwd=ROOT,
-            env={**os.environ, **shared, "PYTHONPATH": str(ROOT), "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=(folder / f"{rank}.log").open("w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(NUM_WORKERS)
-    ]
-    statuses = [worker.wait(timeout=500) for worker in workers]
-    assert statuses == [0] * NUM_WORKERS, (folder / "0.log").read_text()[-3000:]
-    return torch.load(folder / "results.pt")
+    return ranks.run_ranks(__file__, NUM_WORKERS, tmp_path_factory.mktemp("engine"))
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3_offload"])
@@ -115,18 +76,20 @@ def test_a_worker_holds_the_weights_that_the_plan_says(results, name):
 
 
 def test_all_trained_tensors_have_moved(results):
-    before = dict(_build(TrainConfig.load([*TINY, *RUNS["zero3"]])).named_parameters())
+    model, _ = ranks.build_tiny(TrainConfig.load([*TINY, *RUNS["zero3"]]))
+    before = dict(model.named_parameters())
     assert [name for name, weight in results["zero3"]["weights"].items() if weight.equal(before[name])] == []
 
 
 def test_activation_checkpointing_keeps_less_and_gives_the_same_gradients():
     """In one process, where every tensor that is kept can be seen; dropout draws the same numbers again."""
     config = TrainConfig.load([*TINY, "model.trainable.vision_encoder=lora", "model.trainable.image_encoder=full"])
-    model = _build(config)
-    kept, gradients = _backward(model)
+    model, processor = ranks.build_tiny(config)
+    batch = ranks.tiny_batch(processor, seed=0)
+    kept, gradients = _backward(model, batch)
     again = copy.deepcopy(model)
     recompute_activations(again)
-    kept_less, gradients_again = _backward(again)
+    kept_less, gradients_again = _backward(again, batch)
     assert kept_less < 0.5 * kept
     assert gradients.keys() == gradients_again.keys()
     assert [name for name, gradient in gradients.items() if not gradient.equal(gradients_again[name])] == []
@@ -148,15 +111,7 @@ def _flat(tensors: dict[str, Tensor]) -> Tensor:
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
-def _build(config: TrainConfig):
-    model, processor = build_model(config.model)
-    torch.manual_seed(0)  # adapters are random
-    make_trainable(model, processor, config.model.trainable)
-    model.processor = processor  # for `_batch`
-    return model
-
-
-def _backward(model) -> tuple[int, dict[str, Tensor]]:
+def _backward(model, batch: Batch) -> tuple[int, dict[str, Tensor]]:
     """Bytes that the forward pass keeps, weights not counted, and the gradient of each trained tensor."""
     weights, sizes = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
 
@@ -168,25 +123,9 @@ def _backward(model) -> tuple[int, dict[str, Tensor]]:
 
     torch.manual_seed(0)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = _loss(model, _batch(model.processor, seed=0))
+        loss = _loss(model, batch)
     loss.backward()
     return sum(sizes.values()), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _batch(processor, seed: int) -> Batch:
-    random = np.random.default_rng(seed)
-    image = Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    tiles = processor.tile_pixels(image)
-    ids, labels = processor.training_ids([("<image>\nPlease segment the vessels.", "Sure, [SEG].")], len(tiles))
-    row = {
-        "input_ids": np.array(ids),
-        "labels": np.array(labels),
-        "pixel_values": tiles.numpy(),
-        "grounding_pixel_values": processor.grounding_image(image).numpy(),
-        "masks": random.random((1, 16, 16)) < 0.2,
-        "sample_id": f"sample-{seed}",
-    }
-    return collate([row])
 
 
 def _loss(model, batch: Batch) -> Tensor:
@@ -208,8 +147,7 @@ def _train(config: TrainConfig) -> dict:
     """`NUM_STEPS` steps of two micro batches each, other ones on each rank."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    model, rank = _build(config), dist.get_rank()
-    processor = model.processor
+    (model, processor), rank = ranks.build_tiny(config), dist.get_rank()
     engine = build_engine(model, config, "fp32")
     torch.manual_seed(rank)  # here: DeepSpeed draws a number too
     held = [getattr(p, "ds_tensor", p) for p in model.parameters()]
@@ -217,7 +155,7 @@ def _train(config: TrainConfig) -> dict:
     for step in range(NUM_STEPS):
         for micro in range(2):
             engine.set_gradient_accumulation_boundary(micro == 1)
-            loss = _loss(engine, _batch(processor, seed=100 * rank + 10 * step + micro))
+            loss = _loss(engine, ranks.tiny_batch(processor, seed=100 * rank + 10 * step + micro))
             engine.backward(loss)
             losses.append(loss.item())
         for group in engine.optimizer.param_groups:

@@ -64,6 +64,7 @@ def config_for(folder: Path) -> TrainConfig:
             "micro_batch_size=1",
             "validation.num_drawn=5",
             f"validation.threshold={THRESHOLD}",
+            f"validation.max_new_tokens={MAX_NEW_TOKENS}",
         ]
     )
 
@@ -162,7 +163,7 @@ def validated(engine, processor, folder: Path) -> dict[str, Any]:
         return predictions
 
     Sa2VAPredictor.predict = listen
-    result = validate(engine, processor, config_for(folder), MAX_NEW_TOKENS)
+    result = validate(engine, processor, config_for(folder))
     Sa2VAPredictor.predict = predict
     return {"said": said, "result": result, "is_shared": is_shared}
 
@@ -262,7 +263,7 @@ class CountingCalls:
 
 def larger_batches(engine, processor, folder: Path):
     engine.set_train_micro_batch_size(2)
-    return validate(engine, processor, config_for(folder), MAX_NEW_TOKENS)
+    return validate(engine, processor, config_for(folder))
 
 
 def refused(engine, processor, folder: Path) -> str:

@@ -117,9 +117,12 @@ class Sa2VAModel(PreTrainedModel):
         return Sa2VAOutput(logits=logits, mask_logits=mask_logits, ious=ious, num_objects=num_objects)
 
     def encode_tiles(self, pixel_values: Tensor) -> Tensor:
-        """(T, 3, S, S) -> image tokens (T, K, D): CLS dropped, pixel shuffle, projector."""
+        """(T, 3, S, S) -> image tokens (T, K, D): CLS dropped, pixel shuffle, projector. T may be 0."""
+        num_tiles = len(pixel_values)
+        if num_tiles == 0:  # attention takes no empty batch, and ZeRO-3 no rank that leaves the encoder out
+            pixel_values = pixel_values.new_zeros(1, *pixel_values.shape[1:])
         patches = self.vision_model(pixel_values=pixel_values.to(self.dtype)).last_hidden_state[:, 1:]
-        return self.mlp1(pixel_shuffle(patches, self.config.downsample_ratio))
+        return self.mlp1(pixel_shuffle(patches, self.config.downsample_ratio))[:num_tiles]
 
     def embed(self, input_ids: Tensor, image_tokens: Tensor) -> Tensor:
         """(B, L) ids and (M, D) image tokens, in the order of their places -> (B, L, D)."""

@@ -130,11 +130,12 @@ class Sa2VAProcessor:
 
         Args:
             turns: (question, answer) pairs; the image stands in the first question.
+            num_tiles: of the image; 0 for a conversation without one.
         """
         ids: list[int] = []
         labels: list[int] = []
         for number, (question, answer) in enumerate(turns):
-            asked = self.prompt_ids(question, num_tiles) if number == 0 else self.follow_up_ids(question)
+            asked = self.prompt_ids(question, num_tiles) if number == 0 and num_tiles else self.follow_up_ids(question)
             replied = self.answer_ids(answer + self.template.end)
             separator = self._encode_text(self.template.separator)
             ids += asked + replied + separator
