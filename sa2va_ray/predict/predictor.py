@@ -105,7 +105,8 @@ class Sa2VAPredictor:
     def predict(
         self, queries: Sequence[Query], max_new_tokens: int = 128, any_rank: AnyRank = bool
     ) -> list[Prediction]:
-        """Answers all queries in one batch; images may differ in size and mode.
+        """Answers all queries in one batch; images may differ in size and mode, and one that several queries hold is
+        encoded once.
 
         Args:
             max_new_tokens: an answer is cut off behind this many; the usual one has six.
@@ -113,10 +114,11 @@ class Sa2VAPredictor:
         """
         if not queries:
             return []
+        images = {id(query.image): query.image.convert("RGB") for query in queries}
         segmentations = segment(
             self._model,
             self._processor,
-            [Request(query.image.convert("RGB"), query.prompt, query.answer) for query in queries],
+            [Request(images[id(query.image)], query.prompt, query.answer) for query in queries],
             max_new_tokens=max_new_tokens,
             any_rank=any_rank,
         )
