@@ -17,6 +17,7 @@ from sa2va_ray.models.sa2va.generation_sa2va import AnyRank, Request, Segmentati
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.state_dict import load_model
+from sa2va_ray.predict.cleanup import CleanupConfig, to_masks
 
 _THRESHOLD = 0.5  # upstream's, for models that were never calibrated
 
@@ -30,22 +31,24 @@ class Query:
         prompt: may hold one `<image>` marker; without one the image goes before the text.
         answer: a reply to be taken as said, without its end token; None lets the model speak.
         threshold: of the probabilities, in [0, 1]; None takes the model's calibrated one.
+        cleanup: of the masks; None takes the model's own.
     """
 
     image: Image.Image
     prompt: str
     answer: str | None = None
     threshold: float | None = None
+    cleanup: CleanupConfig | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Attributes:
     text: what the model said, with special tokens, without the end token.
-    masks: (N, H, W) bool, one for each [SEG] in the text.
-    probabilities: (N, H, W) float32 in [0, 1].
+    masks: (N, H, W) bool, one for each [SEG] in the text: probabilities above the threshold, cleaned.
+    probabilities: (N, H, W) float32 in [0, 1], as the model gave them.
     score: SAM 2's estimate of the masks' IoU, their mean; 0.0 where there is no mask.
-    threshold: that the masks were made with.
+    threshold, cleanup: that the masks were made with.
     """
 
     text: str
@@ -53,6 +56,7 @@ class Prediction:
     probabilities: np.ndarray
     score: float
     threshold: float
+    cleanup: CleanupConfig
 
     def union(self) -> np.ndarray:
         """(H, W) bool: all masks of the answer together, empty where there is none."""
@@ -75,6 +79,8 @@ class Sa2VAPredictor:
         """Digest of the exported folder (64 hex characters); None for folders without a manifest."""
         self.threshold: float = manifest.get("threshold", _THRESHOLD)
         """The model's own threshold, in [0, 1]."""
+        self.cleanup = CleanupConfig.parse(manifest.get("cleanup", {}))
+        """The model's own clean-up; none by default."""
 
     @classmethod
     def from_pretrained(
@@ -121,11 +127,13 @@ class Sa2VAPredictor:
 
     def _to_prediction(self, query: Query, result: Segmentation) -> Prediction:
         threshold = self.threshold if query.threshold is None else query.threshold
+        cleanup = self.cleanup if query.cleanup is None else query.cleanup
         probabilities = result.mask_logits.sigmoid().numpy()
         return Prediction(
             text=result.text.removesuffix(self._processor.template.end),
-            masks=probabilities > threshold,
+            masks=to_masks(probabilities, threshold, cleanup),
             probabilities=probabilities,
             score=float(result.ious.mean()) if len(result.ious) else 0.0,
             threshold=threshold,
+            cleanup=cleanup,
         )
