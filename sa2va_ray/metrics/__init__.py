@@ -12,13 +12,14 @@ Every metric has a value for every pair of masks, empty ones included, so that n
 from sa2va_ray.metrics.bootstrap import bootstrap_interval, pooled_interval
 from sa2va_ray.metrics.calibration import calibration_counts, calibration_errors
 from sa2va_ray.metrics.overlap import cldice, overlap_metrics
-from sa2va_ray.metrics.surface import surface_metrics
-from sa2va_ray.metrics.thresholds import THRESHOLDS, probability_counts, quantise, sweep
+from sa2va_ray.metrics.surface import TOLERANCE_PX, surface_metrics
+from sa2va_ray.metrics.thresholds import THRESHOLDS, dequantise, probability_counts, quantise, sweep
 from sa2va_ray.metrics.topology import betti_errors
 from sa2va_ray.metrics.width import WIDTH_EDGES_PX, counts_by_width
 
 __all__ = [
     "THRESHOLDS",
+    "TOLERANCE_PX",
     "WIDTH_EDGES_PX",
     "betti_errors",
     "bootstrap_interval",
@@ -26,6 +27,7 @@ __all__ = [
     "calibration_errors",
     "cldice",
     "counts_by_width",
+    "dequantise",
     "overlap_metrics",
     "pooled_interval",
     "probability_counts",

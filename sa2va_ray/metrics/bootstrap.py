@@ -6,6 +6,7 @@ import numpy as np
 
 _NUM_RESAMPLES = 2000
 _CONFIDENCE = 0.95
+_QUANTILES = ((1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2)
 
 
 def bootstrap_interval(values_per_patient: Sequence[float], seed: int) -> tuple[float, float] | None:

@@ -29,9 +29,7 @@ _LENGTHS = np.array(  # of the outline at a corner, by which of its four pixels 
 )
 
 
-def surface_metrics(
-    prediction: np.ndarray, truth: np.ndarray, tolerance_px: float = TOLERANCE_PX
-) -> dict[str, float]:
+def surface_metrics(prediction: np.ndarray, truth: np.ndarray, tolerance_px: float = TOLERANCE_PX) -> dict[str, float]:
     """Of one image:
 
     - `hd95` in pixels: of the distances from either outline to the other, by length, the 95th percentile; the greater

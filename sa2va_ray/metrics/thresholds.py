@@ -7,24 +7,37 @@ so that at a threshold of k / 256 the counts are those of the mask itself, not a
 
 import numpy as np
 
+from sa2va_ray.metrics.overlap import check_shapes
+
 NUM_BINS = 256
+NUM_LEVELS = 2**16
 THRESHOLDS = np.arange(1, NUM_BINS) / NUM_BINS
 """(255,): those that can be told from counts."""
 
 
 def quantise(probabilities: np.ndarray) -> np.ndarray:
-    """(...) float32 in [0, 1] -> uint8 bins of the same shape: `bins >= k` is `probabilities > k / 256` for k > 0."""
-    # The product is exact: 256 is a power of two.
-    return np.maximum(np.ceil(probabilities * NUM_BINS) - 1, 0).astype(np.uint8)
+    """(...) float32 in [0, 1] -> uint16 levels of the same shape: `levels >= k` is `probabilities > k / 65536`, k > 0."""
+    # The product is exact: the number of levels is a power of two.
+    return np.maximum(np.ceil(probabilities * NUM_LEVELS) - 1, 0).astype(np.uint16)
 
 
-def probability_counts(bins: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def dequantise(levels: np.ndarray) -> np.ndarray:
+    """uint16 levels -> float32 probabilities, each the middle of its level."""
+    return (levels.astype(np.float32) + 0.5) / NUM_LEVELS
+
+
+def probability_counts(levels: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(2, 256) int64: how many pixels of background, and of vessel, are in each bin.
 
     Args:
-        bins: (H, W) uint8 of `quantise`.
+        levels: (H, W) uint16 of `quantise`; of 2 bytes, the upper one is the bin.
         truth: (H, W) bool.
+
+    Raises:
+        ValueError: arrays of different shapes.
     """
+    check_shapes(levels, truth)
+    bins = levels // (NUM_LEVELS // NUM_BINS)
     return np.stack([np.bincount(bins[where], minlength=NUM_BINS) for where in (~truth, truth)])
 
 

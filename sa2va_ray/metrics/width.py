@@ -36,7 +36,7 @@ def counts_by_width(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def local_width(mask: np.ndarray) -> np.ndarray:
     """(H, W) float in pixels: twice the distance to the nearest background, which on the middle line of a vessel is its
-    width. Exact for upright vessels of odd and even width; a slanted one comes out up to a pixel wide or narrow."""
+    width: exactly for upright vessels, to within a pixel for slanted ones."""
     doubled = np.pad(mask, 1).astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     distances = cv2.distanceTransform(doubled, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     height, width = mask.shape
