@@ -6,6 +6,7 @@ pictures and phrases only. They meet the answers in `measure.py`.
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import cv2
@@ -35,7 +36,9 @@ def answer(subject: Subject, split: Split, config: PassConfig) -> ray.data.Datas
     in the sample), `sample_id`, `patient_id`, `phrase`, and what `Answer` adds."""
     num_blocks = -(-split.num_images // _ROWS_PER_BLOCK)
     questions = ray.data.range(split.num_images, override_num_blocks=num_blocks).map_batches(
-        read_questions, batch_size=None, fn_args=(split.data_uri, split.name), num_cpus=_CPUS_PER_READER
+        partial(read_questions, data_uri=split.data_uri, split=split.name),
+        batch_size=None,
+        num_cpus=_CPUS_PER_READER,
     )
     answers = questions.map_batches(
         Answer,

@@ -83,7 +83,7 @@ class Chart:
 
 
 def linear_axis(name: str, low: float, high: float) -> Axis:
-    """From the tick at or below `low` to the tick at or above `high`, 4 to 8 steps of 1, 2 or 5 times a power of ten."""
+    """From the tick at or below `low` to that at or above `high`, up to 8 steps of 1, 2 or 5 times a power of ten."""
     span = max(high - low, 1e-9)
     power = 10.0 ** math.floor(math.log10(span))
     step = next(step for factor in (0.1, 0.2, 0.5, 1, 2) if span / (step := factor * power) <= 7)

@@ -47,18 +47,16 @@ def draw_extremes(rows: Sequence[_Row], split: Split) -> list[Drawing]:
     ]
 
 
-def _places(num_images: int) -> dict[str, list[int]]:
+def _places(num_images: int) -> dict[str, Sequence[int]]:
     """rank -> places in the order from best to worst."""
-    each = min(_NUM_OF_EACH, num_images // 3) or min(1, num_images)
+    each = min(_NUM_OF_EACH, num_images // 3)
+    if not each:
+        return {"worst": [num_images - 1], "best": range(num_images - 1)}
     start = (num_images - each) // 2
-    ranks = {
+    return {
         "worst": range(num_images - 1, num_images - 1 - each, -1),
         "median": range(start, start + each),
         "best": range(each),
-    }
-    seen: set[int] = set()
-    return {
-        rank: [place for place in places if not (place in seen or seen.add(place))] for rank, places in ranks.items()
     }
 
 

@@ -116,7 +116,7 @@ def reliability_chart(calibration: Mapping[str, Any]) -> Chart:
 def histogram(result: _Result, rows: Sequence[Mapping[str, Any]], metric: str) -> Chart:
     """Of one metric over images, with the patients above."""
     label = LABELS[metric]
-    values = [float(value) for value in image_means(rows, lambda row: np.float64(row[metric])).values()]
+    values = [float(value) for value in image_means(rows, lambda row: np.array(row[metric])).values()]
     name = f"{label.name}, {label.unit}" if label.unit else label.name
     x = linear_axis(name, 0.0, max(values)) if label.unit else unit_axis(name)
     counts, edges = np.histogram(values, bins=_NUM_BINS, range=(x.low, x.high))

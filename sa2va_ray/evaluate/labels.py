@@ -37,7 +37,9 @@ def format_value(value: float, metric: str) -> str:
 
 def format_signed(value: float, metric: str) -> str:
     text = format_value(abs(value), metric)
-    return text if not text.strip("0.") else f"{'+' if value > 0 else '−'}{text}"
+    if not text.strip("0."):
+        return text
+    return f"+{text}" if value > 0 else f"\N{MINUS SIGN}{text}"
 
 
 def verdict(difference: dict, label: Label) -> str:

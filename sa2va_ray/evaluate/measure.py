@@ -1,6 +1,7 @@
 """Where answers meet the truth: one row of metrics and counts per object."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import cv2
@@ -39,7 +40,9 @@ def measure(answers: ray.data.Dataset, split: Split, tolerance_px: float) -> lis
         UserError: the model cannot be used.
     """
     measured = answers.map_batches(
-        measure_batch, batch_size=BATCH_SIZE, fn_args=(split.data_uri, split.name, tolerance_px), num_cpus=CPUS_PER_TASK
+        partial(measure_batch, data_uri=split.data_uri, split=split.name, tolerance_px=tolerance_px),
+        batch_size=BATCH_SIZE,
+        num_cpus=CPUS_PER_TASK,
     )
     return sorted(collect(measured, "evaluate", split.num_images), key=lambda row: (row["row"], row["place"]))
 
@@ -82,7 +85,9 @@ def read_levels(answer: _Row, shape: tuple[int, int]) -> np.ndarray:
     """(H, W) uint16 of `quantise`, zeros of `shape` where the image could not be read."""
     if answer["failure"] == UNREADABLE:
         return np.zeros(shape, np.uint16)
-    return cv2.imdecode(np.frombuffer(answer["levels"], np.uint8), cv2.IMREAD_UNCHANGED)
+    levels = cv2.imdecode(np.frombuffer(answer["levels"], np.uint8), cv2.IMREAD_UNCHANGED)
+    assert levels is not None  # `Answer` wrote it
+    return levels
 
 
 def _measure_one(answer: _Row, truth: np.ndarray, tolerance_px: float) -> _Row:

@@ -5,8 +5,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.manifest import digest, read_manifest
+from sa2va_ray.manifest import digest, read_manifest, to_json
 from sa2va_ray.models.state_dict import MODEL_MANIFEST
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.telemetry import LOGGER
@@ -81,6 +82,21 @@ class Subject:
     def was_calibrated_on(self, split: Split) -> bool:
         calibration = self.manifest.get("calibration", {})
         return (calibration.get("data_sha256"), calibration.get("split")) == (split.data_sha256, split.name)
+
+    def store(self, facts: dict[str, Any]) -> None:
+        """Puts facts into the manifest, in place of those of the same names; its digest stays.
+
+        Raises:
+            UserError: other files are there than when the manifest was read.
+        """
+        now = Subject.read(self.uri)
+        if now.sha256 != self.sha256:
+            raise UserError(f"{self.uri} was written anew while it was calibrated. Start again.")
+        storage.write_bytes(storage.join(self.uri, MODEL_MANIFEST), to_json(now.manifest["files"], now.facts() | facts))
+
+    def facts(self) -> dict[str, Any]:
+        """All of the manifest but the files."""
+        return {name: value for name, value in self.manifest.items() if name != "files"}
 
     def refuse_if_trained_on(self, split: Split, allow: bool) -> None:
         """

@@ -6,6 +6,7 @@ a patient of whom there are many images weighs no more than another. Intervals a
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def threshold_curves(rows: Sequence[_Row]) -> dict[str, Any]:
     """Mean Dice, precision and recall over patients at each of `thresholds`, the former with its interval. Masks are
     thresholded only, not cleaned."""
     curves = {
-        name: np.stack(list(patient_means(rows, lambda row, name=name: sweep(row["counts"])[name]).values()), axis=1)
+        name: np.stack(list(patient_means(rows, partial(_swept, name=name)).values()), axis=1)
         for name in ("dice", "precision", "recall")
     }
     band = [bootstrap_interval(list(values), BOOTSTRAP_SEED) for values in curves["dice"]]
@@ -160,6 +161,10 @@ def by_width(rows: Sequence[_Row]) -> list[dict[str, Any]]:
 def _quotient(name: str, parts: np.ndarray, wholes: np.ndarray) -> dict[str, Any]:
     interval = pooled_interval(parts.tolist(), wholes.tolist(), BOOTSTRAP_SEED)
     return {name: float(parts.sum() / wholes.sum()), f"{name}_interval_95": interval}
+
+
+def _swept(row: _Row, name: str) -> np.ndarray:
+    return sweep(np.asarray(row["counts"]))[name]
 
 
 def _metrics(row: _Row) -> np.ndarray:

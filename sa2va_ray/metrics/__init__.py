@@ -13,11 +13,12 @@ from sa2va_ray.metrics.bootstrap import bootstrap_interval, pooled_interval
 from sa2va_ray.metrics.calibration import calibration_counts, calibration_errors
 from sa2va_ray.metrics.overlap import cldice, overlap_metrics
 from sa2va_ray.metrics.surface import TOLERANCE_PX, surface_metrics
-from sa2va_ray.metrics.thresholds import THRESHOLDS, dequantise, probability_counts, quantise, sweep
+from sa2va_ray.metrics.thresholds import NUM_LEVELS, THRESHOLDS, dequantise, probability_counts, quantise, sweep
 from sa2va_ray.metrics.topology import betti_errors
 from sa2va_ray.metrics.width import WIDTH_EDGES_PX, counts_by_width
 
 __all__ = [
+    "NUM_LEVELS",
     "THRESHOLDS",
     "TOLERANCE_PX",
     "WIDTH_EDGES_PX",

@@ -74,5 +74,5 @@ def _distances(outline: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.n
 def _percentile(distances: np.ndarray, lengths: np.ndarray) -> float:
     order = np.argsort(distances)
     shares = np.cumsum(lengths[order])
-    place = np.searchsorted(shares / shares[-1], _PERCENTILE)
+    place = int(np.searchsorted(shares / shares[-1], _PERCENTILE))
     return float(distances[order][min(place, len(order) - 1)])

@@ -16,7 +16,7 @@ THRESHOLDS = np.arange(1, NUM_BINS) / NUM_BINS
 
 
 def quantise(probabilities: np.ndarray) -> np.ndarray:
-    """(...) float32 in [0, 1] -> uint16 levels of the same shape: `levels >= k` is `probabilities > k / 65536`, k > 0."""
+    """(...) float32 in [0, 1] -> uint16 levels: for k > 0, `levels >= k` is `probabilities > k / 65536`."""
     # The product is exact: the number of levels is a power of two.
     return np.maximum(np.ceil(probabilities * NUM_LEVELS) - 1, 0).astype(np.uint16)
 
