@@ -82,11 +82,12 @@ class Chart:
         return self.path([(x, low) for x, low, _ in band] + [(x, high) for x, _, high in reversed(band)])
 
 
-def linear_axis(name: str, low: float, high: float) -> Axis:
+def linear_axis(name: str, low: float, high: float, least_step: float = 0.0) -> Axis:
     """From the tick at or below `low` to that at or above `high`, up to 8 steps of 1, 2 or 5 times a power of ten."""
     span = max(high - low, 1e-9)
     power = 10.0 ** math.floor(math.log10(span))
-    step = next(step for factor in (0.1, 0.2, 0.5, 1, 2) if span / (step := factor * power) <= 7)
+    steps = [factor * power for factor in (0.1, 0.2, 0.5, 1, 2) if span / (factor * power) <= 7]
+    step = max(steps[0], least_step)
     first, last = math.floor(low / step + 1e-9), max(math.ceil(high / step - 1e-9), math.floor(low / step + 1e-9) + 1)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     ticks = [(number * step, f"{number * step:,.{digits}f}") for number in range(first, last + 1)]

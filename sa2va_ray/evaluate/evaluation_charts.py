@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sa2va_ray.evaluate.charts import Axis, Chart, Layer, linear_axis, unit_axis
-from sa2va_ray.evaluate.labels import LABELS, format_value
+from sa2va_ray.evaluate.labels import LABELS, distinct_names, format_value
 from sa2va_ray.evaluate.summary import image_means
 
 _NUM_BINS = 15
@@ -26,7 +26,8 @@ def threshold_chart(curves: Mapping[str, Any], marks: Sequence[tuple[float, str]
     band = [(x, *interval) for x, interval in zip(xs, curves["dice_interval_95"] or [], strict=False)]
     return Chart(
         "Threshold",
-        "What another threshold would give; shaded: the 95 % interval of Dice. Masks are not cleaned here.",
+        "What another threshold would give, without clean-up; shaded: the 95 % interval of Dice. Where nothing is "
+        "drawn, precision counts as 0.",
         unit_axis("threshold of the probability"),
         unit_axis("mean over patients"),
         [
@@ -47,13 +48,14 @@ def precision_recall_chart(result: _Result) -> Chart:
     thresholds = result["threshold_curves"]["thresholds"]
     here = int(np.argmin(np.abs(np.array(thresholds) - threshold)))
     points = list(zip(curve["recall"], curve["precision"], strict=True))
+    found = [point for point in points if point[0] > 0]  # elsewhere precision says nothing
     return Chart(
         "Precision and recall",
         f"Over the pixels of all images together. The area under it, the average precision, is "
         f"{curve['average_precision']:.3f}.",
         unit_axis("recall"),
         unit_axis("precision"),
-        [Layer("all thresholds", "one", line=points), Layer("the model's threshold", "two", dots=[points[here]])],
+        [Layer("all thresholds", "one", line=found), Layer("the model's threshold", "two", dots=[points[here]])],
         header=("Threshold", "Recall", "Precision"),
         rows=[
             [f"{thresholds[i]:.4f}", *(f"{value:.3f}" for value in points[i])]
@@ -120,8 +122,8 @@ def histogram(result: _Result, rows: Sequence[Mapping[str, Any]], metric: str) -
     name = f"{label.name}, {label.unit}" if label.unit else label.name
     x = linear_axis(name, 0.0, max(values)) if label.unit else unit_axis(name)
     counts, edges = np.histogram(values, bins=_NUM_BINS, range=(x.low, x.high))
-    whole = linear_axis("images", 0, float(counts.max()))
-    y = Axis("images", 0, whole.high * _STRIP, [(at, text) for at, text in whole.ticks if at == int(at)])
+    whole = linear_axis("images", 0, float(counts.max()), least_step=1)
+    y = Axis("images", 0, whole.high * _STRIP, whole.ticks)
     bars = [(*pair, float(count)) for *pair, count in zip(edges[:-1], edges[1:], counts, strict=True) if count]
     patients = [(values[metric], whole.high * (1 + _STRIP) / 2) for values in result["patients"].values()]
     mean = result["per_patient"][metric]
@@ -139,7 +141,7 @@ def histogram(result: _Result, rows: Sequence[Mapping[str, Any]], metric: str) -
 
 def pairs_chart(result: _Result) -> Chart:
     """Dice of each patient by both models."""
-    names = result["model"]["name"], result["against"]["model"]["name"]
+    names = distinct_names(result["model"], result["against"]["model"])
     ours, theirs = result["patients"], result["against"]["patients"]
     points = [(theirs[patient]["dice"], ours[patient]["dice"]) for patient in ours]
     return Chart(
@@ -157,6 +159,6 @@ def _width_name(each: Mapping[str, Any]) -> str:
     """The whole widths of a class: its ends lie half a pixel beside them."""
     low = int(each["from_px"] + 1)
     if each["to_px"] is None:
-        return f"{low} and more"
+        return f"{low}+"
     high = int(each["to_px"])
     return str(low) if low == high else f"{low} to {high}"

@@ -1,6 +1,8 @@
 """How metrics are called and written for people."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sa2va_ray.predict.cleanup import CleanupConfig
 
@@ -51,6 +53,15 @@ def verdict(difference: dict, label: Label) -> str:
     if low <= 0 <= high:
         return "no difference shown"
     return "better" if (low > 0) == label.higher_is_better else "worse"
+
+
+def distinct_names(model: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str]:
+    """Names of two models by their facts in `metrics.json`; of the same name, with what tells them apart."""
+    if model["name"] != other["name"]:
+        return model["name"], other["name"]
+    if model["sha256"] != other["sha256"]:
+        return f"{model['name']} {model['sha256'][:6]}", f"{other['name']} {other['sha256'][:6]}"
+    return f"{model['name']} at {model['threshold']:.4g}", f"{other['name']} at {other['threshold']:.4g}"
 
 
 def describe_cleanup(cleanup: CleanupConfig) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from sa2va_ray.data.panels import FALSE_POSITIVE, HIT, MISS
 from sa2va_ray.evaluate import evaluation_charts as charts
 from sa2va_ray.evaluate.drawing import Drawing
-from sa2va_ray.evaluate.labels import LABELS, describe_cleanup, format_signed, format_value, verdict
+from sa2va_ray.evaluate.labels import LABELS, describe_cleanup, distinct_names, format_signed, format_value, verdict
 from sa2va_ray.predict.cleanup import CleanupConfig
 
 _WEBP_QUALITY = 80
@@ -45,6 +45,7 @@ def render_evaluation(
             charts.reliability_chart(result["probability_calibration"]),
         ],
         histograms=[charts.histogram(result, rows, metric) for metric in LABELS],
+        names=distinct_names(model, result["against"]["model"]) if "against" in result else (),
         pairs_chart=charts.pairs_chart(result) if "against" in result else None,
         facts=list(_facts(result)),
         max_rows=_MAX_ROWS,
