@@ -30,8 +30,10 @@ def test_a_wider_vessel_is_as_far_off_as_it_is_wider():
     """Both cross the whole image, so that the sides that they share lie on its border."""
     narrow, wide = box(10, 0, 8, 40), box(7, 0, 14, 40)
     assert surface_metrics(narrow, wide, tolerance_px=3.0) == {"hd95": 3.0, "surface_dice": 1.0}
-    # Of 96 and 108 px of outline, the upper and lower sides are 40 px each.
-    assert surface_metrics(narrow, wide, tolerance_px=2.9)["surface_dice"] == pytest.approx(1 - 160 / 204, abs=0.02)
+    # Too far are 35 points of either long side of the narrow one (3 at each end are near the border that both share),
+    # and of the wide one 39 points and 2 corners; a point has 1 px of outline, a corner sqrt(2) / 2.
+    far, outlines = 2 * 35 + 2 * (39 + 2**0.5), (92 + 2 * 2**0.5) + (104 + 2 * 2**0.5)
+    assert surface_metrics(narrow, wide, tolerance_px=2.9)["surface_dice"] == pytest.approx(1 - far / outlines)
 
 
 def test_a_speck_far_away_moves_hd95_only_when_it_is_long_enough():
