@@ -61,7 +61,7 @@ def clean_mask(mask: np.ndarray, cleanup: CleanupConfig) -> np.ndarray:
 
 def _closed(binary: np.ndarray, radius_px: int) -> np.ndarray:
     # OpenCV's own border would join a vessel to the border that it runs beside.
-    around = cv2.copyMakeBorder(binary, *[radius_px] * 4, cv2.BORDER_CONSTANT, value=0)
+    around = np.pad(binary, radius_px)
     closed = cv2.morphologyEx(around, cv2.MORPH_CLOSE, _square(radius_px))
     return closed[radius_px:-radius_px, radius_px:-radius_px].copy()
 

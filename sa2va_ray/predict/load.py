@@ -12,15 +12,12 @@ from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
 
 
 class Predictor(Protocol):
-    """What batch prediction, evaluation and serving need of a model."""
+    """What batch prediction, evaluation and serving need of a model. The attributes are those of `ModelFacts`."""
 
     name: str
     sha256: str | None
-    """Digest of its folder (64 hex characters); None for a Sa2VA that has no manifest, such as upstream's."""
     threshold: float
-    """Its own, in [0, 1]."""
     cleanup: CleanupConfig
-    """Its own."""
 
     def predict(self, queries: Sequence[Query]) -> list[Prediction]:
         """Answers all queries in one batch."""

@@ -12,14 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sa2va_ray.manifest import digest
 from sa2va_ray.models.sa2va.generation_sa2va import AnyRank, Request, Segmentation, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.state_dict import load_model
 from sa2va_ray.predict.cleanup import CleanupConfig, to_masks
-
-_THRESHOLD = 0.5  # upstream's, for models that were never calibrated
+from sa2va_ray.predict.facts import ModelFacts
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,11 @@ class Prediction:
 
 
 class Sa2VAPredictor:
-    """A loaded model. `predict` may be called from one thread at a time."""
+    """A loaded model. `predict` may be called from one thread at a time.
+
+    Attributes:
+        name, sha256, threshold, cleanup: those of `ModelFacts`.
+    """
 
     def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor, manifest: dict[str, Any] | None = None):
         """
@@ -73,14 +75,9 @@ class Sa2VAPredictor:
             manifest: that of an exported folder.
         """
         self._model, self._processor = model, processor
-        manifest = manifest or {}
-        self.name: str = manifest.get("name", "sa2va")
-        self.sha256: str | None = digest(manifest) if manifest else None
-        """Digest of the exported folder (64 hex characters); None for folders without a manifest."""
-        self.threshold: float = manifest.get("threshold", _THRESHOLD)
-        """The model's own threshold, in [0, 1]."""
-        self.cleanup = CleanupConfig.parse(manifest.get("cleanup", {}))
-        """The model's own clean-up; none by default."""
+        facts = ModelFacts.from_manifest(manifest)
+        self.name, self.sha256 = facts.name, facts.sha256
+        self.threshold, self.cleanup = facts.threshold, facts.cleanup
 
     @classmethod
     def from_pretrained(
