@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from pydantic import Field, model_validator
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from sa2va_ray.config import Config
 from sa2va_ray.models.lora import TrainableConfig
@@ -65,19 +66,25 @@ def build_model(config: ModelConfig, precision: torch.dtype = torch.float32) -> 
         arguments = config.base.model_dump()
         loaded = load_model(arguments.pop("source"), **arguments, dtype=precision, seed=config.init_seed)
         return loaded.model, loaded.processor
-    tokenizer = build_tokenizer()
-    model_config = Sa2VAConfig(
-        **(config.architecture or {}),
-        seg_token_id=token_id(tokenizer, SEG_TOKEN),
-        image_token_id=token_id(tokenizer, IMAGE_TOKEN),
-    )
-    model_config.llm_config.vocab_size = len(tokenizer)
+    model_config, tokenizer = random_architecture(config.architecture)
     with torch.random.fork_rng():
         torch.manual_seed(config.init_seed)
         model = Sa2VAModel(model_config)
     if precision == torch.bfloat16:
         model.bfloat16()
     return model, Sa2VAProcessor(model_config, tokenizer)
+
+
+def random_architecture(architecture: dict[str, Any] | None) -> tuple[Sa2VAConfig, PreTrainedTokenizerBase]:
+    """Sizes and tokenizer of a model with random weights."""
+    tokenizer = build_tokenizer()
+    config = Sa2VAConfig(
+        **(architecture or {}),
+        seg_token_id=token_id(tokenizer, SEG_TOKEN),
+        image_token_id=token_id(tokenizer, IMAGE_TOKEN),
+    )
+    config.llm_config.vocab_size = len(tokenizer)
+    return config, tokenizer
 
 
 def weights_sha256(model: nn.Module) -> str:
