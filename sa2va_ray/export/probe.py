@@ -31,7 +31,7 @@ def ask(model, processor, segment: Callable, request: type) -> dict[str, np.ndar
     Returns:
         `text_i`, `logits_i` (N, H, W) float32.
     """
-    answers = {}
+    answers: dict[str, np.ndarray] = {}
     for index, image in enumerate(probe_images()):
         requests = [request(image, PROMPT), request(image, PROMPT, ANSWER)]
         spoken, drawn = segment(model, processor, requests, max_new_tokens=MAX_NEW_TOKENS)

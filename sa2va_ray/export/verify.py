@@ -24,6 +24,17 @@ from sa2va_ray.models.state_dict import MODEL_MANIFEST
 MIN_IOU = 0.999
 _UNDECIDED = 2**-8  # of a probability of one half: half a step of bfloat16
 
+_FACTS = (
+    "layout",
+    "num_parameters",
+    "vocabulary",
+    "seg_token_id",
+    "dtypes",
+    "weights_sha256",
+    "base_weights_sha256",
+    "num_changed_tensors",
+)
+
 Answers = Mapping[str, np.ndarray]
 
 
@@ -50,9 +61,14 @@ def check_folder(folder: Path) -> FolderResult:
     """All that can be found out from an exported folder alone.
 
     Raises:
-        UserError: it has no manifest, so it is no exported model.
+        UserError: it has no manifest, so it is no exported model; one of a version that recorded less.
     """
     manifest = read_manifest(str(folder), MODEL_MANIFEST, what="exported model")
+    if absent := [fact for fact in _FACTS if fact not in manifest]:
+        raise UserError(
+            f"{folder} was exported by sa2va_ray {manifest.get('tool_version')}, whose manifest does not say "
+            f"{', '.join(absent)}. Export the checkpoint again."
+        )
     checks = [_hashes(folder, manifest), _model_files(manifest)]
     checks += _weights(folder, manifest)
     with tempfile.TemporaryDirectory() as out:
@@ -102,7 +118,7 @@ def check_changes(changes: Mapping[str, Any]) -> list[Check]:
         Check(
             "tensors that should have changed have",
             total["should"] > 0 and not wrong["unchanged"],
-            f"{total['changed']} changed{note}"
+            some(wrong["unchanged"]) or f"{total['changed']} changed{note}"
             if total["should"]
             else "none should: the weights of this checkpoint are those of its base, so nothing was trained",
         ),

@@ -37,7 +37,7 @@ def write_weights(
         keys.setdefault(upstream_placement(name).name if layout == "upstream" else name, []).append(name)
     sizes = {key: sum(2 * math.prod(shapes[name]) for name in names) for key, names in keys.items()}
     shards = _pack(sizes, int(max_shard_gib * _GIB))
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file({key: _join([value(name) for name in keys[key]]) for key in shard}, folder / file, {"format": "pt"})
@@ -56,8 +56,8 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 def read_tensors(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Tensor]]:
     """One tensor after the other."""
     by_file: dict[Path, list[str]] = {}
-    for name, tensor in stored.items():
-        by_file.setdefault(tensor.path, []).append(name)
+    for name, place in stored.items():
+        by_file.setdefault(place.path, []).append(name)
     for path, names in by_file.items():
         while names:
             with reading(path) as read:
@@ -69,7 +69,7 @@ def read_tensors(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Tens
 
 
 def tensor_sha256(tensor: Tensor) -> str:
-    return hashlib.sha256(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())).hexdigest()
+    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
 
 
 def combined_sha256(hashes: Mapping[str, str]) -> str:
