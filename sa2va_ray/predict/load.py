@@ -7,6 +7,7 @@ from typing import Protocol
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.predict.baselines.predictors import UnetPredictor, VesselFilterPredictor
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
 
@@ -26,6 +27,8 @@ class Predictor(Protocol):
 
 _LOADERS: dict[str, Callable[[str, str | None], Predictor]] = {
     "sa2va": Sa2VAPredictor.from_pretrained,
+    "unet": UnetPredictor.from_folder,
+    "vessel_filter": VesselFilterPredictor.from_folder,
 }
 """Kind of model -> its loader, which takes a URI and a device and checks the folder hash by hash."""
 

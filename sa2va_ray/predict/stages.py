@@ -18,7 +18,7 @@ from sa2va_ray.telemetry import log_progress
 
 T = TypeVar("T")
 
-_IMAGES_PER_TASK = 16
+_IMAGES_PER_TASK = 8
 _READ_SCHEMA = pa.schema(
     [
         *(RESULT_SCHEMA.field(name) for name in ("id", "name", "frame", "source_sha256", "prompt", "error")),

@@ -16,8 +16,9 @@ _MAX_BLOCK_BYTES = 8 * 2**20
 """Blocks of a few rows: they are what actors share out, and what is lost when a run is killed."""
 _USER_ERROR = re.compile(r"^sa2va_ray\.[\w.]*Error: (.+?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
-IO_TASK: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": 0.5}
-"""Arguments of `map_batches` for tasks that mostly wait for storage."""
+IO_TASK: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": 0.25}
+"""Arguments of `map_batches` for tasks that mostly wait for storage. With the CPUs of an actor, Ray Data would run them
+within it, one after the other."""
 
 
 def to_dataset(units: Sequence[Any]) -> ray.data.Dataset:

@@ -16,7 +16,7 @@ from sa2va_ray.predict.columns import probability_map
 from sa2va_ray.predict.config import PredictConfig
 from sa2va_ray.predict.results import RESULT_SCHEMA, write_part
 
-_OPACITY = 0.5
+_OPACITY = 0.75
 
 
 def mask_file(stem: str) -> str:

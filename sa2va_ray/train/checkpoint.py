@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import ray.train
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -72,18 +73,18 @@ def _write_tensors(engine, folder: Path, part: str) -> None:
         _check_space(folder, needed)
         save_file(weights, folder / f"{MODEL}-{part}.safetensors")
         save_file(moments, folder / f"{OPTIMIZER}-{part}.safetensors")
-    except BaseException:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(folder)  # a part of a checkpoint is of no use, and the disk is full
-        raise
+        raise OSError(
+            f"A checkpoint's share of {needed / 2**20:.1f} MiB could not be written to the local disk: {error}. Free "
+            "some in the folder for temporary files, or set TMPDIR to a larger disk."
+        ) from None
 
 
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(
-            f"A checkpoint's share of {needed / 2**20:.1f} MiB does not fit on the local disk: {free / 2**20:.1f} MiB "
-            "are free in the folder for temporary files. Free some, or set TMPDIR to a larger disk."
-        )
+        raise OSError(f"{free / 2**20:.1f} MiB are free")
 
 
 def _upload(

@@ -8,6 +8,7 @@ The plan is of the largest micro batch that the config lets through, so a measur
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -29,14 +30,11 @@ _STEP_BYTES = 8  # per trained value in the update: the gradient in float32, and
 _CHECKPOINT_BYTES = 12  # per trained value: weight and two moments in float32
 
 
-def log_plan(config: TrainConfig, num_samples: int) -> TrainConfig:
+def log_plan(config: TrainConfig, num_samples: int) -> MemoryPlan:
     """Logs the plan of a run, against this machine's GPU if it has one, and the local disk if checkpoints go there.
 
     Args:
         num_samples: of the training split.
-
-    Returns:
-        the config, with the strategy that was chosen for `auto`.
 
     Raises:
         UserError: the base is no model folder; `auto`, and nothing fits.
@@ -51,7 +49,15 @@ def log_plan(config: TrainConfig, num_samples: int) -> TrainConfig:
         free_bytes=_free_bytes(config.runs_uri),
     )
     LOGGER.info("plan of the run\n%s", render_plan(plan))
-    return config.model_copy(update={"strategy": plan.strategy})
+    return plan
+
+
+def log_measured_peak(plan: MemoryPlan, metrics: Mapping[str, float]) -> None:
+    """Puts the measured peak of a run on GPUs beside its plan. `metrics`: of its last step."""
+    peak_gib = metrics.get("memory/peak_gib")
+    if plan.config.use_gpu and peak_gib is not None:
+        planned_gib = plan.allocated_bytes / GIB
+        LOGGER.info("tensors took %.1f GiB of a GPU, planned for the largest sample: %.1f GiB", peak_gib, planned_gib)
 
 
 def _free_bytes(uri: str) -> int | None:

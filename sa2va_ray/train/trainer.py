@@ -14,7 +14,7 @@ from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, configure_logging
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.loop import train_loop_per_worker
-from sa2va_ray.train.memory_plan import log_plan
+from sa2va_ray.train.memory_plan import log_measured_peak, log_plan
 from sa2va_ray.train.run_facts import git_commit
 from sa2va_ray.train.step import AgreedError
 from sa2va_ray.train.trackers import check_trackers
@@ -44,9 +44,10 @@ def train(config: TrainConfig) -> str | None:
             f"{config.data_uri} has no validation patients. Prepare it with another split.seed or a larger "
             "split.val_fraction, or train without validation: validation.every_steps=0."
         )
-    config = log_plan(config, num_samples)
+    plan = log_plan(config, num_samples)
     if config.plan:
         return None
+    config = config.model_copy(update={"strategy": plan.strategy})
     if finished := _finished(run_uri, config):
         LOGGER.info("the run %s is at its end already: checkpoint %s", config.name, finished)
         return finished
@@ -58,6 +59,7 @@ def train(config: TrainConfig) -> str | None:
     storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT})
     _fit(config, digest(data_manifest), run_uri)
     checkpoint_uri = list_checkpoints(run_uri)[-1]
+    log_measured_peak(plan, read_state(checkpoint_uri).metrics)
     LOGGER.info("trained: checkpoint %s", checkpoint_uri)
     return checkpoint_uri
 

@@ -47,13 +47,19 @@ def restore(engine, read: Callable[[str, str], Tensor], num_steps: int) -> None:
 
 def _create_optimizer_state(engine, num_steps: int) -> None:
     """AdamW makes its state in its first step; it is needed before."""
-    optimizer = engine.optimizer.optimizer
-    for group in optimizer.param_groups:
-        for flat in group["params"]:
-            step = torch.tensor(float(num_steps))
-            optimizer.state[flat] = {"step": step, **{moment: torch.zeros_like(flat) for moment in MOMENTS}}
+    for flat in _flat_parameters(engine):
+        step = torch.tensor(float(num_steps))
+        state = {moment: torch.zeros_like(flat) for moment in MOMENTS}
+        engine.optimizer.optimizer.state[flat] = {"step": step, **state}
     if not _is_partitioned(engine):
         engine.optimizer._lazy_init_hp_params_optimizer_state()  # ZeRO-2 looks moments up through links made here
+
+
+def _flat_parameters(engine) -> list[Tensor]:
+    """This rank's float32 weights, as AdamW sees them. ZeRO-3 shows them to it only while it steps."""
+    if _is_partitioned(engine):
+        return engine.optimizer.fp32_partitioned_groups_flat
+    return [flat for group in engine.optimizer.optimizer.param_groups for flat in group["params"]]
 
 
 def _is_partitioned(engine) -> bool:

@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import psutil
 from safetensors.torch import load
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from sa2va_ray import storage
+from sa2va_ray.demo.stack import SCRIPTS_DIR
 from sa2va_ray.models.checkpoint import find_checkpoint
 
 ROOT = Path(__file__).parents[2]
-_LIMIT_S = 300
+_LIMIT_S = 400
 
 
 class Run:
@@ -42,6 +44,11 @@ class Run:
         assert self.process.returncode == 0, self.output()[-3000:]
         return self.output()
 
+    def stop(self) -> None:
+        """Fine where it has ended."""
+        self.process.terminate()
+        self.process.wait(timeout=60)
+
     def kill_driver(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -53,6 +60,55 @@ class Run:
             assert time.monotonic() < deadline_s, f"no {what} in {_LIMIT_S} s:\n{self.output()[-3000:]}"
             assert what == "its end" or "its workers" in what or self.process.poll() is None, self.output()[-3000:]
             time.sleep(0.05)
+
+
+class Node:
+    """One more node, of one CPU, of the cluster that the environment names."""
+
+    def __init__(self, folder: Path):
+        command = [
+            str(SCRIPTS_DIR / "ray"),
+            "start",
+            f"--address={os.environ['RAY_ADDRESS']}",
+            "--num-cpus=1",
+            "--block",
+        ]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        before = num_nodes()
+        with (folder / f"node-{time.monotonic_ns()}").open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, f"--object-store-memory={200 * 2**20}"],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        deadline_s = time.monotonic() + _LIMIT_S
+        while num_nodes() == before:
+            assert time.monotonic() < deadline_s, f"no node in {_LIMIT_S} s"
+            time.sleep(0.5)
+
+    def kill_raylet(self) -> None:
+        raylets = [
+            each for each in psutil.Process(self.process.pid).children(recursive=True) if each.name() == "raylet"
+        ]
+        assert len(raylets) == 1
+        raylets[0].send_signal(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Fine where it has ended."""
+        self.process.terminate()
+        self.process.wait(timeout=60)
+
+
+def alive_nodes() -> list[dict]:
+    """Nodes of the cluster that the environment names, as the dashboard lists them."""
+    headers = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+    reply = httpx.get(f"{os.environ['RAY_API_SERVER_ADDRESS']}/api/v0/nodes", headers=headers, timeout=30)
+    return [node for node in reply.json()["data"]["result"]["result"] if node["state"] == "ALIVE"]
+
+
+def num_nodes() -> int:
+    return len(alive_nodes())
 
 
 def train_workers() -> list[psutil.Process]:

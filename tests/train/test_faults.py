@@ -1,12 +1,17 @@
 """What may happen to a run, done to it for real: none of it changes what comes out."""
 
+import io
 import signal
 import time
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from sa2va_ray import storage
+from sa2va_ray.manifest import MANIFEST, read_manifest, write_manifest
 from sa2va_ray.models.checkpoint import list_checkpoints, read_state
 from tests.train.runs import Run, losses_of, train_workers, weights_of
 
@@ -23,8 +28,15 @@ def runs_uri(tiny_run):
 
 @pytest.fixture(scope="module")
 def start(tiny_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    return lambda name, *settings: Run([*tiny_run, *SETTINGS, f"name={name}", *settings], folder)
+    folder, runs = tmp_path_factory.mktemp("runs"), []
+
+    def start_run(name: str, *settings: str) -> Run:
+        runs.append(Run([*tiny_run, *SETTINGS, f"name={name}", *settings], folder))
+        return runs[-1]
+
+    yield start_run
+    for run in runs:
+        run.stop()
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +124,39 @@ def test_a_store_that_is_gone_for_good_ends_the_run_with_what_to_do(start, stack
         store.send_signal(signal.SIGCONT)
     assert run.process.returncode == 2
     assert "resume=auto" in run.output().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def damaged_data(prepared_uri, tmp_path_factory) -> tuple[str, str]:
+    """(prepared data set whose first training image cannot be decoded, its sample's id)."""
+    folder = tmp_path_factory.mktemp("damaged") / "data"
+    storage.download_folder(prepared_uri, folder)
+    (file,) = folder.glob("train-*.parquet")
+    rows = pq.read_table(file).to_pylist()
+    rows[0]["image"] = rows[0]["image"][: len(rows[0]["image"]) // 2]
+    schema, written = pq.read_schema(file), io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema), written, row_group_size=1)
+    file.write_bytes(written.getvalue())
+    facts = {name: value for name, value in read_manifest(prepared_uri).items() if name != "files"}
+    (folder / MANIFEST).unlink()
+    write_manifest(folder, facts)
+    uri = f"{prepared_uri}-damaged"
+    storage.upload_folder(Path(folder), uri, last=MANIFEST)
+    return uri, rows[0]["sample_id"]
+
+
+def test_an_unreadable_row_is_counted_and_named_and_the_run_goes_on(start, damaged_data, runs_uri):
+    uri, sample_id = damaged_data
+    settings = [f"data_uri={uri}", "num_epochs=1", "pipeline.max_bad_samples=5"]
+    output = start("unreadable", *settings).finish()
+    assert f"sample {sample_id} is left out" in output
+    assert "epoch 0: 5 samples could not be decoded" in output
+    assert read_state(list_checkpoints(f"{runs_uri}/unreadable")[-1]).samples_seen == 40
+
+
+def test_too_many_unreadable_rows_end_the_run_with_what_to_do(start, damaged_data):
+    run = start("too-many", f"data_uri={damaged_data[0]}", "num_epochs=1", "pipeline.max_bad_samples=4")
+    run.process.wait(timeout=300)
+    assert run.process.returncode == 2
+    assert "5 samples could not be decoded" in run.output().splitlines()[-1]
+    assert "prepare it again" in run.output().splitlines()[-1]

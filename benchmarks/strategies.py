@@ -1,0 +1,143 @@
+"""Memory plan against measured peak, and seconds per micro batch, of a full-size random model on one GPU.
+
+    python -m benchmarks.strategies
+
+Each setting is a process of its own, without Ray and data: synthetic images of 512 px, one object each. Prints a table
+and writes benchmarks/strategies.json.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from benchmarks.predict import SIZES
+from sa2va_ray.data.batch import Batch, collate
+from sa2va_ray.models.build import build_model
+from sa2va_ray.models.lora import make_trainable
+from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.train.activation_memory import SampleSize
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.engine import build_engine
+from sa2va_ray.train.flops import count_flops, device_peak
+from sa2va_ray.train.memory_plan import plan_memory
+from sa2va_ray.train.model_facts import read_model_facts
+from sa2va_ray.train.step import MicroBatch, train_step
+
+ROOT = Path(__file__).parent.parent
+GIB = 2**30
+NUM_STEPS, MICRO_BATCHES = 5, 4
+WARM_UP_STEPS = 2
+SETTINGS = [
+    ["strategy=zero3"],
+    ["strategy=zero3", "activation_checkpointing=true"],
+    ["strategy=zero3", "micro_batch_size=4", "activation_checkpointing=true"],
+    ["strategy=zero2"],
+    ["strategy=zero2", "micro_batch_size=4", "activation_checkpointing=true"],
+    ["strategy=zero2", "compile_frozen=true"],
+    ["strategy=zero3_offload", "activation_checkpointing=true"],
+]
+
+
+def main() -> None:
+    rows = [_in_a_process(settings) for settings in SETTINGS]
+    facts = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}
+    (ROOT / "benchmarks/strategies.json").write_text(json.dumps(facts, indent=2) + "\n")
+    for row in rows:
+        print("  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def _in_a_process(settings: list[str]) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", __spec__.name, *settings], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        return {"settings": " ".join(settings), "failed": done.stderr.strip().splitlines()[-1]}
+    row = json.loads(done.stdout.splitlines()[-1])
+    print(row, flush=True)
+    return row
+
+
+def measure(settings: list[str]) -> dict[str, Any]:
+    """One setting, in this process."""
+    model_config = {"architecture": SIZES["8b"]}
+    config = TrainConfig.load(
+        [
+            *("name=b", "data_uri=none", "runs_uri=none", "num_workers=1", "precision=bf16"),
+            *(f"model={json.dumps(model_config)}", "global_batch_size=16", "micro_batch_size=1", *settings),
+        ]
+    )
+    with torch.device("cuda"):
+        torch.set_default_dtype(torch.bfloat16)
+        model, processor = build_model(config.model)
+        torch.set_default_dtype(torch.float32)
+        model = model.bfloat16()
+        make_trainable(model, processor, config.model.trainable)
+    flops = count_flops(model)
+    engine = build_engine(model, config, "bf16")
+    del model
+    batch = _batch(processor, config.micro_batch_size)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for step in range(NUM_STEPS):
+        start_s = time.perf_counter()
+        micro_batches = [MicroBatch(batch, seed=each) for each in range(MICRO_BATCHES)]
+        result = train_step(engine, micro_batches, batch, config.loss, learning_rate=1e-5)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start_s)
+        print(step, seconds[-1], result.losses["loss"], file=sys.stderr)
+    micro_batch_s = statistics.median(seconds[WARM_UP_STEPS:]) / MICRO_BATCHES
+    size = SampleSize(num_tokens=batch.input_ids.shape[1], num_tiles=int(batch.num_tiles[0]))
+    plan = plan_memory(read_model_facts(config.model, torch.bfloat16), config, size=size)
+    peak = device_peak(torch.device("cuda"), "bf16")
+    return {
+        "settings": " ".join(settings),
+        "tokens": size.num_tokens,
+        "first step s": round(seconds[0], 2),
+        "second step s": round(seconds[1], 2),
+        "micro batch s": round(micro_batch_s, 3),
+        "samples/s": round(config.micro_batch_size / micro_batch_s, 2),
+        "MFU": round(flops.of(batch) / micro_batch_s / peak, 4) if peak else None,
+        "planned GiB": round(plan.allocated_bytes / GIB, 1),
+        "measured GiB": round(torch.cuda.max_memory_allocated() / GIB, 1),
+        "loss": round(result.losses["loss"], 3),
+    }
+
+
+def _batch(processor: Sa2VAProcessor, size: int) -> Batch:
+    rows = []
+    for seed in range(size):
+        random = np.random.default_rng(seed)
+        image = Image.fromarray(random.integers(0, 256, (512, 512, 3), dtype=np.uint8))
+        tiles = processor.tile_pixels(image)
+        turns = [("<image>\nPlease segment the blood vessels.", "Sure, [SEG].")]
+        ids, labels = processor.training_ids(turns, len(tiles))
+        rows.append(
+            {
+                "input_ids": np.array(ids),
+                "labels": np.array(labels),
+                "pixel_values": tiles.numpy(),
+                "grounding_pixel_values": processor.grounding_image(image).numpy(),
+                "masks": random.random((1, 512, 512)) < 0.1,
+                "sample_id": f"synthetic-{seed}",
+            }
+        )
+    return collate(rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "1", "RANK": "0"}
+        os.environ["LOCAL_RANK"] = "0"
+        dist.init_process_group("nccl")
+        print(json.dumps(measure(sys.argv[1:])))
+    else:
+        main()
