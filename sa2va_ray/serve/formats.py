@@ -24,7 +24,7 @@ def to_png(mask: np.ndarray) -> bytes:
 
 
 def to_probability_png(probabilities: np.ndarray) -> bytes:
-    """(H, W) float in [0, 1] -> grey PNG of 16 bits, round(p x 65535). Of several, (N, H, W), the maximum; N may be 0."""
+    """(H, W) float in [0, 1] -> grey PNG of 16 bits, round(p x 65535). Of several, (N, H, W), the maximum."""
     if probabilities.ndim == 3:
         probabilities = probabilities.max(axis=0, initial=0)
     buffer = io.BytesIO()
@@ -108,7 +108,7 @@ class _Corners:
 
 
 def _four_around(pixels: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(H + 2, W + 2) -> four of (H + 1, W + 1): the pixels top left, top right, bottom left, bottom right of corners."""
+    """(H + 2, W + 2) -> 4 x (H + 1, W + 1): the pixels top left, top right, bottom left, bottom right of corners."""
     return pixels[:-1, :-1], pixels[:-1, 1:], pixels[1:, :-1], pixels[1:, 1:]
 
 
