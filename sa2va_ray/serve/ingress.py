@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from sa2va_ray import __version__
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.serve import label_studio, open_inference, openapi
-from sa2va_ray.serve.access import Access
+from sa2va_ray.serve.access import Access, Scope
 from sa2va_ray.serve.ask import Asked, Models
 from sa2va_ray.serve.audit import AuditLog
 from sa2va_ray.serve.body import read_images, read_json
@@ -34,7 +34,7 @@ from sa2va_ray.telemetry import LOGGER, configure_logging
 
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 _PNG = "image/png"
-_PREDICT = "predict"
+_PREDICT: Scope = "predict"
 
 api = FastAPI(
     title="sa2va_ray",

@@ -52,8 +52,13 @@ class Endpoint:
         args = config["applications"][0]["args"]
         (model,) = args["models"].values()
         autoscaling = {
-            "min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8,
-            "upscale_delay_s": 3, "downscale_delay_s": 10, "metrics_interval_s": 1, "look_back_period_s": 3,
+            "min_replicas": 1,
+            "max_replicas": 2,
+            "target_ongoing_requests": 8,
+            "upscale_delay_s": 3,
+            "downscale_delay_s": 10,
+            "metrics_interval_s": 1,
+            "look_back_period_s": 3,
         }
         args["models"] = {"tiny": model | {"uri": model_uri, "autoscaling": autoscaling}}
         args["cache_dir"] = str(self._folder / "models")
