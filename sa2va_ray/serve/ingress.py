@@ -1,4 +1,7 @@
-"""The HTTP side: checks, decodes and encodes, and asks the model deployments. It holds no model."""
+"""The HTTP side: checks, decodes and encodes, and asks the model deployments. It holds no model.
+
+(What the routes call is imported: `serve.ingress` copies them before anything below the class exists.)
+"""
 
 import asyncio
 import uuid
@@ -23,17 +26,16 @@ from sa2va_ray.serve.body import read_images, read_json
 from sa2va_ray.serve.config import ServeArgs
 from sa2va_ray.serve.exchange import Exchange, Recorder
 from sa2va_ray.serve.fetch import fetch
-from sa2va_ray.serve.formats import to_png, to_probability_png
 from sa2va_ray.serve.images import decode_image
 from sa2va_ray.serve.label_studio import LabelAnswer, LabelConfig
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.page import page_routes
 from sa2va_ray.serve.problems import Problem
-from sa2va_ray.serve.protocol import AnsweringModel, ModelInfo, ModelList, SegmentOptions, SegmentReply, to_answer
+from sa2va_ray.serve.protocol import ModelInfo, ModelList, SegmentOptions, SegmentReply
+from sa2va_ray.serve.replies import PNG, problem_line, to_body, to_picture
 from sa2va_ray.telemetry import LOGGER, configure_logging
 
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-_PNG = "image/png"
 _PREDICT: Scope = "predict"
 
 api = FastAPI(
@@ -97,9 +99,9 @@ class Ingress:
             images, options = await read_images(request, self._args.limits, self._args.uris, several=False)
             exchange.lap("read")
             pixels, asked = await self._ask(images[0], options, exchange)
-            if request.headers.get("accept") == _PNG:
-                return await asyncio.to_thread(_picture, asked, options, exchange)
-            body = await asyncio.to_thread(_reply, pixels, asked, options, exchange)
+            if request.headers.get("accept") == PNG:
+                return await asyncio.to_thread(to_picture, asked, options, exchange)
+            body = await asyncio.to_thread(to_body, pixels, asked, options, exchange)
             return Response(exchange.gave(body), media_type="application/json")
 
     @api.post("/v1/segment/batch", **openapi.SEGMENT_BATCH)
@@ -213,39 +215,7 @@ class Ingress:
         try:
             async with self._recorder.exchange(request, "segment_batch_image", _PREDICT) as exchange:
                 pixels, asked = await self._ask(data, options, exchange)
-                body = await asyncio.to_thread(_reply, pixels, asked, options, exchange)
+                body = await asyncio.to_thread(to_body, pixels, asked, options, exchange)
                 return b'{"index": %d, ' % index + exchange.gave(body)[1:] + b"\n"
         except Problem as problem:
-            return openapi.problem_line(index, problem.document(request.state.id))
-
-
-def _reply(pixels: np.ndarray, asked: Asked, options: SegmentOptions, exchange: Exchange) -> bytes:
-    predictions = asked.answers.predictions
-    answers = [to_answer(*each, options.output) for each in zip(asked.prompts, predictions, strict=True)]
-    exchange.lap("encode")
-    reply = SegmentReply(
-        request_id=exchange.request_id,
-        model=AnsweringModel(name=asked.model_name, sha256=asked.answers.model_sha256),
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        threshold=predictions[0].threshold,
-        cleanup=predictions[0].cleanup,
-        answers=answers,
-        timing_ms=exchange.timing_ms,
-    )
-    return reply.model_dump_json(exclude_none=True).encode()
-
-
-def _picture(asked: Asked, options: SegmentOptions, exchange: Exchange) -> Response:
-    """All masks of all answers in one PNG, and whose they are in the headers."""
-    predictions = asked.answers.predictions
-    if options.output == "probability":
-        body = to_probability_png(np.concatenate([each.probabilities for each in predictions]))
-    else:
-        body = to_png(np.any([each.union() for each in predictions], axis=0))
-    headers = {
-        "X-Model-Name": asked.model_name,
-        "X-Model-SHA256": asked.answers.model_sha256 or "",
-        "X-Threshold": str(predictions[0].threshold),
-    }
-    return Response(exchange.gave(body), media_type=_PNG, headers=headers)
+            return problem_line(index, problem.document(request.state.id))

@@ -1,6 +1,5 @@
 """What /openapi.json says of bodies that are read by hand, and of the replies that each route may give."""
 
-import json
 from typing import Any
 
 from sa2va_ray.serve.protocol import SegmentOptions
@@ -91,8 +90,3 @@ LABELS: dict[str, Any] = {
     },
     "responses": problems(*_UPLOAD),
 }
-
-
-def problem_line(index: int, problem: dict[str, Any]) -> bytes:
-    """A line of /v1/segment/batch for an image that failed."""
-    return json.dumps({"index": index, "problem": problem}).encode() + b"\n"
