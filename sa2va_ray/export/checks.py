@@ -61,6 +61,7 @@ def run_module(module: str, *arguments: str) -> None:
             capture_output=True,
             text=True,
         )
+    if done.returncode < 0:
+        raise ChildFailed(f"killed by signal {-done.returncode}; 9 is what a machine without free memory sends")
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"killed by signal {-done.returncode}: out of memory?"]
-        raise ChildFailed(lines[-1])
+        raise ChildFailed((done.stderr.strip().splitlines() or ["it said nothing"])[-1])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sa2va_ray import __version__
+from sa2va_ray import __version__, storage
 from sa2va_ray.config import UserError
 from sa2va_ray.export.card import write_card
 from sa2va_ray.export.checks import changes_table, raise_for_failed, table
@@ -34,7 +34,7 @@ from sa2va_ray.export.verify import (
 )
 from sa2va_ray.export.weights import write_weights
 from sa2va_ray.manifest import digest, read_manifest, to_json, write_manifest
-from sa2va_ray.models.checkpoint import Checkpoint, build_base, find_checkpoint, open_checkpoint
+from sa2va_ray.models.checkpoint import OPTIMIZER, Checkpoint, build_base, find_checkpoint, open_checkpoint
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
 from sa2va_ray.models.state_dict import MODEL_MANIFEST, local_copy
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress
@@ -73,6 +73,8 @@ def export(config: ExportConfig) -> str:
 
 
 def _verify(config: ExportConfig, uri: str) -> str:
+    if is_remote(uri):
+        check_fetch_space([uri])
     with local_copy(uri) as folder:
         checks = check_folder(folder).checks
         LOGGER.info("checks of %s\n%s", uri, table(checks))
@@ -85,13 +87,15 @@ def _verify(config: ExportConfig, uri: str) -> str:
 @contextmanager
 def _opened(uri: str) -> Iterator[Checkpoint]:
     """The checkpoint, with its base on this machine: it is read twice."""
+    if is_remote(uri):
+        check_fetch_space(storage.join(uri, name) for name in storage.list_files(uri) if not name.startswith(OPTIMIZER))
     with open_checkpoint(uri) as checkpoint, ExitStack() as stack:
         base = checkpoint.model_config.base
         if base is None:
             yield checkpoint
             return
         places = base.model_dump(include={"source", "sam2_checkpoint", "initialise_from"}, exclude_none=True)
-        check_fetch_space([place for place in places.values() if is_remote(place)])
+        check_fetch_space(place for place in places.values() if is_remote(place))
         local = {key: str(stack.enter_context(local_copy(place))) for key, place in places.items()}
         model_config = checkpoint.model_config.model_copy(update={"base": base.model_copy(update=local)})
         yield replace(checkpoint, model_config=model_config)

@@ -23,6 +23,8 @@ _OTHER_FILES_BYTES = 64 * 2**20  # tokenizer and the like
 
 def check_target(uri: str) -> None:
     """Raises `UserError` where `uri` cannot be written, or holds what is not an exported model and nothing else."""
+    if not is_remote(uri) and Path(storage.resolve(uri)[1]).is_file():
+        raise UserError(f"{uri} is a file; out= takes a folder.")
     present = storage.list_files(uri)
     if present:
         exported = set()
@@ -36,8 +38,6 @@ def check_target(uri: str) -> None:
             )
     if is_remote(uri):
         storage.check_writable(uri)
-    elif Path(storage.resolve(uri)[1]).is_file():
-        raise UserError(f"{uri} is a file; out= takes a folder.")
 
 
 @contextmanager

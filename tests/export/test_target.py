@@ -20,7 +20,6 @@ from sa2va_ray.export.hub_folder import export
 from sa2va_ray.export.probe import PROMPT, probe_images
 from sa2va_ray.manifest import digest, read_manifest, write_manifest
 from sa2va_ray.models.checkpoint import load_trained_model
-from sa2va_ray.models.key_layouts import placements, upstream_placement
 from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
 from sa2va_ray.models.state_dict import MODEL_MANIFEST, load_model
 from sa2va_ray.models.weight_files import open_folder
@@ -105,17 +104,6 @@ def test_a_model_that_upstreams_code_would_feed_otherwise_is_refused(checkpoint:
     with pytest.raises(UserError, match=r"trained with \{'max_dynamic_patch': 1\}"):
         export(ExportConfig(checkpoint=str(checkpoint), out=str(tmp_path / "model"), layout="upstream"))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_names_of_upstream_and_ours_are_one_table(parity):
-    names = set(parity.loaded.model.state_dict())
-    assert {upstream_placement(name).name for name in names} == {
-        tensor.key for tensor in open_folder(parity.folder, "", "").tensors.values()
-    }
-    for name in names:
-        there = upstream_placement(name)
-        back = placements(there.name)
-        assert (back[there.part].name, len(back)) == (name, there.parts)
 
 
 @pytest.mark.parametrize(
