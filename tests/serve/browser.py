@@ -42,7 +42,7 @@ class Page:
         number = next(self._ids)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(timeout=60))
+            message = json.loads(self._socket.recv(timeout=120))
             if "method" in message:
                 self.events.append((message["method"], message["params"]))
             elif message["id"] == number:

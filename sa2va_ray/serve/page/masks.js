@@ -6,7 +6,8 @@ const STEPS = 65535; // a 16-bit PNG holds round(p * 65535)
 /** Probabilities (Uint16Array) -> mask: above the threshold, then cleaned. */
 export function toMask(values, width, height, threshold, cleanup) {
   const limit = threshold * STEPS;
-  const mask = Uint8Array.from(values, (value) => (value > limit ? 1 : 0));
+  const mask = new Uint8Array(values.length);
+  for (let i = 0; i < values.length; i++) mask[i] = values[i] > limit ? 1 : 0;
   return clean(mask, width, height, cleanup);
 }
 

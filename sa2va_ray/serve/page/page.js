@@ -128,9 +128,16 @@ function showWaiting() {
 
 async function toResult(reply, roundTripMs) {
   const answer = reply.answers[0];
-  const encoded = answer.masks.map((mask) => Uint8Array.from(atob(mask.probability), (c) => c.charCodeAt(0)));
-  const maps = (await Promise.all(encoded.map(decodePng16))).map(({ values }) => values);
+  const maps = [];
+  for (const mask of answer.masks) maps.push((await decodePng16(fromBase64(mask.probability))).values);
   return { reply, answer, maps, width: reply.width, height: reply.height, threshold: reply.threshold, roundTripMs };
+}
+
+function fromBase64(text) {
+  const characters = atob(text);
+  const bytes = new Uint8Array(characters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
+  return bytes;
 }
 
 // ---- the result
@@ -150,6 +157,7 @@ function showResult(shown) {
   if (!count) notes.push("The model answered in words and gave no mask. Its answer is below.");
   if (!isDrawn) notes.push("The browser cannot draw this file as the model saw it, so the mask is shown on grey.");
   note(notes.join(" "));
+  $("toolbar").scrollIntoView({ block: "nearest" });
   say(`Done: ${$("area").textContent} of the image is masked.`);
 }
 
@@ -191,15 +199,20 @@ function showFacts() {
   $("fact-text").textContent = answer.text;
   $("fact-score").textContent = answer.score.toFixed(3);
   $("fact-threshold").textContent = reply.model.threshold;
+  $("reset").textContent = `Reset to ${reply.model.threshold}`;
   $("fact-cleanup").textContent = inWords(reply.cleanup);
   const stages = Object.entries(reply.timing_ms).map(([stage, ms]) => [stage.replaceAll("_", " "), ms]);
   $("fact-timing").replaceChildren(
     ...[...stages, ["seen from this browser", roundTripMs]].map(([stage, ms]) => {
       const item = document.createElement("li");
-      item.append(`${stage} `, Object.assign(document.createElement("b"), { textContent: `${ms.toFixed(0)} ms` }));
+      item.append(`${stage} `, Object.assign(document.createElement("b"), { textContent: inTime(ms) }));
       return item;
     }),
   );
+}
+
+function inTime(ms) {
+  return ms < 10_000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
 function inWords(cleanup) {
@@ -260,6 +273,7 @@ function showProblem(error) {
   $("problem-cure").textContent = (isProblem ? error.cure : "Reload the page; it may be older than the server.") + wait;
   $("problem-id").textContent = error.requestId ? `Request ${error.requestId}` : "";
   $("problem").hidden = false;
+  $("problem").scrollIntoView({ block: "nearest" });
   say("");
   if (error.status === 401) askForKey();
 }

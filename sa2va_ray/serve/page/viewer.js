@@ -2,6 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const FIT_HEIGHT = 0.72; // of the window
+const GAP = 8; // px between the panes
 const COLOUR = [0, 224, 205]; // of the overlay: on grey angiograms and on orange fundus photographs it stands out
 
 let imageUrl = null;
@@ -60,10 +61,12 @@ function layOut() {
   const view = document.querySelector("[name=view]:checked").value;
   $("panes").className = `panes ${view}`;
   $("overlay").hidden = view === "side";
+  $("opacity").disabled = view !== "overlay";
   if (!size) return;
   const zoom = $("zoom").value;
-  const pane = view === "mask" ? $("pane-mask") : $("pane-image");
-  const fit = Math.min(pane.clientWidth / size.width, (FIT_HEIGHT * innerHeight) / size.height);
+  // Not the pane's own width, which a scroll bar that comes with the zoom would change.
+  const paneWidth = view === "side" ? ($("panes").clientWidth - GAP) / 2 : $("panes").clientWidth;
+  const fit = Math.min(paneWidth / size.width, Math.floor(FIT_HEIGHT * innerHeight) / size.height);
   const scale = zoom === "fit" ? fit : Number(zoom);
   for (const element of [$("image"), $("overlay"), $("mask")]) {
     element.style.width = `${size.width * scale}px`;
@@ -71,7 +74,10 @@ function layOut() {
     // Scaled down, nearest pixels would lose thin vessels.
     element.style.imageRendering = scale * devicePixelRatio >= 1 ? "pixelated" : "auto";
   }
-  for (const each of [$("pane-image"), $("pane-mask")]) each.tabIndex = scale > fit ? 0 : -1; // scrolls by arrow keys
+  for (const pane of [$("pane-image"), $("pane-mask")]) {
+    pane.classList.toggle("scrolls", scale > fit);
+    pane.tabIndex = scale > fit ? 0 : -1; // the arrow keys scroll what has the focus
+  }
 }
 
 function scrollTogether(one, other) {
