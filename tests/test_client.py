@@ -180,7 +180,7 @@ def test_busy_endpoint_is_asked_again_when_it_says(segment: Segment, endpoint: E
     endpoint.answers = [problem(503, "Too busy", Retry_After="1"), problem(429, "Too many", Retry_After="1")]
     start_s = time.monotonic()
     assert segment(b"image").request_id == "r0"
-    assert 2 <= time.monotonic() - start_s < 5
+    assert time.monotonic() - start_s >= 2
     assert len(endpoint.forms) == 3
 
 
@@ -188,7 +188,8 @@ def test_without_retry_after_it_backs_off(segment: Segment, endpoint: Endpoint):
     endpoint.answers = [problem(503, "Too busy"), Response("no document", 503)]
     start_s = time.monotonic()
     segment(b"image")
-    assert 0.75 <= time.monotonic() - start_s < 4  # (0.5 + 1) s, each times 0.5 to 1
+    assert time.monotonic() - start_s >= 0.75  # (0.5 + 1) s, each times 0.5 at least
+    assert len(endpoint.forms) == 3
 
 
 def test_last_try_tells_the_problem(segment: Segment, endpoint: Endpoint):
@@ -224,9 +225,9 @@ def test_reply_of_a_proxy_is_a_problem_too(segment: Segment, endpoint: Endpoint)
 
 
 def test_slow_endpoint(segment: Segment, endpoint: Endpoint):
-    endpoint.delay_s = 2
-    with pytest.raises(NoReplyError, match=r"silent for 0\.2 s.*timeout_s"):
-        segment(b"image", options={"timeout_s": 0.2})
+    endpoint.delay_s = 4
+    with pytest.raises(NoReplyError, match=r"silent for 1 s.*timeout_s"):
+        segment(b"image", options={"timeout_s": 1})
     assert len(endpoint.forms) == 1, "a slow endpoint is not given more work"
 
 
@@ -269,7 +270,7 @@ def test_png_and_models(endpoint: Endpoint):
     assert endpoint.headers[0]["accept"] == "image/png"
 
 
-def test_client_works_within_a_running_loop_and_from_threads(endpoint: Endpoint):
+def test_client_works_within_a_running_loop(endpoint: Endpoint):
     async def as_in_a_notebook() -> str:
         with Client(endpoint.url) as client:
             return client.segment(b"image").request_id
