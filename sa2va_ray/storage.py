@@ -59,6 +59,15 @@ def exists(uri: str) -> bool:
     return _translated(uri, lambda: filesystem.get_file_info(path).type) != pafs.FileType.NotFound
 
 
+def size_bytes(uri: str) -> int:
+    """Size of a file. Raises like `read_bytes`."""
+    filesystem, path = resolve(uri)
+    info = _translated(uri, lambda: filesystem.get_file_info(path))
+    if info.type != pafs.FileType.File:
+        raise FileNotFoundError(uri)
+    return info.size
+
+
 def read_bytes(uri: str) -> bytes:
     """Raises `FileNotFoundError` where there is no such file, `StorageError` where the store does not answer."""
     filesystem, path = resolve(uri)

@@ -51,7 +51,7 @@ class LimitsConfig(Config):
     """Images in one request to /v1/segment/batch."""
     read_timeout_s: float = Field(30.0, gt=0)
     """How long a request's body may take to arrive."""
-    retry_after_s: float = Field(1.0, gt=0)
+    retry_after_s: int = Field(1, gt=0)
     """When a request that found all replicas busy should come again."""
 
 
@@ -67,7 +67,8 @@ class ServeArgs(Config):
     """JSON file of API keys (`python -m sa2va_ray.serve.access new`); else the variable SA2VA_API_KEYS. Without keys
     only requests from this machine are served."""
     audit_dir: str | None = None
-    """Folder for the audit log, one file for each ingress; none is written by default."""
+    """Folder that exists, for the audit log: a file for each ingress, a new one whenever it starts. None is written by
+    default."""
     cache_dir: str = "/tmp/sa2va_ray/models"
     """Where nodes keep models from object storage, so that a replica can start again without it."""
     num_ingresses: int = Field(1, gt=0)

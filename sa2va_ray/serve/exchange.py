@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from sa2va_ray.serve.access import Access
+from sa2va_ray.serve.access import Access, Scope
 from sa2va_ray.serve.audit import AuditLog
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.problems import Problem
@@ -56,7 +56,7 @@ class Recorder:
     audit: AuditLog | None
 
     @asynccontextmanager
-    async def exchange(self, request: Request, route: str, scope: str) -> AsyncIterator[Exchange]:
+    async def exchange(self, request: Request, route: str, scope: Scope) -> AsyncIterator[Exchange]:
         """
         Args:
             scope: that the caller's key must have.

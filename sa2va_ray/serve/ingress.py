@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
 from sa2va_ray import __version__
+from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.serve import label_studio, open_inference, openapi
-from sa2va_ray.serve.access import Access
+from sa2va_ray.serve.access import Access, Scope
 from sa2va_ray.serve.ask import Asked, Models
 from sa2va_ray.serve.audit import AuditLog
 from sa2va_ray.serve.body import read_images, read_json
@@ -23,15 +25,16 @@ from sa2va_ray.serve.exchange import Exchange, Recorder
 from sa2va_ray.serve.fetch import fetch
 from sa2va_ray.serve.formats import to_png, to_probability_png
 from sa2va_ray.serve.images import decode_image
+from sa2va_ray.serve.label_studio import LabelAnswer, LabelConfig
 from sa2va_ray.serve.metrics import RequestMetrics
-from sa2va_ray.serve.page import page_router
+from sa2va_ray.serve.page import page_routes
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.protocol import AnsweringModel, ModelInfo, ModelList, SegmentOptions, SegmentReply, to_answer
 from sa2va_ray.telemetry import LOGGER, configure_logging
 
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 _PNG = "image/png"
-_PREDICT = "predict"
+_PREDICT: Scope = "predict"
 
 api = FastAPI(
     title="sa2va_ray",
@@ -40,7 +43,7 @@ api = FastAPI(
     docs_url=None,  # its pages load scripts from other hosts
     redoc_url=None,
 )
-api.include_router(page_router)
+api.include_router(page_routes())
 
 
 @api.middleware("http")
@@ -82,7 +85,7 @@ class Ingress:
         self._models, self._args = Models(models, infos, args), args
         access = Access.load(args.api_keys_file)
         LOGGER.info(access.says())
-        audit = AuditLog.in_folder(args.audit_dir) if args.audit_dir else None
+        audit = AuditLog(Path(args.audit_dir) / f"{uuid.uuid4().hex}.jsonl") if args.audit_dir else None
         self._recorder = Recorder(access, RequestMetrics(), audit)
 
     @api.post("/v1/segment", response_model=SegmentReply, **openapi.SEGMENT)
@@ -159,13 +162,14 @@ class Ingress:
             return {"name": info.name, "ready": True}
 
     @api.get("/label_studio/health")
-    async def label_studio_health(self) -> dict[str, str]:
-        return {"status": "UP"}
+    async def label_studio_health(self) -> dict[str, Any]:
+        return label_studio.health_reply()
 
     @api.post("/label_studio/setup", **openapi.LABELS)
     async def label_studio_setup(self, request: Request) -> dict[str, Any]:
         """What Label Studio asks when the back end is added."""
         async with self._recorder.exchange(request, "label_studio", _PREDICT):
+            await request.body()
             return label_studio.setup_reply(self._models.info(None))
 
     @api.post("/label_studio/predict", **openapi.LABELS)
@@ -173,14 +177,19 @@ class Ingress:
         """Pre-annotations of Label Studio's tasks, as brush strokes."""
         async with self._recorder.exchange(request, "label_studio", _PREDICT) as exchange:
             body = await read_json(request, self._args.limits)
-            results = []
-            for task in label_studio.read_tasks(body):
-                data = task.data or await fetch(task.uri, self._args.uris, self._args.limits.max_upload_bytes)
-                _, asked = await self._ask(data, SegmentOptions(), exchange)
-                results.append(asked.answers.predictions[0])
-            return await asyncio.to_thread(
-                label_studio.predict_reply, body, results, exchange.model_name, exchange.model_sha256
-            )
+            config, tasks = label_studio.read_tasks(body)
+            answers = [await self._label(config, image, exchange) for _, image in tasks]
+            return await asyncio.to_thread(label_studio.predict_reply, config, self._models.info(None), answers)
+
+    async def _label(self, config: LabelConfig, image: str, exchange: Exchange) -> list[LabelAnswer]:
+        """One question for each label, about the image at a URI or in a data URI."""
+        is_inline = image.lower().startswith("data:")
+        most = self._args.limits.max_upload_bytes
+        data = label_studio.read_data_uri(image) if is_inline else await fetch(image, self._args.uris, most)
+        prompts = [evaluation_prompt(label) for label in config.labels]
+        _, asked = await self._ask(data, SegmentOptions(prompt=prompts), exchange)
+        predictions = zip(config.labels, asked.answers.predictions, strict=True)
+        return [LabelAnswer(label, prediction.masks, prediction.score) for label, prediction in predictions]
 
     async def _ask(self, data: bytes, options: SegmentOptions, exchange: Exchange) -> tuple[np.ndarray, Asked]:
         exchange.brought(data)
@@ -207,7 +216,7 @@ class Ingress:
                 body = await asyncio.to_thread(_reply, pixels, asked, options, exchange)
                 return b'{"index": %d, ' % index + exchange.gave(body)[1:] + b"\n"
         except Problem as problem:
-            return openapi.problem_line(index, problem.body(request.state.id))
+            return openapi.problem_line(index, problem.document(request.state.id))
 
 
 def _reply(pixels: np.ndarray, asked: Asked, options: SegmentOptions, exchange: Exchange) -> bytes:

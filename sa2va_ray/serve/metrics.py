@@ -8,6 +8,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from sa2va_ray.predict.predictor import Prediction
 
 _SECONDS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]
+_SIZES = [1.0, 2, 4, 8, 16, 32, 64]
 _SHARES = [0.001, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8]
 
 
@@ -15,31 +16,30 @@ class ModelMetrics:
     """Of one replica: its batches, and what drifts when images change: areas, confidence, empty masks."""
 
     def __init__(self, model: str):
-        tags = ("model",)
-        self._all = {
-            "images": Histogram("sa2va_serve_batch_images", "Images of a forward pass.", [1, 2, 4, 8, 16, 32], tags),
-            "megapixels": Histogram("sa2va_serve_batch_megapixels", "Size of a batch.", [1, 2, 4, 8, 16, 32, 64], tags),
-            "area": Histogram("sa2va_serve_area_fraction", "Share of the image that the mask covers.", _SHARES, tags),
-            "confidence": Histogram("sa2va_serve_mean_confidence", "Mean probability in the mask.", _SHARES, tags),
-            "answers": Counter("sa2va_serve_answers_total", "Questions that were answered.", tags),
-            "empty": Counter("sa2va_serve_empty_masks_total", "Answers whose mask is empty or missing.", tags),
-        }
-        for metric in self._all.values():
-            metric.set_default_tags({"model": model})
+        def histogram(name: str, description: str, boundaries: list[float]) -> Histogram:
+            return Histogram(f"sa2va_serve_{name}", description, boundaries, ("model",))
+
+        self._tags = {"model": model}
+        self._images = histogram("batch_images", "Images of a forward pass.", _SIZES)
+        self._megapixels = histogram("batch_megapixels", "Size of a batch.", _SIZES)
+        self._area = histogram("area_fraction", "Share of the image that the mask covers.", _SHARES)
+        self._confidence = histogram("mean_confidence", "Mean probability in the mask.", _SHARES)
+        self._answers = Counter("sa2va_serve_answers_total", "Questions that were answered.", ("model",))
+        self._empty = Counter("sa2va_serve_empty_masks_total", "Answers with an empty mask, or none.", ("model",))
 
     def batch(self, num_images: int, megapixels: int) -> None:
-        self._all["images"].observe(num_images)
-        self._all["megapixels"].observe(megapixels)
+        self._images.observe(num_images, self._tags)
+        self._megapixels.observe(megapixels, self._tags)
 
     def predictions(self, predictions: Iterable[Prediction]) -> None:
         for prediction in predictions:
-            area, confidence = area_fraction(prediction), mean_confidence(prediction)
-            self._all["answers"].inc()
-            self._all["area"].observe(area)
+            area = area_fraction(prediction)
+            self._answers.inc(tags=self._tags)
+            self._area.observe(area, self._tags)
             if area:
-                self._all["confidence"].observe(confidence)
+                self._confidence.observe(mean_confidence(prediction), self._tags)
             else:
-                self._all["empty"].inc()
+                self._empty.inc(tags=self._tags)
 
 
 class RequestMetrics:

@@ -1,4 +1,6 @@
-"""Errors as RFC 9457 problem documents, with what to do about them."""
+"""Problem documents (RFC 9457): what a request gets that cannot be served."""
+
+from typing import Any
 
 from fastapi.responses import JSONResponse
 
@@ -9,18 +11,21 @@ class Problem(Exception):
     Args:
         status: HTTP status, 4xx or 503.
         title: the kind of problem, the same words each time.
-        detail: what was wrong with this request; no file name and nothing of an image.
+        detail: what was wrong with this request; without names of files and without any of its content.
         cure: what to do about it.
-        retry_after_s: for 429 and 503, when to try again.
+        retry_after_s: when to try again, for 429 and 503.
     """
 
-    def __init__(self, status: int, title: str, detail: str, cure: str, retry_after_s: float | None = None):
-        super().__init__(detail)
+    def __init__(self, status: int, title: str, detail: str, cure: str, retry_after_s: int | None = None):
+        super().__init__(status, title, detail, cure, retry_after_s)  # all of them, so that it can be pickled
         self.status, self.title, self.detail, self.cure = status, title, detail, cure
         self.retry_after_s = retry_after_s
 
-    def body(self, request_id: str) -> dict[str, str | int]:
-        """The document."""
+    def __str__(self) -> str:
+        return self.detail
+
+    def document(self, request_id: str | None = None) -> dict[str, Any]:
+        """The body of the reply."""
         return {
             "type": "about:blank",
             "title": self.title,
@@ -30,8 +35,15 @@ class Problem(Exception):
             "request_id": request_id,
         }
 
-    def response(self, request_id: str) -> JSONResponse:
-        headers = {"Retry-After": str(max(1, round(self.retry_after_s)))} if self.retry_after_s is not None else {}
-        if self.status == 401:
+    def response(self, request_id: str | None = None) -> JSONResponse:
+        headers = {}
+        if self.status == 401:  # RFC 9110 wants it on each of them
             headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(self.body(request_id), self.status, headers, media_type="application/problem+json")
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(self.retry_after_s)
+        return JSONResponse(
+            self.document(request_id),
+            status_code=self.status,
+            headers=headers,
+            media_type="application/problem+json",
+        )

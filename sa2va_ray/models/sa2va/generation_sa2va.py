@@ -196,7 +196,7 @@ def _ground(
     object."""
     distinct, places = _distinct(images)
     counts = [len(states) for states in seg_states]
-    pixels = torch.stack([processor.grounding_image(image) for image in distinct]).to(model.device)
+    pixels = torch.stack([processor.grounding_image(image) for image in distinct if image]).to(model.device)
     logits, ious = model.grounding_encoder(
         normalize_grounding_images(pixels, model.dtype, constants_dtype=torch.bfloat16),
         model.text_hidden_fcs(torch.stack([state for states in seg_states for state in states])),
