@@ -43,10 +43,11 @@ class Endpoint:
 
     async def segment(self, request: Request) -> Response:
         form = (await request.form()).multi_items()
-        image = [await value.read() for name, value in form if name == "file"][0]
+        (file,) = [value for name, value in form if name == "file"]
+        assert file.filename == "image", "what a file is called stays with the caller"
+        image = await file.read()
         self.forms.append([(name, value) for name, value in form if name != "file"])
         self.headers.append(dict(request.headers))
-        assert next(value.filename for name, value in form if name == "file") == "image"
         await asyncio.sleep(self.delay_s)
         if self.answers:
             return self.answers.pop(0)
