@@ -73,6 +73,12 @@ def test_ray_serve_makes_its_metrics(name: str):
     assert re.search(rf'metrics\.Gauge\(\s*"{name}",', (Path(folder) / SERVE_GAUGES[name]).read_text())
 
 
+def test_the_docs_name_every_metric():
+    text = (Path(__file__).parents[2] / "docs/serve.md").read_text()
+    named = set(re.findall(r"sa2va_serve_\w+", text))
+    assert named == {metric.info["name"] for metric in our_metrics()}
+
+
 def test_it_groups_by_labels_that_the_metrics_have():
     known = labels_of()
     for expression in expressions():
