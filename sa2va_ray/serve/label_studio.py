@@ -186,7 +186,8 @@ class _BitReader:
 
     def read_many(self, count: int, num_bits: int) -> np.ndarray:
         """(count,) bool: which of the next numbers are not 0."""
-        return self._take(count * num_bits).reshape(count, num_bits).any(axis=1)
+        numbers: np.ndarray = self._take(count * num_bits).reshape(count, num_bits)
+        return np.asarray(numbers.any(axis=1))
 
     def _take(self, num_bits: int) -> np.ndarray:
         taken = self._bits[self._at : self._at + num_bits]
