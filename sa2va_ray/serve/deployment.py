@@ -40,10 +40,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """One prediction for each prompt, or the class of what went wrong on this image."""
+    """Attributes:
+    predictions: one for each prompt.
+    sha256, threshold, cleanup: of the model that answered, which may be another from one request to the next.
+    error: the class of what went wrong on this image; then there are no predictions.
+    """
 
     predictions: tuple[Prediction, ...]
-    model_sha256: str | None
+    sha256: str
+    threshold: float
+    cleanup: CleanupConfig
     error: str = ""
 
 
@@ -58,6 +64,7 @@ class SegmentationModel:
 
     def __init__(self, name: str, source: ModelSource, cache_dir: str, default_prompt: str):
         configure_logging()
+        self._source = source
         self._predictor: Predictor = load_predictor(local_model(source, cache_dir))
         self._metrics = ModelMetrics(name)
         # The first passes are slow (kernels, threads); they should not be a user's.
@@ -88,7 +95,7 @@ class SegmentationModel:
         except Exception as error:  # whatever one image does to the model, it must not take the others with it
             if len(questions) == 1:
                 LOGGER.error("the model failed on an image of %d megapixels: %s", questions[0].megapixels, type(error))
-                return [Answers((), self._predictor.sha256, type(error).__name__)]
+                return [self._answers((), type(error).__name__)]
             return [self._answer_all([question])[0] for question in questions]
         for each in answers:
             self._metrics.predictions(each.predictions)
@@ -101,4 +108,7 @@ class SegmentationModel:
             queries += [Query(image, prompt, threshold=each.threshold, cleanup=each.cleanup) for prompt in each.prompts]
             counts.append(len(each.prompts))
         predictions = iter(self._predictor.predict(queries))
-        return [Answers(tuple(next(predictions) for _ in range(n)), self._predictor.sha256) for n in counts]
+        return [self._answers(tuple(next(predictions) for _ in range(n))) for n in counts]
+
+    def _answers(self, predictions: tuple[Prediction, ...], error: str = "") -> Answers:
+        return Answers(predictions, self._source.sha256, self._predictor.threshold, self._predictor.cleanup, error)

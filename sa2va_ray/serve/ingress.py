@@ -198,7 +198,7 @@ class Ingress:
         pixels = await asyncio.to_thread(decode_image, data, self._args.limits.max_image_pixels)
         exchange.lap("decode")
         asked = await self._models.ask(pixels, options)
-        exchange.answered_by(asked.model_name, asked.answers.model_sha256)
+        exchange.answered_by(asked.model_name, asked.answers.sha256)
         exchange.lap("queue_and_predict")
         return pixels, asked
 

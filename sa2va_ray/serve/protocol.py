@@ -68,15 +68,17 @@ class AnsweringModel(BaseModel):
     """Which model answered."""
 
     name: str
+    """Under which it is served."""
     sha256: str
+    threshold: float
+    """Its own, calibrated where it has been: used where a request names none."""
+    cleanup: CleanupConfig
+    """Its own."""
 
 
 class ModelInfo(AnsweringModel):
     """A model that is served."""
 
-    threshold: float
-    """Its own, calibrated where it has been: used where a request names none."""
-    cleanup: CleanupConfig
     default_prompt: str
     limits: LimitsConfig
 

@@ -21,7 +21,12 @@ def to_body(pixels: np.ndarray, asked: Asked, options: SegmentOptions, exchange:
     exchange.lap("encode")
     reply = SegmentReply(
         request_id=exchange.request_id,
-        model=AnsweringModel(name=asked.model_name, sha256=asked.answers.model_sha256),
+        model=AnsweringModel(
+            name=asked.model_name,
+            sha256=asked.answers.sha256,
+            threshold=asked.answers.threshold,
+            cleanup=asked.answers.cleanup,
+        ),
         height=pixels.shape[0],
         width=pixels.shape[1],
         threshold=predictions[0].threshold,
@@ -41,7 +46,7 @@ def to_picture(asked: Asked, options: SegmentOptions, exchange: Exchange) -> Res
         body = to_png(np.any([each.union() for each in predictions], axis=0))
     headers = {
         "X-Model-Name": asked.model_name,
-        "X-Model-SHA256": asked.answers.model_sha256 or "",
+        "X-Model-SHA256": asked.answers.sha256,
         "X-Threshold": str(predictions[0].threshold),
     }
     return Response(exchange.gave(body), media_type=PNG, headers=headers)

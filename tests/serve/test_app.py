@@ -43,7 +43,8 @@ def test_a_form_gets_the_predictors_masks(endpoint, predictor, image, png):
     assert answer["text"] == expected.text
     assert answer["area_fraction"] == pytest.approx(expected.union().mean())
     assert (body["height"], body["width"], body["threshold"]) == (60, 80, 0.4)
-    assert body["model"] == {"name": "tiny", "sha256": predictor.sha256}
+    model = {"name": "tiny", "sha256": predictor.sha256, "threshold": 0.5, "cleanup": predictor.cleanup.model_dump()}
+    assert body["model"] == model
     assert reply.headers["x-request-id"] == body["request_id"]
     np.testing.assert_array_equal(masks_of(body), expected.masks)
     assert list(body["timing_ms"]) == ["read", "decode", "queue_and_predict", "encode"]

@@ -16,15 +16,14 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
-from fastapi import FastAPI, Form, Request, UploadFile
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
-from sa2va_ray.data.images import ImageError, decode_image_bytes
 from sa2va_ray.data.masks import rle_to_mask
 from sa2va_ray.demo.stack import free_port
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
-from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
+from sa2va_ray.predict.predictor import Query
 from sa2va_ray.serve.page import PAGE_PATHS, page_routes
 from tests.serve.browser import Page, chromium, new_page
 
@@ -53,61 +52,10 @@ def problem(status: int, title: str, detail: str, cure: str) -> Response:
     return JSONResponse(body, status_code=status, media_type="application/problem+json")
 
 
-def probability_png(probabilities: np.ndarray) -> bytes:
-    return cv2.imencode(".png", np.rint(probabilities / STEP).astype(np.uint16))[1].tobytes()
-
-
-def endpoint_of(predictor: Sa2VAPredictor) -> FastAPI:
-    """As much of the endpoint as the page asks, in this process."""
-    api, one_at_a_time = FastAPI(), threading.Lock()
-    api.include_router(page_routes())
-    cleanup = predictor.cleanup.model_dump()
-    model = dict(name=predictor.name, sha256=predictor.sha256, threshold=predictor.threshold, cleanup=cleanup)
-
-    @api.get("/v1/models")
-    def models() -> dict:
-        return {"models": [model | {"default_prompt": PROMPT, "limits": LIMITS}]}
-
-    @api.post("/v1/segment", response_model=None)
-    def segment(
-        file: UploadFile, prompt: str = Form(), model_name: str = Form(alias="model"), output: str = Form()
-    ) -> dict | Response:
-        assert (output, model_name, file.filename) == ("probability", predictor.name, "image")
-        started = time.perf_counter()
-        try:
-            pixels = decode_image_bytes(file.file.read(), LIMITS["max_image_pixels"])
-        except ImageError as error:
-            return problem(415, "Not an image", str(error), "Send a PNG, JPEG, TIFF, BMP or DICOM file.")
-        decoded = time.perf_counter()
-        with one_at_a_time:
-            found = predictor.predict([Query(Image.fromarray(pixels), prompt)])[0]
-        masks = [
-            {"area_fraction": float(mask.mean()), "probability": base64.b64encode(probability_png(each)).decode()}
-            for mask, each in zip(found.masks, found.probabilities, strict=True)
-        ]
-        answer = dict(prompt=prompt, text=found.text, score=found.score, masks=masks)
-        predicted = time.perf_counter()
-        return {
-            "request_id": "0123456789abcdef0123456789abcdef",
-            "model": model,
-            **dict(height=pixels.shape[0], width=pixels.shape[1], threshold=found.threshold, cleanup=cleanup),
-            "answers": [answer],
-            "timing_ms": {"decode": 1e3 * (decoded - started), "queue_and_predict": 1e3 * (predicted - decoded)},
-        }
-
-    return api
-
-
 @pytest.fixture(scope="module")
-def predictor(exported_uri) -> Sa2VAPredictor:
-    return Sa2VAPredictor.from_pretrained(exported_uri)
-
-
-@pytest.fixture(scope="module")
-def page_url(predictor) -> Iterator[str]:
-    """Where the page is served, beside an endpoint of the predictor's model."""
-    with served(endpoint_of(predictor)) as url:
-        yield url
+def page_url(endpoint) -> str:
+    """The page of the real endpoint."""
+    return endpoint
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +226,7 @@ def test_problem_documents_are_shown(page, image):
     press_segment(page)
     assert text(page, "problem-title") == "Not an image"
     assert "broken" in text(page, "problem-detail")
-    assert text(page, "problem-cure").startswith("Send a PNG")
+    assert text(page, "problem-cure").startswith("Send one image as PNG")
     assert is_shown(page, "problem")
     assert not is_shown(page, "facts")
     give(page, encoded(image, "PNG"), "image/png")
