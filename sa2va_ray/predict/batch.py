@@ -53,13 +53,11 @@ class PredictImages:
         return table
 
     def _common(self) -> dict[str, Any]:
-        predictor, options = self._predictor, self._options
+        predictor = self._predictor
         return {
             "model": predictor.name,
             "model_sha256": predictor.sha256,
-            "threshold": predictor.threshold if options.threshold is None else options.threshold,
-            "cleanup": (predictor.cleanup if options.cleanup is None else options.cleanup).model_dump(),
-            "tta": options.tta,
+            **self._options.columns(predictor.threshold, predictor.cleanup),
         }
 
 

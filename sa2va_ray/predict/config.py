@@ -1,6 +1,6 @@
 """PredictConfig: what `jobs.predict` takes; its parts are for all that predicts."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,14 @@ class PredictOptions(Config):
     """Test-time augmentation: `flips` averages over the image and its three mirror images."""
     max_pixels: int = Field(64 * 2**20, gt=0)
     """Largest height x width of an image."""
+
+    def columns(self, threshold: float, cleanup: CleanupConfig) -> dict[str, Any]:
+        """`threshold`, `cleanup` and `tta` as results tell them, with those of a model where this gives none."""
+        return {
+            "threshold": threshold if self.threshold is None else self.threshold,
+            "cleanup": (cleanup if self.cleanup is None else self.cleanup).model_dump(),
+            "tta": self.tta,
+        }
 
 
 class PoolConfig(Config):

@@ -36,9 +36,7 @@ def predict(config: PredictConfig) -> dict[str, int]:
         UserError: model, images or storage do not work; a model that does not match its manifest.
     """
     configure_logging()
-    config = config.model_copy(
-        update={"model": storage.absolute(config.model), "out": storage.absolute(config.out)},
-    )
+    config = config.model_copy(update={name: storage.absolute(getattr(config, name)) for name in ("model", "out")})
     model = read_model_facts(config.model)
     storage.check_writable(config.out)
     sources = find_sources(config.images, config.split)
@@ -90,14 +88,11 @@ def _finished_rows(
 ) -> dict[tuple[str, str | None], dict[str, Any]]:
     """Rows of a former run that this one would write again as they are: same image, model, question and masks."""
     files = storage.list_files(config.out)
-    cleanup = model.cleanup if config.cleanup is None else config.cleanup
     common = {
         "model_sha256": model.sha256,
         "prompt": config.prompt,
-        "threshold": model.threshold if config.threshold is None else config.threshold,
-        "cleanup": cleanup.model_dump(),
-        "tta": config.tta,
         "error": None,
+        **config.columns(model.threshold, model.cleanup),
     }
     expected = {
         _key(item, config): common | {"source_sha256": item.source_sha256, "mask": mask_file(stem_of(item, config))}

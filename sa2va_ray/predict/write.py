@@ -30,7 +30,7 @@ def picture_files(stem: str, config: PredictConfig) -> list[str]:
 
 
 def write_block(block: pa.Table, config: PredictConfig) -> pa.Table:
-    """Writes all of a block, then its rows; returns `error` and `num_masks` of each.
+    """Writes all of a block, then its rows; returns the `error` of each.
 
     Args:
         block: `id, name, frame, source_sha256, stem, image, prompt` and the columns of `PREDICTION_SCHEMA`.
@@ -44,10 +44,7 @@ def write_block(block: pa.Table, config: PredictConfig) -> pa.Table:
             row |= {"num_masks": len(masks), "area_fraction": float(union.mean()), "mask": mask_file(row["stem"])}
         rows.append({name: row.get(name) for name in RESULT_SCHEMA.names})
     write_part(config.out, rows)
-    return pa.table({name: pa.array([row[name] for row in rows], RESULT_SCHEMA.field(name).type) for name in _TOLD})
-
-
-_TOLD = ("error", "num_masks")
+    return block.select(["error"])
 
 
 def _write_pictures(row: Mapping[str, Any], mask: np.ndarray, config: PredictConfig) -> None:

@@ -1,6 +1,8 @@
 """The actor of batch prediction, called as Ray Data calls it."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -77,3 +79,9 @@ def test_a_batch_of_bad_images_alone(actor):
 def test_images_above_max_pixels_are_errors(exported_uri, png):
     (row,) = PredictImages(exported_uri, PredictOptions(max_pixels=40 * 56 - 1))(rows([png])).to_pylist()
     assert row["error"].startswith("image_too_large")
+
+
+def test_tasks_that_read_and_write_import_no_model():
+    """They would spend longer on that than on their work."""
+    code = "import sys, sa2va_ray.predict.stages, sa2va_ray.predict.write; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
