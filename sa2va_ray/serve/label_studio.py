@@ -174,7 +174,7 @@ def brush_rle_to_mask(rle: Sequence[int], height: int, width: int) -> np.ndarray
             raise ValueError(f"The RLE has runs of more than {num_values} values in all.")
         values[done:end] = bits.read(value_bits) if is_run else bits.read_many(end - done, value_bits)
         done = end
-    return values.reshape(height, width, _CHANNELS)[..., -1]
+    return values[_CHANNELS - 1 :: _CHANNELS].reshape(height, width)
 
 
 class _BitReader:
