@@ -32,12 +32,12 @@ class Models:
         self._handles, self.infos, self._args = handles, infos, args
 
     def info(self, name: str | None) -> ModelInfo:
-        """None is the first.
+        """None is the default.
 
         Raises:
             Problem: there is none of the name.
         """
-        found = self.infos.get(name) if name is not None else next(iter(self.infos.values()))
+        found = self.infos.get(name or self._args.default_name())
         if found is None:
             names = ", ".join(self.infos)
             raise Problem(404, "Unknown model", "No model of this name is served.", f"Served are: {names}.")

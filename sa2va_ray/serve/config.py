@@ -59,7 +59,9 @@ class ServeArgs(Config):
     """One endpoint with one or several models."""
 
     models: dict[str, ModelArgs] = Field(min_length=1)
-    """By the name under which requests ask for them; the first is the default."""
+    """By the name under which requests ask for them."""
+    default_model: str | None = None
+    """Answers requests that name none. To be given where there are several."""
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     uris: UriPolicy = Field(default_factory=UriPolicy)
     """Which URIs requests may bring in place of an image; none by default."""
@@ -75,6 +77,12 @@ class ServeArgs(Config):
     """Copies of the HTTP side. One decodes and encodes about as fast as one core can."""
 
     @model_validator(mode="after")
+    def _default_is_served(self) -> "ServeArgs":
+        if self.default_model not in ({None} if len(self.models) == 1 else set()) | self.models.keys():
+            raise ValueError(f"default_model {self.default_model}: give one of {', '.join(sorted(self.models))}")
+        return self
+
+    @model_validator(mode="after")
     def _batches_can_fill(self) -> "ServeArgs":
         for name, model in self.models.items():
             if model.max_ongoing_requests < model.batching.max_batch_megapixels:
@@ -83,3 +91,7 @@ class ServeArgs(Config):
                     f"batching.max_batch_megapixels {model.batching.max_batch_megapixels}: a batch could never fill"
                 )
         return self
+
+    def default_name(self) -> str:
+        """Of the model that answers requests that name none."""
+        return self.default_model or next(iter(self.models))

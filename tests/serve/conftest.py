@@ -32,6 +32,7 @@ def endpoint(stack, exported_uri, tmp_path_factory, audit_dir) -> Iterator[str]:
         "tiny": model | {"uri": exported_uri},
         "again": model | {"uri": exported_uri, "default_prompt": "What is the vessel?", "cpus_per_replica": 0.25},
     }
+    args["default_model"] = "tiny"
     args["limits"] = {"max_image_pixels": 500_000, "max_upload_bytes": 10**6, "read_timeout_s": 2}
     args |= {"audit_dir": str(audit_dir), "cache_dir": str(tmp_path_factory.mktemp("models"))}
     path = tmp_path_factory.mktemp("serve") / "config.yaml"
