@@ -86,7 +86,7 @@ class Answer:
         except UserError as error:  # raised here, it would reach the user as the death of an actor
             self._refusal = str(error)
             return
-        expected = (subject.sha256, subject.threshold, subject.cleanup)
+        expected = (subject.model.sha256, subject.model.threshold, subject.model.cleanup)
         if (loaded.sha256, loaded.threshold, loaded.cleanup) != expected:
             self._refusal = f"{subject.uri} was written or calibrated while it was measured. Start again."
 

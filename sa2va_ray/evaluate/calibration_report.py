@@ -28,15 +28,15 @@ def render_calibration(
         probabilities: of `probability_calibration`.
         scores: of `CLEANUPS`, if they were tried.
     """
-    before, threshold = subject.threshold, facts["threshold"]
+    model, threshold = subject.model, facts["threshold"]
     marks = [(threshold, f"chosen: {threshold:.4g}")]
     return render(
         "calibration.html.jinja",
         **facts,
-        name=subject.name,
-        sha256=subject.sha256,
-        before=before,
-        before_cleanup=subject.cleanup.model_dump(),
+        name=model.name,
+        sha256=model.sha256,
+        before=model.threshold,
+        before_cleanup=model.cleanup.model_dump(),
         was_trained_on_split=subject.was_trained_on(split),
         objective=describe_objective(facts["calibration"]),
         charts=[threshold_chart(curves, marks), reliability_chart(probabilities)],

@@ -81,13 +81,14 @@ def _result(
 
 
 def _facts(subject: Subject, split: Split) -> dict[str, Any]:
+    model = subject.model
     return {
-        "name": subject.name,
-        "kind": subject.manifest.get("kind", "sa2va"),
-        "sha256": subject.sha256,
+        "name": model.name,
+        "kind": model.kind,
+        "sha256": model.sha256,
         "checkpoint_sha256": subject.manifest.get("checkpoint_sha256"),
-        "threshold": subject.threshold,
-        "cleanup": subject.cleanup.model_dump(),
+        "threshold": model.threshold,
+        "cleanup": model.cleanup.model_dump(),
         "was_trained_on_split": subject.was_trained_on(split),
         "was_calibrated_on_split": subject.was_calibrated_on(split),
     }

@@ -9,7 +9,7 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest, to_json
 from sa2va_ray.models.state_dict import MODEL_MANIFEST
-from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.predict.facts import ModelFacts
 from sa2va_ray.telemetry import LOGGER
 
 
@@ -59,20 +59,8 @@ class Subject:
         return cls(uri, read_manifest(uri, MODEL_MANIFEST, what="exported model"))
 
     @property
-    def sha256(self) -> str:
-        return digest(self.manifest)
-
-    @property
-    def name(self) -> str:
-        return self.manifest["name"]
-
-    @property
-    def threshold(self) -> float:
-        return self.manifest["threshold"]
-
-    @property
-    def cleanup(self) -> CleanupConfig:
-        return CleanupConfig.parse(self.manifest.get("cleanup", {}))
+    def model(self) -> ModelFacts:
+        return ModelFacts.from_manifest(self.manifest)
 
     def was_trained_on(self, split: Split) -> bool:
         """Manifests that do not name the splits are older than the question: those models trained on `train`."""
@@ -90,7 +78,7 @@ class Subject:
             UserError: other files are there than when the manifest was read.
         """
         now = Subject.read(self.uri)
-        if now.sha256 != self.sha256:
+        if now.model.sha256 != self.model.sha256:
             raise UserError(f"{self.uri} was written anew while it was calibrated. Start again.")
         storage.write_bytes(storage.join(self.uri, MODEL_MANIFEST), to_json(now.manifest["files"], now.facts() | facts))
 
@@ -111,4 +99,4 @@ class Subject:
                 "is measured there says nothing about new patients. Take split=test, or say allow_train_split=true; "
                 "the report then says so in its title."
             )
-        LOGGER.warning("%s is measured on the split that it was trained on", self.name)
+        LOGGER.warning("%s is measured on the split that it was trained on", self.model.name)
