@@ -43,6 +43,11 @@ class Models:
             raise Problem(404, "Unknown model", "No model of this name is served.", f"Served are: {names}.")
         return found
 
+    def all_infos(self) -> list[ModelInfo]:
+        """The default first."""
+        default = self.info(None)
+        return [default, *(each for each in self.infos.values() if each is not default)]
+
     async def ask(self, image: np.ndarray, options: SegmentOptions) -> Asked:
         """
         Args:

@@ -118,7 +118,7 @@ class Ingress:
     async def models(self, request: Request) -> ModelList:
         """Which models are served."""
         async with self._recorder.exchange(request, "models", _PREDICT):
-            return ModelList(models=list(self._models.infos.values()))
+            return ModelList(models=self._models.all_infos())
 
     @api.get("/v1/models/{name}", **openapi.READ_MODEL)
     async def model(self, name: str, request: Request) -> ModelInfo:
