@@ -76,7 +76,7 @@ def main() -> None:
         folder = Path(name)
         config = _config(arguments.model or _random_model(folder / "model", arguments.size))
         images = _images(folder / "images")
-        rows = [_direct(config, images, clients, arguments.seconds) for clients in arguments.clients]
+        rows = _direct(config, images, arguments)
         http_rows, facts = _http(folder, config, images, arguments)
         rows += http_rows + _bare(config, images, arguments)
     report(rows, facts, arguments)
@@ -126,15 +126,17 @@ def _images(folder: Path) -> list[bytes]:
     return [file.read_bytes() for file in sorted((folder / "images").iterdir())]
 
 
-def _direct(config: dict[str, Any], images: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
+def _direct(config: dict[str, Any], images: list[bytes], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(_threads(config))
-    predictor, batch = load_predictor(_model_args(config)["uri"]), min(clients, _max_batch(config))
-    files = [images[index % len(images)] for index in range(batch)]
-    queries = [Query(_decoded(file), PROMPT) for file in files]
-    _for_seconds(WARM_UP_SHARE * seconds, lambda: predictor.predict(queries))
-    latencies_s, wall_s = _for_seconds(seconds, lambda: predictor.predict(queries))
-    row = _row("direct", clients, np.repeat(latencies_s, batch), wall_s)
-    return {**row, "mean batch": float(batch), "refused": 0}
+    predictor, rows = load_predictor(_model_args(config)["uri"]), []
+    for clients in arguments.clients:
+        batch = min(clients, _max_batch(config))
+        queries = [Query(_decoded(images[index % len(images)]), PROMPT) for index in range(batch)]
+        _for_seconds(WARM_UP_SHARE * arguments.seconds, lambda: predictor.predict(queries))  # noqa: B023  called here
+        latencies_s, wall_s = _for_seconds(arguments.seconds, lambda: predictor.predict(queries))  # noqa: B023
+        row = _row("direct", clients, np.repeat(latencies_s, batch), wall_s)
+        rows.append({**row, "mean batch": float(batch), "refused": 0})
+    return rows
 
 
 def _decoded(file: bytes) -> Image.Image:
@@ -169,7 +171,7 @@ def _http(
 def _cluster(folder: Path) -> Iterator[None]:
     with Stack(folder / "stack") as stack:
         stack.env["RAY_metrics_report_interval_ms"] = str(1000 * METRICS_INTERVAL_S)
-        stack.start_ray(num_cpus=4)
+        stack.start_ray(num_cpus=8)  # a replica takes 4 of them on a GPU
         with stack.applied_env():
             ray.init(address=stack.ray_address, log_to_driver=False)
             yield
