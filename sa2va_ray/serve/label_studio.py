@@ -174,7 +174,7 @@ def brush_rle_to_mask(rle: Sequence[int], height: int, width: int) -> np.ndarray
             raise ValueError(f"The RLE has runs of more than {num_values} values in all.")
         values[done:end] = bits.read(value_bits) if is_run else bits.read_many(end - done, value_bits)
         done = end
-    return values[_CHANNELS - 1 :: _CHANNELS].reshape(height, width)
+    return values.reshape(height, width, _CHANNELS)[..., -1]
 
 
 class _BitReader:
@@ -186,8 +186,7 @@ class _BitReader:
 
     def read_many(self, count: int, num_bits: int) -> np.ndarray:
         """(count,) bool: which of the next numbers are not 0."""
-        numbers: np.ndarray = self._take(count * num_bits).reshape(count, num_bits)
-        return np.asarray(numbers.any(axis=1))
+        return np.any(self._take(count * num_bits).reshape(count, num_bits), axis=1)
 
     def _take(self, num_bits: int) -> np.ndarray:
         taken = self._bits[self._at : self._at + num_bits]
