@@ -392,7 +392,7 @@ def _problem(response: httpx.Response) -> ProblemError:
         document = response.json()
         return ProblemError(**{name: document[name] for name in ("status", "title", "detail", "cure", "request_id")})
     # Not ours: a proxy's, or Serve's own.
-    request_id = response.headers.get("x-request-id", "")
+    request_id = response.headers.get("sa2va-request-id", "")
     cure = "Ask whoever runs the endpoint."
     return ProblemError(response.status_code, response.reason_phrase, response.text[:200], cure, request_id)
 

@@ -35,6 +35,7 @@ from sa2va_ray.serve.protocol import ModelInfo, ModelList, SegmentOptions, Segme
 from sa2va_ray.serve.replies import PNG, problem_line, to_body, to_picture
 from sa2va_ray.telemetry import LOGGER, configure_logging
 
+_REQUEST_ID = "Sa2va-Request-ID"  # Serve puts an X-Request-ID of its own, or the caller's, on each reply
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 _PREDICT: Scope = "predict"
 
@@ -53,7 +54,7 @@ async def _finish(request: Request, call_next: Callable[[Request], Awaitable[Res
     """The request id, and headers of every reply."""
     request.state.id = uuid.uuid4().hex
     response = await call_next(request)
-    for name, value in {**_HEADERS, "X-Request-ID": request.state.id}.items():
+    for name, value in {**_HEADERS, _REQUEST_ID: request.state.id}.items():
         response.headers.setdefault(name, value)
     return response
 

@@ -84,14 +84,6 @@ def check_behaviour(page: Page, url: str) -> None:
     assert [entry for entry in logged if not urlsplit(entry.get("url", "")).path.startswith("/v1/")] + said == []
 
 
-@pytest.fixture(scope="module")
-def image() -> Image.Image:
-    """Bright lines on noise; wider than high."""
-    pixels = np.random.default_rng(3).integers(0, 90, (72, 96), np.uint8)
-    cv2.polylines(pixels, [np.array([[0, 60], [30, 20], [60, 50], [95, 10]])], False, 255, 3)
-    return Image.fromarray(pixels)
-
-
 def encoded(image: Image.Image, extension: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, extension)
@@ -165,7 +157,7 @@ def test_from_a_dropped_image_to_the_predictors_mask_at_any_threshold(page, pred
     assert area == pytest.approx((largest > threshold).mean(), abs=uncertain + 1e-4)
 
     saved = json.loads(download(page, "save-rle", tmp_path))
-    assert (saved["height"], saved["width"], saved["threshold"]) == (72, 96, threshold)
+    assert (saved["height"], saved["width"], saved["threshold"]) == (60, 80, threshold)
     assert saved["model"] == {"name": predictor.name, "sha256": predictor.sha256}
     masks = np.array([rle_to_mask(annotation["segmentation"]) for annotation in saved["annotations"]])
     assert_masks_agree(masks, expected.probabilities, threshold)
@@ -218,14 +210,14 @@ def test_what_the_browser_cannot_draw_is_shown_as_mask_on_grey(page, image):
     press_segment(page)
     assert "cannot draw" in text(page, "note")
     assert not is_shown(page, "image")
-    assert page.run("[overlay.width, overlay.height]") == [96, 72]
+    assert page.run("[overlay.width, overlay.height]") == [80, 60]
 
 
 def test_problem_documents_are_shown(page, image):
     give(page, b"this is no image", "image/png")
     press_segment(page)
     assert text(page, "problem-title") == "Not an image"
-    assert "broken" in text(page, "problem-detail")
+    assert "do not begin as" in text(page, "problem-detail")
     assert text(page, "problem-cure").startswith("Send one image as PNG")
     assert is_shown(page, "problem")
     assert not is_shown(page, "facts")
