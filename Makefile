@@ -11,7 +11,7 @@ export SAM2_BUILD_CUDA := 0
 export RAY_AUTH_MODE := token
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test soak check stop
+.PHONY: install demo test browser soak check stop
 
 install: $(INSTALLED)
 
@@ -26,8 +26,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python -m sa2va_ray.demo run $(if $(DATA),--data '$(DATA)')
 
-test: install
+test: install browser
 	$(BIN)/python -m pytest
+
+# A test opens the page in a real browser. Where nobody may install one, that test fails and says so.
+browser:
+	command -v chromium chromium-browser >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends chromium; } >/dev/null || true
 
 soak: install
 	$(BIN)/python -m pytest -m soak

@@ -1,6 +1,7 @@
-"""Exports a checkpoint as a Hugging Face folder.
+"""Exports a checkpoint as a Hugging Face folder, and checks it; or checks a folder that is there.
 
     python -m jobs.export checkpoint=s3://bucket/runs/NAME out=s3://bucket/models/NAME name=NAME
+    python -m jobs.export verify=s3://bucket/models/NAME
 
 `checkpoint` may also name one checkpoint, s3://bucket/runs/NAME/step_00000500.
 """

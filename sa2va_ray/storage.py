@@ -59,6 +59,15 @@ def exists(uri: str) -> bool:
     return _translated(uri, lambda: filesystem.get_file_info(path).type) != pafs.FileType.NotFound
 
 
+def size_bytes(uri: str) -> int:
+    """Size of a file. Raises like `read_bytes`."""
+    filesystem, path = resolve(uri)
+    info = _translated(uri, lambda: filesystem.get_file_info(path))
+    if info.type != pafs.FileType.File:
+        raise FileNotFoundError(uri)
+    return info.size
+
+
 def read_bytes(uri: str) -> bytes:
     """Raises `FileNotFoundError` where there is no such file, `StorageError` where the store does not answer."""
     filesystem, path = resolve(uri)
@@ -91,6 +100,13 @@ def list_files(uri: str) -> dict[str, int]:
     return {info.path[len(_base(uri)) :]: info.size for info in _entries(uri, recursive=True) if info.is_file}
 
 
+def size(uri: str) -> int:
+    """Bytes of a file, or of all files below a folder; 0 where there is nothing."""
+    filesystem, path = resolve(uri)
+    info = _translated(uri, lambda: filesystem.get_file_info(path))
+    return info.size if info.is_file else sum(list_files(uri).values())
+
+
 def list_folders(uri: str) -> list[str]:
     """Names of the folders directly in a folder, sorted."""
     return sorted(info.base_name for info in _entries(uri, recursive=False) if not info.is_file)
@@ -121,6 +137,15 @@ def download_folder(uri: str, local_dir: Path) -> None:
         incomplete.rename(local_dir)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
+
+
+def download_files(uri: str, names: Iterable[str], local_dir: Path) -> None:
+    """Copies files below a folder, each named relative to it, to `local_dir`."""
+    filesystem, path = resolve(uri)
+    for name in names:
+        target = local_dir / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _translated(uri, partial(pafs.copy_files, f"{path}/{name}", str(target), source_filesystem=filesystem))
 
 
 def delete_files(uri: str, names: Iterable[str]) -> None:

@@ -16,8 +16,12 @@ def test_bytes_round_trip(bucket_uri: str) -> None:
     storage.write_bytes(uri, b"\x00\x01")
     assert storage.exists(uri)
     assert storage.read_bytes(uri) == b"\x00\x01"
+    assert storage.size_bytes(uri) == 2
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(storage.join(bucket_uri, "none"))
+    for no_file in ("none", "a"):
+        with pytest.raises(FileNotFoundError):
+            storage.size_bytes(storage.join(bucket_uri, no_file))
 
 
 def test_folder_round_trip(bucket_uri: str, tmp_path: Path) -> None:

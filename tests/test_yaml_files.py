@@ -6,6 +6,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.serve.config import ServeArgs
 from sa2va_ray.train.config import TrainConfig
 
@@ -13,8 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs/configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_job_configs_are_training_configs(path):
-    assert TrainConfig.load([str(path)]).name
+def test_job_configs_are_what_their_job_takes(path):
+    config_class = BaselineConfig if path.name.startswith("baseline_") else TrainConfig
+    assert config_class.load([str(path)]).name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "serve_configs").glob("*.yaml")), ids=lambda path: path.name)

@@ -1,25 +1,63 @@
-"""EvaluateConfig: what `jobs.evaluate` takes."""
+"""What `jobs.evaluate` and `jobs.calibrate` take."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sa2va_ray.config import Config
+from sa2va_ray.metrics import TOLERANCE_PX
 
 
-class EvaluateConfig(Config):
-    """One evaluation."""
+class PassConfig(Config):
+    """One pass of a model over one split."""
 
     model: str
-    """Exported model."""
+    """Folder of an exported model or a baseline, with its `sa2va_manifest.json`."""
     data: str
     """Prepared data set."""
-    out: str
-    """Folder for `metrics.json` and `images.jsonl`."""
-    split: Literal["train", "val", "test"] = "test"
     batch_size: int = Field(4, gt=0)
     """Images of one forward pass."""
     num_actors: int = Field(1, gt=0)
     """Predictors at work side by side."""
     use_gpu: bool = True
     cpus_per_actor: float = Field(1.0, gt=0)
+    allow_train_split: bool = False
+    """Go on where the model was trained on the split; the report then says so in its title."""
+
+
+class EvaluateConfig(PassConfig):
+    """One evaluation."""
+
+    against: str | None = None
+    """A second model, measured on the same images; the report has the paired differences, `model` minus `against`."""
+    out: str
+    """Folder for `metrics.json`, `images.jsonl` and `report.html`."""
+    split: Literal["train", "val", "test"] = "test"
+    surface_tolerance_px: float = Field(TOLERANCE_PX, ge=0)
+    """How far an outline may be off and still count as right, in the surface Dice."""
+
+
+class CalibrateConfig(PassConfig):
+    """One choice of a threshold, which is kept in the model's manifest."""
+
+    split: Literal["train", "val", "test"] = "val"
+    objective: Literal["dice", "fbeta", "recall"] = "dice"
+    """What is best: the greatest mean Dice or F-beta, or of the thresholds that reach `recall_target` the highest."""
+    beta: float | None = Field(None, gt=0)
+    """Of `objective=fbeta`: how many times as much recall counts as precision."""
+    recall_target: float | None = Field(None, gt=0, le=1)
+    """Of `objective=recall`: least mean recall."""
+    tune_cleanup: bool = False
+    """Also choose what is done to the mask: least component, largest hole that is filled. Without it, nothing is."""
+    out: str | None = None
+    """Folder for `calibration.html`; the model's own by default."""
+    allow_test_split: bool = False
+    """Go on with `split=test`, which then can no longer tell how good the model is on new patients."""
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> Self:
+        for objective, key in (("fbeta", "beta"), ("recall", "recall_target")):
+            is_given = getattr(self, key) is not None
+            if is_given != (self.objective == objective):
+                raise ValueError(f"objective={objective} and {key} go together; objective is {self.objective}")
+        return self

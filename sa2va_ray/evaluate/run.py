@@ -1,130 +1,100 @@
-"""Evaluates an exported model on one split of a prepared data set, as a Ray Data job.
+"""Evaluates a model, or two, on one split of a prepared data set."""
 
-The predictor sees the image and the phrase; the true mask meets the prediction only in `overlap_metrics`.
-"""
-
-import io
 import json
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import ray
-from PIL import Image
 
-from sa2va_ray import storage
-from sa2va_ray.config import UserError
-from sa2va_ray.data.conversation import evaluation_prompt
-from sa2va_ray.data.masks import rle_to_mask
+from sa2va_ray import __version__, storage
+from sa2va_ray.evaluate.answers import answer
 from sa2va_ray.evaluate.config import EvaluateConfig
-from sa2va_ray.manifest import digest, read_manifest
-from sa2va_ray.metrics import overlap_metrics
-from sa2va_ray.models.state_dict import MODEL_MANIFEST
-from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
-from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress
+from sa2va_ray.evaluate.drawing import draw_extremes
+from sa2va_ray.evaluate.measure import measure
+from sa2va_ray.evaluate.report import render_evaluation
+from sa2va_ray.evaluate.subjects import Split, Subject
+from sa2va_ray.evaluate.summary import (
+    METRICS,
+    by_width,
+    differences,
+    precision_recall,
+    probability_calibration,
+    summarize,
+    threshold_curves,
+)
+from sa2va_ray.telemetry import LOGGER, configure_logging
 
-METRICS = ("dice", "iou", "precision", "recall")
+_Row = dict[str, Any]
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Measures, writes `metrics.json` and `images.jsonl` to `config.out`, and returns the former.
+    """Measures, writes `metrics.json`, `images.jsonl` and `report.html` to `config.out`, and returns the first.
 
-    Every object of every image counts once. An answer without a mask counts as an empty mask, and is counted as such.
+    Every image of the split counts: an answer without a mask, or an image that cannot be read, as an empty mask, which
+    is listed.
 
     Raises:
-        UserError: model, data or storage do not work, or the split is empty.
+        UserError: model, data or storage do not work; the split is empty, or was trained on.
     """
     configure_logging()
-    model_manifest = read_manifest(config.model, MODEL_MANIFEST, what="exported model")
-    data_manifest = read_manifest(config.data, what="prepared data set")
-    files = [name for name in data_manifest["files"] if name.startswith(f"{config.split}-")]
-    if not files:
-        raise UserError(
-            f"{config.data} has no samples in the split '{config.split}'. Prepare it with another split_seed."
-        )
+    split = Split.read(config.data, config.split)
+    subjects = [Subject.read(uri) for uri in (config.model, config.against) if uri]
+    for subject in subjects:
+        subject.refuse_if_trained_on(split, config.allow_train_split)
     storage.check_writable(config.out)
     if not ray.is_initialized():
         ray.init()
-    rows = _measure(config, files)
-    result = {
-        "model": {"name": model_manifest["name"], "sha256": digest(model_manifest)},
-        "data_sha256": digest(data_manifest),
-        "split": config.split,
-        **summarize(rows),
-    }
-    _write(config.out, result, rows)
+    measured = [measure(answer(each, split, config), split, config.surface_tolerance_px) for each in subjects]
+    rows, result = measured[0], _result(config, split, subjects, measured)
+    for name, of_model in zip(("images.jsonl", "images_against.jsonl"), measured, strict=False):
+        storage.write_bytes(storage.join(config.out, name), _to_lines(of_model))
+    storage.write_bytes(
+        storage.join(config.out, "report.html"), render_evaluation(result, rows, draw_extremes(rows, split))
+    )
+    storage.write_bytes(storage.join(config.out, "metrics.json"), (json.dumps(result, indent=2) + "\n").encode())
     LOGGER.info("evaluated: %s", ", ".join(f"{name} {result['per_image'][name]:.4f}" for name in METRICS))
     return result
 
 
-class MeasureObjects:
-    """Actor: rows of samples -> one row of metrics per object."""
-
-    def __init__(self, model_uri: str):
-        self._predictor = Sa2VAPredictor.from_pretrained(model_uri)
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list]:
-        samples = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        pairs = [(sample, each) for sample in samples for each in sample["objects"]]
-        queries = [
-            Query(Image.open(io.BytesIO(sample["image"])), evaluation_prompt(each["phrase"])) for sample, each in pairs
-        ]
-        predictions = self._predictor.predict(queries)
-        rows = [
-            {
-                "sample_id": sample["sample_id"],
-                "patient_id": sample["patient_id"],
-                "phrase": each["phrase"],
-                "has_mask": len(prediction.masks) > 0,
-                **overlap_metrics(prediction.union(), rle_to_mask(each["rle"])),
-            }
-            for (sample, each), prediction in zip(pairs, predictions, strict=True)
-        ]
-        return {name: [row[name] for row in rows] for name in rows[0]}
+def _result(
+    config: EvaluateConfig, split: Split, subjects: Sequence[Subject], measured: Sequence[list[_Row]]
+) -> dict[str, Any]:
+    """The content of `metrics.json`."""
+    rows = measured[0]
+    result = {
+        "model": _facts(subjects[0], split),
+        "data_sha256": split.data_sha256,
+        "split": split.name,
+        "split_sha256": split.sha256,
+        "surface_tolerance_px": config.surface_tolerance_px,
+        "tool_version": __version__,
+        **summarize(rows),
+        "threshold_curves": threshold_curves(rows),
+        "precision_recall": precision_recall(rows),
+        "probability_calibration": probability_calibration(rows),
+        "by_width": by_width(rows),
+    }
+    if config.against:
+        result["against"] = {"model": _facts(subjects[1], split), **summarize(measured[1])}
+        result["differences"] = differences(*measured)
+    return result
 
 
-def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over objects and over patients (each patient's mean counts once), and the counts behind them."""
-    by_patient: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        by_patient[row["patient_id"]].append(row)
-    patients = [_mean(group) for group in by_patient.values()]
+def _facts(subject: Subject, split: Split) -> dict[str, Any]:
+    model = subject.model
     return {
-        "num_images": len({row["sample_id"] for row in rows}),
-        "num_objects": len(rows),
-        "num_patients": len(by_patient),
-        "num_without_mask": sum(not row["has_mask"] for row in rows),
-        "per_image": _mean(rows),
-        "per_patient": _mean(patients),
+        "name": model.name,
+        "kind": model.kind,
+        "sha256": model.sha256,
+        "checkpoint_sha256": subject.manifest.get("checkpoint_sha256"),
+        "threshold": model.threshold,
+        "cleanup": model.cleanup.model_dump(),
+        "was_trained_on_split": subject.was_trained_on(split),
+        "was_calibrated_on_split": subject.was_calibrated_on(split),
     }
 
 
-def _mean(rows: list[dict[str, Any]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in METRICS}
-
-
-def _measure(config: EvaluateConfig, files: list[str]) -> list[dict[str, Any]]:
-    filesystem, _ = storage.resolve(config.data)
-    paths = [storage.resolve(storage.join(config.data, name))[1] for name in files]
-    samples = ray.data.read_parquet(paths, filesystem=filesystem)
-    total = samples.count()
-    measured = samples.map_batches(
-        MeasureObjects,
-        fn_constructor_args=(config.model,),
-        batch_size=config.batch_size,
-        compute=ray.data.ActorPoolStrategy(size=config.num_actors),
-        num_cpus=config.cpus_per_actor,
-        num_gpus=1 if config.use_gpu else 0,
-    )
-    rows: list[dict[str, Any]] = []
-    for row in measured.iter_rows():
-        rows.append(row)
-        log_progress("evaluate", min(len(rows), total), total)
-    return rows
-
-
-def _write(out: str, result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    lines = "".join(json.dumps(row, default=lambda value: value.item()) + "\n" for row in rows)
-    storage.write_bytes(storage.join(out, "images.jsonl"), lines.encode())
-    storage.write_bytes(storage.join(out, "metrics.json"), (json.dumps(result, indent=2) + "\n").encode())
+def _to_lines(rows: Sequence[_Row]) -> bytes:
+    """A line of JSON for each object: pseudonyms, hash of the mask and metrics."""
+    kept = ("sample_id", "patient_id", "phrase", "has_mask", "failure", "mask_sha256", *METRICS)
+    return "".join(json.dumps({name: row[name] for name in kept}) + "\n" for row in rows).encode()

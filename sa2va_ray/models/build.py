@@ -66,7 +66,7 @@ def build_model(config: ModelConfig, precision: torch.dtype = torch.float32) -> 
         arguments = config.base.model_dump()
         loaded = load_model(arguments.pop("source"), **arguments, dtype=precision, seed=config.init_seed)
         return loaded.model, loaded.processor
-    model_config, tokenizer = random_architecture(config)
+    model_config, tokenizer = random_architecture(config.architecture)
     with torch.random.fork_rng():
         torch.manual_seed(config.init_seed)
         model = Sa2VAModel(model_config)
@@ -75,16 +75,16 @@ def build_model(config: ModelConfig, precision: torch.dtype = torch.float32) -> 
     return model, Sa2VAProcessor(model_config, tokenizer)
 
 
-def random_architecture(config: ModelConfig) -> tuple[Sa2VAConfig, PreTrainedTokenizerBase]:
-    """Sizes and tokenizer of a model that has no base."""
+def random_architecture(architecture: dict[str, Any] | None) -> tuple[Sa2VAConfig, PreTrainedTokenizerBase]:
+    """Sizes and tokenizer of a model with random weights."""
     tokenizer = build_tokenizer()
-    architecture = Sa2VAConfig(
-        **(config.architecture or {}),
+    config = Sa2VAConfig(
+        **(architecture or {}),
         seg_token_id=token_id(tokenizer, SEG_TOKEN),
         image_token_id=token_id(tokenizer, IMAGE_TOKEN),
     )
-    architecture.llm_config.vocab_size = len(tokenizer)
-    return architecture, tokenizer
+    config.llm_config.vocab_size = len(tokenizer)
+    return config, tokenizer
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -8,8 +8,11 @@ that they are the same.
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from safetensors.torch import load_file
@@ -19,7 +22,7 @@ from sa2va_ray import storage
 from sa2va_ray.config import Config, UserError
 from sa2va_ray.manifest import MANIFEST, digest, read_manifest, verify_files
 from sa2va_ray.models.build import PRECISIONS, ModelConfig, build_model, weights_sha256
-from sa2va_ray.models.lora import make_trainable, merge_adapters
+from sa2va_ray.models.lora import PeftModel, make_trainable, merge_adapters
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 
@@ -85,6 +88,95 @@ def shard_files(folder: Path, kind: str) -> list[Path]:
     return sorted(folder.glob(f"{kind}-*.safetensors"))
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's weights on this machine.
+
+    Attributes:
+        uri: what messages call it.
+        folder: the files of `MODEL`, state, config and manifest; the optimizer's may be missing.
+        settings: config.yaml.
+        model_config: that of `settings`, or the same with its base elsewhere.
+        sha256: the checkpoint's digest (64 hex characters).
+    """
+
+    uri: str
+    folder: Path
+    state: TrainState
+    settings: dict[str, Any]
+    model_config: ModelConfig
+    sha256: str
+
+    @property
+    def files(self) -> list[Path]:
+        return shard_files(self.folder, MODEL)
+
+
+@contextmanager
+def open_checkpoint(uri: str) -> Iterator[Checkpoint]:
+    """Checks a checkpoint hash by hash, all but its optimizer. A local one is used where it lies, a remote one is
+    fetched and gone afterwards.
+
+    Raises:
+        UserError: an incomplete or damaged checkpoint.
+    """
+    manifest = read_manifest(uri, what="checkpoint")
+    names = [name for name in manifest["files"] if not name.startswith(f"{OPTIMIZER}-")]
+    with ExitStack() as stack:
+        if uri.startswith("s3://"):
+            local = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoint-")))
+            storage.download_files(uri, [*names, MANIFEST], local)
+        else:
+            local = Path(storage.resolve(uri)[1])
+        verify_files(local, {"files": {name: manifest["files"][name] for name in names}})
+        yield read_checkpoint(local, uri)
+
+
+def read_checkpoint(folder: Path, uri: str, model_config: ModelConfig | None = None) -> Checkpoint:
+    """A local checkpoint that `open_checkpoint` has checked.
+
+    Args:
+        model_config: in place of the checkpoint's own, where its base has been fetched to another place.
+    """
+    settings = yaml.safe_load((folder / CONFIG_FILE).read_text())
+    return Checkpoint(
+        uri=uri,
+        folder=folder,
+        state=TrainState.model_validate_json((folder / STATE_FILE).read_text()),
+        settings=settings,
+        model_config=model_config or ModelConfig.parse(settings["model"]),
+        sha256=digest(json.loads((folder / MANIFEST).read_text())),
+    )
+
+
+def build_base(checkpoint: Checkpoint) -> tuple[Sa2VAModel, Sa2VAProcessor]:
+    """What was trained on, in the precision in which it was, on the CPU.
+
+    Raises:
+        UserError: it differs from the one trained on.
+    """
+    model, processor = build_model(checkpoint.model_config, PRECISIONS[checkpoint.state.precision])
+    expected, base_sha256 = checkpoint.state.base_sha256, weights_sha256(model)
+    if base_sha256 != expected:
+        raise UserError(
+            f"{checkpoint.uri} was trained on a base with SHA-256 {expected[:12]}, this machine builds "
+            f"{base_sha256[:12]}. Use the versions of torch and tokenizers that the run used."
+        )
+    return model, processor
+
+
+def put_trained(model: Sa2VAModel, processor: Sa2VAProcessor, checkpoint: Checkpoint) -> PeftModel:
+    """Widens a base to float32, adds the adapters and puts the trained tensors in; nothing is merged.
+
+    Raises:
+        UserError: tensors that do not fit.
+    """
+    peft_model = make_trainable(model.float(), processor, checkpoint.model_config.trainable)
+    tensors = {name: tensor for file in checkpoint.files for name, tensor in load_file(file).items()}
+    _put_in(model, tensors, checkpoint.uri)
+    return peft_model
+
+
 def load_trained_model(uri: str) -> tuple[Sa2VAModel, Sa2VAProcessor, TrainState, str]:
     """Builds the base, puts a checkpoint's trained tensors in and merges the adapters.
 
@@ -95,24 +187,10 @@ def load_trained_model(uri: str) -> tuple[Sa2VAModel, Sa2VAProcessor, TrainState
         UserError: an incomplete or damaged checkpoint; a base that differs from the one trained on; tensors that do
             not fit.
     """
-    manifest = read_manifest(uri, what="checkpoint")
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "checkpoint"
-        storage.download_folder(uri, local)
-        verify_files(local, manifest)
-        state = TrainState.model_validate(json.loads((local / STATE_FILE).read_text()))
-        config = ModelConfig.parse(yaml.safe_load((local / CONFIG_FILE).read_text())["model"])
-        tensors = {name: tensor for file in shard_files(local, MODEL) for name, tensor in load_file(file).items()}
-    model, processor = build_model(config, PRECISIONS[state.precision])
-    base_sha256 = weights_sha256(model)
-    if base_sha256 != state.base_sha256:
-        raise UserError(
-            f"{uri} was trained on a base with SHA-256 {state.base_sha256[:12]}, this machine builds "
-            f"{base_sha256[:12]}. Use the versions of torch and tokenizers that the run used."
-        )
-    peft_model = make_trainable(model.float(), processor, config.trainable)
-    _put_in(model, tensors, uri)
-    return merge_adapters(peft_model), processor, state, digest(manifest)
+    with open_checkpoint(uri) as checkpoint:
+        model, processor = build_base(checkpoint)
+        peft_model = put_trained(model, processor, checkpoint)
+    return merge_adapters(peft_model), processor, checkpoint.state, checkpoint.sha256
 
 
 def _put_in(model: Sa2VAModel, tensors: dict[str, Tensor], uri: str) -> None:

@@ -12,7 +12,6 @@ SAM2_PREFIX = "grounding_encoder.sam2_model."
 EMBEDDING, LM_HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
 MODULES = ("vision_model", "mlp1", "language_model", "text_hidden_fcs", "mask_decoder", "grounding_encoder")
 
-_LAYER = r"^(vision_model\.encoder\.layer\.\d+)"
 _RENAMES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -28,21 +27,43 @@ _RENAMES = [
         (r"^multi_modal_projector\.layer_norm\.", "mlp1.0."),
         (r"^multi_modal_projector\.linear_1\.", "mlp1.1."),
         (r"^multi_modal_projector\.linear_2\.", "mlp1.3."),
-        # upstream's InternViT
-        (r"^vision_model\.embeddings\.class_embedding$", "vision_model.embeddings.cls_token"),
-        (r"^vision_model\.embeddings\.position_embedding$", "vision_model.embeddings.position_embeddings"),
-        (r"^vision_model\.embeddings\.patch_embedding\.", "vision_model.embeddings.patch_embeddings.projection."),
-        (r"^vision_model\.encoder\.layers\.", "vision_model.encoder.layer."),
-        (_LAYER + r"\.ls([12])$", r"\1.lambda_\2"),
-        (_LAYER + r"\.norm1\.", r"\1.layernorm_before."),
-        (_LAYER + r"\.norm2\.", r"\1.layernorm_after."),
-        (_LAYER + r"\.attn\.proj\.", r"\1.attention.projection_layer."),
-        (_LAYER + r"\.attn\.([qk]_norm)\.", r"\1.attention.\2."),
-        # upstream's SAM 2: an old transformers would have rewritten "gamma"
-        (r"^(grounding_encoder\..*)\.g_weight$", r"\1.gamma"),
     )
 ]
-_STACKED = re.compile(_LAYER + r"\.attn\.qkv\.(weight|bias)$")
+# Upstream's names and ours, read both ways; "#" is a layer's number, and what follows a row's name stays as it is.
+# Where ours are several, upstream stacks them along dimension 0.
+_LAYERS, _LAYER = "vision_model.encoder.layers.#", "vision_model.encoder.layer.#"
+_FUSER = "grounding_encoder.sam2_model.memory_encoder.fuser.layers.#"
+_UPSTREAM = (
+    ("vision_model.embeddings.class_embedding", ("vision_model.embeddings.cls_token",)),
+    ("vision_model.embeddings.position_embedding", ("vision_model.embeddings.position_embeddings",)),
+    ("vision_model.embeddings.patch_embedding", ("vision_model.embeddings.patch_embeddings.projection",)),
+    (f"{_LAYERS}.ls1", (f"{_LAYER}.lambda_1",)),
+    (f"{_LAYERS}.ls2", (f"{_LAYER}.lambda_2",)),
+    (f"{_LAYERS}.norm1", (f"{_LAYER}.layernorm_before",)),
+    (f"{_LAYERS}.norm2", (f"{_LAYER}.layernorm_after",)),
+    (f"{_LAYERS}.attn.qkv", tuple(f"{_LAYER}.attention.{part}_proj" for part in "qkv")),
+    (f"{_LAYERS}.attn.proj", (f"{_LAYER}.attention.projection_layer",)),
+    (f"{_LAYERS}.attn.q_norm", (f"{_LAYER}.attention.q_norm",)),
+    (f"{_LAYERS}.attn.k_norm", (f"{_LAYER}.attention.k_norm",)),
+    (_LAYERS, (_LAYER,)),
+    (f"{_FUSER}.g_weight", (f"{_FUSER}.gamma",)),  # an old transformers would have rewritten "gamma"
+)
+
+
+def _replacement(row_name: str) -> str:
+    return row_name.replace("#", r"\1")
+
+
+def _pattern(row_name: str) -> re.Pattern[str]:
+    return re.compile("^" + re.escape(row_name).replace(r"\#", r"(\d+)") + r"(?=\.|$)")
+
+
+_FROM_UPSTREAM = [(_pattern(theirs), [_replacement(name) for name in ours]) for theirs, ours in _UPSTREAM]
+_TO_UPSTREAM = [
+    (_pattern(name), _replacement(theirs), part, len(ours))
+    for theirs, ours in _UPSTREAM
+    for part, name in enumerate(ours)
+]
 _ADAPTER = re.compile(r"^(.*)\.lora_([AB])(?:\.default)?\.weight$")
 
 
@@ -59,11 +80,18 @@ def placements(key: str) -> list[Placement]:
     """Our tensors in the stored tensor `key`: one, or three for upstream's stacked query, key and value."""
     for pattern, replacement in _RENAMES:
         key = pattern.sub(replacement, key)
-    stacked = _STACKED.match(key)
-    if not stacked:
-        return [Placement(key)]
-    layer, kind = stacked.groups()
-    return [Placement(f"{layer}.attention.{name}_proj.{kind}", part, 3) for part, name in enumerate("qkv")]
+    for theirs, ours in _FROM_UPSTREAM:
+        if theirs.match(key):
+            return [Placement(theirs.sub(name, key), part, len(ours)) for part, name in enumerate(ours)]
+    return [Placement(key)]
+
+
+def upstream_placement(name: str) -> Placement:
+    """The other way: where our tensor `name` is in upstream's files, as the `part`-th of `parts` of their key."""
+    for ours, theirs, part, parts in _TO_UPSTREAM:
+        if ours.match(name):
+            return Placement(ours.sub(theirs, name), part, parts)
+    return Placement(name)
 
 
 def adapter_target(key: str) -> tuple[str, str] | None:

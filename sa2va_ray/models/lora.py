@@ -1,10 +1,12 @@
 """What trains: LoRA adapters (peft) and unfrozen parts, by config. The only file that imports peft."""
 
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from torch import Tensor
 
 from sa2va_ray.config import Config
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
@@ -82,6 +84,26 @@ def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: Trainab
 def merge_adapters(peft_model: PeftModel) -> Sa2VAModel:
     """Folds adapters and new-token rows into the weights; the model has its plain parameters again."""
     return peft_model.merge_and_unload()
+
+
+def merged_tensors(model: Sa2VAModel) -> Iterator[tuple[str, Tensor, bool]]:
+    """What merging would make of a model with adapters, which stays as it is: for each weight of the plain model its
+    name, its value by peft's own formula in the adapters' precision, and whether it was trained."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, tensor in model.state_dict().items():
+        owner, _, leaf = name.rpartition(".base_layer.")
+        if not owner:
+            if ".lora_" not in name and ".trainable_tokens_" not in name:
+                yield name, tensor, name in trained
+            continue
+        plain = f"{owner.removesuffix('.token_adapter')}.{leaf}"
+        layer: Any = model.get_submodule(owner)
+        if leaf != "weight":
+            yield plain, tensor, name in trained
+        elif isinstance(layer, TrainableTokensLayer):
+            yield plain, layer.get_merged_weights(["default"]).detach(), True
+        else:
+            yield plain, tensor + layer.get_delta_weight("default").detach(), True
 
 
 def count_trainable(model: Sa2VAModel) -> dict[str, int]:

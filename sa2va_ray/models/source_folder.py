@@ -47,7 +47,7 @@ def read_source_folder(folder: Path, location: str, grounding_config: dict[str, 
 
     Args:
         location: the name that messages give it.
-        grounding_config: sizes of SAM 2, for folders whose config has none; hiera-large by default.
+        grounding_config: sizes of SAM 2, for folders whose config has none (upstream's own); hiera-large by default.
 
     Raises:
         UserError: not a model folder, or a model of another family.
@@ -81,7 +81,7 @@ def read_source_folder(folder: Path, location: str, grounding_config: dict[str, 
             "tie_word_embeddings": False,
             "vocab_size": llm["vocab_size"] if kind == "upstream" else len(tokenizer),
         },
-        grounding_config=_checked_grounding_config(grounding_config),
+        grounding_config=_checked_grounding_config(grounding_config or values.get("grounding_config")),
         # Tiling is left at its defaults, 1 to 12 tiles and a thumbnail: upstream ignores what its configs say of it.
         template=values["template"].replace("-", "_") if kind == "upstream" else _BASE_TEMPLATE,
         downsample_ratio=values.get("downsample_ratio", 0.5),

@@ -77,7 +77,7 @@ def load_model(
     """
     with ExitStack() as stack:
         location = str(source)
-        local = stack.enter_context(_local_copy(location))
+        local = stack.enter_context(local_copy(location))
         manifest = _verified_manifest(location, local)
         folder = read_source_folder(local, location, grounding_config)
         if folder.kind != "base" and (sam2_checkpoint or initialise_from):
@@ -87,7 +87,7 @@ def load_model(
         sources = [open_folder(local, BASE, location)]
         for role, uri in ((SAM2, sam2_checkpoint), (INITIAL, initialise_from), (XTUNER, xtuner_checkpoint)):
             if uri is not None:
-                sources.append(_open(role, str(uri), stack.enter_context(_local_copy(str(uri)))))
+                sources.append(_open(role, str(uri), stack.enter_context(local_copy(str(uri)))))
         model = build_empty_model(folder.config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         plan, report = plan_load(expected, sources, folder, LoraScale(lora_alpha, lora_rank))
@@ -112,7 +112,7 @@ def _verified_manifest(location: str, folder: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _local_copy(uri: str) -> Iterator[Path]:
+def local_copy(uri: str) -> Iterator[Path]:
     """A file or folder itself where it is local, else a copy that is gone afterwards."""
     filesystem, path = storage.resolve(uri)
     if not storage.exists(uri):

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sa2va_ray.manifest import digest
 from sa2va_ray.models.sa2va.generation_sa2va import AnyRank, Request, Segmentation, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.state_dict import load_model
-
-_THRESHOLD = 0.5  # upstream's, for models that were never calibrated
+from sa2va_ray.predict.cleanup import CleanupConfig, to_masks
+from sa2va_ray.predict.facts import ModelFacts
 
 
 @dataclass(frozen=True)
@@ -30,22 +29,24 @@ class Query:
         prompt: may hold one `<image>` marker; without one the image goes before the text.
         answer: a reply to be taken as said, without its end token; None lets the model speak.
         threshold: of the probabilities, in [0, 1]; None takes the model's calibrated one.
+        cleanup: of the masks; None takes the model's own.
     """
 
     image: Image.Image
     prompt: str
     answer: str | None = None
     threshold: float | None = None
+    cleanup: CleanupConfig | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
     """Attributes:
     text: what the model said, with special tokens, without the end token.
-    masks: (N, H, W) bool, one for each [SEG] in the text.
-    probabilities: (N, H, W) float32 in [0, 1].
+    masks: (N, H, W) bool, one for each [SEG] in the text: probabilities above the threshold, cleaned.
+    probabilities: (N, H, W) float32 in [0, 1], as the model gave them.
     score: SAM 2's estimate of the masks' IoU, their mean; 0.0 where there is no mask.
-    threshold: that the masks were made with.
+    threshold, cleanup: that the masks were made with.
     """
 
     text: str
@@ -53,6 +54,7 @@ class Prediction:
     probabilities: np.ndarray
     score: float
     threshold: float
+    cleanup: CleanupConfig
 
     def union(self) -> np.ndarray:
         """(H, W) bool: all masks of the answer together, empty where there is none."""
@@ -60,7 +62,11 @@ class Prediction:
 
 
 class Sa2VAPredictor:
-    """A loaded model. `predict` may be called from one thread at a time."""
+    """A loaded model. `predict` may be called from one thread at a time.
+
+    Attributes:
+        name, sha256, threshold, cleanup: those of `ModelFacts`.
+    """
 
     def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor, manifest: dict[str, Any] | None = None):
         """
@@ -69,12 +75,9 @@ class Sa2VAPredictor:
             manifest: that of an exported folder.
         """
         self._model, self._processor = model, processor
-        manifest = manifest or {}
-        self.name: str = manifest.get("name", "sa2va")
-        self.sha256: str | None = digest(manifest) if manifest else None
-        """Digest of the exported folder (64 hex characters); None for folders without a manifest."""
-        self.threshold: float = manifest.get("threshold", _THRESHOLD)
-        """The model's own threshold, in [0, 1]."""
+        facts = ModelFacts.from_manifest(manifest)
+        self.name, self.sha256 = facts.name, facts.sha256
+        self.threshold, self.cleanup = facts.threshold, facts.cleanup
 
     @classmethod
     def from_pretrained(
@@ -102,7 +105,8 @@ class Sa2VAPredictor:
     def predict(
         self, queries: Sequence[Query], max_new_tokens: int = 128, any_rank: AnyRank = bool
     ) -> list[Prediction]:
-        """Answers all queries in one batch; images may differ in size and mode.
+        """Answers all queries in one batch; images may differ in size and mode, and one that several queries hold is
+        encoded once.
 
         Args:
             max_new_tokens: an answer is cut off behind this many; the usual one has six.
@@ -110,10 +114,11 @@ class Sa2VAPredictor:
         """
         if not queries:
             return []
+        images = {id(query.image): query.image.convert("RGB") for query in queries}
         segmentations = segment(
             self._model,
             self._processor,
-            [Request(query.image.convert("RGB"), query.prompt, query.answer) for query in queries],
+            [Request(images[id(query.image)], query.prompt, query.answer) for query in queries],
             max_new_tokens=max_new_tokens,
             any_rank=any_rank,
         )
@@ -121,11 +126,13 @@ class Sa2VAPredictor:
 
     def _to_prediction(self, query: Query, result: Segmentation) -> Prediction:
         threshold = self.threshold if query.threshold is None else query.threshold
+        cleanup = self.cleanup if query.cleanup is None else query.cleanup
         probabilities = result.mask_logits.sigmoid().numpy()
         return Prediction(
             text=result.text.removesuffix(self._processor.template.end),
-            masks=probabilities > threshold,
+            masks=to_masks(probabilities, threshold, cleanup),
             probabilities=probabilities,
             score=float(result.ious.mean()) if len(result.ious) else 0.0,
             threshold=threshold,
+            cleanup=cleanup,
         )

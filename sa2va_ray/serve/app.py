@@ -3,28 +3,58 @@
 # Serve reads the raw annotation of the builder's one parameter: no `from __future__ import annotations` here.
 from ray import serve
 
-from sa2va_ray.manifest import read_manifest
-from sa2va_ray.models.state_dict import MODEL_MANIFEST
-from sa2va_ray.serve.config import ServeArgs
+from sa2va_ray.predict.facts import read_model_facts
+from sa2va_ray.serve.access import Access
+from sa2va_ray.serve.config import ModelArgs, ServeArgs
 from sa2va_ray.serve.deployment import SegmentationModel
 from sa2va_ray.serve.ingress import Ingress
+from sa2va_ray.serve.protocol import ModelInfo
+from sa2va_ray.serve.weights import ModelSource
+
+_INGRESS_CPUS = 0.1
 
 
 def build_app(args: ServeArgs) -> serve.Application:
-    """Ingress and model deployment for one exported model.
+    """One ingress, and one model deployment for each model.
 
     Raises:
-        UserError: `args.model` is not an exported model; found before a replica is started.
+        UserError: a model that is not there, or API keys that cannot be read; found before a replica is started.
     """
-    read_manifest(args.model, MODEL_MANIFEST, what="exported model")
-    model = SegmentationModel.options(  # type: ignore[attr-defined]
-        num_replicas=args.num_replicas,
-        ray_actor_options={"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica},
-        max_ongoing_requests=args.max_ongoing_requests,
-        max_queued_requests=args.max_queued_requests,
-    )
+    Access.load(args.api_keys_file)
+    models = {name: _bind_model(name, model, args.cache_dir) for name, model in args.models.items()}
+    infos = {name: _info(name, model, args) for name, model in args.models.items()}
+    capacity = sum(model.max_ongoing_requests + model.max_queued_requests for model in args.models.values())
     ingress = Ingress.options(  # type: ignore[attr-defined]
-        ray_actor_options={"num_cpus": 0.1},
-        max_ongoing_requests=args.max_ongoing_requests + args.max_queued_requests,
+        num_replicas=args.num_ingresses,
+        ray_actor_options={"num_cpus": _INGRESS_CPUS},
+        max_ongoing_requests=2 * capacity,  # so that those that are refused get their answer from us
+        max_queued_requests=capacity,
+        backpressure_config={"status_code": 503, "retry_after_s": args.limits.retry_after_s},
     )
-    return ingress.bind(model.bind(args), args)
+    return ingress.bind(models, infos, args)
+
+
+def _bind_model(name: str, model: ModelArgs, cache_dir: str):
+    scaling = {"autoscaling_config": model.autoscaling} if model.autoscaling else {"num_replicas": model.num_replicas}
+    deployment = SegmentationModel.options(  # type: ignore[attr-defined]
+        name=f"model-{name}",
+        **scaling,
+        ray_actor_options={"num_cpus": model.cpus_per_replica, "num_gpus": model.gpus_per_replica},
+        max_ongoing_requests=model.max_ongoing_requests,
+        max_queued_requests=model.max_queued_requests,
+        user_config=model.batching.model_dump(),
+    )
+    return deployment.bind(name, ModelSource.read(model.uri), cache_dir, model.default_prompt)
+
+
+def _info(name: str, model: ModelArgs, args: ServeArgs) -> ModelInfo:
+    facts = read_model_facts(model.uri)
+    assert facts.sha256, "ModelSource.read has refused a folder without a manifest"
+    return ModelInfo(
+        name=name,
+        sha256=facts.sha256,
+        threshold=facts.threshold,
+        cleanup=facts.cleanup,
+        default_prompt=model.default_prompt,
+        limits=args.limits,
+    )

@@ -1,41 +1,97 @@
 """ServeArgs: the `args` of a Serve application in serve_configs/*.yaml."""
 
 from pydantic import Field, model_validator
+from ray.serve.config import AutoscalingConfig
 
 from sa2va_ray.config import Config
+from sa2va_ray.serve.fetch import UriPolicy
 
 
-class ServeArgs(Config):
-    """One model behind one endpoint."""
+class BatchingConfig(Config):
+    """How requests are put together. A change of these alone is taken over by running replicas."""
 
-    model: str
-    """Exported model."""
+    max_batch_megapixels: int = Field(8, gt=0)
+    """Most of one forward pass. An image counts by its own pixels, and as one megapixel at least, since the model sees
+    each at the same size; a larger image than this runs alone."""
+    batch_wait_timeout_s: float = Field(0.01, ge=0)
+    """How long a batch waits for more images after its first, s. About the time that one forward pass takes: a batch
+    closes then even while the one before it still runs."""
+
+
+class ModelArgs(Config):
+    """One model and its replicas."""
+
+    uri: str
+    """Exported model, or baseline."""
     default_prompt: str = "Please segment the blood vessels."
     """Asked where a request brings no prompt."""
-
     num_replicas: int = Field(1, gt=0)
-    """Copies of the model."""
-    cpus_per_replica: float = Field(1.0, gt=0)
+    """Copies of the model, where it is not autoscaled."""
+    autoscaling: AutoscalingConfig | None = None
+    """Serve's own keys: min_replicas, max_replicas, target_ongoing_requests, upscale_delay_s, ..."""
+    cpus_per_replica: float = Field(1.0, ge=0)
     gpus_per_replica: float = Field(1.0, ge=0)
-    max_batch_size: int = Field(8, gt=0)
-    """Most images of one forward pass."""
-    batch_wait_timeout_s: float = Field(0.01, ge=0)
-    """How long a batch waits for more images after its first, s. About the time that one forward pass takes."""
+    batching: BatchingConfig = Field(default_factory=BatchingConfig)
     max_ongoing_requests: int = Field(16, gt=0)
     """Requests that a replica holds at a time, waiting for their batch or in it."""
     max_queued_requests: int = Field(64, gt=0)
-    """Requests that wait for a replica; more are refused with 503."""
+    """Requests that wait for a replica in each ingress; more are refused with 503."""
+
+
+class LimitsConfig(Config):
+    """What a request may bring."""
 
     max_upload_bytes: int = Field(32 * 2**20, gt=0)
-    """Largest request body."""
+    """Largest request body, and largest image behind a URI."""
     max_image_pixels: int = Field(64 * 10**6, gt=0)
     """Largest image, width times height, checked before it is decoded."""
+    max_prompts: int = Field(8, gt=0)
+    """Questions about one image in one request."""
+    max_batch_images: int = Field(64, gt=0)
+    """Images in one request to /v1/segment/batch."""
+    read_timeout_s: float = Field(30.0, gt=0)
+    """How long a request's body may take to arrive."""
+    retry_after_s: int = Field(1, gt=0)
+    """When a request that found all replicas busy should come again."""
+
+
+class ServeArgs(Config):
+    """One endpoint with one or several models."""
+
+    models: dict[str, ModelArgs] = Field(min_length=1)
+    """By the name under which requests ask for them."""
+    default_model: str | None = None
+    """Answers requests that name none. To be given where there are several."""
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    uris: UriPolicy = Field(default_factory=UriPolicy)
+    """Which URIs requests may bring in place of an image; none by default."""
+    api_keys_file: str | None = None
+    """JSON file of API keys (`python -m sa2va_ray.serve.access new`); else the variable SA2VA_API_KEYS. Without keys
+    only requests from this machine are served."""
+    audit_dir: str | None = None
+    """Folder that exists, for the audit log: a file for each ingress, a new one whenever it starts. None is written by
+    default."""
+    cache_dir: str = "/tmp/sa2va_ray/models"
+    """Where nodes keep models from object storage, so that a replica can start again without it."""
+    num_ingresses: int = Field(1, gt=0)
+    """Copies of the HTTP side. One decodes and encodes about as fast as one core can."""
+
+    @model_validator(mode="after")
+    def _default_is_served(self) -> "ServeArgs":
+        if self.default_model not in ({None} if len(self.models) == 1 else set()) | self.models.keys():
+            raise ValueError(f"default_model {self.default_model}: give one of {', '.join(sorted(self.models))}")
+        return self
 
     @model_validator(mode="after")
     def _batches_can_fill(self) -> "ServeArgs":
-        if self.max_ongoing_requests < self.max_batch_size:
-            raise ValueError(
-                f"max_ongoing_requests {self.max_ongoing_requests} is less than max_batch_size {self.max_batch_size}: "
-                "a batch could never fill"
-            )
+        for name, model in self.models.items():
+            if model.max_ongoing_requests < model.batching.max_batch_megapixels:
+                raise ValueError(
+                    f"models.{name}: max_ongoing_requests {model.max_ongoing_requests} is less than "
+                    f"batching.max_batch_megapixels {model.batching.max_batch_megapixels}: a batch could never fill"
+                )
         return self
+
+    def default_name(self) -> str:
+        """Of the model that answers requests that name none."""
+        return self.default_model or next(iter(self.models))

@@ -1,89 +1,222 @@
-"""The HTTP side: checks, decodes and encodes, and asks the model deployment."""
+"""The HTTP side: checks, decodes and encodes, and asks the model deployments. It holds no model.
+
+(What the routes call is imported: `serve.ingress` copies them before anything below the class exists.)
+"""
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from ray import serve
-from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
+from starlette.exceptions import HTTPException
 
 from sa2va_ray import __version__
+from sa2va_ray.data.conversation import evaluation_prompt
+from sa2va_ray.serve import label_studio, open_inference, openapi
+from sa2va_ray.serve.access import Access, Scope
+from sa2va_ray.serve.ask import Asked, Models
+from sa2va_ray.serve.audit import AuditLog
+from sa2va_ray.serve.body import read_images, read_json
 from sa2va_ray.serve.config import ServeArgs
-from sa2va_ray.serve.protocol import (
-    ModelInfo,
-    Problem,
-    SegmentReply,
-    decode_image,
-    read_request,
-    to_masks,
-    to_png,
-)
-from sa2va_ray.telemetry import Stopwatch
+from sa2va_ray.serve.exchange import Exchange, Recorder
+from sa2va_ray.serve.fetch import fetch
+from sa2va_ray.serve.images import decode_image
+from sa2va_ray.serve.label_studio import LabelAnswer, LabelConfig
+from sa2va_ray.serve.metrics import RequestMetrics
+from sa2va_ray.serve.page import page_routes
+from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.protocol import ModelInfo, ModelList, SegmentOptions, SegmentReply
+from sa2va_ray.serve.replies import PNG, problem_line, to_body, to_picture
+from sa2va_ray.telemetry import LOGGER, configure_logging
 
-api = FastAPI(title="sa2va_ray", version=__version__, description="Vessel masks from images. Not a medical device.")
+_REQUEST_ID = "Sa2va-Request-ID"  # Serve puts an X-Request-ID of its own, or the caller's, on each reply
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+_PREDICT: Scope = "predict"
+
+api = FastAPI(
+    title="sa2va_ray",
+    version=__version__,
+    description="Vessel masks from images. Not a medical device.",
+    docs_url=None,  # its pages load scripts from other hosts
+    redoc_url=None,
+)
+api.include_router(page_routes())
+
+
+@api.middleware("http")
+async def _finish(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """The request id, and headers of every reply."""
+    request.state.id = uuid.uuid4().hex
+    response = await call_next(request)
+    for name, value in {**_HEADERS, _REQUEST_ID: request.state.id}.items():
+        response.headers.setdefault(name, value)
+    return response
 
 
 @api.exception_handler(Problem)
 async def _reply_with_problem(request: Request, problem: Problem) -> Response:
-    return problem.response()
+    return problem.response(request.state.id)
+
+
+@api.exception_handler(HTTPException)
+async def _reply_unknown(request: Request, error: HTTPException) -> Response:
+    """What FastAPI itself refuses: unknown routes and methods."""
+    problem = Problem(
+        error.status_code,
+        str(error.detail),
+        "This route does not exist, or not with this method.",
+        "/openapi.json lists the routes.",
+    )
+    response = problem.response(request.state.id)
+    response.headers.update(error.headers or {})
+    return response
 
 
 @serve.deployment
 @serve.ingress(api)
 class Ingress:
-    """One HTTP front; holds no model."""
+    """One HTTP front."""
 
-    def __init__(self, model: DeploymentHandle, args: ServeArgs):
-        self._model = model
-        self._args = args
-        self._info: ModelInfo | None = None
+    def __init__(self, models: dict[str, DeploymentHandle], infos: dict[str, ModelInfo], args: ServeArgs):
+        configure_logging()
+        self._models, self._args = Models(models, infos, args), args
+        access = Access.load(args.api_keys_file)
+        LOGGER.info(access.says())
+        audit = AuditLog(Path(args.audit_dir) / f"{uuid.uuid4().hex}.jsonl") if args.audit_dir else None
+        self._recorder = Recorder(access, RequestMetrics(), audit)
 
-    @api.post("/v1/segment", response_model=SegmentReply)
-    async def segment(self, request: Request) -> Response | SegmentReply:
-        """Masks of one image: multipart form with `file`, or JSON with `image` as base64; beside it `prompt` and
-        `threshold`. With `Accept: image/png` the reply is the union of the masks."""
-        clock, timing_ms = Stopwatch(), {}
-        data, options = await read_request(request, self._args.max_upload_bytes)
-        image = await asyncio.to_thread(decode_image, data, self._args.max_image_pixels)
-        timing_ms["decode"] = 1000 * clock.lap_s()
-        prompt = options.prompt or self._args.default_prompt
-        try:
-            prediction = await self._model.predict.remote(image, prompt, options.threshold)
-        except BackPressureError:
-            raise Problem(503, "Too busy", "All replicas are busy and the queue is full.", "Try again later.") from None
-        timing_ms["predict"] = 1000 * clock.lap_s()
-        if request.headers.get("accept") == "image/png":
-            return Response(await asyncio.to_thread(to_png, prediction.union()), media_type="image/png")
-        masks = await asyncio.to_thread(to_masks, prediction)
-        timing_ms["encode"] = 1000 * clock.lap_s()
-        height, width = image.shape[:2]
-        return SegmentReply(
-            request_id=uuid.uuid4().hex,
-            model=await self.model(),
-            prompt=prompt,
-            text=prediction.text,
-            height=height,
-            width=width,
-            threshold=prediction.threshold,
-            score=prediction.score,
-            masks=masks,
-            timing_ms=timing_ms,
-        )
+    @api.post("/v1/segment", response_model=SegmentReply, **openapi.SEGMENT)
+    async def segment(self, request: Request) -> Response:
+        """Masks of one image: multipart form with `file`, or JSON with `image` as base64 or `uri`; beside it `prompt`
+        (one or several), `threshold`, `cleanup`, `output`, `model`. With `Accept: image/png` the reply is the union of
+        the masks itself."""
+        async with self._recorder.exchange(request, "segment", _PREDICT) as exchange:
+            images, options = await read_images(request, self._args.limits, self._args.uris, several=False)
+            exchange.lap("read")
+            pixels, asked = await self._ask(images[0], options, exchange)
+            if request.headers.get("accept") == PNG:
+                return await asyncio.to_thread(to_picture, asked, options, exchange)
+            body = await asyncio.to_thread(to_body, pixels, asked, options, exchange)
+            return Response(exchange.gave(body), media_type="application/json")
 
-    @api.get("/v1/model")
-    async def model(self) -> ModelInfo:
-        """Which model is served."""
-        if self._info is None:
-            self._info = await self._model.describe.remote()
-        return self._info
+    @api.post("/v1/segment/batch", **openapi.SEGMENT_BATCH)
+    async def segment_batch(self, request: Request) -> StreamingResponse:
+        """As `/v1/segment` for several images with the same options: a line of JSON for each, as soon as it is ready,
+        with its `index`; an image that fails has a `problem` there."""
+        async with self._recorder.exchange(request, "segment_batch", _PREDICT) as exchange:
+            images, options = await read_images(request, self._args.limits, self._args.uris, several=True)
+            self._models.info(options.model)
+            exchange.lap("read")
+        return StreamingResponse(self._lines(request, images, options), media_type="application/x-ndjson")
+
+    @api.get("/v1/models", **openapi.READ)
+    async def models(self, request: Request) -> ModelList:
+        """Which models are served."""
+        async with self._recorder.exchange(request, "models", _PREDICT):
+            return ModelList(models=self._models.all_infos())
+
+    @api.get("/v1/models/{name}", **openapi.READ_MODEL)
+    async def model(self, name: str, request: Request) -> ModelInfo:
+        """Hash, threshold, clean-up and limits of a model."""
+        async with self._recorder.exchange(request, "model", _PREDICT):
+            return self._models.info(name)
 
     @api.get("/livez")
     async def live(self) -> dict[str, str]:
+        """This process answers."""
         return {"status": "live"}
 
-    @api.get("/readyz")
+    @api.get("/readyz", **openapi.READY)
     async def ready(self) -> dict[str, str]:
-        """Answers when a model replica does."""
-        await self._model.describe.remote()
+        """A replica of each model answers; of those that are scaled to nothing none is asked."""
+        await self._models.check_ready()
         return {"status": "ready"}
+
+    @api.get("/v2", **openapi.READ)
+    async def server_metadata(self) -> dict[str, Any]:
+        """Open Inference Protocol."""
+        return open_inference.server_metadata(__version__)
+
+    @api.get("/v2/health/live")
+    async def server_live(self) -> dict[str, bool]:
+        return {"live": True}
+
+    @api.get("/v2/health/ready", **openapi.READY)
+    async def server_ready(self) -> dict[str, bool]:
+        await self._models.check_ready()
+        return {"ready": True}
+
+    @api.get("/v2/models/{name}", **openapi.READ_MODEL)
+    async def model_metadata(self, name: str, request: Request) -> dict[str, Any]:
+        async with self._recorder.exchange(request, "model", _PREDICT):
+            return open_inference.model_metadata(self._models.info(name))
+
+    @api.get("/v2/models/{name}/ready", **(openapi.READ_MODEL | openapi.READY))
+    async def model_ready(self, name: str, request: Request) -> dict[str, Any]:
+        async with self._recorder.exchange(request, "model", _PREDICT):
+            info = self._models.info(name)
+            await self._models.check_ready()
+            return {"name": info.name, "ready": True}
+
+    @api.get("/label_studio/health")
+    async def label_studio_health(self) -> dict[str, Any]:
+        return label_studio.health_reply()
+
+    @api.post("/label_studio/setup", **openapi.LABELS)
+    async def label_studio_setup(self, request: Request) -> dict[str, Any]:
+        """What Label Studio asks when the back end is added."""
+        async with self._recorder.exchange(request, "label_studio", _PREDICT):
+            await request.body()
+            return label_studio.setup_reply(self._models.info(None))
+
+    @api.post("/label_studio/predict", **openapi.LABELS)
+    async def label_studio_predict(self, request: Request) -> dict[str, Any]:
+        """Pre-annotations of Label Studio's tasks, as brush strokes."""
+        async with self._recorder.exchange(request, "label_studio", _PREDICT) as exchange:
+            body = await read_json(request, self._args.limits)
+            config, tasks = label_studio.read_tasks(body)
+            answers = [await self._label(config, image, exchange) for _, image in tasks]
+            return await asyncio.to_thread(label_studio.predict_reply, config, self._models.info(None), answers)
+
+    async def _label(self, config: LabelConfig, image: str, exchange: Exchange) -> list[LabelAnswer]:
+        """One question for each label, about the image at a URI or in a data URI."""
+        is_inline = image.lower().startswith("data:")
+        most = self._args.limits.max_upload_bytes
+        data = label_studio.read_data_uri(image) if is_inline else await fetch(image, self._args.uris, most)
+        prompts = [evaluation_prompt(label) for label in config.labels]
+        _, asked = await self._ask(data, SegmentOptions(prompt=prompts), exchange)
+        predictions = zip(config.labels, asked.answers.predictions, strict=True)
+        return [LabelAnswer(label, prediction.masks, prediction.score) for label, prediction in predictions]
+
+    async def _ask(self, data: bytes, options: SegmentOptions, exchange: Exchange) -> tuple[np.ndarray, Asked]:
+        exchange.brought(data)
+        pixels = await asyncio.to_thread(decode_image, data, self._args.limits.max_image_pixels)
+        exchange.lap("decode")
+        asked = await self._models.ask(pixels, options)
+        exchange.answered_by(asked.model_name, asked.answers.sha256)
+        exchange.lap("queue_and_predict")
+        return pixels, asked
+
+    async def _lines(self, request: Request, images: list[bytes], options: SegmentOptions) -> AsyncIterator[bytes]:
+        waiting = [asyncio.create_task(self._line(request, *each, options)) for each in enumerate(images)]
+        try:
+            for line in asyncio.as_completed(waiting):
+                yield await line
+        finally:  # the caller has gone
+            for task in waiting:
+                task.cancel()
+
+    async def _line(self, request: Request, index: int, data: bytes, options: SegmentOptions) -> bytes:
+        try:
+            async with self._recorder.exchange(request, "segment_batch_image", _PREDICT) as exchange:
+                pixels, asked = await self._ask(data, options, exchange)
+                body = await asyncio.to_thread(to_body, pixels, asked, options, exchange)
+                return b'{"index": %d, ' % index + exchange.gave(body)[1:] + b"\n"
+        except Problem as problem:
+            return problem_line(index, problem.document(request.state.id))

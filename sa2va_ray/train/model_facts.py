@@ -93,7 +93,7 @@ def _read_architecture(config: ModelConfig) -> tuple[Sa2VAConfig, object]:
         with _small_files(config.base.source) as folder:
             found = read_source_folder(folder, config.base.source, config.base.grounding_config)
         return found.config, found.tokenizer
-    return random_architecture(config)
+    return random_architecture(config.architecture)
 
 
 @contextmanager

@@ -1,58 +1,180 @@
-"""The evaluation job against the predictor itself."""
+"""The evaluation job against the predictor itself, and what it must not do."""
 
 import io
 import json
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.conversation import evaluation_prompt
+from sa2va_ray.data.masks import mask_to_rle, rle_to_mask
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import object_masks
+from sa2va_ray.evaluate.answers import mask_sha256
 from sa2va_ray.evaluate.config import EvaluateConfig
-from sa2va_ray.evaluate.run import evaluate, summarize
-from sa2va_ray.metrics import overlap_metrics
+from sa2va_ray.evaluate.run import evaluate
+from sa2va_ray.evaluate.summary import METRICS
+from sa2va_ray.manifest import digest, read_manifest
+from sa2va_ray.metrics import betti_errors, cldice, overlap_metrics, surface_metrics
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
+from tests.evaluate.copies import copy_data, copy_model
+
+UNREADABLE = 4  # number of the sample that is spoiled
 
 
-def config(model: str, data: str, out: str, **values) -> EvaluateConfig:
-    return EvaluateConfig(model=model, data=data, out=out, use_gpu=False, cpus_per_actor=0.5, **values)
+def config(model: str, data: str, out: str | Path, **values) -> EvaluateConfig:
+    return EvaluateConfig(model=model, data=data, out=str(out), use_gpu=False, cpus_per_actor=0.5, **values)
 
 
-def test_it_measures_what_the_predictor_says(ray_cluster, exported_uri, prepared_uri, bucket_uri):
-    result = evaluate(config(exported_uri, prepared_uri, bucket_uri))
+def read_rows(out: str | Path, name: str = "images.jsonl") -> list[dict]:
+    return [json.loads(line) for line in storage.read_bytes(f"{out}/{name}").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def evaluated(ray_cluster, exported_uri, prepared_uri) -> tuple[dict, str]:
+    """(metrics, folder) of the test split."""
+    out = "/tmp/sc/ev_t_out"
+    return evaluate(config(exported_uri, prepared_uri, out)), out
+
+
+@pytest.fixture(scope="module")
+def on_tampered(ray_cluster, exported_uri, prepared_uri, tmp_path_factory) -> tuple[dict, Path]:
+    """The same of the same images with all labels turned inside out, and one image file cut off."""
+
+    def tamper(number: int, sample: dict) -> dict:
+        wrong = [{**each, "rle": mask_to_rle(~rle_to_mask(each["rle"]))} for each in sample["objects"]]
+        image = sample["image"][:200] if number == UNREADABLE else sample["image"]
+        return {**sample, "objects": wrong, "image": image}
+
+    folder = tmp_path_factory.mktemp("tampered")
+    data = copy_data(prepared_uri, folder / "data", "test", tamper)
+    return evaluate(config(exported_uri, data, folder / "out")), folder / "out"
+
+
+def test_it_measures_what_the_predictor_says(evaluated, exported_uri, prepared_uri):
+    result, out = evaluated
     samples, predictor = SampleIndex(prepared_uri, "test"), Sa2VAPredictor.from_pretrained(exported_uri)
-    expected = {}
-    for sample in (samples[i] for i in range(len(samples))):
-        query = Query(Image.open(io.BytesIO(sample["image"])), evaluation_prompt("blood vessels"))
-        expected[sample["sample_id"]] = overlap_metrics(predictor.predict([query])[0].union(), object_masks(sample)[0])
-    assert result["num_images"] == len(expected) == 9
+    rows = {row["sample_id"]: row for row in read_rows(out)}
+    assert len(rows) == result["num_images"] == len(samples) == 9
     assert result["num_patients"] == 3
     assert result["model"]["sha256"] == predictor.sha256
-    for name in ("dice", "iou", "precision", "recall"):
-        # Batched and single logits differ by rounding: at most a few pixels of 128 x 128 change sides.
-        assert result["per_image"][name] == pytest.approx(np.mean([row[name] for row in expected.values()]), abs=2e-3)
-    assert json.loads(storage.read_bytes(f"{bucket_uri}/metrics.json")) == result
-    rows = [json.loads(line) for line in storage.read_bytes(f"{bucket_uri}/images.jsonl").splitlines()]
-    assert {row["sample_id"] for row in rows} == set(expected)
+    for sample in (samples[i] for i in range(len(samples))):
+        query = Query(Image.open(io.BytesIO(sample["image"])), evaluation_prompt("blood vessels"))
+        mask, truth = predictor.predict([query])[0].union(), object_masks(sample)[0]
+        row = rows[sample["sample_id"]]
+        assert row["mask_sha256"] == mask_sha256(mask)
+        expected = {**overlap_metrics(mask, truth), **surface_metrics(mask, truth), **betti_errors(mask, truth)}
+        assert {name: row[name] for name in METRICS} == pytest.approx({**expected, "cldice": cldice(mask, truth)})
 
 
-def test_an_empty_split_is_an_error(exported_uri, prepared_uri, bucket_uri, monkeypatch):
-    monkeypatch.setattr("sa2va_ray.evaluate.run.read_manifest", lambda *_, **__: {"files": {}})
+def test_what_it_writes(evaluated, prepared_uri):
+    result, out = evaluated
+    assert json.loads(storage.read_bytes(f"{out}/metrics.json")) == json.loads(json.dumps(result))
+    rows = read_rows(out)
+    for name in METRICS:
+        assert result["per_image"][name] == pytest.approx(np.mean([row[name] for row in rows]))
+        low, high = result["interval_95"][name]
+        assert low <= result["per_patient"][name] <= high
+    curve = result["threshold_curves"]
+    assert curve["dice"][curve["thresholds"].index(0.5)] == pytest.approx(result["per_patient"]["dice"], abs=1e-6)
+    assert 0 <= result["probability_calibration"]["ece"] <= 1
+    page = storage.read_bytes(f"{out}/report.html").decode()
+    headline = " ".join(page.split())
+    assert f"Measured on {len(rows)} images of 3 patients" in headline
+    for sha256 in (result["split_sha256"], result["data_sha256"], result["model"]["sha256"]):
+        assert sha256[:12] in headline
+    assert page.count("data:image/webp") == 9
+    assert "<script" not in page
+    assert "http" not in page
+
+
+def test_a_label_cannot_become_a_prediction(evaluated, on_tampered):
+    before = {row["sample_id"]: row for row in read_rows(evaluated[1])}
+    after = {row["sample_id"]: row for row in read_rows(on_tampered[1]) if row["has_mask"]}
+    assert len(after) == len(before) - 1
+    for sample_id, row in after.items():
+        assert row["mask_sha256"] == before[sample_id]["mask_sha256"]
+        assert row["dice"] != before[sample_id]["dice"]
+    assert evaluated[0]["split_sha256"] != on_tampered[0]["split_sha256"]
+
+
+def test_an_image_that_cannot_be_read_counts_as_an_empty_mask(on_tampered):
+    result, out = on_tampered
+    rows = read_rows(out)
+    assert result["num_images"] == len(rows) == 9
+    assert result["num_without_mask"] == 1
+    (failed,) = [row for row in rows if not row["has_mask"]]
+    assert rows.index(failed) == UNREADABLE
+    assert (failed["failure"], failed["dice"], failed["hd95"]) == ("image_unreadable", 0.0, math.hypot(128, 128))
+    assert [failure["sample_id"] for failure in result["failures"]] == [failed["sample_id"]]
+    assert "The image cannot be read." in storage.read_bytes(f"{out}/report.html").decode()
+
+
+@pytest.fixture(scope="module")
+def silent_model(exported_uri, tmp_path_factory) -> str:
+    """It says something, but never [SEG]; and it was trained on the validation split."""
+    folder = tmp_path_factory.mktemp("silent") / "model"
+    data_sha256 = json.loads(storage.read_bytes(f"{exported_uri}/sa2va_manifest.json"))["data_sha256"]
+    copy_model(exported_uri, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name: tensor * 0 if "lm_head" in name else tensor for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return copy_model(str(folder), folder.with_name("copy"), data_sha256=data_sha256, name="silent")
+
+
+def test_an_answer_without_seg_counts_and_two_models_are_paired(silent_model, exported_uri, prepared_uri, tmp_path):
+    result = evaluate(config(silent_model, prepared_uri, tmp_path, split="val", against=exported_uri))
+    assert result["num_without_mask"] == result["num_images"] == 3
+    assert {failure["failure"] for failure in result["failures"]} == {"no_seg"}
+    assert result["per_image"]["dice"] == 0.0
+    rows, against = read_rows(tmp_path), read_rows(tmp_path, "images_against.jsonl")
+    assert [row["sample_id"] for row in rows] == [row["sample_id"] for row in against]
+    patients = {row["patient_id"] for row in rows}
+    means = [
+        np.mean([a["dice"] - b["dice"] for a, b in zip(rows, against, strict=True) if a["patient_id"] == patient])
+        for patient in patients
+    ]
+    assert result["differences"]["dice"]["mean"] == pytest.approx(np.mean(means))
+    assert result["against"]["per_patient"]["dice"] == pytest.approx(-np.mean(means))
+    assert "silent against" in (tmp_path / "report.html").read_text()
+
+
+def test_a_split_that_was_trained_on_is_refused_unless_that_is_said(exported_uri, prepared_uri, tmp_path):
+    data_sha256 = digest(read_manifest(prepared_uri))
+    model = copy_model(exported_uri, tmp_path / "model", data_sha256=data_sha256, trained_splits=["train", "val"])
+    for split in ("train", "val"):
+        with pytest.raises(UserError, match=f"trained on the split '{split}'.*allow_train_split=true"):
+            evaluate(config(model, prepared_uri, tmp_path, split=split))
+    result = evaluate(config(model, prepared_uri, tmp_path, split="val", allow_train_split=True))
+    assert result["model"]["was_trained_on_split"]
+    page = (tmp_path / "report.html").read_text()
+    assert "<title>On TRAINING images: evaluation of" in page
+    assert "<h1>On TRAINING images: evaluation of" in page
+
+
+def test_a_model_that_does_not_match_its_manifest_is_refused(ray_cluster, exported_uri, prepared_uri, tmp_path):
+    model = tmp_path / "model"
+    storage.download_folder(exported_uri, model)
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match="does not have the content that the manifest names"):
+        evaluate(config(str(model), prepared_uri, tmp_path / "out"))
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_what_is_no_model_or_has_no_samples_is_refused(exported_uri, prepared_uri, tmp_path):
+    with pytest.raises(UserError, match="not a complete exported model"):
+        evaluate(config(str(tmp_path), prepared_uri, tmp_path))
+    storage.download_folder(prepared_uri, tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest["files"] = {name: facts for name, facts in manifest["files"].items() if not name.startswith("val-")}
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="no samples in the split 'val'"):
-        evaluate(config(exported_uri, prepared_uri, bucket_uri, split="val"))
-
-
-def test_patients_count_once_each():
-    def row(patient: str, value: float) -> dict:
-        return {"sample_id": f"{patient}{value}", "patient_id": patient, "has_mask": value > 0} | dict.fromkeys(
-            ("dice", "iou", "precision", "recall"), value
-        )
-
-    summary = summarize([row("a", 1.0), row("a", 0.5), row("a", 0.0), row("b", 0.1)])
-    assert summary["per_image"]["dice"] == pytest.approx(0.4)
-    assert summary["per_patient"]["dice"] == pytest.approx(0.3)
-    assert (summary["num_images"], summary["num_patients"], summary["num_without_mask"]) == (4, 2, 1)
+        evaluate(config(exported_uri, str(tmp_path / "data"), tmp_path, split="val"))

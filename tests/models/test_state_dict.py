@@ -20,12 +20,13 @@ from torch.nn.functional import cross_entropy
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import write_manifest
-from sa2va_ray.models.key_layouts import EMBEDDING, LM_HEAD, placements
+from sa2va_ray.models.key_layouts import EMBEDDING, LM_HEAD, placements, upstream_placement
 from sa2va_ray.models.placing import build_empty_model
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
 from sa2va_ray.models.state_dict import MODEL_MANIFEST, LoadedModel, load_model
+from sa2va_ray.models.weight_files import open_folder
 from sa2va_ray.predict.predictor import Sa2VAPredictor
 
 _DECODER = "grounding_encoder.sam2_model.sam_mask_decoder."
@@ -190,6 +191,17 @@ def test_remote_folders_and_files(monkeypatch, load_base, base, xtuner_dir: Path
     assert largest_difference(loaded.model.state_dict(), base.model.state_dict()) == 0.0
     with pytest.raises(UserError, match="nothing at s3://parity_xtuner/absent"):
         load_base(f"{remote}/absent")
+
+
+def test_names_of_upstream_and_ours_are_one_table(parity):
+    names = set(parity.loaded.model.state_dict())
+    assert {upstream_placement(name).name for name in names} == {
+        tensor.key for tensor in open_folder(parity.folder, "", "").tensors.values()
+    }
+    for name in names:
+        there = upstream_placement(name)
+        back = placements(there.name)
+        assert (back[there.part].name, len(back)) == (name, there.parts)
 
 
 # XTuner's checkpoints

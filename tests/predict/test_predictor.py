@@ -39,6 +39,21 @@ def test_a_batch_gives_what_single_calls_give(predictor):
         np.testing.assert_allclose(alone.probabilities, from_batch.probabilities, atol=1e-4)
 
 
+def test_questions_about_one_image_share_its_encoding(predictor):
+    image, other = picture(64, 48), picture(99, 77)
+    model, calls = predictor._model, []
+    encoder = model.grounding_encoder.sam2_model.image_encoder
+    hook = encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    asked = [Query(image, "a", "[SEG]"), Query(other, "a", "[SEG]"), Query(image, "the left one", "[SEG] [SEG]")]
+    together = predictor.predict(asked)
+    hook.remove()
+    assert calls == [2]
+    for query, from_batch in zip(asked, together, strict=True):
+        alone = predictor.predict([query])[0]
+        assert alone.masks.shape == from_batch.masks.shape
+        np.testing.assert_allclose(alone.probabilities, from_batch.probabilities, atol=1e-4)
+
+
 def test_an_answer_is_taken_as_said_and_its_masks_are_counted(predictor):
     none, two = predictor.predict(
         [Query(picture(40, 30), "a", answer="No vessel."), Query(picture(40, 30), "a", answer="[SEG] and [SEG]")]

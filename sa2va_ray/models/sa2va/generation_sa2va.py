@@ -88,7 +88,8 @@ def segment(
     max_new_tokens: int = 2048,
     any_rank: AnyRank = bool,
 ) -> list[Segmentation]:
-    """Answers B requests about images of any size in one batch.
+    """Answers B requests about images of any size in one batch. An image that several requests hold, the same object,
+    is encoded once.
 
     Where processes share the weights (ZeRO-3), each part of the model runs in all of them or in none. With `any_rank`
     they make the same calls, whatever each has to say: one that is done goes on in step, for nothing. All must bring
@@ -99,15 +100,17 @@ def segment(
         draft: the answer that is expected; it changes the time that the answer takes, and nothing else.
         sampling: None decodes greedily.
     """
-    tiles = [processor.image_tiles(request.image) if request.image else _NO_TILES for request in requests]
+    images, places = _distinct([request.image for request in requests])
+    tiles = [processor.image_tiles(image) if image else _NO_TILES for image in images]
     regions = [
         torch.zeros(0, processor.config.tokens_per_tile, dtype=torch.bool)
         if request.regions is None
         else processor.region_masks(request.regions)
         for request in requests
     ]
-    prompt_ids = [_prompt_ids(processor, *each) for each in zip(requests, map(len, tiles), regions, strict=True)]
-    image_tokens = _image_tokens(model, tiles, regions)
+    num_tiles = [len(tiles[place]) for place in places]
+    prompt_ids = [_prompt_ids(processor, *each) for each in zip(requests, num_tiles, regions, strict=True)]
+    image_tokens = _image_tokens(model, tiles, places, regions)
     # One row for all prompts: each image's tokens fall into its own prompt's places, in order.
     all_ids = torch.tensor([[id_ for ids in prompt_ids for id_ in ids]], device=model.device)
     prompt_embeds = model.embed(all_ids, image_tokens)[0].split([len(ids) for ids in prompt_ids])
@@ -123,9 +126,15 @@ def segment(
         max_new_tokens=max_new_tokens,
         any_rank=any_rank,
     )
-    images = [request.image for request in requests]
-    masks = _decode_masks(model, processor, images, [reply.seg_states for reply in replies], any_rank)
+    masks = _decode_masks(model, processor, images, places, [reply.seg_states for reply in replies], any_rank)
     return [Segmentation(processor.decode(reply.ids), *mask) for reply, mask in zip(replies, masks, strict=True)]
+
+
+def _distinct(images: Sequence[Image.Image | None]) -> tuple[list[Image.Image | None], list[int]]:
+    """The images without repetition, and where in these each one is."""
+    found = {id(image): image for image in images}
+    order = {key: place for place, key in enumerate(found)}
+    return list(found.values()), [order[id(image)] for image in images]
 
 
 def _prompt_ids(processor: Sa2VAProcessor, request: Request, num_tiles: int, regions: Tensor) -> list[int]:
@@ -138,13 +147,14 @@ def _prompt_ids(processor: Sa2VAProcessor, request: Request, num_tiles: int, reg
     return processor.prompt_ids(request.prompt, num_tiles, regions.sum(dim=1).tolist())
 
 
-def _image_tokens(model, tiles: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:
-    """(M, D): for each image the tokens of its tiles, then those of each region, taken from its last tile."""
+def _image_tokens(model, tiles: Sequence[Tensor], places: Sequence[int], regions: Sequence[Tensor]) -> Tensor:
+    """(M, D): for each request the tokens of its image's tiles, then those of each region, taken from the last tile."""
     if not any(len(each) for each in tiles):
         return torch.zeros(0, model.config.hidden_size, device=model.device)
     encoded = model.encode_tiles(torch.cat(list(tiles)).to(model.device)).split([len(each) for each in tiles])
     tokens = []
-    for of_image, of_regions in zip(encoded, regions, strict=True):
+    for place, of_regions in zip(places, regions, strict=True):
+        of_image = encoded[place]
         tokens += [
             of_image.flatten(0, 1),
             *[of_image[-1, region.to(of_image.device)] for region in of_regions],
@@ -156,39 +166,41 @@ def _decode_masks(
     model,
     processor: Sa2VAProcessor,
     images: Sequence[Image.Image | None],
+    places: Sequence[int],
     seg_states: Sequence[list[Tensor]],
     any_rank: AnyRank,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Mask logits (N, H, W) and IoU (N,) of each request; SAM 2 sees only the images that have a [SEG]."""
-    masks = [(torch.zeros(0, *_size(image)), torch.zeros(0)) for image in images]
-    shown = [
-        (i, image, states) for i, (image, states) in enumerate(zip(images, seg_states, strict=True)) if image and states
-    ]
+    """Mask logits (N, H, W) and IoU (N,) of each request, whose image is that at its place; SAM 2 sees only the images
+    that have a [SEG]."""
+    masks = [(torch.zeros(0, *_size(images[place])), torch.zeros(0)) for place in places]
+    shown = [number for number, place in enumerate(places) if images[place] and seg_states[number]]
     if not any_rank(bool(shown)):
         return masks
     if not shown:
         nothing = torch.zeros(model.config.hidden_size, dtype=model.dtype, device=model.device)
         _ground(model, processor, [Image.new("RGB", (1, 1))], [[nothing]])  # in step with the others
         return masks
-    indices, shown_images, states = zip(*shown, strict=True)
-    for index, image, (logits, ious) in zip(
-        indices, shown_images, _ground(model, processor, shown_images, states), strict=True
+    shown_images = [images[places[number]] for number in shown]
+    for number, image, (logits, ious) in zip(
+        shown, shown_images, _ground(model, processor, shown_images, [seg_states[n] for n in shown]), strict=True
     ):
         full = upsample_mask_logits(logits, processor.config.grounding_size, *_size(image))
-        masks[index] = (full.cpu(), ious.cpu())
+        masks[number] = (full.cpu(), ious.cpu())
     return masks
 
 
 def _ground(
-    model, processor: Sa2VAProcessor, images: Sequence[Image.Image], seg_states: Sequence[list[Tensor]]
+    model, processor: Sa2VAProcessor, images: Sequence[Image.Image | None], seg_states: Sequence[list[Tensor]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """SAM 2's mask logits (N, h, h) and IoU (N,) of each image, in one call; every image has an object."""
+    """SAM 2's mask logits (N, h, h) and IoU (N,) of each request, in one call; every request has an image and an
+    object."""
+    distinct, places = _distinct(images)
     counts = [len(states) for states in seg_states]
-    pixels = torch.stack([processor.grounding_image(image) for image in images]).to(model.device)
+    pixels = torch.stack([processor.grounding_image(image) for image in distinct if image]).to(model.device)
     logits, ious = model.grounding_encoder(
         normalize_grounding_images(pixels, model.dtype, constants_dtype=torch.bfloat16),
         model.text_hidden_fcs(torch.stack([state for states in seg_states for state in states])),
-        torch.repeat_interleave(torch.tensor(counts)).to(model.device),
+        torch.repeat_interleave(torch.tensor(places), torch.tensor(counts)).to(model.device),
     )
     return list(zip(logits.split(counts), ious.split(counts), strict=True))
 

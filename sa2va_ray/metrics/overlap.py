@@ -1,16 +1,11 @@
-"""Metrics of binary masks: numpy functions on (H, W) bool arrays, values in [0, 1]; and how sure their mean is.
+"""How much of two masks is the same: values in [0, 1].
 
 Two empty masks agree perfectly (1.0); one empty mask against a non-empty one scores 0.0. Precision of an empty
 prediction is 1.0 where the truth is empty and 0.0 otherwise, recall likewise with the roles changed.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from skimage.morphology import skeletonize
-
-_NUM_RESAMPLES = 2000
-_CONFIDENCE = 0.95
 
 
 def overlap_metrics(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -22,7 +17,7 @@ def overlap_metrics(prediction: np.ndarray, truth: np.ndarray) -> dict[str, floa
     Raises:
         ValueError: masks of different shapes; resize the prediction to the image's own size first.
     """
-    _check_shapes(prediction, truth)
+    check_shapes(prediction, truth)
     hits = int(np.count_nonzero(prediction & truth))
     predicted, true = int(np.count_nonzero(prediction)), int(np.count_nonzero(truth))
     if predicted == 0 and true == 0:
@@ -47,7 +42,7 @@ def cldice(prediction: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         ValueError: as `overlap_metrics`.
     """
-    _check_shapes(prediction, truth)
+    check_shapes(prediction, truth)
     if not prediction.any() or not truth.any():
         return float(prediction.any() == truth.any())
     precision = truth[skeletonize(prediction)].mean()
@@ -55,25 +50,10 @@ def cldice(prediction: np.ndarray, truth: np.ndarray) -> float:
     return float(2 * precision * sensitivity / (precision + sensitivity)) if precision + sensitivity else 0.0
 
 
-def bootstrap_interval(values_per_patient: Sequence[float], seed: int) -> tuple[float, float] | None:
-    """95 % percentile bootstrap interval (low, high) of the mean over patients.
-
-    Patients are drawn, not images: images of one patient are alike, and more of them do not make the mean any surer.
-    None for fewer than two patients, since one tells nothing of how patients differ. Two give the two values
-    themselves; up to about ten, the interval is somewhat too narrow.
-
-    Args:
-        values_per_patient: one value for each patient.
-        seed: the same values and seed give the same interval.
+def check_shapes(prediction: np.ndarray, truth: np.ndarray) -> None:
     """
-    values = np.asarray(values_per_patient, np.float64)
-    if len(values) < 2:
-        return None
-    draws = np.random.default_rng(seed).integers(len(values), size=(_NUM_RESAMPLES, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def _check_shapes(prediction: np.ndarray, truth: np.ndarray) -> None:
+    Raises:
+        ValueError: the masks differ in shape.
+    """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in size")

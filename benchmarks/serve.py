@@ -1,0 +1,307 @@
+"""What the endpoint costs and gains: the predictor alone, over HTTP, and behind a bare FastAPI process, in one run.
+
+    python -m benchmarks.serve                          a tiny random model, serve_configs/local_cpu.yaml
+    python -m benchmarks.serve --size 8b                random weights of full size, serve_configs/one_gpu.yaml
+    python -m benchmarks.serve --model s3://... --clients 1 8 --seconds 10
+
+(a) `direct`: the predictor in batches as large as the number of clients, up to the config's largest; (b) `http`:
+`serve deploy` on a Ray cluster of its own; (c) `bare`: FastAPI and uvicorn with the same predictor, one request at a
+time. All with as many threads as a replica has. Each client sends its next image when it has the mask of the last one.
+Then the time from the beginning of load that is too much for one replica until a second one runs. Prints a table and
+writes benchmarks/serve.json.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported
+
+import aiohttp
+import numpy as np
+import ray
+import torch
+import yaml
+from PIL import Image
+from ray import serve
+
+from benchmarks.predict import SIZES, build, teach_the_draft
+from sa2va_ray.demo.request import wait_ready
+from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack, free_port
+from sa2va_ray.demo.synthetic import write_synthetic_dataset
+from sa2va_ray.export.model_files import write_model_files
+from sa2va_ray.export.weights import write_weights
+from sa2va_ray.manifest import write_manifest
+from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.predict.load import load_predictor
+from sa2va_ray.predict.predictor import Query
+from sa2va_ray.serve.config import ServeArgs
+
+ROOT = Path(__file__).parent.parent
+PROMPT = "Please segment the blood vessels."
+IMAGE_SIDE = 512  # px
+WARM_UP_SHARE = 0.2  # of the seconds, before them
+METRICS_INTERVAL_S = 1
+SCALING = {  # Serve's own defaults wait half a minute before a second replica
+    "min_replicas": 1,
+    "max_replicas": 2,
+    "upscale_delay_s": 2,
+    "metrics_interval_s": 1,
+    "look_back_period_s": 3,
+}
+SCALING_LIMIT_S = 300
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="exported model; without it random weights that say the usual answer")
+    parser.add_argument("--size", choices=["tiny", *SIZES], default="tiny", help="of the random weights")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--seconds", type=float, default=30, help="of each measurement")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = _config(arguments.model or _random_model(folder / "model", arguments.size))
+        images = _images(folder / "images")
+        rows = _direct(config, images, arguments)
+        http_rows, facts = _http(folder, config, images, arguments)
+        rows += http_rows + _bare(config, images, arguments)
+    report(rows, facts, arguments)
+
+
+def _config(model_uri: str) -> dict[str, Any]:
+    """The shipped config for this machine, with one model."""
+    file = "one_gpu.yaml" if torch.cuda.is_available() else "local_cpu.yaml"
+    config = yaml.safe_load((ROOT / "serve_configs" / file).read_text())
+    config["http_options"]["port"] = free_port(preferred=8000)
+    args = config["applications"][0]["args"]
+    (model,) = args["models"].values()
+    args["models"] = {"bench": {**model, "uri": model_uri}}
+    return config
+
+
+def _model_args(config: dict[str, Any]) -> dict[str, Any]:
+    return config["applications"][0]["args"]["models"]["bench"]
+
+
+def _max_batch(config: dict[str, Any]) -> int:
+    """In images, of which each counts as one megapixel."""
+    return ServeArgs.parse(config["applications"][0]["args"]).models["bench"].batching.max_batch_megapixels
+
+
+def _threads(config: dict[str, Any]) -> int:
+    """That Ray gives a replica."""
+    return max(1, int(_model_args(config)["cpus_per_replica"]))
+
+
+def _random_model(folder: Path, size: str) -> str:
+    """An exported folder whose model says the usual answer, as a trained one does."""
+    folder.mkdir()
+    model, processor = build(size, "cuda" if torch.cuda.is_available() else "cpu")
+    teach_the_draft(model, processor)
+    write_model_files(folder, model.config, processor, "own")
+    tensors = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    write_weights(folder, shapes, lambda name: tensors[name].to("cpu", torch.bfloat16), "own", max_shard_gib=4)
+    write_manifest(folder, {"name": f"random-{size}"}, MODEL_MANIFEST)
+    return str(folder)
+
+
+def _images(folder: Path) -> list[bytes]:
+    """JPEGs of vessels."""
+    write_synthetic_dataset(folder, num_patients=4, frames_per_patient=4, size=IMAGE_SIDE)
+    return [file.read_bytes() for file in sorted((folder / "images").iterdir())]
+
+
+def _direct(config: dict[str, Any], images: list[bytes], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    torch.set_num_threads(_threads(config))
+    predictor, rows = load_predictor(_model_args(config)["uri"]), []
+    for clients in arguments.clients:
+        batch = min(clients, _max_batch(config))
+        queries = [Query(_decoded(images[index % len(images)]), PROMPT) for index in range(batch)]
+        _for_seconds(WARM_UP_SHARE * arguments.seconds, lambda: predictor.predict(queries))  # noqa: B023  called here
+        latencies_s, wall_s = _for_seconds(arguments.seconds, lambda: predictor.predict(queries))  # noqa: B023
+        row = _row("direct", clients, np.repeat(latencies_s, batch), wall_s)
+        rows.append({**row, "mean batch": float(batch), "refused": 0})
+    return rows
+
+
+def _decoded(file: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(file)).convert("RGB")
+
+
+def _for_seconds(seconds: float, call: Any) -> tuple[list[float], float]:
+    """(duration of each call, of all of them), in s; one call at least."""
+    begin_s, durations_s = time.perf_counter(), []
+    while not durations_s or time.perf_counter() - begin_s < seconds:
+        start_s = time.perf_counter()
+        call()
+        durations_s.append(time.perf_counter() - start_s)
+    return durations_s, time.perf_counter() - begin_s
+
+
+def _http(
+    folder: Path, config: dict[str, Any], images: list[bytes], arguments: argparse.Namespace
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    url = f"http://127.0.0.1:{config['http_options']['port']}"
+    with _cluster(folder):
+        start_s = time.perf_counter()
+        _deploy(folder, config)
+        wait_ready(url)
+        facts = {"time to ready, s": time.perf_counter() - start_s}
+        rows = [_http_row(url, images, clients, arguments.seconds) for clients in arguments.clients]
+        facts["time 1 > 2 replicas, s"] = _time_to_second_replica(folder, config, url, images)
+    return rows, facts
+
+
+@contextmanager
+def _cluster(folder: Path) -> Iterator[None]:
+    with Stack(folder / "stack") as stack:
+        stack.env["RAY_metrics_report_interval_ms"] = str(1000 * METRICS_INTERVAL_S)
+        stack.start_ray(num_cpus=8)  # a replica takes 4 of them on a GPU
+        with stack.applied_env():
+            ray.init(address=stack.ray_address, log_to_driver=False)
+            yield
+            ray.shutdown()
+
+
+def _deploy(folder: Path, config: dict[str, Any]) -> None:
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    subprocess.run([SCRIPTS_DIR / "serve", "deploy", file], check=True, capture_output=True)
+
+
+def _http_row(url: str, images: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
+    before = _batches()
+    row = asyncio.run(_load("http", url, images, clients, seconds))
+    time.sleep(3 * METRICS_INTERVAL_S)
+    after = _batches()
+    return {**row, "mean batch": (after[0] - before[0]) / (after[1] - before[1])}
+
+
+def _batches() -> np.ndarray:
+    """[images, forward passes] since the replicas' start, from the metrics that Ray exports."""
+    (node,) = ray.nodes()
+    with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics") as reply:
+        text = reply.read().decode()
+    found = [
+        re.findall(rf"^ray_sa2va_serve_batch_images_{what}\{{.*\}} (\S+)$", text, re.MULTILINE)
+        for what in ("sum", "count")
+    ]
+    return np.array([sum(map(float, values)) for values in found])
+
+
+async def _load(way: str, url: str, images: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
+    """Row of the requests that begin and end within the seconds after the warm-up."""
+    begin_s = time.perf_counter() + WARM_UP_SHARE * seconds
+    latencies_s: list[float] = []
+    refused = 0
+
+    async def client(http: aiohttp.ClientSession, number: int) -> None:
+        nonlocal refused
+        while (start_s := time.perf_counter()) < begin_s + seconds:
+            form = aiohttp.FormData({"prompt": PROMPT})
+            form.add_field("file", images[number % len(images)], filename="image", content_type="image/jpeg")
+            async with http.post(f"{url}/v1/segment", data=form) as reply:
+                await reply.read()
+            if begin_s <= start_s and time.perf_counter() < begin_s + seconds:
+                refused += not reply.ok
+                latencies_s.extend([time.perf_counter() - start_s] if reply.ok else [])
+            number += 1
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=clients)) as http:
+        await asyncio.gather(*(client(http, number) for number in range(clients)))
+    return {**_row(way, clients, latencies_s, seconds), "refused": refused}
+
+
+def _row(way: str, clients: int, latencies_s: Any, wall_s: float) -> dict[str, Any]:
+    p50, p95, p99 = 1000 * np.percentile(latencies_s, [50, 95, 99]) if len(latencies_s) else [float("nan")] * 3
+    times = {"p50 ms": float(p50), "p95 ms": float(p95), "p99 ms": float(p99)}
+    return {"way": way, "clients": clients, **times, "images/s": len(latencies_s) / wall_s}
+
+
+def _time_to_second_replica(folder: Path, config: dict[str, Any], url: str, images: list[bytes]) -> float:
+    """From the beginning of load of four full batches; upscale_delay_s is part of it."""
+    model = _model_args(config)
+    batch = _max_batch(config)
+    model["autoscaling"] = {**SCALING, "target_ongoing_requests": batch}
+    model["gpus_per_replica"] /= 2  # both on one GPU
+    _deploy(folder, config)
+    wait_ready(url)
+    return asyncio.run(_load_until_two(url, images, clients=4 * batch))
+
+
+async def _load_until_two(url: str, images: list[bytes], clients: int) -> float:
+    start_s = time.perf_counter()
+    load = asyncio.create_task(_load("scaling", url, images, clients, SCALING_LIMIT_S))
+    while not load.done() and await asyncio.to_thread(_num_running) < 2:
+        await asyncio.sleep(0.2)
+    seconds = time.perf_counter() - start_s
+    load.cancel()
+    return seconds
+
+
+def _num_running() -> int:
+    application = serve.status().applications["sa2va"]
+    return application.deployments["model-bench"].replica_states.get("RUNNING", 0)
+
+
+def _bare(config: dict[str, Any], images: list[bytes], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    port = free_port(preferred=8001)
+    command = [sys.executable, "-m", "benchmarks.bare_server", _model_args(config)["uri"], port, _threads(config)]
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(list(map(str, command)), cwd=ROOT) as server:
+        try:
+            wait_ready(url)
+            loads = [(url, images, clients, arguments.seconds) for clients in arguments.clients]
+            rows = [asyncio.run(_load("bare", *load)) for load in loads]
+        finally:
+            server.terminate()
+    return [{**row, "mean batch": 1.0} for row in rows]
+
+
+def report(rows: list[dict[str, Any]], facts: dict[str, float], arguments: argparse.Namespace) -> None:
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} CPUs"
+    )
+    model = arguments.model or f"random {arguments.size}"
+    print(f"{model}, {device}, torch {torch.__version__}, Ray {ray.__version__}, {IMAGE_SIDE} x {IMAGE_SIDE} px JPEGs")
+    columns = ["way", "clients", "p50 ms", "p95 ms", "p99 ms", "images/s", "mean batch", "refused"]
+    print("  ".join(f"{column:>10}" for column in columns))
+    for row in rows:
+        cells = [f"{row[column]:.2f}" if isinstance(row[column], float) else str(row[column]) for column in columns]
+        print("  ".join(f"{cell:>10}" for cell in cells))
+    facts |= _against_goals(rows, arguments.clients)
+    for name, value in facts.items():
+        print(f"{name}: {value:.2f}")
+    result = {"model": model, "device": device, "torch": torch.__version__, "ray": ray.__version__}
+    (ROOT / "benchmarks/serve.json").write_text(json.dumps({**result, **facts, "rows": rows}, indent=2) + "\n")
+
+
+def _against_goals(rows: list[dict[str, Any]], clients: list[int]) -> dict[str, float]:
+    """At the fewest clients what HTTP adds, at the most what it keeps of the batched throughput, and against (c)."""
+    by = {(row["way"], row["clients"]): row for row in rows}
+    few, many = min(clients), max(clients)
+    rate = {way: by[way, many]["images/s"] for way in ("direct", "http", "bare")}
+    return {
+        f"http - direct at {few}, p50 ms": by["http", few]["p50 ms"] - by["direct", few]["p50 ms"],
+        f"http / direct at {many}, images/s": rate["http"] / rate["direct"],
+        f"http / bare at {many}, images/s": rate["http"] / rate["bare"],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Fits a vessel filter on the training patients: polarity, probabilities and threshold.
+
+Each image is filtered once, on the cluster, and counted: how many pixels of vessel and of background fall into each
+small interval of the response. All that is fitted follows from these counts.
+
+Shapes: I images, P polarities, R intervals of the response.
+"""
+
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import ray
+from scipy.optimize import isotonic_regression
+
+from sa2va_ray import storage
+from sa2va_ray.baselines.config import BaselineConfig
+from sa2va_ray.baselines.fitted import Fitted
+from sa2va_ray.config import UserError
+from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.manifest import read_manifest
+from sa2va_ray.predict.baselines.predictors import CONFIG_FILE
+from sa2va_ray.predict.baselines.vessel_filter import (
+    POLARITIES,
+    FilterConfig,
+    FittedFilter,
+    Polarity,
+    filter_response,
+)
+from sa2va_ray.telemetry import LOGGER, log_progress
+
+# Images are standardised before: a response of 100 would be a vessel a hundred standard deviations high, one of 1e-4
+# is far below the noise. An interval is 3 % wide.
+_EDGES = np.geomspace(1e-4, 100, 451)
+
+
+def fit_filter(config: BaselineConfig) -> Fitted:
+    """Fits on all samples of the training split.
+
+    Raises:
+        UserError: no training samples, or the filter's response tells nothing of where vessels are.
+    """
+    chosen = config.vessel_filter
+    polarities = POLARITIES if chosen.polarity == "auto" else (chosen.polarity,)
+    filter_config = FilterConfig(method=chosen.method, widths_px=chosen.widths_px)
+    counts = _count_all(config.data_uri, filter_config, polarities)
+    candidates = [fit_steps(counts[:, i], filter_config, polarity) for i, polarity in enumerate(polarities)]
+    found = [candidate for candidate in candidates if candidate]
+    if not found:
+        raise UserError(
+            f"The response of the filter '{chosen.method}' to {' or '.join(polarities)} vessels is not larger where "
+            f"vessels are, on {len(counts)} training images. Choose another vessel_filter.polarity, method or "
+            "widths_px."
+        )
+    for fitted, _, dice in found:
+        LOGGER.info("%s vessels: Dice %.4f on the training patients", fitted.polarity, dice)
+    fitted, threshold, dice = max(found, key=lambda candidate: candidate[2])
+    return Fitted({CONFIG_FILE: (fitted.model_dump_json(indent=2) + "\n").encode()}, threshold, {"dice": dice})
+
+
+def fit_steps(counts: np.ndarray, config: FilterConfig, polarity: Polarity) -> tuple[FittedFilter, float, float] | None:
+    """The filter with its probabilities, the best threshold, and the Dice that it has, as a mean over images. None
+    where the share of vessel does not rise with the response.
+
+    Probabilities are the share of vessel among the pixels of a response, made to rise with it (isotonic regression).
+    Two neighbouring levels have nothing between them, so the threshold is half way.
+
+    Args:
+        counts: (I, 2, R) int64, pixels of background and of vessel.
+    """
+    pixels, vessel = counts.sum(axis=(0, 1)), counts[:, 1].sum(axis=0)
+    used = np.flatnonzero(pixels)
+    shares = isotonic_regression(vessel[used] / pixels[used], weights=pixels[used]).x
+    levels, starts = np.unique(shares, return_index=True)
+    if len(levels) == 1:
+        return None
+    first = used[starts[1:]]
+    dice = _dice_from(counts)[:, first].mean(axis=0)
+    best = int(dice.argmax())
+    fitted = FittedFilter(filter=config, polarity=polarity, cuts=_EDGES[first - 1].tolist(), levels=levels.tolist())
+    return fitted, float(levels[best : best + 2].mean()), float(dice[best])
+
+
+def _dice_from(counts: np.ndarray) -> np.ndarray:
+    """(I, 2, R) -> (I, R): Dice of each image, where all from each interval on is taken for vessel."""
+    above = counts[..., ::-1].cumsum(axis=-1)[..., ::-1]
+    hits, predicted, true = above[:, 1], above.sum(axis=1), counts[:, 1].sum(axis=-1, keepdims=True)
+    return 2 * hits / np.maximum(predicted + true, 1)
+
+
+def _count_all(data_uri: str, config: FilterConfig, polarities: tuple[Polarity, ...]) -> np.ndarray:
+    """(I, P, 2, R) int64."""
+    files = [name for name in read_manifest(data_uri)["files"] if name.startswith("train-")]
+    if not files:
+        raise UserError(f"{data_uri} has no samples in the split 'train'. Prepare it with another split.seed.")
+    filesystem, _ = storage.resolve(data_uri)
+    paths = [storage.resolve(storage.join(data_uri, name))[1] for name in files]
+    samples = ray.data.read_parquet(paths, filesystem=filesystem, columns=["image", "objects"])
+    total, counts = samples.count(), []
+    for row in samples.map(partial(_count, config, polarities)).iter_rows():
+        counts.append(row["counts"])
+        log_progress("filter", len(counts), total)
+    return np.stack(counts)
+
+
+def _count(config: FilterConfig, polarities: tuple[Polarity, ...], sample: dict[str, Any]) -> dict[str, np.ndarray]:
+    """One sample -> `counts` (P, 2, R) int64."""
+    cv2.setNumThreads(1)  # a task has one core
+    image, vessel = decode_image(sample), np.any(object_masks(sample), axis=0)
+    counts = [_histogram(filter_response(image, config, polarity), vessel) for polarity in polarities]
+    return {"counts": np.stack(counts)}
+
+
+def _histogram(response: np.ndarray, vessel: np.ndarray) -> np.ndarray:
+    """(H, W), (H, W) bool -> (2, R) int64."""
+    intervals = np.searchsorted(_EDGES, response, side="right")
+    num = len(_EDGES) + 1
+    return np.stack([np.bincount(intervals[vessel == truth], minlength=num) for truth in (False, True)])

@@ -1,0 +1,61 @@
+"""The baseline job: fits on the training patients and writes a model folder, the manifest last."""
+
+import tempfile
+from pathlib import Path
+
+import ray
+
+from sa2va_ray import __version__, storage
+from sa2va_ray.baselines.config import BaselineConfig
+from sa2va_ray.baselines.filter_fitting import fit_filter
+from sa2va_ray.baselines.unet_training import train_unet
+from sa2va_ray.config import UserError
+from sa2va_ray.manifest import digest, read_manifest, write_manifest
+from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.telemetry import LOGGER, configure_logging
+
+
+def fit_baseline(config: BaselineConfig) -> str:
+    """Fits the baseline and writes its folder to `config.out`.
+
+    Returns:
+        the model's SHA-256, which names it in every later result.
+
+    Raises:
+        UserError: data, storage or cluster do not fit the config, or training failed.
+    """
+    configure_logging()
+    data_manifest = read_manifest(config.data_uri, what="prepared data set")
+    _check_replaceable(config.out)
+    storage.check_writable(config.out)
+    if not ray.is_initialized():
+        ray.init()
+    fitted = train_unet(config) if config.kind == "unet" else fit_filter(config)
+    facts = {
+        "kind": config.kind,
+        "name": config.name,
+        "data_sha256": digest(data_manifest),
+        "trained_splits": ["train"],
+        "train_counts": data_manifest["counts"]["train"],
+        "train_metrics": fitted.metrics,
+        "threshold": fitted.threshold,
+        "tool_version": __version__,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder)
+        for name, content in fitted.files.items():
+            (local / name).write_bytes(content)
+        model_sha256 = write_manifest(local, facts, MODEL_MANIFEST)
+        storage.delete_folder(config.out)
+        storage.upload_folder(local, config.out, last=MODEL_MANIFEST)
+    LOGGER.info("%s: %s, threshold %.3f, model %s", config.kind, config.out, fitted.threshold, model_sha256[:12])
+    return model_sha256
+
+
+def _check_replaceable(uri: str) -> None:
+    files = storage.list_files(uri)
+    if files and MODEL_MANIFEST not in files:
+        raise UserError(
+            f"`out` {uri} holds {len(files)} file(s) and is no model. Nothing was changed. Choose an empty folder or "
+            "one of a model that may be replaced."
+        )

@@ -1,0 +1,102 @@
+"""What is measured, and on what: a model and a split, by their manifests; and what is refused of them."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.manifest import digest, read_manifest, to_json
+from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.predict.facts import ModelFacts
+from sa2va_ray.telemetry import LOGGER
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split of a prepared data set.
+
+    Attributes:
+        sha256: over the hashes of the split's own files; `data_sha256` is over those of the whole data set.
+    """
+
+    data_uri: str
+    name: str
+    data_sha256: str
+    sha256: str
+    num_images: int
+
+    @classmethod
+    def read(cls, data_uri: str, name: str) -> "Split":
+        """
+        Raises:
+            UserError: no prepared data set, one of an older version, or an empty split.
+        """
+        manifest = read_manifest(data_uri, what="prepared data set")
+        files = {file: facts["sha256"] for file, facts in manifest["files"].items() if file.startswith(f"{name}-")}
+        if not files:
+            raise UserError(f"{data_uri} has no samples in the split '{name}'. Prepare it with another split.seed.")
+        if "num_rows" not in manifest:
+            raise UserError(f"{data_uri} was prepared by an older version of sa2va_ray. Prepare the data set again.")
+        sha256 = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        return cls(data_uri, name, digest(manifest), sha256, sum(manifest["num_rows"][file] for file in files))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, by its manifest."""
+
+    uri: str
+    manifest: dict[str, Any]
+
+    @classmethod
+    def read(cls, uri: str) -> "Subject":
+        """
+        Raises:
+            UserError: no manifest, without which nothing is known of what the model was trained on; or missing files.
+        """
+        return cls(uri, read_manifest(uri, MODEL_MANIFEST, what="exported model"))
+
+    @property
+    def model(self) -> ModelFacts:
+        return ModelFacts.from_manifest(self.manifest)
+
+    def was_trained_on(self, split: Split) -> bool:
+        """Manifests that do not name the splits are older than the question: those models trained on `train`."""
+        is_same_data = self.manifest.get("data_sha256") == split.data_sha256
+        return is_same_data and split.name in self.manifest.get("trained_splits", ["train"])
+
+    def was_calibrated_on(self, split: Split) -> bool:
+        calibration = self.manifest.get("calibration", {})
+        return (calibration.get("data_sha256"), calibration.get("split")) == (split.data_sha256, split.name)
+
+    def store(self, facts: dict[str, Any]) -> None:
+        """Puts facts into the manifest, in place of those of the same names; its digest stays.
+
+        Raises:
+            UserError: other files are there than when the manifest was read.
+        """
+        now = Subject.read(self.uri)
+        if now.model.sha256 != self.model.sha256:
+            raise UserError(f"{self.uri} was written anew while it was calibrated. Start again.")
+        storage.write_bytes(storage.join(self.uri, MODEL_MANIFEST), to_json(now.manifest["files"], now.facts() | facts))
+
+    def facts(self) -> dict[str, Any]:
+        """All of the manifest but the files."""
+        return {name: value for name, value in self.manifest.items() if name != "files"}
+
+    def refuse_if_trained_on(self, split: Split, allow: bool) -> None:
+        """
+        Raises:
+            UserError: the model has seen these images in training, and nobody said that this is known.
+        """
+        if not self.was_trained_on(split):
+            return
+        if not allow:
+            raise UserError(
+                f"{self.uri} was trained on the split '{split.name}' of this data set ({split.data_sha256[:12]}): what "
+                "is measured there says nothing about new patients. Take split=test, or say allow_train_split=true; "
+                "the report then says so in its title."
+            )
+        LOGGER.warning("%s is measured on the split that it was trained on", self.model.name)

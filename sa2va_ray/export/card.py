@@ -1,0 +1,65 @@
+"""README.md of an exported folder: what the model was made from, what it is for, and what it is not."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from sa2va_ray.config import UserError
+from sa2va_ray.manifest import digest, read_manifest
+from sa2va_ray.models.checkpoint import Checkpoint
+
+_IDENTIFYING = ("name", "data_uri", "runs_uri", "source", "sam2_checkpoint", "initialise_from")
+
+
+def write_card(folder: Path, checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
+    """Args:
+    facts: of the manifest.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("card.md.jinja").render(
+        facts=facts,
+        state=checkpoint.state,
+        counts=read_counts(checkpoint),
+        metrics=_with_intervals(checkpoint.state.metrics),
+        settings=yaml.safe_dump(without_places(checkpoint.settings), sort_keys=False).strip(),
+    )
+    (folder / "README.md").write_text(text)
+
+
+def read_counts(checkpoint: Checkpoint) -> dict[str, dict[str, int]] | None:
+    """`{split: {"samples", "patients"}}` of the data set that was trained on; None where it is not at its place any
+    more, or another one is."""
+    try:
+        manifest = read_manifest(checkpoint.settings["data_uri"], what="prepared data set")
+    except UserError:
+        return None
+    return manifest["counts"] if digest(manifest) == checkpoint.state.data_sha256 else None
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A training config without names and paths, which may hold a clinic's or a patient's."""
+    cleaned = {key: without_places(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    return {
+        key: value
+        for key, value in cleaned.items()
+        if key not in _IDENTIFYING and not (isinstance(value, str) and ("/" in value or "\\" in value))
+    }
+
+
+def _with_intervals(metrics: Mapping[str, float]) -> list[tuple[str, float, tuple[float, float] | None]]:
+    """(name, value, 95 % interval) of each metric."""
+    bounds = {name for name in metrics if name.removesuffix("_low").removesuffix("_high") in metrics.keys() - {name}}
+    return [
+        (name, value, (metrics[f"{name}_low"], metrics[f"{name}_high"]) if f"{name}_low" in bounds else None)
+        for name, value in metrics.items()
+        if name not in bounds
+    ]

@@ -1,0 +1,102 @@
+"""Where an export goes: what may be replaced, whether it fits, and how it gets there."""
+
+import json
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.export.merge import STORED_DTYPE
+from sa2va_ray.models.build import ModelConfig, random_architecture
+from sa2va_ray.models.placing import build_empty_model
+from sa2va_ray.models.source_folder import read_source_folder
+from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.storage import PARTIAL
+
+_GIB = 2**30
+_OTHER_FILES_BYTES = 64 * 2**20  # tokenizer and the like
+
+
+def check_target(uri: str) -> None:
+    """Raises `UserError` where `uri` cannot be written, or holds what is not an exported model and nothing else."""
+    if not is_remote(uri) and Path(storage.resolve(uri)[1]).is_file():
+        raise UserError(f"{uri} is a file; out= takes a folder.")
+    present = storage.list_files(uri)
+    if present:
+        exported = set()
+        if MODEL_MANIFEST in present:
+            manifest = json.loads(storage.read_bytes(storage.join(uri, MODEL_MANIFEST)))
+            exported = {MODEL_MANIFEST, *manifest["files"]}
+        if foreign := present.keys() - exported:
+            raise UserError(
+                f"{uri} holds {len(foreign)} files that are not of an exported model (which names its files in "
+                f"{MODEL_MANIFEST}); they are not deleted. Give another out=, or move them away."
+            )
+    if is_remote(uri):
+        storage.check_writable(uri)
+
+
+@contextmanager
+def staging_folder(uri: str) -> Iterator[Path]:
+    """A local folder for a model that may not be seen yet: beside a local target, else among temporary files. What is
+    still in it at the end is deleted."""
+    target = Path(storage.resolve(uri)[1])
+    parent = Path(tempfile.gettempdir()) if is_remote(uri) else target.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = parent / f".{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_model_space(folder: Path, config: ModelConfig) -> None:
+    """Raises `UserError` where the model that `config` builds does not fit into `folder`; seconds for any size."""
+    if config.base:
+        architecture = read_source_folder(
+            Path(config.base.source), config.base.source, config.base.grounding_config
+        ).config
+    else:
+        architecture, _ = random_architecture(config.architecture)
+    num_values = sum(tensor.numel() for tensor in build_empty_model(architecture).state_dict().values())
+    _check_space(folder, num_values * STORED_DTYPE.itemsize, "The exported model")
+
+
+def check_fetch_space(uris: Iterable[str]) -> None:
+    """Raises `UserError` where files and folders in a store do not fit among temporary files together."""
+    num_bytes = sum(storage.size(uri) for uri in uris)
+    if num_bytes:
+        _check_space(Path(tempfile.gettempdir()), num_bytes, "What is fetched from the store")
+
+
+def _check_space(folder: Path, num_bytes: int, what: str) -> None:
+    needed, free = num_bytes + _OTHER_FILES_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{what} needs {needed / _GIB:.2f} GiB in {folder.absolute()}, where {free / _GIB:.2f} GiB are free. Free "
+            "some, or set out= or, for temporary files, TMPDIR to a larger disk."
+        )
+
+
+def publish(folder: Path, uri: str) -> Path:
+    """Puts a finished folder in the place of what `check_target` has allowed. Returns where it is on this machine."""
+    if is_remote(uri):
+        storage.delete_folder(uri)
+        storage.upload_folder(folder, uri, last=MODEL_MANIFEST)
+        return folder
+    target = Path(storage.resolve(uri)[1])
+    old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def is_remote(uri: str) -> bool:
+    return uri.startswith("s3://")

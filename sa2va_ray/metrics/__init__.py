@@ -1,0 +1,38 @@
+"""Metrics of binary masks: numpy functions on (H, W) bool arrays; and how sure their mean is.
+
+Every metric has a value for every pair of masks, empty ones included, so that no image drops out of a mean:
+
+| metric | both empty | one empty |
+|---|---|---|
+| Dice, IoU, precision, recall, clDice, surface Dice | 1 | 0 |
+| HD95 | 0 px | the image's diagonal |
+| Betti errors | 0 | the Betti number of the other mask |
+"""
+
+from sa2va_ray.metrics.bootstrap import bootstrap_interval, pooled_interval
+from sa2va_ray.metrics.calibration import calibration_counts, calibration_errors
+from sa2va_ray.metrics.overlap import cldice, overlap_metrics
+from sa2va_ray.metrics.surface import TOLERANCE_PX, surface_metrics
+from sa2va_ray.metrics.thresholds import NUM_LEVELS, THRESHOLDS, dequantise, probability_counts, quantise, sweep
+from sa2va_ray.metrics.topology import betti_errors
+from sa2va_ray.metrics.width import WIDTH_EDGES_PX, counts_by_width
+
+__all__ = [
+    "NUM_LEVELS",
+    "THRESHOLDS",
+    "TOLERANCE_PX",
+    "WIDTH_EDGES_PX",
+    "betti_errors",
+    "bootstrap_interval",
+    "calibration_counts",
+    "calibration_errors",
+    "cldice",
+    "counts_by_width",
+    "dequantise",
+    "overlap_metrics",
+    "pooled_interval",
+    "probability_counts",
+    "quantise",
+    "surface_metrics",
+    "sweep",
+]

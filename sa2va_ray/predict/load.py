@@ -1,0 +1,59 @@
+"""Any model that answers queries with masks, loaded by what its manifest says it is."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.predict.baselines.predictors import UnetPredictor, VesselFilterPredictor
+from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
+
+
+class Predictor(Protocol):
+    """What batch prediction, evaluation and serving need of a model. The attributes are those of `ModelFacts`."""
+
+    name: str
+    sha256: str | None
+    threshold: float
+    cleanup: CleanupConfig
+
+    def predict(self, queries: Sequence[Query]) -> list[Prediction]:
+        """Answers all queries in one batch."""
+        ...
+
+
+_LOADERS: dict[str, Callable[[str, str | None], Predictor]] = {
+    "sa2va": Sa2VAPredictor.from_pretrained,
+    "unet": UnetPredictor.from_folder,
+    "vessel_filter": VesselFilterPredictor.from_folder,
+}
+"""Kind of model -> its loader, which takes a URI and a device and checks the folder hash by hash."""
+
+
+def load_predictor(uri: str, device: str | None = None) -> Predictor:
+    """Loads the model at `uri`, of the kind that its manifest names; without one, a Sa2VA.
+
+    Args:
+        device: "cuda" where there is one, else "cpu", by default.
+
+    Raises:
+        UserError: no model, a damaged one, or one of a kind that this version does not know.
+    """
+    kind = _kind(uri)
+    if kind not in _LOADERS:
+        raise UserError(
+            f"{uri} is a model of the kind '{kind}'; this version loads {', '.join(sorted(_LOADERS))}. "
+            "Use the version of sa2va_ray that wrote it."
+        )
+    return _LOADERS[kind](uri, device)
+
+
+def _kind(uri: str) -> str:
+    try:
+        manifest = json.loads(storage.read_bytes(storage.join(uri, MODEL_MANIFEST)))
+    except FileNotFoundError:
+        return "sa2va"
+    return manifest.get("kind", "sa2va")

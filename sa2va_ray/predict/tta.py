@@ -1,0 +1,57 @@
+"""Test-time augmentation: the image is shown mirrored as well, and the probabilities are averaged."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from sa2va_ray.predict.cleanup import to_masks
+from sa2va_ray.predict.config import TTA
+from sa2va_ray.predict.load import Predictor
+from sa2va_ray.predict.predictor import Prediction, Query
+
+_FLIPS = ((False, True), (True, False), (True, True))  # (vertical, horizontal), beside the image as it is
+
+
+def predict_augmented(predictor: Predictor, queries: Sequence[Query], tta: TTA) -> list[Prediction]:
+    """`predictor.predict`, with the mean of the probabilities of all variants; the masks are made from that mean.
+
+    What is said, and with it the number of masks, is that of the image as it is: the mirrored variants are given this
+    text as their answer, since one that says another number of [SEG] would leave masks without a counterpart. Prompts
+    that name a side ("the left vessel") mean something else in a mirror; leave `tta` out for them.
+    """
+    plain = predictor.predict(queries)
+    if tta == "none":
+        return plain
+    sums = [prediction.probabilities.astype(np.float64) for prediction in plain]
+    scores = [prediction.score for prediction in plain]
+    for flip in _FLIPS:
+        mirrored = [
+            replace(query, image=_flipped_image(query.image, *flip), answer=prediction.text)
+            for query, prediction in zip(queries, plain, strict=True)
+        ]
+        for index, variant in enumerate(predictor.predict(mirrored)):
+            # An answer cut off by its length may end in a [SEG] that has no mask until it is given as an answer.
+            sums[index] += _flipped(variant.probabilities, *flip)[: len(sums[index])]
+            scores[index] += variant.score
+    num_variants = 1 + len(_FLIPS)
+    return [
+        _mean(prediction, total / num_variants, score / num_variants)
+        for prediction, total, score in zip(plain, sums, scores, strict=True)
+    ]
+
+
+def _mean(plain: Prediction, probabilities: np.ndarray, score: float) -> Prediction:
+    masks = to_masks(probabilities, plain.threshold, plain.cleanup)
+    return replace(plain, masks=masks, probabilities=probabilities.astype(np.float32), score=score)
+
+
+def _flipped_image(image: Image.Image, vertical: bool, horizontal: bool) -> Image.Image:
+    image = ImageOps.flip(image) if vertical else image
+    return ImageOps.mirror(image) if horizontal else image
+
+
+def _flipped(maps: np.ndarray, vertical: bool, horizontal: bool) -> np.ndarray:
+    """(N, H, W)"""
+    return maps[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]

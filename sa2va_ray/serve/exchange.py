@@ -1,0 +1,94 @@
+"""One request and its reply, as it is measured and put on record."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from fastapi import Request
+
+from sa2va_ray.serve.access import Access, Scope
+from sa2va_ray.serve.audit import AuditLog
+from sa2va_ray.serve.metrics import RequestMetrics
+from sa2va_ray.serve.problems import Problem
+from sa2va_ray.telemetry import Stopwatch
+
+
+@dataclass
+class Exchange:
+    """Attributes:
+    timing_ms: by stage, in the order in which they were done.
+    """
+
+    request_id: str
+    key_id: str = ""
+    model_name: str = ""
+    model_sha256: str | None = None
+    input_sha256: str | None = None
+    output_sha256: str | None = None
+    timing_ms: dict[str, float] = field(default_factory=dict)
+    _watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def lap(self, stage: str) -> None:
+        """Ends a stage."""
+        self.timing_ms[stage] = 1000 * self._watch.lap_s()
+
+    def brought(self, data: bytes) -> None:
+        """The encoded image."""
+        self.input_sha256 = hashlib.sha256(data).hexdigest()
+
+    def answered_by(self, name: str, sha256: str | None) -> None:
+        self.model_name, self.model_sha256 = name, sha256
+
+    def gave(self, body: bytes) -> bytes:
+        """The reply's body, returned as it is."""
+        self.output_sha256 = hashlib.sha256(body).hexdigest()
+        return body
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """What each exchange goes through: access, metrics, audit."""
+
+    access: Access
+    metrics: RequestMetrics
+    audit: AuditLog | None
+
+    @asynccontextmanager
+    async def exchange(self, request: Request, route: str, scope: Scope) -> AsyncIterator[Exchange]:
+        """
+        Args:
+            scope: that the caller's key must have.
+
+        Raises:
+            Problem: no access.
+        """
+        exchange, whole = Exchange(request.state.id), Stopwatch()
+        self.metrics.begin()
+        status = 500
+        try:
+            exchange.key_id = self.access.check(request.headers, request.client.host if request.client else "", scope)
+            yield exchange
+            status = 200
+        except Problem as problem:
+            status = problem.status
+            self.metrics.problem(problem.title)
+            raise
+        finally:
+            self.metrics.end(route, status)
+            self.metrics.stages(exchange.timing_ms)
+            if self.audit:
+                await asyncio.to_thread(self._put_on_record, self.audit, exchange, status, 1000 * whole.lap_s())
+
+    @staticmethod
+    def _put_on_record(audit: AuditLog, exchange: Exchange, status: int, latency_ms: float) -> None:
+        audit.append(
+            key_id=exchange.key_id,
+            request_id=exchange.request_id,
+            model_sha256=exchange.model_sha256,
+            input_sha256=exchange.input_sha256,
+            output_sha256=exchange.output_sha256,
+            latency_ms=latency_ms,
+            status=status,
+        )

@@ -1,0 +1,22 @@
+"""From the bytes that a request brings to pixels."""
+
+import numpy as np
+
+from sa2va_ray.data.images import ImageError, decode_image_bytes
+from sa2va_ray.serve.problems import Problem
+
+_STATUS = {"image_too_large": (413, "Image too large"), "image_unreadable": (415, "Not an image")}
+_OTHER = (422, "Broken image")
+
+
+def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
+    """PNG, JPEG, TIFF, BMP or DICOM, of 8 or 16 bits, one image -> (H, W) or (H, W, 3) uint8.
+
+    Raises:
+        Problem: not an image, a broken one, several, or more pixels than allowed, which is checked before decoding.
+    """
+    try:
+        return decode_image_bytes(data, max_pixels)
+    except ImageError as error:
+        status, title = _STATUS.get(error.code, _OTHER)
+        raise Problem(status, title, error.reason, "Send one image as PNG, JPEG, TIFF, BMP or DICOM.") from None

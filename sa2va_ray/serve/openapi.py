@@ -1,0 +1,92 @@
+"""What /openapi.json says of bodies that are read by hand, and of the replies that each route may give."""
+
+from typing import Any
+
+from sa2va_ray.serve.protocol import SegmentOptions
+
+_TINY_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR4nGNoQAIMVOcAADR7IAH5FpwLAAAAAElFTkSuQmCC"
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "cure", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "cure": {"type": "string"},
+        "request_id": {"type": "string"},
+    },
+}
+_MEANINGS = {
+    400: "The body is cut off or cannot be parsed.",
+    401: "No API key, or an unknown one.",
+    403: "The key lacks the scope, the caller is not on this machine, or the URI is not allowed.",
+    404: "No such model or route.",
+    405: "The route has other methods.",
+    408: "The body came too slowly.",
+    411: "No Content-Length.",
+    413: "Too many bytes, pixels or images.",
+    415: "Not an image, or a body of another type.",
+    422: "A wrong field, or a broken image.",
+    429: "Over the key's rate limit; see Retry-After.",
+    503: "Too busy, or not ready; see Retry-After.",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """FastAPI's `responses` for problem documents."""
+    return {
+        status: {"description": _MEANINGS[status], "content": {"application/problem+json": {"schema": _PROBLEM}}}
+        for status in statuses
+    }
+
+
+_GUARDED = (401, 403, 429)
+_UPLOAD = (400, *_GUARDED, 404, 408, 411, 413, 415, 422, 503)
+_OPTIONS = SegmentOptions.model_json_schema()
+
+
+def _body(image_fields: dict[str, Any], file_field: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    options, definitions = _OPTIONS["properties"], _OPTIONS.get("$defs", {})
+    form_options = {**options, "cleanup": {"type": "string", "contentMediaType": "application/json"}}
+    json_schema = {"type": "object", "properties": {**image_fields, **options}, "$defs": definitions}
+    form_schema = {"type": "object", "required": ["file"], "properties": {"file": file_field, **form_options}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": json_schema | {"additionalProperties": False}, "example": example},
+                "multipart/form-data": {"schema": form_schema | {"additionalProperties": False}},
+            },
+        }
+    }
+
+
+_IMAGE = {"type": "string", "format": "byte", "description": "Base64 of the encoded image."}
+_FILE = {"type": "string", "format": "binary"}
+SEGMENT: dict[str, Any] = {
+    "openapi_extra": _body(
+        {"image": _IMAGE, "uri": {"type": "string", "description": "Of an image that the endpoint may fetch."}},
+        _FILE,
+        {"image": _TINY_PNG, "prompt": "Please segment the blood vessels.", "threshold": 0.5, "output": "rle"},
+    ),
+    "responses": problems(*_UPLOAD) | {200: {"content": {"image/png": {"schema": _FILE}}}},
+}
+SEGMENT_BATCH: dict[str, Any] = {
+    "openapi_extra": _body(
+        {"images": {"type": "array", "items": _IMAGE}},
+        {"type": "array", "items": _FILE},
+        {"images": [_TINY_PNG, _TINY_PNG]},
+    ),
+    "responses": problems(*_UPLOAD)
+    | {200: {"description": "One JSON object a line.", "content": {"application/x-ndjson": {}}}},
+}
+READ: dict[str, Any] = {"responses": problems(*_GUARDED)}
+READ_MODEL: dict[str, Any] = {"responses": problems(*_GUARDED, 404)}
+READY: dict[str, Any] = {"responses": problems(503)}
+LABELS: dict[str, Any] = {
+    "openapi_extra": {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+    },
+    "responses": problems(*_UPLOAD),
+}

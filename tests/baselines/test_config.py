@@ -1,0 +1,29 @@
+"""The shipped configs, and keys that would have no effect."""
+
+from pathlib import Path
+
+import pytest
+
+from sa2va_ray.baselines.config import BaselineConfig
+from sa2va_ray.config import UserError
+
+CONFIGS = Path(__file__).parents[2] / "jobs/configs"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("baseline_unet", "unet"), ("baseline_filter", "vessel_filter")])
+def test_a_config_fits_what_its_name_says(name, kind):
+    assert BaselineConfig.load([str(CONFIGS / f"{name}.yaml")]).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("vessel_filter.method=sato", "no effect"),
+        ("unet.network.image_size=500", "multiple of 16"),
+        ("unet.num_workers=9", "global_batch_size 8 gives nothing to some of num_workers 9"),
+        ("unet.network.depth=3", "valid here: image_size, width"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        BaselineConfig.load([str(CONFIGS / "baseline_unet.yaml"), override])

@@ -1,0 +1,92 @@
+"""Calibration against the predictor, and what of it the predictor then uses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.data.conversation import evaluation_prompt
+from sa2va_ray.data.pipeline import SampleIndex
+from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.evaluate.calibrate import calibrate
+from sa2va_ray.evaluate.cleanup_grid import CLEANUPS
+from sa2va_ray.evaluate.config import CalibrateConfig
+from sa2va_ray.evaluate.subjects import Split, Subject
+from sa2va_ray.manifest import digest
+from sa2va_ray.metrics import THRESHOLDS, overlap_metrics
+from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.predict.cleanup import clean_mask
+from sa2va_ray.predict.load import load_predictor
+from sa2va_ray.predict.predictor import Query
+from tests.evaluate.copies import copy_model
+
+
+def config(model: str, data: str, **values) -> CalibrateConfig:
+    return CalibrateConfig.parse({"model": model, "data": data, "use_gpu": False, "cpus_per_actor": 0.5, **values})
+
+
+def predicted(uri: str, data: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """(patient, (H, W) probabilities, (H, W) truth) of the validation samples."""
+    samples, predictor = SampleIndex(data, "val"), load_predictor(uri)
+    rows = [samples[i] for i in range(len(samples))]
+    answers = predictor.predict([Query(decode_image(row), evaluation_prompt("blood vessels")) for row in rows])
+    return [
+        (row["patient_id"], np.max(answer.probabilities, axis=0, initial=0), object_masks(row)[0])
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+
+
+def mean_dice(answers, make_mask) -> float:
+    patients: dict[str, list[float]] = {}
+    for patient, probabilities, truth in answers:
+        patients.setdefault(patient, []).append(overlap_metrics(make_mask(probabilities), truth)["dice"])
+    return float(np.mean([np.mean(values) for values in patients.values()]))
+
+
+def test_the_best_threshold_and_cleanup_are_kept_with_the_model(exported_uri, prepared_uri, bucket_uri, tmp_path):
+    storage.download_folder(exported_uri, tmp_path / "model")
+    storage.upload_folder(tmp_path / "model", bucket_uri, last=MODEL_MANIFEST)
+    before = json.loads(storage.read_bytes(f"{bucket_uri}/{MODEL_MANIFEST}"))
+    facts = calibrate(config(bucket_uri, prepared_uri, tune_cleanup=True))
+
+    answers = predicted(exported_uri, prepared_uri)
+    by_threshold = [mean_dice(answers, lambda p, t=t: p > t) for t in THRESHOLDS]
+    assert by_threshold[THRESHOLDS.tolist().index(facts["threshold"])] == pytest.approx(max(by_threshold))
+    by_cleanup = [mean_dice(answers, lambda p, c=c: clean_mask(p > facts["threshold"], c)) for c in CLEANUPS]
+    chosen = CLEANUPS[int(np.argmax(by_cleanup))]
+    assert facts["cleanup"] == chosen.model_dump()
+    assert facts["calibration"]["value"] == pytest.approx(max(by_cleanup))
+
+    after = json.loads(storage.read_bytes(f"{bucket_uri}/{MODEL_MANIFEST}"))
+    assert digest(after) == digest(before)
+    assert after == before | json.loads(json.dumps(facts))
+    predictor = load_predictor(bucket_uri)
+    assert (predictor.threshold, predictor.cleanup) == (facts["threshold"], chosen)
+    page = storage.read_bytes(f"{bucket_uri}/calibration.html").decode()
+    assert f"Threshold {facts['threshold']:.4g}" in page
+    assert "http" not in page
+
+    subject = Subject.read(bucket_uri)
+    assert subject.was_calibrated_on(Split.read(prepared_uri, "val"))
+    assert not subject.was_calibrated_on(Split.read(prepared_uri, "test"))
+
+
+def test_test_and_training_splits_are_refused(exported_uri, prepared_uri, tmp_path):
+    with pytest.raises(UserError, match="allow_test_split=true"):
+        calibrate(config(exported_uri, prepared_uri, split="test"))
+    data_sha256 = Split.read(prepared_uri, "train").data_sha256
+    model = copy_model(exported_uri, tmp_path / "model", data_sha256=data_sha256)
+    with pytest.raises(UserError, match="allow_train_split=true"):
+        calibrate(config(model, prepared_uri, split="train"))
+
+
+def test_a_model_that_was_written_anew_is_not_touched(exported_uri, tmp_path):
+    subject = Subject.read(copy_model(exported_uri, tmp_path / "model"))
+    (tmp_path / "model" / "README.md").write_text("another")
+    copy_model(str(tmp_path / "model"), tmp_path / "other")
+    storage.download_folder(str(tmp_path / "other"), tmp_path / "model")
+    with pytest.raises(UserError, match="written anew"):
+        subject.store({"threshold": 0.1})
+    assert Subject.read(subject.uri).model.threshold != 0.1

@@ -1,0 +1,41 @@
+"""docs/serve.md names what there is: problems and keys of the config."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from sa2va_ray.serve.config import BatchingConfig, LimitsConfig, ModelArgs, ServeArgs
+from sa2va_ray.serve.fetch import UriPolicy
+
+ROOT = Path(__file__).parents[2]
+DOC = (ROOT / "docs/serve.md").read_text()
+SOURCES = sorted((ROOT / "sa2va_ray/serve").glob("*.py"))
+
+
+def calls(name: str) -> Iterator[ast.Call]:
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+                yield node
+
+
+def texts(node: ast.Call, position: int) -> set[str]:
+    return {each.value for each in [node.args[position]] if isinstance(each, ast.Constant)}
+
+
+def test_every_problem_is_in_the_table_of_errors():
+    _, errors = DOC.split("## Errors")
+    titles = set().union(*(texts(call, 1) for call in calls("Problem")))
+    titles |= {"Image too large", "Not an image", "Broken image"}  # from a table in serve/images.py
+    assert "Too busy" in titles
+    assert titles == set(re.findall(r"`([A-Z][^`]+)`", errors)) - {"Not Found", "Method Not Allowed", "Retry-After"}
+
+
+@pytest.mark.parametrize("config", [ServeArgs, ModelArgs, BatchingConfig, LimitsConfig, UriPolicy])
+def test_every_key_is_in_the_table_of_the_configuration(config: type[BaseModel]):
+    table = DOC.split("## Configuration")[1].split("## API")[0]
+    assert not [key for key in config.model_fields if not re.search(rf"[`.]{key}[`.]", table)]

@@ -1,0 +1,30 @@
+import json
+import pickle
+
+from sa2va_ray.serve.problems import Problem
+
+
+def test_the_reply_has_cause_cure_and_request():
+    reply = Problem(415, "Not an image", "The data is no image.", "Send a PNG.").response("r1")
+    assert reply.status_code == 415
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert not {"retry-after", "www-authenticate"} & set(reply.headers)
+    assert json.loads(reply.body) == {
+        "type": "about:blank",
+        "title": "Not an image",
+        "status": 415,
+        "detail": "The data is no image.",
+        "cure": "Send a PNG.",
+        "request_id": "r1",
+    }
+
+
+def test_headers_that_go_with_a_status():
+    assert Problem(429, "Too many", "d", "c", retry_after_s=7).response().headers["retry-after"] == "7"
+    assert Problem(401, "No key", "d", "c").response().headers["www-authenticate"] == "Bearer"
+
+
+def test_it_survives_the_way_between_two_processes():
+    problem = pickle.loads(pickle.dumps(Problem(503, "Busy", "All are busy.", "Wait.", 3)))
+    assert (problem.document(), problem.retry_after_s) == (Problem(503, "Busy", "All are busy.", "Wait.").document(), 3)
+    assert str(problem) == "All are busy."
