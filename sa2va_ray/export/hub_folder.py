@@ -109,6 +109,7 @@ def _write_and_check(folder: Path, config: ExportConfig, checkpoint: Checkpoint)
     log_progress("export", 2, _NUM_STAGES, "the checkpoint has answered")
     changes = unmerged.changes
     LOGGER.info("changes against the base\n%s", changes_table(changes["modules"]))
+    raise_for_failed(check_changes(changes), f"{checkpoint.uri} is not exported, nothing is left behind")
     facts |= weight_facts(folder) | {
         "weights_sha256": changes["weights_sha256"],
         "base_weights_sha256": changes["base_weights_sha256"],
@@ -121,7 +122,7 @@ def _write_and_check(folder: Path, config: ExportConfig, checkpoint: Checkpoint)
     log_progress("export", 3, _NUM_STAGES, "the folder was loaded again")
     checks = [*result.checks, *check_changes(changes), *check_answers(result.answers, unmerged.answers)]
     LOGGER.info("checks\n%s", table(checks))
-    raise_for_failed(checks, f"{checkpoint.uri} was not exported, nothing is left behind")
+    raise_for_failed(checks, f"{checkpoint.uri} is not exported, nothing is left behind")
     facts["agreement"] = mask_agreement(result.answers, unmerged.answers)
     files = json.loads((folder / MODEL_MANIFEST).read_text())["files"]
     (folder / MODEL_MANIFEST).write_bytes(to_json(files, facts))  # facts are no part of the digest

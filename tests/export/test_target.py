@@ -76,10 +76,8 @@ def test_a_model_is_replaced_in_a_store(checkpoint: Path, bucket_uri: str, expor
 
 
 def test_upstreams_layout(make_checkpoint, tmp_path: Path):
-    """bfloat16 base, all embeddings trained; read back by our reader of upstream's folders: the same masks."""
-    checkpoint = make_checkpoint(
-        "model.architecture.max_dynamic_patch=12", "model.trainable.embeddings=all", precision="bf16"
-    )
+    """All embeddings trained; read back by our reader of upstream's folders: the same masks, bit by bit."""
+    checkpoint = make_checkpoint("model.architecture.max_dynamic_patch=12", "model.trainable.embeddings=all")
     out = tmp_path / "model"
     export(ExportConfig(checkpoint=str(checkpoint), out=str(out), layout="upstream"))
     config = json.loads((out / "config.json").read_text())
@@ -123,6 +121,7 @@ def test_the_hub_says_what_is_wrong_before_any_work(tmp_path: Path, token: str, 
 
 
 def test_the_card_tells_counts_and_metrics_and_no_places(make_checkpoint, tmp_path: Path):
+    """Also the export of a bfloat16 base."""
     counts = {
         "train": {"samples": 31, "patients": 22, "objects": 31},
         "val": {"samples": 4, "patients": 3, "objects": 4},
@@ -132,7 +131,7 @@ def test_the_card_tells_counts_and_metrics_and_no_places(make_checkpoint, tmp_pa
     data_sha256 = write_manifest(tmp_path / "data", {"counts": counts})
     metrics = {"val/dice": 0.75, "val/dice_low": 0.7, "val/dice_high": 0.8, "train/loss": 0.5}
     checkpoint = make_checkpoint(
-        f"data_uri={tmp_path}/data", "name=clinic-of-doe", data_sha256=data_sha256, metrics=metrics
+        f"data_uri={tmp_path}/data", "name=clinic-of-doe", precision="bf16", data_sha256=data_sha256, metrics=metrics
     )
     out = tmp_path / "model"
     export(ExportConfig(checkpoint=str(checkpoint), out=str(out), name="tiny"))

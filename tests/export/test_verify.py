@@ -110,38 +110,35 @@ def test_not_an_exported_model(tmp_path: Path):
 def test_a_checkpoint_whose_weights_are_the_bases(make_checkpoint, tmp_path: Path, moved: float):
     """Also where it has moved by less than bfloat16 can hold: what would be exported is the base."""
     checkpoint = make_checkpoint(moved=moved)
-    with pytest.raises(UserError, match="those of its base") as error:
+    with pytest.raises(UserError, match="those of its base"):
         export(ExportConfig(checkpoint=str(checkpoint), out=str(tmp_path / "model")))
-    assert "weights are not the base's" in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("wrong", ["scale", "forgotten", "extra"])
-def test_a_merge_that_is_wrong(checkpoint: Path, tmp_path: Path, monkeypatch, exported: Path, wrong: str):
+def test_a_merge_that_is_wrong(checkpoint: Path, tmp_path: Path, monkeypatch, exported: Path):
     """Half the adapters' scale, one weight not merged, one frozen weight changed: each is found, the model that was
     there before stays, and nothing else is left."""
     out = Path(shutil.copytree(exported, tmp_path / "model"))
 
     class Wrong(hub_folder.Trained):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            if wrong == "scale":
-                self._scale /= 2
-
         def merge(self, name, base):
-            if wrong == "forgotten" and name.endswith("layers.1.mlp.up_proj.weight"):
+            self._scale = 1.0 if "layers.0.mlp.up_proj" in name else 2.0
+            if "layers.1.mlp.up_proj" in name:
                 return base.bfloat16()
-            changed = 2 if wrong == "extra" and name == "vision_model.embeddings.cls_token" else 1
-            return super().merge(name, base) * changed
+            return super().merge(name, base) * (2 if name == "vision_model.embeddings.cls_token" else 1)
 
     monkeypatch.setattr(hub_folder, "Trained", Wrong)
     with pytest.raises(UserError) as error:
         export(ExportConfig(checkpoint=str(checkpoint), out=str(out)))
-    named = {
-        "scale": "values are the checkpoint's, rounded once: language_model.model.layers.0",
-        "forgotten": "tensors that should have changed have: language_model.model.layers.1.mlp.up_proj.weight",
-        "extra": "no others have: vision_model.embeddings.cls_token",
-    }
-    assert named[wrong] in str(error.value)
+    message = str(error.value)
+    layers = "language_model.model.layers"
+    assert f"tensors that should have changed have: {layers}.1.mlp.up_proj.weight" in message
+    assert "no others have: vision_model.embeddings.cls_token" in message
+    wrong = message.partition("rounded once: ")[2]
+    assert sorted(wrong.split(", ")) == [
+        f"{layers}.0.mlp.up_proj.weight",
+        f"{layers}.1.mlp.up_proj.weight",
+        "vision_model.embeddings.cls_token",
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert read_manifest(str(out), MODEL_MANIFEST)["name"] == "tiny"
