@@ -39,7 +39,7 @@ def read_rows(out: str | Path, name: str = "images.jsonl") -> list[dict]:
 @pytest.fixture(scope="module")
 def evaluated(ray_cluster, exported_uri, prepared_uri) -> tuple[dict, str]:
     """(metrics, folder) of the test split."""
-    out = "/tmp/sc/ev_t_out"
+    out = "s3://tests/way/evaluation"
     return evaluate(config(exported_uri, prepared_uri, out)), out
 
 
