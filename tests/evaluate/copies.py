@@ -32,10 +32,14 @@ def copy_model(uri: str, folder: Path, **facts: Any) -> str:
     return _seal(folder, MODEL_MANIFEST, **facts)
 
 
+def _name(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
+
+
 def _seal(folder: Path, name: str, **facts: Any) -> str:
     manifest = json.loads((folder / name).read_text())
     files = manifest.pop("files")
-    for extra in [file for file in folder.iterdir() if file.name not in files and file.name != name]:
+    for extra in [file for file in folder.rglob("*") if file.is_file() and _name(file, folder) not in {*files, name}]:
         extra.unlink()
     write_manifest(folder, manifest | facts, name)
     return str(folder)

@@ -17,7 +17,7 @@ from sa2va_ray.evaluate.subjects import Split, Subject
 from sa2va_ray.manifest import digest
 from sa2va_ray.metrics import THRESHOLDS, overlap_metrics
 from sa2va_ray.models.state_dict import MODEL_MANIFEST
-from sa2va_ray.predict.cleanup import clean_mask
+from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query
 from tests.evaluate.copies import copy_model
@@ -53,11 +53,12 @@ def test_the_best_threshold_and_cleanup_are_kept_with_the_model(exported_uri, pr
 
     answers = predicted(exported_uri, prepared_uri)
     by_threshold = [mean_dice(answers, lambda p, t=t: p > t) for t in THRESHOLDS]
-    assert by_threshold[THRESHOLDS.tolist().index(facts["threshold"])] == pytest.approx(max(by_threshold))
+    # Logits of other batches differ by rounding: a few pixels may change sides.
+    assert by_threshold[THRESHOLDS.tolist().index(facts["threshold"])] == pytest.approx(max(by_threshold), abs=1e-3)
     by_cleanup = [mean_dice(answers, lambda p, c=c: clean_mask(p > facts["threshold"], c)) for c in CLEANUPS]
-    chosen = CLEANUPS[int(np.argmax(by_cleanup))]
-    assert facts["cleanup"] == chosen.model_dump()
-    assert facts["calibration"]["value"] == pytest.approx(max(by_cleanup))
+    chosen = CleanupConfig(**facts["cleanup"])
+    assert by_cleanup[CLEANUPS.index(chosen)] == pytest.approx(max(by_cleanup), abs=1e-3)
+    assert facts["calibration"]["value"] == pytest.approx(max(by_cleanup), abs=1e-3)
 
     after = json.loads(storage.read_bytes(f"{bucket_uri}/{MODEL_MANIFEST}"))
     assert digest(after) == digest(before)
@@ -66,7 +67,7 @@ def test_the_best_threshold_and_cleanup_are_kept_with_the_model(exported_uri, pr
     assert (predictor.threshold, predictor.cleanup) == (facts["threshold"], chosen)
     page = storage.read_bytes(f"{bucket_uri}/calibration.html").decode()
     assert f"Threshold {facts['threshold']:.4g}" in page
-    assert "http" not in page
+    assert "://" not in page
 
     subject = Subject.read(bucket_uri)
     assert subject.was_calibrated_on(Split.read(prepared_uri, "val"))
