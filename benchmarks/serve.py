@@ -76,7 +76,7 @@ def main() -> None:
         folder = Path(name)
         config = _config(arguments.model or _random_model(folder / "model", arguments.size))
         images = _images(folder / "images")
-        rows = [_direct(config, images, clients, arguments.seconds) for clients in arguments.clients]
+        rows = _direct(config, images, arguments)
         http_rows, facts = _http(folder, config, images, arguments)
         rows += http_rows + _bare(config, images, arguments)
     report(rows, facts, arguments)
@@ -126,19 +126,20 @@ def _images(folder: Path) -> list[bytes]:
     return [file.read_bytes() for file in sorted((folder / "images").iterdir())]
 
 
-def _direct(config: dict[str, Any], images: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
+def _direct(config: dict[str, Any], images: list[bytes], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(_threads(config))
-    predictor, batch = load_predictor(_model_args(config)["uri"]), min(clients, _max_batch(config))
-    files = [images[index % len(images)] for index in range(batch)]
-    queries = [Query(_decoded(file), PROMPT) for file in files]
-    _for_seconds(WARM_UP_SHARE * seconds, lambda: predictor.predict(queries))
-    latencies_s, wall_s = _for_seconds(seconds, lambda: predictor.predict(queries))
-    row = _row("direct", clients, np.repeat(latencies_s, batch), wall_s)
-    return {**row, "mean batch": float(batch), "refused": 0}
-
-
-def _decoded(file: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(file)).convert("RGB")
+    predictor = load_predictor(_model_args(config)["uri"])
+    decoded = [Image.open(io.BytesIO(file)).convert("RGB") for file in images]
+    rows = []
+    for clients in arguments.clients:
+        batch = min(clients, _max_batch(config))
+        # Copies: of an image that several queries share, the encoding is shared, too.
+        queries = [Query(decoded[index % len(decoded)].copy(), PROMPT) for index in range(batch)]
+        _for_seconds(WARM_UP_SHARE * arguments.seconds, lambda queries=queries: predictor.predict(queries))
+        latencies_s, wall_s = _for_seconds(arguments.seconds, lambda queries=queries: predictor.predict(queries))
+        row = _row("direct", clients, np.repeat(latencies_s, batch), wall_s)
+        rows.append({**row, "mean batch": float(batch), "refused": 0})
+    return rows
 
 
 def _for_seconds(seconds: float, call: Any) -> tuple[list[float], float]:
@@ -155,7 +156,8 @@ def _http(
     folder: Path, config: dict[str, Any], images: list[bytes], arguments: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     url = f"http://127.0.0.1:{config['http_options']['port']}"
-    with _cluster(folder):
+    # The ingress and two replicas fit in.
+    with _cluster(folder, num_cpus=max(4, 1 + 2 * _threads(config))):
         start_s = time.perf_counter()
         _deploy(folder, config)
         wait_ready(url)
@@ -166,10 +168,10 @@ def _http(
 
 
 @contextmanager
-def _cluster(folder: Path) -> Iterator[None]:
+def _cluster(folder: Path, num_cpus: int) -> Iterator[None]:
     with Stack(folder / "stack") as stack:
         stack.env["RAY_metrics_report_interval_ms"] = str(1000 * METRICS_INTERVAL_S)
-        stack.start_ray(num_cpus=4)
+        stack.start_ray(num_cpus=num_cpus)
         with stack.applied_env():
             ray.init(address=stack.ray_address, log_to_driver=False)
             yield
@@ -238,7 +240,9 @@ def _time_to_second_replica(folder: Path, config: dict[str, Any], url: str, imag
     model["autoscaling"] = {**SCALING, "target_ongoing_requests": batch}
     model["gpus_per_replica"] /= 2  # both on one GPU
     _deploy(folder, config)
-    wait_ready(url)
+    while (status := serve.status().applications["sa2va"].status) != "RUNNING":
+        assert status != "DEPLOY_FAILED"
+        time.sleep(0.2)
     return asyncio.run(_load_until_two(url, images, clients=4 * batch))
 
 
