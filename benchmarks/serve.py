@@ -128,19 +128,18 @@ def _images(folder: Path) -> list[bytes]:
 
 def _direct(config: dict[str, Any], images: list[bytes], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(_threads(config))
-    predictor, rows = load_predictor(_model_args(config)["uri"]), []
+    predictor = load_predictor(_model_args(config)["uri"])
+    decoded = [Image.open(io.BytesIO(file)).convert("RGB") for file in images]
+    rows = []
     for clients in arguments.clients:
         batch = min(clients, _max_batch(config))
-        queries = [Query(_decoded(images[index % len(images)]), PROMPT) for index in range(batch)]
-        _for_seconds(WARM_UP_SHARE * arguments.seconds, lambda: predictor.predict(queries))  # noqa: B023  called here
-        latencies_s, wall_s = _for_seconds(arguments.seconds, lambda: predictor.predict(queries))  # noqa: B023
+        # Copies: of an image that several queries share, the encoding is shared, too.
+        queries = [Query(decoded[index % len(decoded)].copy(), PROMPT) for index in range(batch)]
+        _for_seconds(WARM_UP_SHARE * arguments.seconds, lambda queries=queries: predictor.predict(queries))
+        latencies_s, wall_s = _for_seconds(arguments.seconds, lambda queries=queries: predictor.predict(queries))
         row = _row("direct", clients, np.repeat(latencies_s, batch), wall_s)
         rows.append({**row, "mean batch": float(batch), "refused": 0})
     return rows
-
-
-def _decoded(file: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(file)).convert("RGB")
 
 
 def _for_seconds(seconds: float, call: Any) -> tuple[list[float], float]:
@@ -157,7 +156,8 @@ def _http(
     folder: Path, config: dict[str, Any], images: list[bytes], arguments: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     url = f"http://127.0.0.1:{config['http_options']['port']}"
-    with _cluster(folder):
+    # The ingress and two replicas fit in.
+    with _cluster(folder, num_cpus=max(4, 1 + 2 * _threads(config))):
         start_s = time.perf_counter()
         _deploy(folder, config)
         wait_ready(url)
@@ -168,10 +168,10 @@ def _http(
 
 
 @contextmanager
-def _cluster(folder: Path) -> Iterator[None]:
+def _cluster(folder: Path, num_cpus: int) -> Iterator[None]:
     with Stack(folder / "stack") as stack:
         stack.env["RAY_metrics_report_interval_ms"] = str(1000 * METRICS_INTERVAL_S)
-        stack.start_ray(num_cpus=8)  # a replica takes 4 of them on a GPU
+        stack.start_ray(num_cpus=num_cpus)
         with stack.applied_env():
             ray.init(address=stack.ray_address, log_to_driver=False)
             yield
@@ -240,7 +240,9 @@ def _time_to_second_replica(folder: Path, config: dict[str, Any], url: str, imag
     model["autoscaling"] = {**SCALING, "target_ongoing_requests": batch}
     model["gpus_per_replica"] /= 2  # both on one GPU
     _deploy(folder, config)
-    wait_ready(url)
+    while (status := serve.status().applications["sa2va"].status) != "RUNNING":
+        assert status != "DEPLOY_FAILED"
+        time.sleep(0.2)
     return asyncio.run(_load_until_two(url, images, clients=4 * batch))
 
 
