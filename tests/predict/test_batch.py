@@ -29,7 +29,9 @@ OPTIONS = PredictOptions(threshold=0.4, cleanup=CleanupConfig(close_px=1))
 def model_uri(tmp_path_factory):
     """A vessel filter, which always finds something."""
     folder = tmp_path_factory.mktemp("model")
-    fitted = FittedFilter(filter=FilterConfig(), polarity="bright", cuts=(0.2, 0.4), levels=(0.1, 0.5, 0.9))
+    fitted = FittedFilter(
+        filter=FilterConfig(widths_px=(2.0,)), polarity="bright", cuts=(0.2, 0.4), levels=(0.1, 0.5, 0.9)
+    )
     (folder / CONFIG_FILE).write_text(fitted.model_dump_json())
     write_manifest(folder, {"kind": "vessel_filter", "name": "filter", "threshold": 0.6}, MODEL_MANIFEST)
     return str(folder)
