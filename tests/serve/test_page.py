@@ -277,7 +277,7 @@ def test_problem_documents_are_shown(page, image):
     give(page, b"this is no image", "image/png")
     press_segment(page)
     assert text(page, "problem-title") == "Not an image"
-    assert "broken" in text(page, "problem-detail")
+    assert text(page, "problem-detail").startswith("The 16 bytes")
     assert text(page, "problem-cure").startswith("Send a PNG")
     assert is_shown(page, "problem")
     assert not is_shown(page, "facts")
