@@ -21,6 +21,7 @@ _FLAGS = (
     "--disable-background-networking",
     "--disable-gpu",
     "--no-first-run",
+    "--force-prefers-reduced-motion",  # drawing a spinner takes the CPU that the model waits for
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # offline, but for the endpoint
 )
 
@@ -55,7 +56,7 @@ class Page:
         assert "exceptionDetails" not in done, done["exceptionDetails"]["exception"].get("description")
         return done["result"].get("value")
 
-    def wait_for(self, condition: str, timeout_s: float = 60) -> None:
+    def wait_for(self, condition: str, timeout_s: float = 180) -> None:
         """Until a JavaScript expression is true."""
         end = time.monotonic() + timeout_s
         while not self.run(f"Boolean({condition})"):
