@@ -20,7 +20,6 @@ from sa2va_ray.train.step import AgreedError
 from sa2va_ray.train.trackers import check_trackers
 
 _RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
-_ERROR = "error"
 
 
 def train(config: TrainConfig) -> str | None:
@@ -101,8 +100,8 @@ def _fit(config: TrainConfig, data_sha256: str, run_uri: str) -> None:
             f"times; the workers' logs are on the dashboard. Newest checkpoint: {_newest_checkpoint(run_uri)}. "
             "Start the job again with resume=auto (the default) to go on from it."
         ) from error
-    if result.metrics and _ERROR in result.metrics:
-        raise UserError(result.metrics[_ERROR])
+    if result.return_value:
+        raise UserError(result.return_value)
 
 
 def _newest_checkpoint(run_uri: str) -> str:
@@ -113,12 +112,14 @@ def _newest_checkpoint(run_uri: str) -> str:
     return saved[-1] if saved else "none yet"
 
 
-def _worker(data_sha256: str, commit: str, values: dict) -> None:
+def _worker(data_sha256: str, commit: str, values: dict) -> str | None:
+    """What ended the run before its time, where all ranks agree on that. (To raise it would make Ray replace the
+    workers, for the same end; and of metrics that are reported Ray keeps only those of checkpoints.)"""
     try:
         train_loop_per_worker(TrainConfig.parse(values), data_sha256, commit)
     except AgreedError as error:
-        # Raised on all ranks: an orderly end. To let it out would make Ray replace the workers, for the same end.
-        ray.train.report({_ERROR: str(error)})
+        return str(error)
+    return None
 
 
 def _num_workers(config: TrainConfig) -> int | tuple[int, int]:

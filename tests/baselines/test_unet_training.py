@@ -24,6 +24,8 @@ from sa2va_ray.predict.baselines.unet import Unet, UnetConfig
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query
 
+pytestmark = pytest.mark.soak
+
 CONFIG = str(Path(__file__).parents[2] / "jobs/configs/baseline_unet.yaml")
 NETWORK = UnetConfig(image_size=64, width=8)
 SMALL = [

@@ -22,6 +22,8 @@ from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query
 from tests.evaluate.copies import copy_model
 
+pytestmark = pytest.mark.soak
+
 
 def config(model: str, data: str, **values) -> CalibrateConfig:
     return CalibrateConfig.parse({"model": model, "data": data, "use_gpu": False, "cpus_per_actor": 0.5, **values})

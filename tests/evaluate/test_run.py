@@ -25,6 +25,8 @@ from sa2va_ray.metrics import betti_errors, cldice, overlap_metrics, surface_met
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 from tests.evaluate.copies import copy_data, copy_model
 
+pytestmark = pytest.mark.soak
+
 UNREADABLE = 4  # number of the sample that is spoiled
 
 

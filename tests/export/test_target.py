@@ -24,6 +24,8 @@ from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
 from sa2va_ray.models.state_dict import MODEL_MANIFEST, load_model
 from sa2va_ray.models.weight_files import open_folder
 
+pytestmark = pytest.mark.soak
+
 ROOT = Path(__file__).parents[2]
 
 

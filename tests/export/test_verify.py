@@ -17,6 +17,8 @@ from sa2va_ray.export.verify import check_folder
 from sa2va_ray.manifest import read_manifest, write_manifest
 from sa2va_ray.models.state_dict import MODEL_MANIFEST
 
+pytestmark = pytest.mark.soak
+
 DECODER = "grounding_encoder.sam2_model.sam_mask_decoder.mask_tokens.weight"
 
 

@@ -21,6 +21,8 @@ from sa2va_ray.predict.columns import PREDICTION_SCHEMA, probability_map
 from sa2va_ray.predict.config import PredictOptions
 from sa2va_ray.predict.predictor import Query
 
+pytestmark = pytest.mark.soak
+
 PROMPT = "<image>\nPlease segment blood vessels in this image."
 OPTIONS = PredictOptions(threshold=0.4, cleanup=CleanupConfig(close_px=1))
 

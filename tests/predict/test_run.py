@@ -30,6 +30,8 @@ from sa2va_ray.predict.config import PredictConfig
 from sa2va_ray.predict.facts import read_model_facts
 from sa2va_ray.predict.run import predict
 
+pytestmark = pytest.mark.soak
+
 ROOT = Path(__file__).parents[2]
 NAMES = ("MuellerHans", "DoeJane", "hospital")  # in the names of folders and images
 POOL = ["use_gpu=false", "cpus_per_actor=0.5", "batch_size=2"]
