@@ -79,7 +79,7 @@ def _finished(run_uri: str, config: TrainConfig) -> str | None:
 def _fit(config: TrainConfig, data_sha256: str, run_uri: str) -> None:
     """Raises `UserError` with what ended the run."""
     trainer = TorchTrainer(
-        partial(_worker, data_sha256, git_commit()),
+        partial(_worker, data_sha256, git_commit()),  # type: ignore[arg-type]  # what it returns is new in Ray
         train_loop_config=config.model_dump(mode="json"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=_num_workers(config),  # type: ignore[arg-type]  # Ray's annotation leaves ranges out
@@ -100,8 +100,8 @@ def _fit(config: TrainConfig, data_sha256: str, run_uri: str) -> None:
             f"times; the workers' logs are on the dashboard. Newest checkpoint: {_newest_checkpoint(run_uri)}. "
             "Start the job again with resume=auto (the default) to go on from it."
         ) from error
-    if result.return_value:
-        raise UserError(result.return_value)
+    if ended := result.return_value:  # type: ignore[attr-defined]  # rank 0's; Ray's annotation is that of V1
+        raise UserError(ended)
 
 
 def _newest_checkpoint(run_uri: str) -> str:
