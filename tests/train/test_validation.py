@@ -199,7 +199,7 @@ def two_steps(folder: Path, with_validation: bool):
     steps = []
     for number in range(2):
         if with_validation:
-            check_untouched(engine, partial(validate, engine, processor, config, 2))
+            check_untouched(engine, partial(validate, engine, processor, config))
         steps.append(train_step(engine, [MicroBatch(batch, number)], batch, config.loss, 1e-3))
     return steps, {name: full_weight(parameter) for name, parameter in trained_parameters(engine)}
 
