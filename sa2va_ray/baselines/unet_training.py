@@ -22,6 +22,7 @@ from sa2va_ray.baselines.config import BaselineConfig, UnetTrainingConfig
 from sa2va_ray.baselines.fitted import Fitted
 from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch
+from sa2va_ray.data.cluster import check_cluster
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import SampleIndex, stream_steps
 from sa2va_ray.predict.baselines.predictors import CONFIG_FILE, WEIGHTS_FILE
@@ -40,7 +41,11 @@ def train_unet(config: BaselineConfig) -> Fitted:
         UserError: the cluster is too small, or what ended the training.
     """
     unet = config.unet
-    _check_cluster(unet)
+    check_cluster(
+        unet.resources(),
+        "Lower unet.num_workers, unet.cpus_per_worker or unet.pipeline.cpus_per_actor, set unet.use_gpu=false, or add "
+        "nodes.",
+    )
     trainer = TorchTrainer(
         train_loop_per_worker,  # type: ignore[arg-type]  # Ray's annotation leaves return values out
         train_loop_config={"data_uri": storage.absolute(config.data_uri), "unet": unet.model_dump(mode="json")},
@@ -179,15 +184,3 @@ def _check_samples(num_missing: int, config: UnetTrainingConfig) -> None:
             f"{num_missing} samples, over {config.num_epochs} epochs, could not be decoded; "
             f"unet.pipeline.max_bad_samples allows {allowed}. The log names them. Prepare the data set again."
         )
-
-
-def _check_cluster(config: UnetTrainingConfig) -> None:
-    """Ray would wait for ever, with only a warning, for what the cluster does not have."""
-    present = ray.cluster_resources()
-    for resource, wanted in config.resources().items():
-        if present.get(resource, 0.0) < wanted:
-            raise UserError(
-                f"The run wants {wanted:g} {resource} (workers and their data pipelines), the cluster has "
-                f"{present.get(resource, 0.0):g}. Lower unet.num_workers, unet.cpus_per_worker or "
-                "unet.pipeline.cpus_per_actor, set unet.use_gpu=false, or add nodes."
-            )

@@ -23,7 +23,8 @@ def threshold_chart(curves: Mapping[str, Any], marks: Sequence[tuple[float, str]
     """
     xs = curves["thresholds"]
     names = (("dice", "one", "Dice"), ("precision", "two", "precision"), ("recall", "three", "recall"))
-    band = [(x, *interval) for x, interval in zip(xs, curves["dice_interval_95"] or [], strict=False)]
+    intervals = curves["dice_interval_95"]  # None for a single patient
+    band = [(x, *interval) for x, interval in zip(xs, intervals, strict=True)] if intervals else []
     return Chart(
         "Threshold",
         "What another threshold would give, without clean-up; shaded: the 95 % interval of Dice. Where nothing is "

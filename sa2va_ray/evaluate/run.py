@@ -46,7 +46,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         ray.init()
     measured = [measure(answer(each, split, config), split, config.surface_tolerance_px) for each in subjects]
     rows, result = measured[0], _result(config, split, subjects, measured)
-    for name, of_model in zip(("images.jsonl", "images_against.jsonl"), measured, strict=False):
+    names = ("images.jsonl", "images_against.jsonl")[: len(measured)]
+    for name, of_model in zip(names, measured, strict=True):
         storage.write_bytes(storage.join(config.out, name), _to_lines(of_model))
     storage.write_bytes(
         storage.join(config.out, "report.html"), render_evaluation(result, rows, draw_extremes(rows, split))

@@ -172,7 +172,7 @@ class Ingress:
     async def label_studio_setup(self, request: Request) -> dict[str, Any]:
         """What Label Studio asks when the back end is added."""
         async with self._recorder.exchange(request, "label_studio", _PREDICT):
-            await request.body()
+            await read_json(request, self._args.limits)
             return label_studio.setup_reply(self._models.info(None))
 
     @api.post("/label_studio/predict", **openapi.LABELS)

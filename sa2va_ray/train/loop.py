@@ -106,7 +106,8 @@ def _steps(session: Session, plan: EpochPlan) -> Iterator[tuple[list[MicroBatch]
 
 def _seeds(plan: EpochPlan, step: int) -> list[int]:
     """One for each micro batch, from the place of its first sample in the epoch: another number of workers, or a run
-    that goes on from a checkpoint, draws the same points and the same dropout for the same samples."""
+    that goes on from a checkpoint, draws the same points and the same dropout for the same micro batches. Where these
+    hold more than one sample, another number of workers cuts them elsewhere, and draws anew."""
     positions = plan.positions(step)
     starts = np.cumsum([0, *plan.micro_batch_sizes(step)])[:-1]
     places = [int(positions[start]) if start < len(positions) else plan.samples_per_epoch for start in starts]

@@ -8,6 +8,7 @@ from ray.train.torch import TorchTrainer
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.data.cluster import check_cluster
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import list_checkpoints, read_state
 from sa2va_ray.storage import StorageError
@@ -53,7 +54,7 @@ def train(config: TrainConfig) -> str | None:
     storage.check_writable(config.runs_uri)
     if not ray.is_initialized():
         ray.init()
-    _check_cluster(config)
+    check_cluster(config.resources(), "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, or add nodes.")
     # Ray would look for checkpoints that are not there any more; the workers find the newest one by themselves.
     storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT})
     _fit(config, digest(data_manifest), run_uri)
@@ -130,15 +131,3 @@ def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def _check_cluster(config: TrainConfig) -> None:
-    """Ray would wait for ever, with only a warning, for what the cluster does not have."""
-    present = ray.cluster_resources()
-    for resource, wanted in config.resources().items():
-        if present.get(resource, 0.0) < wanted:
-            raise UserError(
-                f"The run wants {wanted:g} {resource} (workers and their data pipelines), the cluster has "
-                f"{present.get(resource, 0.0):g}. Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, "
-                "or add nodes."
-            )

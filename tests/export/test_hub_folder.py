@@ -103,7 +103,8 @@ def test_it_equals_its_checkpoint(trained, exported_uri, image):
 def test_it_answers_in_an_environment_without_this_package(local_folder, image, clean_python, tmp_path):
     image.save(tmp_path / "image.png")
     command = [str(clean_python), "-c", CHAT, str(local_folder), "image.png", QUESTION, "out.npz"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     ours = Sa2VAPredictor.from_pretrained(local_folder).predict([Query(image, QUESTION)], max_new_tokens=32)[0]
     theirs = np.load(tmp_path / "out.npz")
