@@ -13,7 +13,7 @@ import torch
 from sa2va_ray import storage
 from sa2va_ray.manifest import MANIFEST, read_manifest, write_manifest
 from sa2va_ray.models.checkpoint import list_checkpoints, read_state
-from tests.train.runs import Run, losses_of, train_workers, weights_of
+from tests.train.runs import losses_of, train_workers, weights_of
 
 pytestmark = pytest.mark.soak
 
@@ -22,21 +22,8 @@ SETTINGS = ["num_epochs=2", "repeats=5", "save_every_steps=11", "validation.ever
 
 
 @pytest.fixture(scope="module")
-def runs_uri(tiny_run):
-    return next(argument for argument in tiny_run if argument.startswith("runs_uri=")).partition("=")[2]
-
-
-@pytest.fixture(scope="module")
-def start(tiny_run, tmp_path_factory):
-    folder, runs = tmp_path_factory.mktemp("runs"), []
-
-    def start_run(name: str, *settings: str) -> Run:
-        runs.append(Run([*tiny_run, *SETTINGS, f"name={name}", *settings], folder))
-        return runs[-1]
-
-    yield start_run
-    for run in runs:
-        run.stop()
+def start(start_run):
+    return lambda name, *settings: start_run(*SETTINGS, f"name={name}", *settings)
 
 
 @pytest.fixture(scope="module")

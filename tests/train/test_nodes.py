@@ -19,21 +19,8 @@ NUM_STEPS, NUM_SAMPLES = 23, 90
 
 
 @pytest.fixture(scope="module")
-def runs_uri(tiny_run):
-    return next(argument for argument in tiny_run if argument.startswith("runs_uri=")).partition("=")[2]
-
-
-@pytest.fixture
-def start(tiny_run, tmp_path):
-    runs = []
-
-    def start_run(name: str, *settings: str) -> Run:
-        runs.append(Run([*tiny_run, *SETTINGS, f"name={name}", *settings], tmp_path))
-        return runs[-1]
-
-    yield start_run
-    for run in runs:
-        run.stop()
+def start(start_run):
+    return lambda name, *settings: start_run(*SETTINGS, f"name={name}", *settings)
 
 
 @pytest.fixture(scope="module")
