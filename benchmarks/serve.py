@@ -199,7 +199,7 @@ def _batches() -> np.ndarray:
         text = reply.read().decode()
     found = [
         re.findall(rf"^ray_sa2va_serve_batch_images_{what}\{{.*\}} (\S+)$", text, re.MULTILINE)
-        for what in ("sum", "count")
+        for what in ("total", "count")
     ]
     return np.array([sum(map(float, values)) for values in found])
 

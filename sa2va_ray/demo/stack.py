@@ -35,23 +35,27 @@ SCRIPTS_DIR = Path(sysconfig.get_path("scripts"))
 _DASHBOARD_PORT = 8265  # Ray's default, which users know
 _START_LIMIT_S = 120.0  # a Ray head takes 5 s on a free machine; 47 s were seen on a busy one
 _STOP_LIMIT_S = 20.0
-_CLOCK_STEP_S = 2.0
+_ROUNDING_S = 2.0  # psutil adds a boot time in whole seconds, which may change by one
 _LOG_TAIL_LINES = 15
 
 
 class Process(NamedTuple):
-    """A process as recorded. Its start time (s since the epoch) tells it from a later one with the same pid."""
+    """A process as recorded. Its start (s since boot, which setting the clock leaves alone) tells it from a later one
+    with the same pid."""
 
     name: str
     pid: int
-    created_s: float
+    started_s: float
+
+    @classmethod
+    def of(cls, name: str, process: psutil.Process) -> Self:
+        return cls(name, process.pid, _started_s(process))
 
     def find(self) -> psutil.Process | None:
         """The process if it still runs, None if it has ended, also where its pid is another's by now."""
         try:
             process = psutil.Process(self.pid)
-            # psutil adds the boot time to the start, and that moves when the clock is set.
-            same = abs(process.create_time() - self.created_s) < _CLOCK_STEP_S
+            same = abs(_started_s(process) - self.started_s) < _ROUNDING_S
         except psutil.NoSuchProcess:
             return None
         return process if same and _is_alive(process) else None
@@ -217,7 +221,7 @@ class Stack:
     def _record(self, name: str, processes: Iterable[psutil.Process]) -> None:
         for process in processes:
             with suppress(psutil.NoSuchProcess):
-                self.processes.append(Process(name, process.pid, process.create_time()))
+                self.processes.append(Process.of(name, process))
         state = asdict(self)
         del state["state_dir"]
         file = _state_file(self.state_dir)
@@ -294,6 +298,10 @@ def _wait_ready(name: str, process: subprocess.Popen[bytes], log: Path, check: C
             continue
         tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
         raise UserError(f"The {name} {reason}. The end of {log}:\n  {tail}")
+
+
+def _started_s(process: psutil.Process) -> float:
+    return process.create_time() - psutil.boot_time()
 
 
 def _is_alive(process: psutil.Process) -> bool:

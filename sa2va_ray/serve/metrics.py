@@ -12,18 +12,28 @@ _SIZES = [1.0, 2, 4, 8, 16, 32, 64]
 _SHARES = [0.001, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8]
 
 
+class _Distribution:
+    """A histogram, and its values summed up, which its own sum is not: Ray makes that of the midpoints of buckets."""
+
+    def __init__(self, name: str, description: str, boundaries: list[float]):
+        self._histogram = Histogram(f"sa2va_serve_{name}", description, boundaries, ("model",))
+        self._total = Counter(f"sa2va_serve_{name}_total", f"{description} Summed up.", ("model",))
+
+    def observe(self, value: float, tags: dict[str, str]) -> None:
+        self._histogram.observe(value, tags)
+        if value:  # a counter takes no zero
+            self._total.inc(value, tags)
+
+
 class ModelMetrics:
     """Of one replica: its batches, and what drifts when images change: areas, confidence, empty masks."""
 
     def __init__(self, model: str):
-        def histogram(name: str, description: str, boundaries: list[float]) -> Histogram:
-            return Histogram(f"sa2va_serve_{name}", description, boundaries, ("model",))
-
         self._tags = {"model": model}
-        self._images = histogram("batch_images", "Images of a forward pass.", _SIZES)
-        self._megapixels = histogram("batch_megapixels", "Size of a batch.", _SIZES)
-        self._area = histogram("area_fraction", "Share of the image that the mask covers.", _SHARES)
-        self._confidence = histogram("mean_confidence", "Mean probability in the mask.", _SHARES)
+        self._images = _Distribution("batch_images", "Images of a forward pass.", _SIZES)
+        self._megapixels = _Distribution("batch_megapixels", "Size of a batch.", _SIZES)
+        self._area = _Distribution("area_fraction", "Share of the image that the mask covers.", _SHARES)
+        self._confidence = _Distribution("mean_confidence", "Mean probability in the mask.", _SHARES)
         self._answers = Counter("sa2va_serve_answers_total", "Questions that were answered.", ("model",))
         self._empty = Counter("sa2va_serve_empty_masks_total", "Answers with an empty mask, or none.", ("model",))
 

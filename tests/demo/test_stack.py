@@ -68,12 +68,21 @@ def test_second_stack_comes_and_goes(stack: Stack, tmp_path: Path) -> None:
 
 def test_foreign_process_with_a_recorded_pid_lives_on(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as foreign:
-        created_s = psutil.Process(foreign.pid).create_time()
-        state = {"env": {}, "processes": [Process("store", foreign.pid, created_s - 3600)], "runtime_dir": ""}
+        earlier = Process("store", foreign.pid, Process.of("store", psutil.Process(foreign.pid)).started_s - 3600)
+        state = {"env": {}, "processes": [earlier], "runtime_dir": ""}
         (tmp_path / "stack.json").write_text(json.dumps(state))
         Stack.load(tmp_path).stop()
         assert foreign.poll() is None
         foreign.kill()
+
+
+def test_a_process_is_found_after_the_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        recorded = Process.of("store", psutil.Process(process.pid))
+        boot_s = psutil.boot_time()
+        monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot_s + 3600)
+        assert recorded.find()
+        process.kill()
 
 
 def test_stop_ends_descendants(tmp_path: Path) -> None:
@@ -83,7 +92,7 @@ def test_stop_ends_descendants(tmp_path: Path) -> None:
         while not any(child.name() == "sleep" for child in root.children(recursive=True)):
             time.sleep(0.05)
         children = root.children(recursive=True)
-        Stack(tmp_path, processes=[Process("store", parent.pid, root.create_time())]).stop()
+        Stack(tmp_path, processes=[Process.of("store", root)]).stop()
         assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 
 

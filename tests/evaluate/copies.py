@@ -36,10 +36,11 @@ def _name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix()
 
 
-def _seal(folder: Path, name: str, **facts: Any) -> str:
-    manifest = json.loads((folder / name).read_text())
+def _seal(folder: Path, manifest_name: str, **facts: Any) -> str:
+    manifest = json.loads((folder / manifest_name).read_text())
     files = manifest.pop("files")
-    for extra in [file for file in folder.rglob("*") if file.is_file() and _name(file, folder) not in {*files, name}]:
+    known = {*files, manifest_name}
+    for extra in [file for file in folder.rglob("*") if file.is_file() and _name(file, folder) not in known]:
         extra.unlink()
-    write_manifest(folder, manifest | facts, name)
+    write_manifest(folder, manifest | facts, manifest_name)
     return str(folder)

@@ -24,9 +24,12 @@ MakeCheckpoint = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
-    """`make(*overrides, precision="fp32", moved=0.02, **state)`: a checkpoint folder."""
+    """`make(*overrides, precision="fp32", moved=0.02, is_relative=False, **state)`: a checkpoint folder, whose trained
+    values have moved by about `moved`, or by this share of each."""
 
-    def make(*overrides: str, precision: str = "fp32", moved: float = 0.02, **state: Any) -> Path:
+    def make(
+        *overrides: str, precision: str = "fp32", moved: float = 0.02, is_relative: bool = False, **state: Any
+    ) -> Path:
         folder = tmp_path_factory.mktemp("run") / "step_00000007"
         folder.mkdir()
         config = TrainConfig.load([str(_ROOT / TINY[0]), *TINY[1:], *overrides])
@@ -35,7 +38,8 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
         torch.manual_seed(0)
         make_trainable(model.float(), processor, config.model.trainable)
         tensors = {
-            name: parameter.detach() + moved * torch.randn_like(parameter) * ("lora_A" not in name)
+            name: parameter.detach()
+            + moved * torch.randn_like(parameter) * ("lora_A" not in name) * (parameter.detach() if is_relative else 1)
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }

@@ -133,7 +133,7 @@ def test_the_card_tells_counts_and_metrics_and_no_places(make_checkpoint, tmp_pa
     data_sha256 = write_manifest(tmp_path / "data", {"counts": counts})
     metrics = {"val/dice": 0.75, "val/dice_low": 0.7, "val/dice_high": 0.8, "train/loss": 0.5}
     checkpoint = make_checkpoint(
-        f"data_uri={tmp_path}/data", "name=clinic-of-doe", precision="bf16", data_sha256=data_sha256, metrics=metrics
+        f"data_uri={tmp_path}/data", "name=clinic-of-nn", precision="bf16", data_sha256=data_sha256, metrics=metrics
     )
     out = tmp_path / "model"
     export(ExportConfig(checkpoint=str(checkpoint), out=str(out), name="tiny"))
@@ -143,7 +143,7 @@ def test_the_card_tells_counts_and_metrics_and_no_places(make_checkpoint, tmp_pa
     assert "dice_low" not in card
     assert "Not a medical device" in card
     assert data_sha256 in card
-    for place in ("doe", "s3://", str(tmp_path)):
+    for place in ("clinic-of", "s3://", str(tmp_path)):
         assert place not in card
 
 

@@ -108,10 +108,10 @@ def test_not_an_exported_model(tmp_path: Path):
         ExportConfig.load([])
 
 
-@pytest.mark.parametrize("moved", [0.0, 1e-9])
+@pytest.mark.parametrize("moved", [0.0, 1e-4])
 def test_a_checkpoint_whose_weights_are_the_bases(make_checkpoint, tmp_path: Path, moved: float):
-    """Also where it has moved by less than bfloat16 can hold: what would be exported is the base."""
-    checkpoint = make_checkpoint(moved=moved)
+    """Also where each value has moved by less than bfloat16 holds, 2^-8 of it: what would be exported is the base."""
+    checkpoint = make_checkpoint(precision="bf16", moved=moved, is_relative=True)
     with pytest.raises(UserError, match="those of its base"):
         export(ExportConfig(checkpoint=str(checkpoint), out=str(tmp_path / "model")))
     assert list(tmp_path.iterdir()) == []
@@ -127,7 +127,7 @@ def test_a_merge_that_is_wrong(checkpoint: Path, tmp_path: Path, monkeypatch, ex
             self._scale = 1.0 if "layers.0.mlp.up_proj" in name else 2.0
             if "layers.1.mlp.up_proj" in name:
                 return base.bfloat16()
-            return super().merge(name, base) * (2 if name == "vision_model.embeddings.cls_token" else 1)
+            return super().merge(name, base) * (2 if name == "vision_model.encoder.layer.0.mlp.fc1.weight" else 1)
 
     monkeypatch.setattr(hub_folder, "Trained", Wrong)
     with pytest.raises(UserError) as error:
@@ -135,12 +135,12 @@ def test_a_merge_that_is_wrong(checkpoint: Path, tmp_path: Path, monkeypatch, ex
     message = str(error.value)
     layers = "language_model.model.layers"
     assert f"tensors that should have changed have: {layers}.1.mlp.up_proj.weight" in message
-    assert "no others have: vision_model.embeddings.cls_token" in message
+    assert "no others have: vision_model.encoder.layer.0.mlp.fc1.weight" in message
     wrong = message.partition("rounded once: ")[2]
     assert sorted(wrong.split(", ")) == [
         f"{layers}.0.mlp.up_proj.weight",
         f"{layers}.1.mlp.up_proj.weight",
-        "vision_model.embeddings.cls_token",
+        "vision_model.encoder.layer.0.mlp.fc1.weight",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert read_manifest(str(out), MODEL_MANIFEST)["name"] == "tiny"

@@ -27,15 +27,16 @@ PROMQL = {"sum", "max", "rate", "histogram_quantile"}
 def our_metrics() -> list[Metric]:
     owners = [metrics.ModelMetrics("a model"), metrics.RequestMetrics()]
     values = [value for owner in owners for value in vars(owner).values()]
-    return [value for value in values if isinstance(value, Metric)]
+    parts = [part for value in values if hasattr(value, "__dict__") for part in vars(value).values()]
+    return [value for value in values + parts if isinstance(value, Metric)]
 
 
 def exported_names(metric: Metric) -> list[str]:
-    """As Prometheus sees them."""
+    """As Prometheus sees them, without the sums of histograms: Ray makes those of the midpoints of buckets."""
     name = f"ray_{metric.info['name']}"
     if isinstance(metric, Counter):
         assert name.endswith("_total"), "Ray adds it where it is missing"
-    return [f"{name}{suffix}" for suffix in ("_bucket", "_sum", "_count")] if isinstance(metric, Histogram) else [name]
+    return [f"{name}{suffix}" for suffix in ("_bucket", "_count")] if isinstance(metric, Histogram) else [name]
 
 
 def labels_of() -> dict[str, set[str]]:
