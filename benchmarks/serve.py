@@ -13,6 +13,7 @@ writes benchmarks/serve.json.
 
 import argparse
 import asyncio
+import gc
 import io
 import json
 import os
@@ -25,12 +26,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported
 
 import aiohttp
+import httpx
 import numpy as np
 import ray
 import torch
@@ -53,6 +56,7 @@ from sa2va_ray.serve.config import ServeArgs
 ROOT = Path(__file__).parent.parent
 PROMPT = "Please segment the blood vessels."
 IMAGE_SIDE = 512  # px
+COLUMNS = ["way", "clients", "p50 ms", "p95 ms", "p99 ms", "images/s", "mean batch", "refused"]
 WARM_UP_SHARE = 0.2  # of the seconds, before them
 METRICS_INTERVAL_S = 1
 SCALING = {  # Serve's own defaults wait half a minute before a second replica
@@ -63,6 +67,7 @@ SCALING = {  # Serve's own defaults wait half a minute before a second replica
     "look_back_period_s": 3,
 }
 SCALING_LIMIT_S = 300
+NUM_STAGED = 20
 
 
 def main() -> None:
@@ -72,14 +77,26 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--seconds", type=float, default=30, help="of each measurement")
     arguments = parser.parse_args()
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} CPUs"
+    )
+    model = arguments.model or f"random {arguments.size}"
+    print(f"{model}, {device}, torch {torch.__version__}, Ray {ray.__version__}, {IMAGE_SIDE} x {IMAGE_SIDE} px JPEGs")
+    print("  ".join(f"{column:>10}" for column in COLUMNS), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = _config(arguments.model or _random_model(folder / "model", arguments.size))
         images = _images(folder / "images")
         rows = _direct(config, images, arguments)
+        gc.collect()
+        torch.cuda.empty_cache()  # the replica gets the whole GPU
         http_rows, facts = _http(folder, config, images, arguments)
         rows += http_rows + _bare(config, images, arguments)
-    report(rows, facts, arguments)
+    facts |= _against_goals(rows, arguments.clients)
+    for name, value in facts.items():
+        print(f"{name}: {value:.2f}")
+    result = {"model": model, "device": device, "torch": torch.__version__, "ray": ray.__version__}
+    (ROOT / "benchmarks/serve.json").write_text(json.dumps({**result, **facts, "rows": rows}, indent=2) + "\n")
 
 
 def _config(model_uri: str) -> dict[str, Any]:
@@ -135,10 +152,11 @@ def _direct(config: dict[str, Any], images: list[bytes], arguments: argparse.Nam
         batch = min(clients, _max_batch(config))
         # Copies: of an image that several queries share, the encoding is shared, too.
         queries = [Query(decoded[index % len(decoded)].copy(), PROMPT) for index in range(batch)]
-        _for_seconds(WARM_UP_SHARE * arguments.seconds, lambda queries=queries: predictor.predict(queries))
-        latencies_s, wall_s = _for_seconds(arguments.seconds, lambda queries=queries: predictor.predict(queries))
+        predict = partial(predictor.predict, queries)
+        _for_seconds(WARM_UP_SHARE * arguments.seconds, predict)
+        latencies_s, wall_s = _for_seconds(arguments.seconds, predict)
         row = _row("direct", clients, np.repeat(latencies_s, batch), wall_s)
-        rows.append({**row, "mean batch": float(batch), "refused": 0})
+        rows.append(_told({**row, "mean batch": float(batch), "refused": 0}))
     return rows
 
 
@@ -163,6 +181,7 @@ def _http(
         wait_ready(url)
         facts = {"time to ready, s": time.perf_counter() - start_s}
         rows = [_http_row(url, images, clients, arguments.seconds) for clients in arguments.clients]
+        facts |= _stages(url, images)
         facts["time 1 > 2 replicas, s"] = _time_to_second_replica(folder, config, url, images)
     return rows, facts
 
@@ -189,7 +208,7 @@ def _http_row(url: str, images: list[bytes], clients: int, seconds: float) -> di
     row = asyncio.run(_load("http", url, images, clients, seconds))
     time.sleep(3 * METRICS_INTERVAL_S)
     after = _batches()
-    return {**row, "mean batch": (after[0] - before[0]) / (after[1] - before[1])}
+    return _told({**row, "mean batch": (after[0] - before[0]) / (after[1] - before[1])})
 
 
 def _batches() -> np.ndarray:
@@ -205,7 +224,7 @@ def _batches() -> np.ndarray:
 
 
 async def _load(way: str, url: str, images: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
-    """Row of the requests that begin and end within the seconds after the warm-up."""
+    """Row of the requests that end within the seconds after the warm-up."""
     begin_s = time.perf_counter() + WARM_UP_SHARE * seconds
     latencies_s: list[float] = []
     refused = 0
@@ -217,9 +236,9 @@ async def _load(way: str, url: str, images: list[bytes], clients: int, seconds: 
             form.add_field("file", images[number % len(images)], filename="image", content_type="image/jpeg")
             async with http.post(f"{url}/v1/segment", data=form) as reply:
                 await reply.read()
-            if begin_s <= start_s and time.perf_counter() < begin_s + seconds:
+            if begin_s <= (end_s := time.perf_counter()) < begin_s + seconds:
                 refused += not reply.ok
-                latencies_s.extend([time.perf_counter() - start_s] if reply.ok else [])
+                latencies_s.extend([end_s - start_s] if reply.ok else [])
             number += 1
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=clients)) as http:
@@ -231,6 +250,18 @@ def _row(way: str, clients: int, latencies_s: Any, wall_s: float) -> dict[str, A
     p50, p95, p99 = 1000 * np.percentile(latencies_s, [50, 95, 99]) if len(latencies_s) else [float("nan")] * 3
     times = {"p50 ms": float(p50), "p95 ms": float(p95), "p99 ms": float(p99)}
     return {"way": way, "clients": clients, **times, "images/s": len(latencies_s) / wall_s}
+
+
+def _stages(url: str, images: list[bytes]) -> dict[str, float]:
+    """Medians for one client, as the endpoint itself tells them."""
+    stages: dict[str, list[float]] = {}
+    with httpx.Client(timeout=SCALING_LIMIT_S) as http:
+        for number in range(NUM_STAGED):
+            files = {"file": images[number % len(images)]}
+            reply = http.post(f"{url}/v1/segment", files=files, data={"prompt": PROMPT})
+            for stage, milliseconds in reply.raise_for_status().json()["timing_ms"].items():
+                stages.setdefault(stage, []).append(milliseconds)
+    return {f"{stage}, ms": float(np.median(values)) for stage, values in stages.items()}
 
 
 def _time_to_second_replica(folder: Path, config: dict[str, Any], url: str, images: list[bytes]) -> float:
@@ -269,28 +300,16 @@ def _bare(config: dict[str, Any], images: list[bytes], arguments: argparse.Names
         try:
             wait_ready(url)
             loads = [(url, images, clients, arguments.seconds) for clients in arguments.clients]
-            rows = [asyncio.run(_load("bare", *load)) for load in loads]
+            return [_told({**asyncio.run(_load("bare", *load)), "mean batch": 1.0}) for load in loads]
         finally:
             server.terminate()
-    return [{**row, "mean batch": 1.0} for row in rows]
 
 
-def report(rows: list[dict[str, Any]], facts: dict[str, float], arguments: argparse.Namespace) -> None:
-    device = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} CPUs"
-    )
-    model = arguments.model or f"random {arguments.size}"
-    print(f"{model}, {device}, torch {torch.__version__}, Ray {ray.__version__}, {IMAGE_SIDE} x {IMAGE_SIDE} px JPEGs")
-    columns = ["way", "clients", "p50 ms", "p95 ms", "p99 ms", "images/s", "mean batch", "refused"]
-    print("  ".join(f"{column:>10}" for column in columns))
-    for row in rows:
-        cells = [f"{row[column]:.2f}" if isinstance(row[column], float) else str(row[column]) for column in columns]
-        print("  ".join(f"{cell:>10}" for cell in cells))
-    facts |= _against_goals(rows, arguments.clients)
-    for name, value in facts.items():
-        print(f"{name}: {value:.2f}")
-    result = {"model": model, "device": device, "torch": torch.__version__, "ray": ray.__version__}
-    (ROOT / "benchmarks/serve.json").write_text(json.dumps({**result, **facts, "rows": rows}, indent=2) + "\n")
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """Printed at once: a run that is cut off has shown what it measured."""
+    cells = [f"{row[column]:.2f}" if isinstance(row[column], float) else str(row[column]) for column in COLUMNS]
+    print("  ".join(f"{cell:>10}" for cell in cells), flush=True)
+    return row
 
 
 def _against_goals(rows: list[dict[str, Any]], clients: list[int]) -> dict[str, float]:

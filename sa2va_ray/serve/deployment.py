@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +54,13 @@ class Answers:
     error: str = ""
 
 
-def batch_megapixels(questions: Sequence[Question]) -> int:
-    """By which a batch is measured."""
+def megapixels(questions: Sequence[Question]) -> int:
     return sum(question.megapixels for question in questions)
+
+
+def batch_megapixels(questions: Sequence[Question]) -> int:
+    """By which Serve fills a batch. It refuses an item that is larger than a whole batch, which here runs alone."""
+    return megapixels(questions) if len(questions) > 1 else 1
 
 
 @serve.deployment
@@ -67,9 +72,14 @@ class SegmentationModel:
         self._source = source
         self._predictor: Predictor = load_predictor(local_model(source, cache_dir))
         self._metrics = ModelMetrics(name)
+        # CUDA's libraries keep handles and plans by thread: one thread makes them once, and not each of a pool.
+        self._thread = ThreadPoolExecutor(1)
+        self._is_free = asyncio.Event()
+        self._is_free.set()
         # The first passes are slow (kernels, threads); they should not be a user's.
         for side in _WARM_UP_SIDES:
-            self._predictor.predict([Query(Image.new("RGB", (side, side)), default_prompt)])
+            warm_up = [Query(Image.new("RGB", (side, side)), default_prompt)]
+            self._thread.submit(self._predictor.predict, warm_up).result()
 
     def reconfigure(self, batching: dict[str, Any]) -> None:
         """Serve calls it with the `user_config`, at the start and whenever that changes."""
@@ -81,21 +91,30 @@ class SegmentationModel:
         """Answered when the model is loaded and warm."""
 
     async def answer(self, question: Question) -> Answers:
-        """Runs with the questions of several callers."""
+        """Runs with the questions of several callers: all that came while the model was busy are in one batch."""
+        # Serve would close a batch `batch_wait_timeout_s` after its first item, also behind one that still runs.
+        await self._is_free.wait()
         return await self._answer(question)
 
     @_batch(batch_size_fn=batch_megapixels)
     async def _answer(self, questions: list[Question]) -> list[Answers]:
-        return await asyncio.to_thread(self._answer_all, questions)
+        self._is_free.clear()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer_all, questions)
+        finally:
+            self._is_free.set()
 
     def _answer_all(self, questions: list[Question]) -> list[Answers]:
-        self._metrics.batch(len(questions), batch_megapixels(questions))
+        self._metrics.batch(len(questions), megapixels(questions))
         try:
             answers = self._predict(questions)
         except Exception as error:  # whatever one image does to the model, it must not take the others with it
+            kind = type(error).__name__
+            LOGGER.error(
+                "the model failed on %d images, %d megapixels: %s", len(questions), megapixels(questions), kind
+            )
             if len(questions) == 1:
-                LOGGER.error("the model failed on an image of %d megapixels: %s", questions[0].megapixels, type(error))
-                return [self._answers((), type(error).__name__)]
+                return [self._answers((), kind)]
             return [self._answer_all([question])[0] for question in questions]
         for each in answers:
             self._metrics.predictions(each.predictions)
