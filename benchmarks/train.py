@@ -34,6 +34,7 @@ from sa2va_ray.train.trainer import train
 
 ROOT = Path(__file__).parent.parent
 WARM_UP_STEPS = 10
+SAVE_EVERY_STEPS = 20  # far more often than a real run, so that a short one shows what a checkpoint costs
 COLUMNS = {
     "samples/s": "throughput/samples_per_s",
     "tokens/s": "throughput/tokens_per_s",
@@ -88,7 +89,8 @@ def _measure(arguments: argparse.Namespace, workers: int, data_uri: str, runs_ur
     if arguments.size == "8b":
         settings = ["use_gpu=true", "global_batch_size=8", "micro_batch_size=1", f"model={json.dumps(FULL_SIZE)}"]
     settings += [f"name={arguments.size}-{workers}", f"num_workers={workers}", f"data_uri={data_uri}"]
-    settings += [f"runs_uri={runs_uri}", "log_every_steps=1", "validation.every_steps=0", *arguments.settings]
+    settings += [f"runs_uri={runs_uri}", "log_every_steps=1", f"save_every_steps={SAVE_EVERY_STEPS}"]
+    settings += ["validation.every_steps=0", *arguments.settings]
     config = TrainConfig.load(settings)
     num_samples = read_manifest(data_uri)["counts"]["train"]["samples"]
     repeats = -(-arguments.steps * config.global_batch_size // num_samples)
