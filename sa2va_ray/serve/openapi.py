@@ -43,13 +43,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 _GUARDED = (401, 403, 429)
 _UPLOAD = (400, *_GUARDED, 404, 408, 411, 413, 415, 422, 503)
-_OPTIONS = SegmentOptions.model_json_schema()
+_OPTIONS = SegmentOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
 
 
 def _body(image_fields: dict[str, Any], file_field: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
-    options, definitions = _OPTIONS["properties"], _OPTIONS.get("$defs", {})
-    form_options = {**options, "cleanup": {"type": "string", "contentMediaType": "application/json"}}
-    json_schema = {"type": "object", "properties": {**image_fields, **options}, "$defs": definitions}
+    form_options = {**_OPTIONS, "cleanup": {"type": "string", "contentMediaType": "application/json"}}
+    json_schema = {"type": "object", "properties": {**image_fields, **_OPTIONS}}
     form_schema = {"type": "object", "required": ["file"], "properties": {"file": file_field, **form_options}}
     return {
         "requestBody": {

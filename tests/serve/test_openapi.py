@@ -23,3 +23,4 @@ def test_no_server_error_and_no_reply_that_is_not_listed(endpoint: str, tmp_path
     ]
     result = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout
+    assert "Unresolvable" not in result.stdout, result.stdout
