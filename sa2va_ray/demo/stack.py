@@ -40,22 +40,23 @@ _LOG_TAIL_LINES = 15
 
 
 class Process(NamedTuple):
-    """A process as recorded. Its start (s since boot, which setting the clock leaves alone) tells it from a later one
-    with the same pid."""
+    """A process as recorded. The boot and its start (s since then, which setting the clock leaves alone) tell it from
+    a later one with the same pid."""
 
     name: str
     pid: int
     started_s: float
+    boot_id: str
 
     @classmethod
     def of(cls, name: str, process: psutil.Process) -> Self:
-        return cls(name, process.pid, _started_s(process))
+        return cls(name, process.pid, _started_s(process), _boot_id())
 
     def find(self) -> psutil.Process | None:
         """The process if it still runs, None if it has ended, also where its pid is another's by now."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(_started_s(process) - self.started_s) < _ROUNDING_S
+            same = self.boot_id == _boot_id() and abs(_started_s(process) - self.started_s) < _ROUNDING_S
         except psutil.NoSuchProcess:
             return None
         return process if same and _is_alive(process) else None
@@ -298,6 +299,11 @@ def _wait_ready(name: str, process: subprocess.Popen[bytes], log: Path, check: C
             continue
         tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
         raise UserError(f"The {name} {reason}. The end of {log}:\n  {tail}")
+
+
+def _boot_id() -> str:
+    """Linux draws another one at each boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _started_s(process: psutil.Process) -> float:

@@ -66,10 +66,11 @@ def test_second_stack_comes_and_goes(stack: Stack, tmp_path: Path) -> None:
     second.stop()
 
 
-def test_foreign_process_with_a_recorded_pid_lives_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [{"started_s": 0.0}, {"boot_id": "of an earlier boot"}], ids=["start", "boot"])
+def test_foreign_process_with_a_recorded_pid_lives_on(tmp_path: Path, other: dict) -> None:
     with subprocess.Popen(["sleep", "60"]) as foreign:
-        earlier = Process("store", foreign.pid, Process.of("store", psutil.Process(foreign.pid)).started_s - 3600)
-        state = {"env": {}, "processes": [earlier], "runtime_dir": ""}
+        recorded = Process.of("store", psutil.Process(foreign.pid))._replace(**other)
+        state = {"env": {}, "processes": [recorded], "runtime_dir": ""}
         (tmp_path / "stack.json").write_text(json.dumps(state))
         Stack.load(tmp_path).stop()
         assert foreign.poll() is None
