@@ -30,7 +30,13 @@ def endpoint(stack, exported_uri, tmp_path_factory, audit_dir) -> Iterator[str]:
     (model,) = args["models"].values()
     args["models"] = {
         "tiny": model | {"uri": exported_uri},
-        "again": model | {"uri": exported_uri, "default_prompt": "What is the vessel?", "cpus_per_replica": 0.25},
+        "again": model
+        | {
+            "uri": exported_uri,
+            "default_prompt": "What is the vessel?",
+            "cpus_per_replica": 0.25,
+            "batching": {"max_batch_megapixels": 1},
+        },
     }
     args["default_model"] = "tiny"
     args["limits"] = {"max_image_pixels": 500_000, "max_upload_bytes": 10**6, "read_timeout_s": 2}

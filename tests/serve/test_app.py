@@ -50,6 +50,15 @@ def test_a_form_gets_the_predictors_masks(endpoint, predictor, image, png):
     assert list(body["timing_ms"]) == ["read", "decode", "queue_and_predict", "encode"]
 
 
+def test_a_question_that_is_larger_than_a_whole_batch_runs_alone(endpoint):
+    buffer = io.BytesIO()
+    Image.new("L", (700, 700)).save(buffer, "PNG")
+    data = {"model": "again", "prompt": ["vessels", "capillaries", "arteries"]}  # 1.5 megapixels, of 1
+    reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": buffer.getvalue()}, data=data)
+    assert reply.status_code == 200, reply.text
+    assert len(reply.json()["answers"]) == 3
+
+
 def test_json_and_form_agree_and_the_prompt_has_a_default(endpoint, png):
     as_json = HTTP.post(f"{endpoint}/v1/segment", json={"image": base64.b64encode(png).decode()}).json()
     as_form = HTTP.post(f"{endpoint}/v1/segment", files={"file": png}).json()

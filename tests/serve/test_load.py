@@ -163,6 +163,7 @@ def test_every_request_is_answered_rightly_whatever_happens(endpoint, exported_u
         time.sleep(LOAD_S / 4)
         replicas()[0].send_signal(signal.SIGKILL)
         time.sleep(LOAD_S / 4)
+        most_before = max(num_replicas)  # while a model is rolled out, replicas of both run
         endpoint.deploy(other_model)
         for each in clients:
             each.result()
@@ -171,9 +172,9 @@ def test_every_request_is_answered_rightly_whatever_happens(endpoint, exported_u
         time.sleep(1)
     stop.set()
     watcher.join()
-    print(f"answers {len(seen)}, replies {dict(statuses)}, most replicas {max(num_replicas)}")
+    print(f"answers {len(seen)}, replies {dict(statuses)}, most replicas before the rollout {most_before}")
     assert set(statuses) <= {200, 503}
-    assert max(num_replicas) >= 2
+    assert most_before == 2
     assert len(replicas()) == 1
     assert {sha256 for _, sha256 in seen} == {first, second}
     assert {sha256 for asked_s, sha256 in seen if asked_s < end_s - LOAD_S / 2} == {first}
@@ -196,7 +197,7 @@ def test_a_replica_starts_while_the_store_is_silent(endpoint, stack):
 
 
 def test_ten_thousand_connections(endpoint):
-    """A hundred at a time: each has an answer, and next to all the right one at once."""
+    """A hundred at a time."""
 
     async def one(room: asyncio.Semaphore) -> str:
         async with room:
@@ -210,10 +211,7 @@ def test_ten_thousand_connections(endpoint):
         room = asyncio.Semaphore(100)
         return await asyncio.gather(*(one(room) for _ in range(10_000)))
 
-    answers = Counter(asyncio.run(all_of_them()))
-    print(answers)
-    assert set(answers) <= {"HTTP/1.1 200 OK", "HTTP/1.1 503 Service Unavailable"}
-    assert answers["HTTP/1.1 200 OK"] > 9_900
+    assert Counter(asyncio.run(all_of_them())) == {"HTTP/1.1 200 OK": 10_000}
 
 
 def png_of(image: Image.Image) -> bytes:
