@@ -67,7 +67,7 @@ SCALING = {  # Serve's own defaults wait half a minute before a second replica
     "look_back_period_s": 3,
 }
 SCALING_LIMIT_S = 300
-NUM_STAGED = 20
+NUM_STAGED = 20  # requests whose stages are told
 
 
 def main() -> None:
