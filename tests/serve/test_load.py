@@ -136,12 +136,13 @@ def test_every_request_is_answered_rightly_whatever_happens(endpoint, exported_u
     seen: list[tuple[float, str]] = []
     num_replicas: list[int] = []
     end_s = time.monotonic() + LOAD_S
-    stop = threading.Event()
+    stop, rolled_out = threading.Event(), threading.Event()
 
     def client(number: int) -> None:
         with httpx.Client(timeout=PATIENCE_S) as http:
             for turn in itertools.count(number):
-                if time.monotonic() > end_s:
+                # A busy machine takes half a minute to build the application before it replaces a replica.
+                if time.monotonic() > (end_s if rolled_out.is_set() else end_s + PATIENCE_S):
                     return
                 which = turn % len(images)
                 asked_s = time.monotonic()
@@ -151,6 +152,8 @@ def test_every_request_is_answered_rightly_whatever_happens(endpoint, exported_u
                 # Rounding in batches of another size turns a pixel whose probability is the threshold.
                 assert (mask != right).mean() < 1e-3
                 seen.append((asked_s, body["model"]["sha256"]))
+                if body["model"]["sha256"] == second:
+                    rolled_out.set()
 
     def watch() -> None:
         while not stop.wait(1.0):
@@ -196,8 +199,9 @@ def test_a_replica_starts_while_the_store_is_silent(endpoint, stack):
         store.send_signal(signal.SIGCONT)
 
 
-def test_ten_thousand_connections(endpoint):
-    """A hundred at a time."""
+@pytest.mark.parametrize("at_once", [50, 400])
+def test_five_thousand_connections(endpoint, at_once: int):
+    """The ingress takes 80 waiting requests (what `tiny` holds and queues). More at once may be told to come again."""
 
     async def one(room: asyncio.Semaphore) -> str:
         async with room:
@@ -205,13 +209,18 @@ def test_ten_thousand_connections(endpoint):
             writer.write(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             answer = await asyncio.wait_for(reader.read(), timeout=120)
             writer.close()
-            return answer.split(b"\r\n")[0].decode()
+            status, *headers = answer.partition(b"\r\n\r\n")[0].lower().decode().split("\r\n")
+            come_again = any(header.startswith("retry-after:") for header in headers)
+            return f"{status.split()[1]}{', come again' if come_again else ''}"
 
     async def all_of_them() -> list[str]:
-        room = asyncio.Semaphore(100)
-        return await asyncio.gather(*(one(room) for _ in range(10_000)))
+        room = asyncio.Semaphore(at_once)
+        return await asyncio.gather(*(one(room) for _ in range(5_000)))
 
-    assert Counter(asyncio.run(all_of_them())) == {"HTTP/1.1 200 OK": 10_000}
+    answers = Counter(asyncio.run(all_of_them()))
+    print(f"{at_once} at once: {dict(answers)}")
+    assert answers["200"]
+    assert set(answers) <= ({"200"} if at_once < 80 else {"200", "503, come again"})
 
 
 def png_of(image: Image.Image) -> bytes:
