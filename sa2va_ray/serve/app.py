@@ -29,6 +29,7 @@ def build_app(args: ServeArgs) -> serve.Application:
         ray_actor_options={"num_cpus": _INGRESS_CPUS},
         max_ongoing_requests=2 * capacity,  # so that those that are refused get their answer from us
         max_queued_requests=capacity,
+        max_surge_percent=100,  # a new one listens before the old one stops
         backpressure_config={"status_code": 503, "retry_after_s": args.limits.retry_after_s},
     )
     return ingress.bind(models, infos, args)
@@ -42,6 +43,7 @@ def _bind_model(name: str, model: ModelArgs, cache_dir: str):
         ray_actor_options={"num_cpus": model.cpus_per_replica, "num_gpus": model.gpus_per_replica},
         max_ongoing_requests=model.max_ongoing_requests,
         max_queued_requests=model.max_queued_requests,
+        max_surge_percent=model.max_surge_percent,
         user_config=model.batching.model_dump(),
     )
     return deployment.bind(name, ModelSource.read(model.uri), cache_dir, model.default_prompt)

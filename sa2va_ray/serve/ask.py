@@ -8,7 +8,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from sa2va_ray.serve.config import ServeArgs
-from sa2va_ray.serve.deployment import Answers, Question
+from sa2va_ray.serve.messages import Answers, Question
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.protocol import ModelInfo, SegmentOptions
 from sa2va_ray.telemetry import LOGGER
@@ -65,7 +65,9 @@ class Models:
                 f"The request has {len(prompts)} prompts, the limit is {self._args.limits.max_prompts}.",
                 "Send several requests.",
             )
-        question = Question(image, prompts, options.threshold, options.cleanup)
+        question = Question(
+            image, prompts, options.threshold, options.cleanup, wants_probabilities=options.output == "probability"
+        )
         answers = await self._ask(info.name, question)
         if answers.error:
             raise Problem(

@@ -31,6 +31,9 @@ class ModelArgs(Config):
     """Serve's own keys: min_replicas, max_replicas, target_ongoing_requests, upscale_delay_s, ..."""
     cpus_per_replica: float = Field(1.0, ge=0)
     gpus_per_replica: float = Field(1.0, ge=0)
+    max_surge_percent: int = Field(0, ge=0, le=100)
+    """Replicas, of 100, that may be started before old ones stop when a new model is rolled out. 0 replaces them where
+    they are; more wants room for both, for which the rollout waits."""
     batching: BatchingConfig = Field(default_factory=BatchingConfig)
     max_ongoing_requests: int = Field(16, gt=0)
     """Requests that a replica holds at a time, waiting for their batch or in it."""

@@ -1,57 +1,23 @@
 """The model deployment: a shim of dynamic batches around the predictor."""
 
 import asyncio
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from ray import serve
 
-from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.load import Predictor, load_predictor
-from sa2va_ray.predict.predictor import Prediction, Query
+from sa2va_ray.predict.predictor import Query
 from sa2va_ray.serve.config import BatchingConfig
+from sa2va_ray.serve.messages import Answers, Finding, Question
 from sa2va_ray.serve.metrics import ModelMetrics
 from sa2va_ray.serve.weights import ModelSource, local_model
 from sa2va_ray.telemetry import LOGGER, configure_logging
 
 _WARM_UP_SIDES = (64, 512)  # px
-_MEGAPIXEL = 10**6
 _batch: Any = serve.batch  # its annotations know neither methods of several arguments nor the setters it adds
-
-
-@dataclass(frozen=True)
-class Question:
-    """An image (H, W) or (H, W, 3) uint8 and what is asked of it; see `Query` for the rest."""
-
-    image: np.ndarray
-    prompts: tuple[str, ...]
-    threshold: float | None = None
-    cleanup: CleanupConfig | None = None
-
-    @property
-    def megapixels(self) -> int:
-        height, width = self.image.shape[:2]
-        return max(1, math.ceil(height * width * len(self.prompts) / _MEGAPIXEL))
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Attributes:
-    predictions: one for each prompt.
-    sha256, threshold, cleanup: of the model that answered, which may be another from one request to the next.
-    error: the class of what went wrong on this image; then there are no predictions.
-    """
-
-    predictions: tuple[Prediction, ...]
-    sha256: str
-    threshold: float
-    cleanup: CleanupConfig
-    error: str = ""
 
 
 def megapixels(questions: Sequence[Question]) -> int:
@@ -117,17 +83,19 @@ class SegmentationModel:
                 return [self._answers((), kind)]
             return [self._answer_all([question])[0] for question in questions]
         for each in answers:
-            self._metrics.predictions(each.predictions)
+            self._metrics.findings(each.findings)
         return answers
 
     def _predict(self, questions: list[Question]) -> list[Answers]:
-        queries, counts = [], []
+        queries = []
         for each in questions:
             image = Image.fromarray(each.image)
             queries += [Query(image, prompt, threshold=each.threshold, cleanup=each.cleanup) for prompt in each.prompts]
-            counts.append(len(each.prompts))
         predictions = iter(self._predictor.predict(queries))
-        return [self._answers(tuple(next(predictions) for _ in range(n))) for n in counts]
+        return [
+            self._answers(tuple(Finding.of(next(predictions), question.wants_probabilities) for _ in question.prompts))
+            for question in questions
+        ]
 
-    def _answers(self, predictions: tuple[Prediction, ...], error: str = "") -> Answers:
-        return Answers(predictions, self._source.sha256, self._predictor.threshold, self._predictor.cleanup, error)
+    def _answers(self, findings: tuple[Finding, ...], error: str = "") -> Answers:
+        return Answers(findings, self._source.sha256, self._predictor.threshold, self._predictor.cleanup, error)

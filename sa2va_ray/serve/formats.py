@@ -24,11 +24,11 @@ def to_png(mask: np.ndarray) -> bytes:
 
 
 def to_probability_png(probabilities: np.ndarray) -> bytes:
-    """(H, W) float in [0, 1] -> grey PNG of 16 bits, round(p x 65535). Of several, (N, H, W), the maximum."""
+    """(H, W) uint16 -> grey PNG of 16 bits. Of several, (N, H, W), the maximum."""
     if probabilities.ndim == 3:
         probabilities = probabilities.max(axis=0, initial=0)
     buffer = io.BytesIO()
-    Image.fromarray(np.rint(probabilities * 65535).astype(np.uint16)).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(probabilities).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from sa2va_ray.serve.config import ServeArgs
 from sa2va_ray.serve.exchange import Exchange, Recorder
 from sa2va_ray.serve.fetch import fetch
 from sa2va_ray.serve.images import decode_image
-from sa2va_ray.serve.label_studio import LabelAnswer, LabelConfig
+from sa2va_ray.serve.label_studio import LabelConfig
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.page import page_routes
 from sa2va_ray.serve.problems import Problem
@@ -168,31 +169,48 @@ class Ingress:
     async def label_studio_health(self) -> dict[str, Any]:
         return label_studio.health_reply()
 
-    @api.post("/label_studio/setup", **openapi.LABELS)
+    @api.post("/label_studio/setup", **openapi.LABEL_SETUP)
     async def label_studio_setup(self, request: Request) -> dict[str, Any]:
         """What Label Studio asks when the back end is added."""
         async with self._recorder.exchange(request, "label_studio", _PREDICT):
             await read_json(request, self._args.limits)
-            return label_studio.setup_reply(self._models.info(None))
+            return label_studio.setup_reply(self._label_version())
 
-    @api.post("/label_studio/predict", **openapi.LABELS)
+    @api.post("/label_studio/predict", **openapi.LABEL_TASKS)
     async def label_studio_predict(self, request: Request) -> dict[str, Any]:
-        """Pre-annotations of Label Studio's tasks, as brush strokes."""
-        async with self._recorder.exchange(request, "label_studio", _PREDICT) as exchange:
+        """Pre-annotations of Label Studio's tasks, as brush strokes. A task that fails alone has a `problem`."""
+        async with self._recorder.exchange(request, "label_studio", _PREDICT):
             body = await read_json(request, self._args.limits)
             config, tasks = label_studio.read_tasks(body)
-            answers = [await self._label(config, image, exchange) for _, image in tasks]
-            return await asyncio.to_thread(label_studio.predict_reply, config, self._models.info(None), answers)
+            at_a_time = asyncio.Semaphore(self._args.limits.max_batch_images)
+            results = await asyncio.gather(*(self._label(request, config, image, at_a_time) for _, image in tasks))
+            return label_studio.predict_reply(results, self._label_version(), request.state.id)
 
-    async def _label(self, config: LabelConfig, image: str, exchange: Exchange) -> list[LabelAnswer]:
+    async def _label(
+        self, request: Request, config: LabelConfig, image: str, at_a_time: asyncio.Semaphore
+    ) -> dict[str, Any] | Problem:
+        try:
+            async with at_a_time, self._recorder.exchange(request, "label_studio_task", _PREDICT) as exchange:
+                return await self._label_image(config, image, exchange)
+        except Problem as problem:
+            return problem
+
+    async def _label_image(self, config: LabelConfig, image: str, exchange: Exchange) -> dict[str, Any]:
         """One question for each label, about the image at a URI or in a data URI."""
         is_inline = image.lower().startswith("data:")
         most = self._args.limits.max_upload_bytes
         data = label_studio.read_data_uri(image) if is_inline else await fetch(image, self._args.uris, most)
+        exchange.lap("read")
         prompts = [evaluation_prompt(label) for label in config.labels]
         _, asked = await self._ask(data, SegmentOptions(prompt=prompts), exchange)
-        predictions = zip(config.labels, asked.answers.predictions, strict=True)
-        return [LabelAnswer(label, prediction.masks, prediction.score) for label, prediction in predictions]
+        prediction = await asyncio.to_thread(label_studio.task_prediction, config, asked.model_name, asked.answers)
+        exchange.lap("encode")
+        exchange.gave(json.dumps(prediction).encode())
+        return prediction
+
+    def _label_version(self) -> str:
+        info = self._models.info(None)
+        return label_studio.model_version(info.name, info.sha256)
 
     async def _ask(self, data: bytes, options: SegmentOptions, exchange: Exchange) -> tuple[np.ndarray, Asked]:
         exchange.brought(data)

@@ -9,27 +9,19 @@ import binascii
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote_to_bytes
 from xml.etree import ElementTree
 
 import numpy as np
 
+from sa2va_ray.serve.messages import Answers
 from sa2va_ray.serve.problems import Problem
 
 _HEADER_BITS = 32 + 5 + 4 * 4  # number of values, bits of a value, bits of the four kinds of run length
 _VALUE_BITS = 8
 _LENGTH_BITS = (3, 4, 8, 16)
 _CHANNELS = 4  # RGBA
-
-
-class ModelFacts(Protocol):
-    """What is needed of a model here."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -48,31 +40,17 @@ class LabelConfig:
     labels: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class LabelAnswer:
-    """The answer for one label of one image.
-
-    Attributes:
-        masks: (N, H, W) bool.
-        score: in [0, 1].
-    """
-
-    label: str
-    masks: np.ndarray
-    score: float
-
-
 def health_reply() -> dict[str, Any]:
     return {"status": "UP", "model_class": "Sa2VA"}
 
 
-def model_version(model: ModelFacts) -> str:
+def model_version(name: str, sha256: str) -> str:
     """Name and the beginning of the hash, as Label Studio shows it beside a prediction."""
-    return f"{model.name}@{model.sha256[:12]}"
+    return f"{name}@{sha256[:12]}"
 
 
-def setup_reply(model: ModelFacts) -> dict[str, Any]:
-    return {"model_version": model_version(model)}
+def setup_reply(version: str) -> dict[str, Any]:
+    return {"model_version": version}
 
 
 def read_label_config(text: str) -> LabelConfig:
@@ -127,14 +105,36 @@ def read_data_uri(uri: str) -> bytes:
         raise Problem(422, "Not base64", "The image's data URI is not base64.", "Encode the file's bytes.") from None
 
 
-def predict_reply(config: LabelConfig, model: ModelFacts, answers: Sequence[Sequence[LabelAnswer]]) -> dict[str, Any]:
-    """Body of the reply of `/predict`.
+def task_prediction(config: LabelConfig, model_name: str, answers: Answers) -> dict[str, Any]:
+    """What `/predict` gives for a task.
 
     Args:
-        answers: of each task, in the order of the tasks, one for each label that was asked for; none for a task whose
-            image could not be read. A mask is a region; one without pixels is left out. A task's score is the mean.
+        answers: a finding for each label. A mask is a region; one without pixels is left out. The score is their mean.
     """
-    return {"results": [_prediction(config, model, own) for own in answers]}
+    regions = [
+        _region(config, label, finding.score, mask)
+        for label, finding in zip(config.labels, answers.findings, strict=True)
+        for mask in finding.masks()
+        if mask.any()
+    ]
+    score = float(np.mean([finding.score for finding in answers.findings]))
+    return {"result": regions, "score": score, "model_version": model_version(model_name, answers.sha256)}
+
+
+def predict_reply(
+    predictions: Sequence[dict[str, Any] | Problem], version: str, request_id: str | None = None
+) -> dict[str, Any]:
+    """Body of the reply of `/predict`: a result for each task, in their order, as Label Studio wants it. For a task
+    that failed alone it has no region, a `model_version` that says so, which annotators see, and the problem document.
+
+    Raises:
+        Problem: no task went well, or one would if it were asked again later.
+    """
+    problems = [each for each in predictions if isinstance(each, Problem)]
+    temporary = [problem for problem in problems if problem.retry_after_s is not None]
+    if temporary or (problems and len(problems) == len(predictions)):
+        raise (temporary or problems)[0]
+    return {"results": [_result(each, version, request_id) for each in predictions]}
 
 
 def mask_to_brush_rle(mask: np.ndarray) -> list[int]:
@@ -216,13 +216,14 @@ def _to_bits(words: np.ndarray, num_bits: np.ndarray) -> np.ndarray:
     return (np.repeat(words, num_bits) >> shifts & 1).astype(np.uint8)
 
 
-def _prediction(config: LabelConfig, model: ModelFacts, answers: Sequence[LabelAnswer]) -> dict[str, Any]:
-    regions = [_region(config, answer, mask) for answer in answers for mask in answer.masks if mask.any()]
-    score = float(np.mean([answer.score for answer in answers])) if answers else 0.0
-    return {"result": regions, "score": score, "model_version": model_version(model)}
+def _result(prediction: dict[str, Any] | Problem, version: str, request_id: str | None) -> dict[str, Any]:
+    if not isinstance(prediction, Problem):
+        return prediction
+    failed = {"model_version": f"{version} failed: {prediction.title}", "problem": prediction.document(request_id)}
+    return {"result": [], "score": 0.0, **failed}
 
 
-def _region(config: LabelConfig, answer: LabelAnswer, mask: np.ndarray) -> dict[str, Any]:
+def _region(config: LabelConfig, label: str, score: float, mask: np.ndarray) -> dict[str, Any]:
     return {
         "id": uuid.uuid4().hex[:10],
         "from_name": config.from_name,
@@ -231,8 +232,8 @@ def _region(config: LabelConfig, answer: LabelAnswer, mask: np.ndarray) -> dict[
         "original_height": mask.shape[0],
         "original_width": mask.shape[1],
         "image_rotation": 0,
-        "score": answer.score,
-        "value": {"format": "rle", "rle": mask_to_brush_rle(mask), "brushlabels": [answer.label]},
+        "score": score,
+        "value": {"format": "rle", "rle": mask_to_brush_rle(mask), "brushlabels": [label]},
     }
 
 

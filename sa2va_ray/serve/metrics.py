@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from sa2va_ray.predict.predictor import Prediction
+from sa2va_ray.serve.messages import Finding
 
 _SECONDS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]
 _SIZES = [1.0, 2, 4, 8, 16, 32, 64]
@@ -41,13 +41,12 @@ class ModelMetrics:
         self._images.observe(num_images, self._tags)
         self._megapixels.observe(megapixels, self._tags)
 
-    def predictions(self, predictions: Iterable[Prediction]) -> None:
-        for prediction in predictions:
-            area = area_fraction(prediction)
+    def findings(self, findings: Iterable[Finding]) -> None:
+        for finding in findings:
             self._answers.inc(tags=self._tags)
-            self._area.observe(area, self._tags)
-            if area:
-                self._confidence.observe(mean_confidence(prediction), self._tags)
+            self._area.observe(finding.area_fraction, self._tags)
+            if finding.area_fraction:
+                self._confidence.observe(finding.mean_confidence, self._tags)
             else:
                 self._empty.inc(tags=self._tags)
 
@@ -77,13 +76,3 @@ class RequestMetrics:
     def stages(self, timing_ms: Mapping[str, float]) -> None:
         for stage, milliseconds in timing_ms.items():
             self._stages.observe(milliseconds / 1000, tags={"stage": stage})
-
-
-def area_fraction(prediction: Prediction) -> float:
-    """Share of the pixels in any mask of the answer, in [0, 1]."""
-    return float(prediction.union().mean())
-
-
-def mean_confidence(prediction: Prediction) -> float:
-    """Mean probability of the pixels in the masks, in [0, 1]; 0 where there are none."""
-    return float(prediction.probabilities[prediction.masks].mean()) if prediction.masks.any() else 0.0

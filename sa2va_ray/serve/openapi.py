@@ -83,9 +83,38 @@ SEGMENT_BATCH: dict[str, Any] = {
 READ: dict[str, Any] = {"responses": problems(*_GUARDED)}
 READ_MODEL: dict[str, Any] = {"responses": problems(*_GUARDED, 404)}
 READY: dict[str, Any] = {"responses": problems(503)}
-LABELS: dict[str, Any] = {
-    "openapi_extra": {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+
+
+def _label_studio(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {
+        "openapi_extra": {"requestBody": {"required": True, "content": content}},
+        "responses": problems(*_UPLOAD),
+    }
+
+
+_LABEL_CONFIG = """<View><Image name="image" value="$image"/>
+<BrushLabels name="tag" toName="image"><Label value="Vessel"/></BrushLabels></View>"""
+_TASK = {
+    "type": "object",
+    "required": ["id", "data"],
+    "properties": {
+        "id": {"type": "integer"},
+        "data": {"type": "object", "description": "The image, as URI or data URI, in the field that is labelled."},
     },
-    "responses": problems(*_UPLOAD),
 }
+LABEL_SETUP = _label_studio({"type": "object"}, {"project": "1.1700000000", "schema": _LABEL_CONFIG})
+LABEL_TASKS = _label_studio(
+    {
+        "type": "object",
+        "required": ["tasks", "label_config"],
+        "properties": {
+            "tasks": {"type": "array", "items": _TASK},
+            "label_config": {"type": "string", "description": "The labelling interface, in XML."},
+        },
+    },
+    {
+        "tasks": [{"id": 1, "data": {"image": f"data:image/png;base64,{_TINY_PNG}"}}],
+        "label_config": _LABEL_CONFIG,
+    },
+)

@@ -5,13 +5,13 @@ import binascii
 import json
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sa2va_ray.predict.cleanup import CleanupConfig
-from sa2va_ray.predict.predictor import Prediction
 from sa2va_ray.serve.config import LimitsConfig
 from sa2va_ray.serve.formats import to_png, to_polygons, to_probability_png, to_rle
-from sa2va_ray.serve.metrics import area_fraction, mean_confidence
+from sa2va_ray.serve.messages import Finding
 from sa2va_ray.serve.problems import Problem
 
 MAX_PROMPT_CHARACTERS = 2000
@@ -144,25 +144,35 @@ def decode_base64(text: Any) -> bytes:
         raise Problem(422, "Not base64", "The field 'image' is not base64.", "Encode the file's bytes.") from None
 
 
-def to_answer(prompt: str, prediction: Prediction, output: Output) -> Answer:
+def to_answer(prompt: str, finding: Finding, output: Output) -> Answer:
     """With its masks in the form that was asked for."""
-    masks = zip(prediction.masks, prediction.probabilities, strict=True)
     return Answer(
         prompt=prompt,
-        text=prediction.text,
-        score=prediction.score,
-        area_fraction=area_fraction(prediction),
-        mean_confidence=mean_confidence(prediction),
-        masks=[_to_mask(mask, probabilities, output) for mask, probabilities in masks],
+        text=finding.text,
+        score=finding.score,
+        area_fraction=finding.area_fraction,
+        mean_confidence=finding.mean_confidence,
+        masks=_to_masks(finding, output),
     )
 
 
-def _to_mask(mask, probabilities, output: Output) -> Mask:
-    area = float(mask.mean())
+def _to_masks(finding: Finding, output: Output) -> list[Mask]:
+    masks = finding.masks()
+    areas = masks.mean(axis=(1, 2)).tolist()
+    if output == "probability":
+        assert finding.probabilities is not None, "Models.ask wants them for this output"
+        pictures = map(to_probability_png, finding.probabilities)
+        return [Mask(area_fraction=area, probability=_base64(each)) for area, each in zip(areas, pictures, strict=True)]
+    return [_to_mask(*each, output) for each in zip(masks, areas, strict=True)]
+
+
+def _to_mask(mask: np.ndarray, area: float, output: Output) -> Mask:
     if output == "rle":
         return Mask(area_fraction=area, rle=to_rle(mask))
     if output == "polygons":
         return Mask(area_fraction=area, polygons=to_polygons(mask))
-    if output == "png":
-        return Mask(area_fraction=area, png=base64.b64encode(to_png(mask)).decode())
-    return Mask(area_fraction=area, probability=base64.b64encode(to_probability_png(probabilities)).decode())
+    return Mask(area_fraction=area, png=_base64(to_png(mask)))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,4 +1,4 @@
-"""From predictions to what is sent."""
+"""From what the model found to what is sent."""
 
 import json
 from typing import Any
@@ -16,8 +16,8 @@ PNG = "image/png"
 
 def to_body(pixels: np.ndarray, asked: Asked, options: SegmentOptions, exchange: Exchange) -> bytes:
     """A `SegmentReply` as JSON; ends the stage `encode`."""
-    predictions = asked.answers.predictions
-    answers = [to_answer(*each, options.output) for each in zip(asked.prompts, predictions, strict=True)]
+    findings = asked.answers.findings
+    answers = [to_answer(*each, options.output) for each in zip(asked.prompts, findings, strict=True)]
     exchange.lap("encode")
     reply = SegmentReply(
         request_id=exchange.request_id,
@@ -29,8 +29,8 @@ def to_body(pixels: np.ndarray, asked: Asked, options: SegmentOptions, exchange:
         ),
         height=pixels.shape[0],
         width=pixels.shape[1],
-        threshold=predictions[0].threshold,
-        cleanup=predictions[0].cleanup,
+        threshold=findings[0].threshold,
+        cleanup=findings[0].cleanup,
         answers=answers,
         timing_ms=exchange.timing_ms,
     )
@@ -39,15 +39,15 @@ def to_body(pixels: np.ndarray, asked: Asked, options: SegmentOptions, exchange:
 
 def to_picture(asked: Asked, options: SegmentOptions, exchange: Exchange) -> Response:
     """All masks of all answers in one PNG, and whose they are in the headers."""
-    predictions = asked.answers.predictions
+    findings = asked.answers.findings
     if options.output == "probability":
-        body = to_probability_png(np.concatenate([each.probabilities for each in predictions]))
+        body = to_probability_png(np.concatenate([each.probabilities for each in findings]))
     else:
-        body = to_png(np.any([each.union() for each in predictions], axis=0))
+        body = to_png(np.any([each.masks().any(axis=0) for each in findings], axis=0))
     headers = {
         "X-Model-Name": asked.model_name,
         "X-Model-SHA256": asked.answers.sha256,
-        "X-Threshold": str(predictions[0].threshold),
+        "X-Threshold": str(findings[0].threshold),
     }
     return Response(exchange.gave(body), media_type=PNG, headers=headers)
 

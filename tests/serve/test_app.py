@@ -158,11 +158,14 @@ def test_open_inference_and_label_studio(endpoint, predictor, png):
     assert HTTP.get(f"{endpoint}/v2/models/other").status_code == 404
     config = '<View><Image name="image" value="$image"/><BrushLabels name="tag" toName="image"><Label value="Vessel"/></BrushLabels></View>'  # noqa: E501
     uri = "data:image/png;base64," + base64.b64encode(png).decode()
-    tasks = {"tasks": [{"id": 7, "data": {"image": uri}}], "label_config": config}
-    reply = HTTP.post(f"{endpoint}/label_studio/predict", json=tasks)
+    images = [uri, uri[:-20], uri]
+    body = {"tasks": [{"id": i, "data": {"image": each}} for i, each in enumerate(images)], "label_config": config}
+    reply = HTTP.post(f"{endpoint}/label_studio/predict", json=body)
     assert reply.status_code == 200, reply.text
-    (result,) = reply.json()["results"]
-    assert result["result"][0]["type"] == "brushlabels"
+    first, broken, last = reply.json()["results"]
+    assert first["result"][0]["type"] == "brushlabels"
+    assert first["result"][0]["value"] == last["result"][0]["value"]
+    assert (broken["result"], broken["problem"]["status"]) == ([], 415)
 
 
 def test_png_in_png_out(endpoint, predictor, image, png):

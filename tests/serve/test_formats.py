@@ -10,6 +10,7 @@ from skimage.measure import grid_points_in_poly
 
 from sa2va_ray.data.masks import rle_to_mask
 from sa2va_ray.serve.formats import to_png, to_polygons, to_probability_png, to_rle
+from sa2va_ray.serve.messages import to_uint16
 
 
 def rasterised(polygons, height, width):
@@ -126,14 +127,15 @@ def test_pictures():
 
 
 def test_probabilities_have_sixteen_bits():
-    probabilities = np.random.default_rng(1).random((3, 13, 17), np.float32)
+    exact = np.random.default_rng(1).random((3, 13, 17), np.float32)
+    probabilities = to_uint16(exact)
     picture = Image.open(io.BytesIO(to_probability_png(probabilities[0])))
     assert picture.mode.startswith("I;16")
-    np.testing.assert_allclose(np.asarray(picture) / 65535, probabilities[0], atol=0.5 / 65535 + 1e-7)
+    np.testing.assert_allclose(np.asarray(picture) / 65535, exact[0], atol=0.5 / 65535 + 1e-7)
     np.testing.assert_array_equal(
         np.asarray(Image.open(io.BytesIO(to_probability_png(probabilities)))),
         np.asarray(Image.open(io.BytesIO(to_probability_png(probabilities.max(axis=0))))),
     )
     assert not np.asarray(Image.open(io.BytesIO(to_probability_png(probabilities[:0])))).any()
-    extremes = np.array([[0.0, 1.0]], np.float32)
+    extremes = to_uint16(np.array([[0.0, 1.0]], np.float32))
     assert np.asarray(Image.open(io.BytesIO(to_probability_png(extremes)))).tolist() == [[0, 65535]]

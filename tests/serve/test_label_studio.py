@@ -1,25 +1,30 @@
 import base64
 import time
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
+from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.predict.predictor import Prediction
 from sa2va_ray.serve.label_studio import (
-    LabelAnswer,
     LabelConfig,
     brush_rle_to_mask,
     mask_to_brush_rle,
+    model_version,
     predict_reply,
     read_data_uri,
     read_label_config,
     read_tasks,
     setup_reply,
+    task_prediction,
 )
+from sa2va_ray.serve.messages import Answers, Finding
 from sa2va_ray.serve.problems import Problem
 
-MODEL = SimpleNamespace(name="octa", sha256="0123456789abcdef" * 4)
+SHA256 = "0123456789abcdef" * 4
+VERSION = model_version("octa", SHA256)
+BROKEN = Problem(422, "Broken image", "It ends early.", "Send it again.")
 CONFIG = """
 <View>
   <Header value="Vessels"/>
@@ -173,13 +178,20 @@ def test_data_uris():
             read_data_uri(wrong)
 
 
+def finding(masks, score):
+    prediction = Prediction("", masks, masks.astype(np.float32), score, 0.5, CleanupConfig())
+    return Finding.of(prediction, with_probabilities=False)
+
+
 def test_replies():
-    assert setup_reply(MODEL) == {"model_version": "octa@0123456789ab"}
+    assert setup_reply(VERSION) == {"model_version": "octa@0123456789ab"}
     masks = np.zeros((2, 4, 6), bool)
     masks[0, 1, 2] = True
-    answers = [[LabelAnswer("Vessel", masks, 0.5), LabelAnswer("Nerve", masks[:0], 0.0)], []]
-    first, second = predict_reply(read_label_config(CONFIG), MODEL, answers)["results"]
-    assert second == {"result": [], "score": 0.0, "model_version": "octa@0123456789ab"}
+    answers = Answers((finding(masks, 0.5), finding(masks[:0], 0.0)), SHA256, 0.5, CleanupConfig())
+    predictions = [task_prediction(read_label_config(CONFIG), "octa", answers), BROKEN]
+    first, second = predict_reply(predictions, VERSION, "a1")["results"]
+    assert second["model_version"] == "octa@0123456789ab failed: Broken image"
+    assert (second["result"], second["problem"]["request_id"]) == ([], "a1")
     assert (first["score"], first["model_version"]) == (0.25, "octa@0123456789ab")
     (region,) = first["result"]
     assert region.pop("id")
@@ -195,3 +207,13 @@ def test_replies():
     }
     assert (value["format"], value["brushlabels"]) == ("rle", ["Vessel"])
     np.testing.assert_array_equal(brush_rle_to_mask(value["rle"], 4, 6), masks[0])
+
+
+def test_tasks_that_failed_are_told_as_the_requests_problem_where_asking_again_may_help():
+    fine = {"result": [], "score": 0.5, "model_version": VERSION}
+    busy = Problem(503, "Too busy", "All replicas are busy.", "Try again.", retry_after_s=1)
+    for predictions, raised in (([fine, BROKEN, busy], busy), ([BROKEN, BROKEN], BROKEN)):
+        with pytest.raises(Problem) as caught:
+            predict_reply(predictions, VERSION)
+        assert caught.value is raised
+    assert predict_reply([], VERSION) == {"results": []}

@@ -1,0 +1,92 @@
+"""What the HTTP side and a model deployment send each other. It crosses processes, and often machines: masks go as
+bits, probabilities only where they are asked for, and then in the 16 bits that replies have."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.predict.predictor import Prediction
+
+PROBABILITY_ONE = 65535  # of 16 bits
+_MEGAPIXEL = 10**6
+
+
+@dataclass(frozen=True)
+class Question:
+    """An image (H, W) or (H, W, 3) uint8 and what is asked of it; see `Query` for the rest."""
+
+    image: np.ndarray
+    prompts: tuple[str, ...]
+    threshold: float | None = None
+    cleanup: CleanupConfig | None = None
+    wants_probabilities: bool = False
+
+    @property
+    def megapixels(self) -> int:
+        height, width = self.image.shape[:2]
+        return max(1, math.ceil(height * width * len(self.prompts) / _MEGAPIXEL))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the model found for one prompt.
+
+    Attributes:
+        text, score, threshold, cleanup: those of `Prediction`.
+        area_fraction: share of the pixels in any mask, in [0, 1].
+        mean_confidence: mean probability of the pixels in the masks, in [0, 1]; 0 where there are none.
+        shape: (N, H, W) of the masks.
+        mask_bits: (ceil(N H W / 8),) uint8, see `masks`.
+        probabilities: (N, H, W) uint16, of 65535; None unless the question wanted them.
+    """
+
+    text: str
+    score: float
+    threshold: float
+    cleanup: CleanupConfig
+    area_fraction: float
+    mean_confidence: float
+    shape: tuple[int, int, int]
+    mask_bits: np.ndarray
+    probabilities: np.ndarray | None
+
+    @classmethod
+    def of(cls, prediction: Prediction, with_probabilities: bool) -> "Finding":
+        masks, probabilities = prediction.masks, prediction.probabilities
+        return cls(
+            text=prediction.text,
+            score=prediction.score,
+            threshold=prediction.threshold,
+            cleanup=prediction.cleanup,
+            area_fraction=float(prediction.union().mean()),
+            mean_confidence=float(probabilities[masks].mean()) if masks.any() else 0.0,
+            shape=masks.shape,
+            mask_bits=np.packbits(masks),
+            probabilities=to_uint16(probabilities) if with_probabilities else None,
+        )
+
+    def masks(self) -> np.ndarray:
+        """(N, H, W) bool."""
+        return np.unpackbits(self.mask_bits, count=math.prod(self.shape)).view(bool).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Attributes:
+    findings: one for each prompt.
+    sha256, threshold, cleanup: of the model that answered, which may be another from one request to the next.
+    error: the class of what went wrong on this image; then there are no findings.
+    """
+
+    findings: tuple[Finding, ...]
+    sha256: str
+    threshold: float
+    cleanup: CleanupConfig
+    error: str = ""
+
+
+def to_uint16(probabilities: np.ndarray) -> np.ndarray:
+    """[0, 1] -> uint16, round(p x 65535)."""
+    return np.rint(probabilities * PROBABILITY_ONE).astype(np.uint16)
