@@ -128,8 +128,12 @@ def to_8_bits(values: np.ndarray, low: float | None = None, high: float | None =
 
 def to_grey(pixels: np.ndarray) -> np.ndarray:
     """(H, W) or (H, W, C) -> (H, W) if all channels are equal, else the same."""
-    is_grey = pixels.ndim == 3 and (pixels[..., :1] == pixels).all()
-    return pixels[..., 0] if is_grey else pixels
+    if pixels.ndim == 2:
+        return pixels
+    grey = cv2.extractChannel(pixels, 0)
+    # As `(pixels == grey[..., None]).all()`, which takes 15 times as long.
+    is_grey = cv2.norm(cv2.merge([grey] * pixels.shape[2]), pixels, cv2.NORM_INF) == 0
+    return grey if is_grey else pixels
 
 
 def check_num_pixels(height: int, width: int, max_pixels: int) -> None:
