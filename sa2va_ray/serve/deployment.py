@@ -13,6 +13,7 @@ from sa2va_ray.predict.predictor import Query
 from sa2va_ray.serve.config import BatchingConfig
 from sa2va_ray.serve.messages import Answers, Finding, Question
 from sa2va_ray.serve.metrics import ModelMetrics
+from sa2va_ray.serve.turnstile import Turnstile
 from sa2va_ray.serve.weights import ModelSource, local_model
 from sa2va_ray.telemetry import LOGGER, configure_logging
 
@@ -40,8 +41,7 @@ class SegmentationModel:
         self._metrics = ModelMetrics(name)
         # CUDA's libraries keep handles and plans by thread: one thread makes them once, and not each of a pool.
         self._thread = ThreadPoolExecutor(1)
-        self._is_free = asyncio.Event()
-        self._is_free.set()
+        self._turnstile = Turnstile()
         # The first passes are slow (kernels, threads); they should not be a user's.
         for side in _WARM_UP_SIDES:
             warm_up = [Query(Image.new("RGB", (side, side)), default_prompt)]
@@ -50,6 +50,7 @@ class SegmentationModel:
     def reconfigure(self, batching: dict[str, Any]) -> None:
         """Serve calls it with the `user_config`, at the start and whenever that changes."""
         config = BatchingConfig.parse(batching)
+        self._turnstile.max_megapixels = config.max_batch_megapixels
         self._answer.set_max_batch_size(config.max_batch_megapixels)
         self._answer.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
 
@@ -58,17 +59,13 @@ class SegmentationModel:
 
     async def answer(self, question: Question) -> Answers:
         """Runs with the questions of several callers: all that came while the model was busy are in one batch."""
-        # Serve would close a batch `batch_wait_timeout_s` after its first item, also behind one that still runs.
-        await self._is_free.wait()
-        return await self._answer(question)
+        async with self._turnstile.inside(question.megapixels):
+            return await self._answer(question)
 
     @_batch(batch_size_fn=batch_megapixels)
     async def _answer(self, questions: list[Question]) -> list[Answers]:
-        self._is_free.clear()
-        try:
+        async with self._turnstile.closed():
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer_all, questions)
-        finally:
-            self._is_free.set()
 
     def _answer_all(self, questions: list[Question]) -> list[Answers]:
         self._metrics.batch(len(questions), megapixels(questions))
