@@ -7,8 +7,9 @@
 (a) `direct`: the predictor in batches as large as the number of clients, up to the config's largest; (b) `http`:
 `serve deploy` on a Ray cluster of its own; (c) `bare`: FastAPI and uvicorn with the same predictor, one request at a
 time. All with as many threads as a replica has. Each client sends its next image when it has the mask of the last one.
-Then the time from the beginning of load that is too much for one replica until a second one runs. Prints a table and
-writes benchmarks/serve.json.
+The three take turns, since a machine that others share is faster in one minute than in the next. Then the time from the
+beginning of load that is too much for one replica until a second one runs. Prints a table and writes
+benchmarks/serve.json.
 """
 
 import argparse
@@ -24,8 +25,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,8 @@ ROOT = Path(__file__).parent.parent
 PROMPT = "Please segment the blood vessels."
 IMAGE_SIDE = 512  # px
 COLUMNS = ["way", "clients", "p50 ms", "p95 ms", "p99 ms", "images/s", "mean batch", "refused"]
-WARM_UP_SHARE = 0.2  # of the seconds, before them
+NUM_TURNS = 3  # of each way, for each number of clients
+WARM_UP_SHARE = 0.2  # of a turn's seconds, before them
 METRICS_INTERVAL_S = 1
 SCALING = {  # Serve's own defaults wait half a minute before a second replica
     "min_replicas": 1,
@@ -75,7 +78,7 @@ def main() -> None:
     parser.add_argument("--model", help="exported model; without it random weights that say the usual answer")
     parser.add_argument("--size", choices=["tiny", *SIZES], default="tiny", help="of the random weights")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--seconds", type=float, default=30, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=30, help="of each measurement, all turns together")
     arguments = parser.parse_args()
     device = (
         torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} CPUs"
@@ -86,12 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = _config(arguments.model or _random_model(folder / "model", arguments.size))
-        images = _images(folder / "images")
-        rows = _direct(config, images, arguments)
-        gc.collect()
-        torch.cuda.empty_cache()  # the replica gets the whole GPU
-        http_rows, facts = _http(folder, config, images, arguments)
-        rows += http_rows + _bare(config, images, arguments)
+        rows, facts = _measure(folder, config, _images(folder / "images"), arguments)
     facts |= _against_goals(rows, arguments.clients)
     for name, value in facts.items():
         print(f"{name}: {value:.2f}")
@@ -143,36 +141,10 @@ def _images(folder: Path) -> list[bytes]:
     return [file.read_bytes() for file in sorted((folder / "images").iterdir())]
 
 
-def _direct(config: dict[str, Any], images: list[bytes], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    torch.set_num_threads(_threads(config))
-    predictor = load_predictor(_model_args(config)["uri"])
-    decoded = [Image.open(io.BytesIO(file)).convert("RGB") for file in images]
-    rows = []
-    for clients in arguments.clients:
-        batch = min(clients, _max_batch(config))
-        # Copies: of an image that several queries share, the encoding is shared, too.
-        queries = [Query(decoded[index % len(decoded)].copy(), PROMPT) for index in range(batch)]
-        predict = partial(predictor.predict, queries)
-        _for_seconds(WARM_UP_SHARE * arguments.seconds, predict)
-        latencies_s, wall_s = _for_seconds(arguments.seconds, predict)
-        row = _row("direct", clients, np.repeat(latencies_s, batch), wall_s)
-        rows.append(_told({**row, "mean batch": float(batch), "refused": 0}))
-    return rows
-
-
-def _for_seconds(seconds: float, call: Any) -> tuple[list[float], float]:
-    """(duration of each call, of all of them), in s; one call at least."""
-    begin_s, durations_s = time.perf_counter(), []
-    while not durations_s or time.perf_counter() - begin_s < seconds:
-        start_s = time.perf_counter()
-        call()
-        durations_s.append(time.perf_counter() - start_s)
-    return durations_s, time.perf_counter() - begin_s
-
-
-def _http(
+def _measure(
     folder: Path, config: dict[str, Any], images: list[bytes], arguments: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """(rows of the table, seconds and stages by name)."""
     url = f"http://127.0.0.1:{config['http_options']['port']}"
     # The ingress and two replicas fit in.
     with _cluster(folder, num_cpus=max(4, 1 + 2 * _threads(config))):
@@ -180,10 +152,68 @@ def _http(
         _deploy(folder, config)
         wait_ready(url)
         facts = {"time to ready, s": time.perf_counter() - start_s}
-        rows = [_http_row(url, images, clients, arguments.seconds) for clients in arguments.clients]
+        with _bare_server(config) as bare_url:
+            ways = {
+                "direct": _direct(config, images),
+                "http": partial(_http, url, images),
+                "bare": partial(_bare, bare_url, images),
+            }
+            rows = [row for clients in arguments.clients for row in _rows(ways, clients, arguments.seconds)]
+        ways.clear()  # the model that was called directly
+        gc.collect()
+        torch.cuda.empty_cache()
         facts |= _stages(url, images)
         facts["time 1 > 2 replicas, s"] = _time_to_second_replica(folder, config, url, images)
     return rows, facts
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Attributes:
+    latencies_s: of the images that were answered.
+    seconds: in which they were.
+    mean_batch: images of a forward pass.
+    """
+
+    latencies_s: list[float]
+    seconds: float
+    refused: int = 0
+    mean_batch: float = 1.0
+
+
+def _rows(ways: dict[str, Callable[[int, float], Turn]], clients: int, seconds: float) -> list[dict[str, Any]]:
+    turns: dict[str, list[Turn]] = {way: [] for way in ways}
+    for _ in range(NUM_TURNS):
+        for way, take_turn in ways.items():
+            turns[way].append(take_turn(clients, seconds / NUM_TURNS))
+    return [_told(_row(way, clients, turns[way])) for way in ways]
+
+
+def _direct(config: dict[str, Any], images: list[bytes]) -> Callable[[int, float], Turn]:
+    torch.set_num_threads(_threads(config))
+    predictor = load_predictor(_model_args(config)["uri"])
+    decoded = [Image.open(io.BytesIO(file)).convert("RGB") for file in images]
+    max_batch = _max_batch(config)
+
+    def take_turn(clients: int, seconds: float) -> Turn:
+        batch = min(clients, max_batch)
+        # Copies: of an image that several queries share, the encoding is shared, too.
+        queries = [Query(decoded[index % len(decoded)].copy(), PROMPT) for index in range(batch)]
+        _for_seconds(WARM_UP_SHARE * seconds, partial(predictor.predict, queries))
+        latencies_s, wall_s = _for_seconds(seconds, partial(predictor.predict, queries))
+        return Turn(np.repeat(latencies_s, batch).tolist(), wall_s, mean_batch=batch)
+
+    return take_turn
+
+
+def _for_seconds(seconds: float, call: Callable[[], Any]) -> tuple[list[float], float]:
+    """(duration of each call, of all of them), in s; one call at least."""
+    begin_s, durations_s = time.perf_counter(), []
+    while not durations_s or time.perf_counter() - begin_s < seconds:
+        start_s = time.perf_counter()
+        call()
+        durations_s.append(time.perf_counter() - start_s)
+    return durations_s, time.perf_counter() - begin_s
 
 
 @contextmanager
@@ -203,14 +233,6 @@ def _deploy(folder: Path, config: dict[str, Any]) -> None:
     subprocess.run([SCRIPTS_DIR / "serve", "deploy", file], check=True, capture_output=True)
 
 
-def _http_row(url: str, images: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
-    before = _batches()
-    row = asyncio.run(_load("http", url, images, clients, seconds))
-    time.sleep(3 * METRICS_INTERVAL_S)
-    after = _batches()
-    return _told({**row, "mean batch": (after[0] - before[0]) / (after[1] - before[1])})
-
-
 def _batches() -> np.ndarray:
     """[images, forward passes] since the replicas' start, from the metrics that Ray exports."""
     (node,) = ray.nodes()
@@ -223,8 +245,20 @@ def _batches() -> np.ndarray:
     return np.array([sum(map(float, values)) for values in found])
 
 
-async def _load(way: str, url: str, images: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
-    """Row of the requests that end within the seconds after the warm-up."""
+def _http(url: str, images: list[bytes], clients: int, seconds: float) -> Turn:
+    before = _batches()
+    turn = _bare(url, images, clients, seconds)
+    time.sleep(3 * METRICS_INTERVAL_S)
+    num_images, num_batches = _batches() - before
+    return replace(turn, mean_batch=num_images / num_batches)
+
+
+def _bare(url: str, images: list[bytes], clients: int, seconds: float) -> Turn:
+    return asyncio.run(_load(url, images, clients, seconds))
+
+
+async def _load(url: str, images: list[bytes], clients: int, seconds: float) -> Turn:
+    """The requests that end within the seconds after the warm-up."""
     begin_s = time.perf_counter() + WARM_UP_SHARE * seconds
     latencies_s: list[float] = []
     refused = 0
@@ -243,13 +277,20 @@ async def _load(way: str, url: str, images: list[bytes], clients: int, seconds: 
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=clients)) as http:
         await asyncio.gather(*(client(http, number) for number in range(clients)))
-    return {**_row(way, clients, latencies_s, seconds), "refused": refused}
+    return Turn(latencies_s, seconds, refused)
 
 
-def _row(way: str, clients: int, latencies_s: Any, wall_s: float) -> dict[str, Any]:
-    p50, p95, p99 = 1000 * np.percentile(latencies_s, [50, 95, 99]) if len(latencies_s) else [float("nan")] * 3
-    times = {"p50 ms": float(p50), "p95 ms": float(p95), "p99 ms": float(p99)}
-    return {"way": way, "clients": clients, **times, "images/s": len(latencies_s) / wall_s}
+def _row(way: str, clients: int, turns: list[Turn]) -> dict[str, Any]:
+    latencies_s = [latency_s for turn in turns for latency_s in turn.latencies_s]
+    p50, p95, p99 = 1000 * np.percentile(latencies_s, [50, 95, 99]) if latencies_s else [float("nan")] * 3
+    return {
+        "way": way,
+        "clients": clients,
+        **{"p50 ms": float(p50), "p95 ms": float(p95), "p99 ms": float(p99)},
+        "images/s": len(latencies_s) / sum(turn.seconds for turn in turns),
+        "mean batch": float(np.mean([turn.mean_batch for turn in turns])),
+        "refused": sum(turn.refused for turn in turns),
+    }
 
 
 def _stages(url: str, images: list[bytes]) -> dict[str, float]:
@@ -279,7 +320,7 @@ def _time_to_second_replica(folder: Path, config: dict[str, Any], url: str, imag
 
 async def _load_until_two(url: str, images: list[bytes], clients: int) -> float:
     start_s = time.perf_counter()
-    load = asyncio.create_task(_load("scaling", url, images, clients, SCALING_LIMIT_S))
+    load = asyncio.create_task(_load(url, images, clients, SCALING_LIMIT_S))
     while not load.done() and await asyncio.to_thread(_num_running) < 2:
         await asyncio.sleep(0.2)
     seconds = time.perf_counter() - start_s
@@ -292,15 +333,16 @@ def _num_running() -> int:
     return application.deployments["model-bench"].replica_states.get("RUNNING", 0)
 
 
-def _bare(config: dict[str, Any], images: list[bytes], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+@contextmanager
+def _bare_server(config: dict[str, Any]) -> Iterator[str]:
+    """Its URL."""
     port = free_port(preferred=8001)
     command = [sys.executable, "-m", "benchmarks.bare_server", _model_args(config)["uri"], port, _threads(config)]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(list(map(str, command)), cwd=ROOT) as server:
         try:
             wait_ready(url)
-            loads = [(url, images, clients, arguments.seconds) for clients in arguments.clients]
-            return [_told({**asyncio.run(_load("bare", *load)), "mean batch": 1.0}) for load in loads]
+            yield url
         finally:
             server.terminate()
 

@@ -13,9 +13,9 @@ class BatchingConfig(Config):
     max_batch_megapixels: int = Field(8, gt=0)
     """Most of one forward pass. An image counts by its own pixels, and as one megapixel at least, since the model sees
     each at the same size; a larger image than this runs alone."""
-    batch_wait_timeout_s: float = Field(0.002, ge=0)
-    """How long a free model waits for more images after the first, s: a little of its time for one. Those that come
-    while it is busy are in one batch anyway."""
+    batch_wait_timeout_s: float = Field(0.0, ge=0)
+    """How long a free model waits for more images after the first, s. Those that come while it is busy are put together
+    anyway."""
 
 
 class ModelArgs(Config):
