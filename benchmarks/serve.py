@@ -286,7 +286,9 @@ def _row(way: str, clients: int, turns: list[Turn]) -> dict[str, Any]:
     return {
         "way": way,
         "clients": clients,
-        **{"p50 ms": float(p50), "p95 ms": float(p95), "p99 ms": float(p99)},
+        "p50 ms": float(p50),
+        "p95 ms": float(p95),
+        "p99 ms": float(p99),
         "images/s": len(latencies_s) / sum(turn.seconds for turn in turns),
         "mean batch": float(np.mean([turn.mean_batch for turn in turns])),
         "refused": sum(turn.refused for turn in turns),
