@@ -163,6 +163,7 @@ def _measure(
         gc.collect()
         torch.cuda.empty_cache()
         facts |= _stages(url, images)
+        print(facts, flush=True)
         facts["time 1 > 2 replicas, s"] = _time_to_second_replica(folder, config, url, images)
     return rows, facts
 

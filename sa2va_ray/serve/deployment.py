@@ -9,13 +9,13 @@ from PIL import Image
 from ray import serve
 
 from sa2va_ray.predict.load import Predictor, load_predictor
-from sa2va_ray.predict.predictor import Query
+from sa2va_ray.predict.predictor import Prediction, Query
 from sa2va_ray.serve.config import BatchingConfig
 from sa2va_ray.serve.messages import Answers, Finding, Question
 from sa2va_ray.serve.metrics import ModelMetrics
 from sa2va_ray.serve.turnstile import Turnstile
 from sa2va_ray.serve.weights import ModelSource, local_model
-from sa2va_ray.telemetry import LOGGER, configure_logging
+from sa2va_ray.telemetry import LOGGER, Stopwatch, configure_logging
 
 _WARM_UP_SIDES = (64, 512)  # px
 _batch: Any = serve.batch  # its annotations know neither methods of several arguments nor the setters it adds
@@ -69,30 +69,33 @@ class SegmentationModel:
 
     def _answer_all(self, questions: list[Question]) -> list[Answers]:
         self._metrics.batch(len(questions), megapixels(questions))
+        watch = Stopwatch()
         try:
-            answers = self._predict(questions)
+            predictions = iter(self._predict(questions))
         except Exception as error:  # whatever one image does to the model, it must not take the others with it
             kind = type(error).__name__
             LOGGER.error(
                 "the model failed on %d images, %d megapixels: %s", len(questions), megapixels(questions), kind
             )
             if len(questions) == 1:
-                return [self._answers((), kind)]
+                return [self._answers((), 1000 * watch.lap_s(), kind)]
             return [self._answer_all([question])[0] for question in questions]
-        for each in answers:
-            self._metrics.findings(each.findings)
+        predict_ms = 1000 * watch.lap_s()
+        answers = []
+        for question in questions:
+            found = tuple(Finding.of(next(predictions), question.wants_probabilities) for _ in question.prompts)
+            self._metrics.findings(found)
+            answers.append(self._answers(found, predict_ms))
         return answers
 
-    def _predict(self, questions: list[Question]) -> list[Answers]:
+    def _predict(self, questions: list[Question]) -> list[Prediction]:
+        """One for each prompt of each question."""
         queries = []
         for each in questions:
             image = Image.fromarray(each.image)
             queries += [Query(image, prompt, threshold=each.threshold, cleanup=each.cleanup) for prompt in each.prompts]
-        predictions = iter(self._predictor.predict(queries))
-        return [
-            self._answers(tuple(Finding.of(next(predictions), question.wants_probabilities) for _ in question.prompts))
-            for question in questions
-        ]
+        return self._predictor.predict(queries)
 
-    def _answers(self, findings: tuple[Finding, ...], error: str = "") -> Answers:
-        return Answers(findings, self._source.sha256, self._predictor.threshold, self._predictor.cleanup, error)
+    def _answers(self, findings: tuple[Finding, ...], predict_ms: float, error: str = "") -> Answers:
+        model = self._predictor
+        return Answers(findings, self._source.sha256, model.threshold, model.cleanup, predict_ms, error)

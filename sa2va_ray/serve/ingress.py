@@ -218,7 +218,7 @@ class Ingress:
         exchange.lap("decode")
         asked = await self._models.ask(pixels, options)
         exchange.answered_by(asked.model_name, asked.answers.sha256)
-        exchange.lap("queue_and_predict")
+        exchange.split_lap("queue", "predict", asked.answers.predict_ms)
         return pixels, asked
 
     async def _lines(self, request: Request, images: list[bytes], options: SegmentOptions) -> AsyncIterator[bytes]:

@@ -77,6 +77,7 @@ class Answers:
     """Attributes:
     findings: one for each prompt.
     sha256, threshold, cleanup: of the model that answered, which may be another from one request to the next.
+    predict_ms: that the model took for the batch.
     error: the class of what went wrong on this image; then there are no findings.
     """
 
@@ -84,6 +85,7 @@ class Answers:
     sha256: str
     threshold: float
     cleanup: CleanupConfig
+    predict_ms: float
     error: str = ""
 
 

@@ -47,7 +47,7 @@ def test_a_form_gets_the_predictors_masks(endpoint, predictor, image, png):
     assert body["model"] == model
     assert reply.headers["sa2va-request-id"] == body["request_id"]
     np.testing.assert_array_equal(masks_of(body), expected.masks)
-    assert list(body["timing_ms"]) == ["read", "decode", "queue_and_predict", "encode"]
+    assert list(body["timing_ms"]) == ["read", "decode", "queue", "predict", "encode"]
 
 
 def test_a_question_that_is_larger_than_a_whole_batch_runs_alone(endpoint):

@@ -187,7 +187,7 @@ def test_replies():
     assert setup_reply(VERSION) == {"model_version": "octa@0123456789ab"}
     masks = np.zeros((2, 4, 6), bool)
     masks[0, 1, 2] = True
-    answers = Answers((finding(masks, 0.5), finding(masks[:0], 0.0)), SHA256, 0.5, CleanupConfig())
+    answers = Answers((finding(masks, 0.5), finding(masks[:0], 0.0)), SHA256, 0.5, CleanupConfig(), 1.0)
     predictions = [task_prediction(read_label_config(CONFIG), "octa", answers), BROKEN]
     first, second = predict_reply(predictions, VERSION, "a1")["results"]
     assert second["model_version"] == "octa@0123456789ab failed: Broken image"
