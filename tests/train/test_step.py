@@ -4,6 +4,7 @@ Run as a script, this file is one of several workers, which trains one step of e
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,19 +34,21 @@ CASES = {
     "short: one sample for all": [SEGMENTED],
     "short: an uneven rest": [SEGMENTED, LONG, NO_MASK, SEGMENTED],
 }
+THREE = pytest.param(3, marks=pytest.mark.soak)  # on two cores they take as long as one and two together
 POISON = 6  # seed of the sample whose loss is not finite
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return {n: ranks.run_ranks(__file__, n, tmp_path_factory.mktemp(f"ranks{n}")) for n in (1, 2, 3)}
+    """By the number of workers, run when it is first asked for."""
+    return cache(lambda n: ranks.run_ranks(__file__, n, tmp_path_factory.mktemp(f"ranks{n}")))
 
 
-@pytest.mark.parametrize("num_workers", [2, 3])
+@pytest.mark.parametrize("num_workers", [2, THREE])
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_does_not_depend_on_how_it_was_cut(results, case, num_workers):
     """Float32 sums of a few hundred terms in another order: relative differences of some 1e-6."""
-    found, expected = results[num_workers][case], results[1][case]
+    found, expected = results(num_workers)[case], results(1)[case]
     assert found["num_samples"] == expected["num_samples"] == len(CASES[case])
     assert found["num_tokens"] == expected["num_tokens"]
     assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5, abs=1e-7)
@@ -53,24 +56,24 @@ def test_a_step_does_not_depend_on_how_it_was_cut(results, case, num_workers):
 
 
 def test_cases_with_masks_have_mask_losses(results):
-    losses = {case: results[1][case]["losses"] for case in CASES}
+    losses = {case: results(1)[case]["losses"] for case in CASES}
     without = {"no masks at all", "text only"}
     assert {case for case in CASES if losses[case]["loss_mask"] == 0} == without
     assert all(losses[case]["loss_language"] > 0 for case in CASES)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("num_workers", [1, 2, THREE])
 def test_a_loss_that_is_not_finite_costs_its_micro_step_and_names_its_sample(results, num_workers):
-    found = results[num_workers]["poisoned"]
+    found = results(num_workers)["poisoned"]
     assert found["skipped_ids"] == [f"sample-{POISON}"]
     assert found["num_skipped"] == num_workers  # the micro step of all ranks
     assert found["num_samples"] == 6 - num_workers
     assert found["weights_are_finite"]
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("num_workers", [1, 2, THREE])
 def test_weights_that_are_lost_end_the_run_on_all_ranks(results, num_workers):
-    assert "weights are lost" in results[num_workers]["lost"]
+    assert "weights are lost" in results(num_workers)["lost"]
 
 
 def _row(processor, seed: int, answer: str | None) -> dict:

@@ -87,6 +87,7 @@ def test_tensorboard_files_are_in_the_run(trained):
     assert [name for name in storage.list_files(f"{trained[0]}/tensorboard") if "tfevents" in name]
 
 
+@pytest.mark.soak
 def test_started_by_hand_it_is_the_same_job(stack, tiny_run, weights):
     """Without `ray job submit`, on the same cluster: the same samples, steps and weights, bit by bit."""
     command = [sys.executable, "-m", "jobs.train", *tiny_run, "name=by-hand"]
