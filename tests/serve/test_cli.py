@@ -68,7 +68,9 @@ def test_serve_run_answers_until_it_is_interrupted(stack, shipped, tmp_path, png
     config = shipped("local_cpu.yaml")
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    with subprocess.Popen([SCRIPTS_DIR / "serve", "run", path], cwd=ROOT, stderr=subprocess.DEVNULL) as running:
+    # Whoever started these tests in the background has them ignore SIGINT, which a child inherits.
+    command = ["env", "--default-signal=INT", SCRIPTS_DIR / "serve", "run", path]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as running:
         try:
             wait_ready(url_of(config))
             reply = httpx.post(f"{url_of(config)}/v1/segment", files={"file": png}, timeout=60)

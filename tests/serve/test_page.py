@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -177,7 +178,7 @@ def test_the_facts_of_the_reply_are_shown(page, predictor, image):
     press_segment(page)
     assert text(page, "fact-model") == predictor.name
     assert predictor.sha256.startswith(text(page, "fact-sha").rstrip("…"))
-    assert "queue and predict" in text(page, "fact-timing")
+    assert re.search(r"(?s)queue [\d.]+ .*predict [\d.]+ ", text(page, "fact-timing"))
     assert len(text(page, "fact-request")) == 32
     page.run("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
     page.run("document.querySelector('[data-copy=sha]').click()")
