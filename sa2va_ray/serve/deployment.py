@@ -13,9 +13,10 @@ from sa2va_ray.predict.predictor import Prediction, Query
 from sa2va_ray.serve.config import BatchingConfig
 from sa2va_ray.serve.messages import Answers, Finding, Question
 from sa2va_ray.serve.metrics import ModelMetrics
+from sa2va_ray.serve.process import prepare_process
 from sa2va_ray.serve.turnstile import Turnstile
 from sa2va_ray.serve.weights import ModelSource, local_model
-from sa2va_ray.telemetry import LOGGER, Stopwatch, configure_logging
+from sa2va_ray.telemetry import LOGGER, Stopwatch
 
 _WARM_UP_SIDES = (64, 512)  # px
 _batch: Any = serve.batch  # its annotations know neither methods of several arguments nor the setters it adds
@@ -35,7 +36,7 @@ class SegmentationModel:
     """One replica: a model on one device."""
 
     def __init__(self, name: str, source: ModelSource, cache_dir: str, default_prompt: str):
-        configure_logging()
+        prepare_process()
         self._source = source
         self._predictor: Predictor = load_predictor(local_model(source, cache_dir))
         self._metrics = ModelMetrics(name)

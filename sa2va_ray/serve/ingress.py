@@ -32,9 +32,10 @@ from sa2va_ray.serve.label_studio import LabelConfig
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.page import page_routes
 from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.process import prepare_process
 from sa2va_ray.serve.protocol import ModelInfo, ModelList, SegmentOptions, SegmentReply
 from sa2va_ray.serve.replies import PNG, problem_line, to_body, to_picture
-from sa2va_ray.telemetry import LOGGER, configure_logging
+from sa2va_ray.telemetry import LOGGER
 
 _REQUEST_ID = "Sa2va-Request-ID"  # Serve puts an X-Request-ID of its own, or the caller's, on each reply
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
@@ -85,7 +86,7 @@ class Ingress:
     """One HTTP front."""
 
     def __init__(self, models: dict[str, DeploymentHandle], infos: dict[str, ModelInfo], args: ServeArgs):
-        configure_logging()
+        prepare_process()
         self._models, self._args = Models(models, infos, args), args
         access = Access.load(args.api_keys_file)
         LOGGER.info(access.says())
