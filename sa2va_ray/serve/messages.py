@@ -9,7 +9,7 @@ import numpy as np
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.predictor import Prediction
 
-PROBABILITY_ONE = 65535  # of 16 bits
+_ONE = 65535  # of 16 bits
 _MEGAPIXEL = 10**6
 
 
@@ -91,4 +91,4 @@ class Answers:
 
 def to_uint16(probabilities: np.ndarray) -> np.ndarray:
     """[0, 1] -> uint16, round(p x 65535)."""
-    return np.rint(probabilities * PROBABILITY_ONE).astype(np.uint16)
+    return np.rint(probabilities * _ONE).astype(np.uint16)
