@@ -59,7 +59,8 @@ class SegmentationModel:
         """Answered when the model is loaded and warm."""
 
     async def answer(self, question: Question) -> Answers:
-        """Runs with the questions of several callers: all that came while the model was busy are in one batch."""
+        """Runs with the questions of several callers: of those that came while the model was busy, as many as a batch
+        may hold."""
         async with self._turnstile.inside(question.megapixels):
             return await self._answer(question)
 

@@ -69,11 +69,22 @@ class Recorder:
         Raises:
             Problem: no access.
         """
-        exchange, whole = Exchange(request.state.id), Stopwatch()
+        async with self._recorded(Exchange(request.state.id), route) as exchange:
+            exchange.key_id = self.access.check(request.headers, request.client.host if request.client else "", scope)
+            yield exchange
+
+    @asynccontextmanager
+    async def part(self, whole: Exchange, route: str) -> AsyncIterator[Exchange]:
+        """One image of a request that has been let in: on record by itself, and not counted against the key's limit."""
+        async with self._recorded(Exchange(whole.request_id, whole.key_id), route) as exchange:
+            yield exchange
+
+    @asynccontextmanager
+    async def _recorded(self, exchange: Exchange, route: str) -> AsyncIterator[Exchange]:
+        watch = Stopwatch()
         self.metrics.begin()
         status = 500
         try:
-            exchange.key_id = self.access.check(request.headers, request.client.host if request.client else "", scope)
             yield exchange
             status = 200
         except Problem as problem:
@@ -84,7 +95,7 @@ class Recorder:
             self.metrics.end(route, status)
             self.metrics.stages(exchange.timing_ms)
             if self.audit:
-                await asyncio.to_thread(self._put_on_record, self.audit, exchange, status, 1000 * whole.lap_s())
+                await asyncio.to_thread(self._put_on_record, self.audit, exchange, status, 1000 * watch.lap_s())
 
     @staticmethod
     def _put_on_record(audit: AuditLog, exchange: Exchange, status: int, latency_ms: float) -> None:

@@ -180,18 +180,18 @@ class Ingress:
     @api.post("/label_studio/predict", **openapi.LABEL_TASKS)
     async def label_studio_predict(self, request: Request) -> dict[str, Any]:
         """Pre-annotations of Label Studio's tasks, as brush strokes. A task that fails alone has a `problem`."""
-        async with self._recorder.exchange(request, "label_studio", _PREDICT):
+        async with self._recorder.exchange(request, "label_studio", _PREDICT) as whole:
             body = await read_json(request, self._args.limits)
             config, tasks = label_studio.read_tasks(body)
             at_a_time = asyncio.Semaphore(self._args.limits.max_batch_images)
-            results = await asyncio.gather(*(self._label(request, config, image, at_a_time) for _, image in tasks))
+            results = await asyncio.gather(*(self._label(whole, config, image, at_a_time) for _, image in tasks))
             return label_studio.predict_reply(results, self._label_version(), request.state.id)
 
     async def _label(
-        self, request: Request, config: LabelConfig, image: str, at_a_time: asyncio.Semaphore
+        self, whole: Exchange, config: LabelConfig, image: str, at_a_time: asyncio.Semaphore
     ) -> dict[str, Any] | Problem:
         try:
-            async with at_a_time, self._recorder.exchange(request, "label_studio_task", _PREDICT) as exchange:
+            async with at_a_time, self._recorder.part(whole, "label_studio_task") as exchange:
                 return await self._label_image(config, image, exchange)
         except Problem as problem:
             return problem
