@@ -90,11 +90,9 @@ def main() -> None:
         folder = Path(name)
         config = _config(arguments.model or _random_model(folder / "model", arguments.size))
         rows, facts = _measure(folder, config, _images(folder / "images"), arguments)
-    facts |= _against_goals(rows, arguments.clients)
-    for name, value in facts.items():
-        print(f"{name}: {value:.2f}")
+    _tell(goals := _against_goals(rows, arguments.clients))
     result = {"model": model, "device": device, "torch": torch.__version__, "ray": ray.__version__}
-    (ROOT / "benchmarks/serve.json").write_text(json.dumps({**result, **facts, "rows": rows}, indent=2) + "\n")
+    (ROOT / "benchmarks/serve.json").write_text(json.dumps({**result, **facts, **goals, "rows": rows}, indent=2) + "\n")
 
 
 def _config(model_uri: str) -> dict[str, Any]:
@@ -162,10 +160,9 @@ def _measure(
         ways.clear()  # the model that was called directly
         gc.collect()
         torch.cuda.empty_cache()
-        facts |= _stages(url, images)
-        print(facts, flush=True)
-        facts["time 1 > 2 replicas, s"] = _time_to_second_replica(folder, config, url, images)
-    return rows, facts
+        _tell(facts := facts | _stages(url, images))
+        _tell(scaling := {"time 1 > 2 replicas, s": _time_to_second_replica(folder, config, url, images)})
+    return rows, facts | scaling
 
 
 @dataclass(frozen=True)
@@ -290,7 +287,7 @@ def _row(way: str, clients: int, turns: list[Turn]) -> dict[str, Any]:
         "p50 ms": float(p50),
         "p95 ms": float(p95),
         "p99 ms": float(p99),
-        "images/s": len(latencies_s) / sum(turn.seconds for turn in turns),
+        "images/s": (len(latencies_s) or float("nan")) / sum(turn.seconds for turn in turns),  # NaN: too short a turn
         "mean batch": float(np.mean([turn.mean_batch for turn in turns])),
         "refused": sum(turn.refused for turn in turns),
     }
@@ -355,6 +352,11 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
     cells = [f"{row[column]:.2f}" if isinstance(row[column], float) else str(row[column]) for column in COLUMNS]
     print("  ".join(f"{cell:>10}" for cell in cells), flush=True)
     return row
+
+
+def _tell(facts: dict[str, float]) -> None:
+    for name, value in facts.items():
+        print(f"{name}: {value:.2f}", flush=True)
 
 
 def _against_goals(rows: list[dict[str, Any]], clients: list[int]) -> dict[str, float]:
