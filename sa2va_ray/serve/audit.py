@@ -3,11 +3,14 @@
 It is a file of JSON lines, each with the SHA-256 of the one before, so that nobody can change, remove or move a line
 without it being seen:
 
-    python -m sa2va_ray.serve.audit verify FILE
+    python -m sa2va_ray.serve.audit verify FILE_OR_FOLDER [--heads HEADS]
 
-Lines cut off at the end leave a shorter chain that is whole. To find that, keep what `verify` prints, the number of
-records and the last hash, somewhere else, and compare later. Whoever can write the file can also make a whole new
-chain, which is found in the same way only.
+What is cut off at the end leaves a shorter chain that is whole, and a file that is removed leaves nothing. To find
+that, keep the heads of all files, number of records and last hash, where the writer of the logs cannot write:
+
+    python -m sa2va_ray.serve.audit heads FOLDER > HEADS
+
+Whoever can write the file can also make a whole new chain, which is found in the same way only.
 """
 
 import argparse
@@ -16,10 +19,13 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from sa2va_ray.config import UserError
 
@@ -122,13 +128,22 @@ class Finding:
     """Something wrong with a log.
 
     Attributes:
-        line: counted from 1.
-        kind: torn, changed, removed, moved, or broken (the chain, by a line before that was replaced).
+        line: counted from 1; 0 is the file as a whole.
+        kind: torn, changed, removed, moved, broken (the chain, by a line before that was replaced), or, against a head,
+            cut (its last record is not there any more) or replaced (another one is).
     """
 
     line: int
     kind: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """How far a log was written: what is kept elsewhere."""
+
+    num_records: int
+    last_sha256: str
 
 
 @dataclass(frozen=True)
@@ -147,17 +162,14 @@ class AuditReport:
     def __str__(self) -> str:
         lines = [f"line {finding.line}: {finding.kind}: {finding.detail}" for finding in self.findings]
         verdict = f"{len(lines)} thing(s) are wrong with this log." if lines else "The chain is whole."
-        return "\n".join(
-            [
-                *lines,
-                f"{self.num_records} records, last sha256 {self.last_sha256}. {verdict}",
-                "Lines cut off at the end are not seen from here: compare number and hash with those kept elsewhere.",
-            ]
-        )
+        return "\n".join([*lines, f"{self.num_records} records, last sha256 {self.last_sha256}. {verdict}"])
 
 
-def verify(path: str | Path) -> AuditReport:
+def verify(path: str | Path, head: Head | None = None) -> AuditReport:
     """Follows the chain from the first line to the last.
+
+    Args:
+        head: how far it was once written.
 
     Raises:
         UserError: no such file.
@@ -165,7 +177,7 @@ def verify(path: str | Path) -> AuditReport:
     if not Path(path).is_file():
         raise UserError(f"There is no audit log at {path}.")
     findings: list[Finding] = []
-    num_records, expected, previous = 0, 0, _FIRST
+    num_records, expected, previous, hashes = 0, 0, _FIRST, {-1: _FIRST}
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             record = _parse(line)
@@ -174,7 +186,52 @@ def verify(path: str | Path) -> AuditReport:
                 continue
             findings += [Finding(number, *wrong) for wrong in _wrongs(record, line, expected, previous)]
             num_records, expected, previous = num_records + 1, record["sequence"] + 1, record["sha256"]
+            if head and record["sequence"] == head.num_records - 1:
+                hashes[record["sequence"]] = previous
+    if head:
+        findings += _against_head(head, hashes.get(head.num_records - 1), num_records)
     return AuditReport(num_records, previous, tuple(findings))
+
+
+def verify_folder(folder: str | Path, heads: Mapping[str, Head]) -> dict[str, AuditReport]:
+    """By the names of the files in a folder, and of those that are among the heads and are not there.
+
+    Raises:
+        UserError: no such folder.
+    """
+    found = {path.name: verify(path, heads.get(path.name)) for path in _files(folder)}
+    gone = {name: head for name, head in heads.items() if name not in found}
+    return found | {
+        name: AuditReport(0, _FIRST, (Finding(0, "removed", f"the file of {head.num_records} records is not there"),))
+        for name, head in sorted(gone.items())
+    }
+
+
+def read_heads(folder: str | Path) -> dict[str, Head]:
+    """Of each file in a folder, as they are now.
+
+    Raises:
+        UserError: no such folder, or something is wrong with one of the files.
+    """
+    reports = verify_folder(folder, {})
+    wrong = [name for name, report in reports.items() if report.findings]
+    if wrong:
+        raise UserError(f"{len(wrong)} of {len(reports)} audit logs are not whole: verify {folder} first.")
+    return {name: Head(report.num_records, report.last_sha256) for name, report in reports.items()}
+
+
+def _files(folder: str | Path) -> list[Path]:
+    if not Path(folder).is_dir():
+        raise UserError(f"There is no folder of audit logs at {folder}.")
+    return sorted(Path(folder).glob("*.jsonl"))
+
+
+def _against_head(head: Head, found: str | None, num_records: int) -> list[Finding]:
+    if found is None:
+        return [Finding(0, "cut", f"it had {head.num_records} records and has {num_records}")]
+    if found != head.last_sha256:
+        return [Finding(0, "replaced", f"record {head.num_records - 1} has another hash than it had")]
+    return []
 
 
 def _wrongs(record: dict[str, Any], line: bytes, expected: int, previous: str) -> list[tuple[str, str]]:
@@ -205,12 +262,13 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     """A record, None where a line is not the whole of one."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_record = (
         line.endswith(b"\n")
         and isinstance(record, dict)
         and tuple(record) == _FIELDS
+        and not any(isinstance(value, dict | list) for value in record.values())
         and type(record["sequence"]) is int
         and isinstance(record["sha256"], str)
     )
@@ -244,14 +302,38 @@ def _read_end(fd: int) -> tuple[dict[str, Any] | None, bool]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m sa2va_ray.serve.audit", description="The audit log.")
-    command = parser.add_subparsers(required=True).add_parser("verify", help="find what was changed or removed")
-    command.add_argument("file")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("verify", help="find what was changed or removed")
+    command.add_argument("path", help="a log, or a folder of them")
+    command.add_argument("--heads", type=Path, help="what `heads` printed earlier")
+    command = commands.add_parser("heads", help="print how far each log in a folder is written, to be kept elsewhere")
+    command.add_argument("path", help="the folder")
+    chosen = parser.parse_args(arguments)
     try:
-        report = verify(parser.parse_args(arguments).file)
+        if chosen.command == "heads":
+            print(TypeAdapter(dict[str, Head]).dump_json(read_heads(chosen.path), indent=1).decode())
+            return
+        reports = _verify(Path(chosen.path), _load_heads(chosen.heads))
     except UserError as error:
         parser.error(str(error))
-    print(report)
-    raise SystemExit(1 if report.findings else 0)
+    for name, report in reports.items():
+        print(f"{name}:\n{report}")
+    if not chosen.heads:
+        print("What was cut off at the end, or removed as a whole file, is seen with --heads only.")
+    raise SystemExit(1 if any(report.findings for report in reports.values()) else 0)
+
+
+def _verify(path: Path, heads: Mapping[str, Head]) -> dict[str, AuditReport]:
+    return verify_folder(path, heads) if path.is_dir() else {path.name: verify(path, heads.get(path.name))}
+
+
+def _load_heads(path: Path | None) -> dict[str, Head]:
+    if path is None:
+        return {}
+    try:
+        return TypeAdapter(dict[str, Head]).validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise UserError(f"There are no heads of audit logs, as `heads` prints them, in {path}.") from None
 
 
 if __name__ == "__main__":

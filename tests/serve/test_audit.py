@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
 
 from sa2va_ray.config import UserError
 from sa2va_ray.serve import audit
-from sa2va_ray.serve.audit import AuditLog, verify
+from sa2va_ray.serve.audit import AuditLog, read_heads, verify, verify_folder
 
 
 def append(log, number=0):
@@ -80,6 +81,11 @@ def test_it_goes_on_where_it_ended(path):
         ),
         (lambda lines: [*lines[:4], lines[4][:-1]], ["torn"]),
         (lambda lines: [*lines[:4], b"\0" * 100], ["torn"]),
+        (lambda lines: [*lines, b"[" * 100_000 + b"\n"], ["torn"]),
+        (lambda lines: [*lines, b'{"a":' * 100_000 + b"\n"], ["torn"]),
+        (lambda lines: [*lines, lines[4].replace(b'"r4"', b"[" * 900 + b"]" * 900)], ["torn"]),
+        (lambda lines: [*lines, lines[4].replace(b'"sequence":4', b'"sequence":' + b"5" * 5000)], ["torn"]),
+        (lambda lines: [*lines, b"\xff\xfe\n"], ["torn"]),
     ],
 )
 def test_what_was_done_to_it_is_found(path, change, found):
@@ -187,6 +193,102 @@ def test_command_line(path):
     assert done.returncode == 1
     assert "line 1: removed" in done.stdout
     assert subprocess.run([*command[:4], "none"], capture_output=True).returncode == 2
+
+
+def test_heads_kept_elsewhere_show_what_was_cut_removed_or_written_anew(tmp_path, capsys):
+    for name in ("a", "b", "c", "d"):
+        log = AuditLog(tmp_path / f"{name}.jsonl")
+        for number in range(4):
+            append(log, number)
+        log.close()
+    heads = read_heads(tmp_path)
+    audit.main(["heads", str(tmp_path)])
+    (tmp_path / "heads.json").write_text(capsys.readouterr().out)
+
+    log = AuditLog(tmp_path / "a.jsonl")
+    append(log)  # goes on after the heads were taken
+    log.close()
+    (tmp_path / "b.jsonl").unlink()
+    (tmp_path / "c.jsonl").write_bytes(b"".join(lines_of(tmp_path / "c.jsonl")[:3]))
+    (tmp_path / "d.jsonl").unlink()
+    log = AuditLog(tmp_path / "d.jsonl")
+    for number in range(6):
+        append(log, number + 10)
+    log.close()
+
+    reports = verify_folder(tmp_path, heads)
+    found = {name[0]: [finding.kind for finding in report.findings] for name, report in reports.items()}
+    assert found == {"a": [], "b": ["removed"], "c": ["cut"], "d": ["replaced"]}
+    assert all(not report.findings for report in verify_folder(tmp_path, {}).values())
+    for arguments, code in ((["--heads", str(tmp_path / "heads.json")], 1), ([], 0)):
+        with pytest.raises(SystemExit) as ended:
+            audit.main(["verify", str(tmp_path), *arguments])
+        assert ended.value.code == code
+        assert ("b.jsonl" in capsys.readouterr().out) == bool(code)
+
+
+def test_the_head_of_an_empty_log_is_kept_too(tmp_path):
+    AuditLog(tmp_path / "a.jsonl").close()
+    heads = read_heads(tmp_path)
+    log = AuditLog(tmp_path / "a.jsonl")
+    append(log)
+    log.close()
+    assert verify(tmp_path / "a.jsonl", heads["a.jsonl"]).findings == ()
+
+
+@pytest.mark.parametrize("heads", ["", "[]", '{"a.jsonl": 1}', None])
+def test_heads_that_are_none_are_said_so(tmp_path, heads, capsys):
+    if heads is not None:
+        (tmp_path / "heads.json").write_text(heads)
+    with pytest.raises(SystemExit):
+        audit.main(["verify", str(tmp_path), "--heads", str(tmp_path / "heads.json")])
+    assert "no heads of audit logs" in capsys.readouterr().err
+
+
+def test_a_limit_of_the_files_size_is_told_and_leaves_a_whole_chain(path):
+    """RLIMIT_FSIZE, as of a service's unit or of a quota: the write fails, or is cut short. In its own process."""
+    script = (
+        "import resource, sys; from sa2va_ray.serve.audit import AuditLog\n"
+        "log = AuditLog(sys.argv[1])\n"
+        "def append():\n"
+        "    log.append(key_id=None, request_id='r', model_sha256=None, input_sha256=None, output_sha256=None,"
+        " latency_ms=1, status=500)\n"
+        "def limit(size):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
+        "limit(int(sys.argv[2]))\n"
+        "failures = 0\n"
+        "for _ in range(3):\n"
+        "    try:\n"
+        "        append()\n"
+        "    except OSError:\n"
+        "        failures += 1\n"
+        "limit(resource.RLIM_INFINITY)\n"
+        "append()\n"
+        "print(failures)\n"
+    )
+    size = path.stat().st_size
+    for room in (0, 100):  # nothing of the record, or a part of it
+        command = [sys.executable, "-c", script, path, str(path.stat().st_size + room)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout == "3\n"
+    assert path.stat().st_size > size
+    report = verify(path)
+    assert (report.num_records, [finding.kind for finding in report.findings]) == (7, ["torn"])
+
+
+def test_the_hosts_clock_may_jump(path, monkeypatch):
+    """The order is that of the sequence numbers; times are what the clock said."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(1970, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(audit, "datetime", Clock)
+    log = AuditLog(path)
+    assert append(log)["time"].startswith("1970")
+    log.close()
+    assert (verify(path).num_records, kinds(path)) == (6, [])
 
 
 def test_a_missing_folder_is_named(tmp_path):
