@@ -18,7 +18,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypedDict, TypeVar, Unpack
 
 import httpx
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    ImageLike = bytes | Path | Image
-    """An encoded file, the path of one, or pixels, which are sent as PNG."""
+    ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image
+    """The path of an encoded file, its bytes, the file opened, or pixels, which are sent as PNG."""
     Prompt = str | Sequence[str] | None
     """One question or several about the image; None leaves it to the endpoint."""
 
@@ -185,8 +185,8 @@ class AsyncClient:
 
     async def segment_folder(
         self,
-        folder: Path,
-        out: Path,
+        folder: str | os.PathLike[str],
+        out: str | os.PathLike[str],
         prompt: "Prompt" = None,
         concurrency: int = 8,
         progress: bool = True,
@@ -201,8 +201,8 @@ class AsyncClient:
         Raises: as `segment`, at what is no fault of an image.
         """
         asked = {"prompt": prompt, **options, "model_sha256": await self._sha256_of(options.get("model"))}
-        results = _Results(out, asked)
-        paths = _images_below(folder)
+        results = _Results(Path(out), asked)
+        paths = _images_below(Path(folder))
         with _progress_bar(len(paths), progress) as bar:
             queue = iter(paths)
 
@@ -307,8 +307,8 @@ class Client:
 
     def segment_folder(
         self,
-        folder: Path,
-        out: Path,
+        folder: str | os.PathLike[str],
+        out: str | os.PathLike[str],
         prompt: "Prompt" = None,
         concurrency: int = 8,
         progress: bool = True,
@@ -378,13 +378,24 @@ class _Results:
 
 
 def _encoded(image: "ImageLike") -> bytes:
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, os.PathLike):
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes()
+    if hasattr(image, "read"):
+        return _read_opened(image)
+    if not hasattr(image, "save"):
+        raise TypeError(f"An image is a path, bytes, an opened file or a PIL.Image, not a {type(image).__name__}.")
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _read_opened(file: Any) -> bytes:
+    data = file.read()
+    if not isinstance(data, bytes):
+        raise TypeError("The file of the image is opened as text: open it with mode 'rb'.")
+    return data
 
 
 def _problem(response: httpx.Response) -> ProblemError:

@@ -177,6 +177,21 @@ def test_image_may_be_a_path_or_pixels(endpoint: Endpoint, tmp_path: Path):
             client.segment(Image.fromarray(MASK))
 
 
+def test_an_image_may_be_given_as_files_usually_are(endpoint: Endpoint, tmp_path: Path):
+    data = png(MASK)
+    path = tmp_path / "image.png"
+    path.write_bytes(data)
+    with Client(endpoint.url) as client:
+        expected = client.segment(data).answers
+        for image in (str(path), path, bytearray(data), memoryview(data), io.BytesIO(data), path.open("rb")):
+            assert client.segment(image).answers == expected
+        with path.open(encoding="latin-1") as text, pytest.raises(TypeError, match="mode 'rb'"):
+            client.segment(text)
+        with pytest.raises(TypeError, match="not a dict"):
+            client.segment({})
+        assert client.segment_folder(str(tmp_path), str(tmp_path / "out"), progress=False).done == 1
+
+
 def test_busy_endpoint_is_asked_again_when_it_says(segment: Segment, endpoint: Endpoint):
     endpoint.answers = [problem(503, "Too busy", Retry_After="1"), problem(429, "Too many", Retry_After="1")]
     start_s = time.monotonic()
