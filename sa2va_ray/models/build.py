@@ -70,10 +70,8 @@ def build_model(config: ModelConfig, precision: torch.dtype = torch.float32) -> 
     with torch.random.fork_rng():
         torch.manual_seed(config.init_seed)
         model = Sa2VAModel(model_config)
-    for tensor in model.state_dict(
-        keep_vars=True
-    ).values():  # not the rotary tables, whose angles bfloat16 would change
-        tensor.data = tensor.data.to(precision)
+    if precision == torch.bfloat16:
+        model.bfloat16()
     return model, Sa2VAProcessor(model_config, tokenizer)
 
 

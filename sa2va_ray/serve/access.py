@@ -7,10 +7,8 @@ makes a key. What is stored of it, a JSON list of `ApiKey`, is in a file or in t
 
 import argparse
 import base64
-import binascii
 import hashlib
 import hmac
-import ipaddress
 import json
 import math
 import os
@@ -19,10 +17,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Literal
 
+from fastapi import Request
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sa2va_ray import storage
 from sa2va_ray.config import Config, UserError
+from sa2va_ray.serve import loopback
 from sa2va_ray.serve.problems import Problem
 
 KEYS_VARIABLE = "SA2VA_API_KEYS"
@@ -30,7 +30,6 @@ LOOPBACK_ID = "(loopback)"
 """Key id of a request from this machine where no keys are configured."""
 
 _KEY_BYTES = 32
-_FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 Scope = Literal["predict", "admin"]
 
@@ -82,6 +81,15 @@ class Access:
             )
         return f"{len(self._keys)} API key(s) are configured; requests without one are refused."
 
+    def check_open(self, request: Request) -> None:
+        """What routes that need no key ask of a request, too: without any keys it has to be from this machine.
+
+        Raises:
+            Problem: 403.
+        """
+        if not self._keys:
+            loopback.check_request(request)
+
     def check(self, headers: Mapping[str, str], client_host: str | None, scope: Scope) -> str:
         """Id of the key that a request brings, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
 
@@ -95,7 +103,7 @@ class Access:
             Problem: 401 no valid key; 403 not of this scope, or no keys and not from this machine; 429 too often.
         """
         if not self._keys:
-            _check_is_local(headers, client_host)
+            loopback.check_headers(headers, client_host)
             return LOOPBACK_ID
         key = self._find(_presented(headers))
         if scope not in key.scopes:
@@ -169,34 +177,12 @@ def _presented(headers: Mapping[str, str]) -> str:
 def _password(credentials: str) -> str:
     try:
         return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # of base64 or of UTF-8
         raise _unauthorized("The header Authorization: Basic is not base64 of user:key.") from None
 
 
 def _unauthorized(detail: str) -> Problem:
     return Problem(401, "No valid API key", detail, "Send a valid one as Authorization: Bearer KEY or X-API-Key: KEY.")
-
-
-def _check_is_local(headers: Mapping[str, str], client_host: str | None) -> None:
-    # A proxy on this machine connects from it for anybody.
-    is_forwarded = any(name in headers for name in _FORWARDING_HEADERS)
-    if is_forwarded or not _is_loopback(client_host):
-        raise Problem(
-            403,
-            "Not allowed",
-            "No API keys are configured here, so that requests from the same machine only are answered"
-            + (", and this one was forwarded by a proxy." if is_forwarded else "."),
-            "Ask whoever runs the server to configure keys.",
-        )
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        address = ipaddress.ip_address(host or "")
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 def _read(path: str) -> str:

@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Request
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from sa2va_ray.serve.config import LimitsConfig
 from sa2va_ray.serve.fetch import UriPolicy, fetch
+from sa2va_ray.serve.form import read_form
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.protocol import SegmentOptions, decode_base64, form_options, parse_options
+from sa2va_ray.serve.strict_json import parse_json
 
 _FORM, _JSON = "multipart/form-data", "application/json"
 
@@ -83,36 +83,16 @@ def _check_headers(request: Request, limits: LimitsConfig) -> None:
 
 
 async def _read_form(request: Request, limits: LimitsConfig, several: bool) -> tuple[list[bytes], SegmentOptions]:
-    try:
-        form = await request.form(max_files=limits.max_batch_images, max_fields=32)
-    except HTTPException as error:  # starlette's, of the parser
-        raise Problem(400, "Not a form", str(error.detail)[:200], "Check it with an HTTP client library.") from None
-    try:
-        images, fields = await _parts(form)
-    finally:
-        await form.close()
+    images, fields = await read_form(request, limits)
     _check_number(len(images), several, "file")
     return images, form_options(fields)
 
 
-async def _parts(form: FormData) -> tuple[list[bytes], list[tuple[str, Any]]]:
-    images: list[bytes] = []
-    fields: list[tuple[str, Any]] = []
-    for name, value in form.multi_items():
-        if name == "file" and isinstance(value, UploadFile):
-            images.append(await value.read())
-        elif isinstance(value, UploadFile):
-            raise Problem(422, "Wrong field", "A file stands in another field than 'file'.", "Name the field 'file'.")
-        else:
-            fields.append((name, value))
-    return images, fields
-
-
 async def _json_object(request: Request) -> dict[str, Any]:
     try:
-        fields = await request.json()
-    except (ValueError, RecursionError):
-        raise Problem(400, "Not JSON", "The body is not valid JSON.", "Check it with a JSON parser.") from None
+        fields = parse_json(await request.body())
+    except ValueError as error:
+        raise Problem(400, "Not JSON", f"The body is not valid JSON: {error}", "Check it with a JSON parser.") from None
     if not isinstance(fields, dict):
         raise Problem(422, "Not an object", "The JSON body is no object.", 'Send {"image": "<base64>", ...}.')
     return fields

@@ -12,7 +12,9 @@ from sa2va_ray.serve.access import Access, Scope
 from sa2va_ray.serve.audit import AuditLog
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.problems import Problem
-from sa2va_ray.telemetry import Stopwatch
+from sa2va_ray.telemetry import LOGGER, Stopwatch
+
+_RETRY_AFTER_S = 60  # a disk does not become free in a second
 
 
 @dataclass
@@ -60,6 +62,18 @@ class Recorder:
     metrics: RequestMetrics
     audit: AuditLog | None
 
+    async def let_in(self, request: Request) -> None:
+        """To be asked of every request, before its route.
+
+        Raises:
+            Problem: no access, whatever the route; that is put on record.
+        """
+        try:
+            self.access.check_open(request)
+        except Problem:
+            async with self._recorded(Exchange(request.state.id), "refused"):
+                raise
+
     @asynccontextmanager
     async def exchange(self, request: Request, route: str, scope: Scope) -> AsyncIterator[Exchange]:
         """
@@ -99,12 +113,22 @@ class Recorder:
 
     @staticmethod
     def _put_on_record(audit: AuditLog, exchange: Exchange, status: int, latency_ms: float) -> None:
-        audit.append(
-            key_id=exchange.key_id,
-            request_id=exchange.request_id,
-            model_sha256=exchange.model_sha256,
-            input_sha256=exchange.input_sha256,
-            output_sha256=exchange.output_sha256,
-            latency_ms=latency_ms,
-            status=status,
-        )
+        try:
+            audit.append(
+                key_id=exchange.key_id,
+                request_id=exchange.request_id,
+                model_sha256=exchange.model_sha256,
+                input_sha256=exchange.input_sha256,
+                output_sha256=exchange.output_sha256,
+                latency_ms=latency_ms,
+                status=status,
+            )
+        except OSError as error:
+            LOGGER.error("a record of the audit log could not be written: %s", error.strerror or error)
+            raise Problem(
+                503,
+                "Not ready",
+                "The audit log cannot be written, and nothing is answered without a record.",
+                "Tell whoever runs this endpoint: its disk may be full.",
+                retry_after_s=_RETRY_AFTER_S,
+            ) from None

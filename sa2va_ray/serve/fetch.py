@@ -109,10 +109,10 @@ class _Place:
     @classmethod
     def of(cls, uri: str) -> Self | None:
         """None where a URI is of another scheme, says who asks, or could mean another place than it seems to."""
-        if uri.startswith("s3://"):
-            bucket, _, key = uri.removeprefix("s3://").partition("/")
-            return cls("s3", bucket, None, _folders(key)) if bucket and _is_plain(key) else None
         try:
+            if uri.startswith("s3://"):
+                bucket, _, key = uri.removeprefix("s3://").partition("/")
+                return cls("s3", bucket, None, _folders(key)) if bucket and _is_plain(key) else None
             url = URL(uri)
             if url.scheme != "https" or not url.host or url.raw_user is not None or url.raw_password is not None:
                 return None

@@ -27,11 +27,12 @@ from sa2va_ray.serve.body import read_images, read_json
 from sa2va_ray.serve.config import ServeArgs
 from sa2va_ray.serve.exchange import Exchange, Recorder
 from sa2va_ray.serve.fetch import fetch
+from sa2va_ray.serve.head import HeadAsGet
 from sa2va_ray.serve.images import decode_image
 from sa2va_ray.serve.label_studio import LabelConfig
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.page import page_routes
-from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.problems import Problem, problem_of_fault
 from sa2va_ray.serve.process import prepare_process
 from sa2va_ray.serve.protocol import ModelInfo, ModelList, SegmentOptions, SegmentReply
 from sa2va_ray.serve.replies import PNG, problem_line, to_body, to_picture
@@ -47,18 +48,32 @@ api = FastAPI(
     description="Vessel masks from images. Not a medical device.",
     docs_url=None,  # its pages load scripts from other hosts
     redoc_url=None,
+    responses=openapi.ANY,
+    redirect_slashes=False,  # a redirect would name the host that the caller named
 )
 api.include_router(page_routes())
+api.add_middleware(HeadAsGet)
 
 
 @api.middleware("http")
 async def _finish(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     """The request id, and headers of every reply."""
     request.state.id = uuid.uuid4().hex
-    response = await call_next(request)
+    response = await _respond(request, call_next)
     for name, value in {**_HEADERS, _REQUEST_ID: request.state.id}.items():
         response.headers.setdefault(name, value)
     return response
+
+
+async def _respond(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    try:
+        ingress: Any = serve.get_replica_context().servable_object
+        await ingress.let_in(request)
+        return await call_next(request)
+    except Problem as problem:
+        return problem.response(request.state.id)
+    except Exception as error:
+        return problem_of_fault(error, request.state.id).response(request.state.id)
 
 
 @api.exception_handler(Problem)
@@ -92,6 +107,7 @@ class Ingress:
         LOGGER.info(access.says())
         audit = AuditLog(Path(args.audit_dir) / f"{uuid.uuid4().hex}.jsonl") if args.audit_dir else None
         self._recorder = Recorder(access, RequestMetrics(), audit)
+        self.let_in = self._recorder.let_in
 
     @api.post("/v1/segment", response_model=SegmentReply, **openapi.SEGMENT)
     async def segment(self, request: Request) -> Response:

@@ -5,7 +5,6 @@ label-studio-converter reads and writes in `brush.py`, a format of https://githu
 """
 
 import base64
-import binascii
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +14,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.serve.messages import Answers
 from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.protocol import MAX_PROMPT_CHARACTERS
 
 _HEADER_BITS = 32 + 5 + 4 * 4  # number of values, bits of a value, bits of the four kinds of run length
 _VALUE_BITS = 8
@@ -57,7 +58,7 @@ def read_label_config(text: str) -> LabelConfig:
     """The first BrushLabels tag of a labelling interface.
 
     Raises:
-        Problem: not XML, with a DTD, or without BrushLabels for an Image.
+        Problem: not XML, with a DTD, without BrushLabels for an Image, or with a label too long to ask for.
     """
     root = _parse_xml(text)
     brush = next((tag for tag in root.iter("BrushLabels") if tag.get("name") and tag.get("toName")), None)
@@ -70,6 +71,11 @@ def read_label_config(text: str) -> LabelConfig:
     labels = tuple(label.get("value", "") for label in brush.iter("Label"))
     if not labels or not all(labels):
         raise _wrong_config("BrushLabels has no Label tag, or one without a value.")
+    longest = max(map(len, map(evaluation_prompt, labels)))
+    if longest > MAX_PROMPT_CHARACTERS:
+        raise _wrong_config(
+            f"The question for a label has {longest:,} characters, the limit is {MAX_PROMPT_CHARACTERS:,}."
+        )
     return LabelConfig(brush.attrib["name"], brush.attrib["toName"], key[1:], labels)
 
 
@@ -96,12 +102,10 @@ def read_data_uri(uri: str) -> bytes:
     head, comma, data = uri.partition(",")
     if not head.lower().startswith("data:") or not comma:
         raise Problem(422, "Not a data URI", "The image's data URI has no 'data:' or no comma.", "Send it again.")
-    raw = unquote_to_bytes(data)
-    if not head.lower().endswith(";base64"):
-        return raw
     try:
-        return base64.b64decode(raw, validate=True)
-    except binascii.Error:
+        raw = unquote_to_bytes(data)
+        return base64.b64decode(raw, validate=True) if head.lower().endswith(";base64") else raw
+    except ValueError:
         raise Problem(422, "Not base64", "The image's data URI is not base64.", "Encode the file's bytes.") from None
 
 

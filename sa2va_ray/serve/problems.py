@@ -1,15 +1,18 @@
 """Problem documents (RFC 9457): what a request gets that cannot be served."""
 
+import traceback
 from typing import Any
 
 from fastapi.responses import JSONResponse
+
+from sa2va_ray.telemetry import LOGGER
 
 
 class Problem(Exception):
     """A request that cannot be served: becomes an `application/problem+json` reply.
 
     Args:
-        status: HTTP status, 4xx or 503.
+        status: HTTP status, 4xx or 503; 500 for a fault of our own.
         title: the kind of problem, the same words each time.
         detail: what was wrong with this request; without names of files and without any of its content.
         cure: what to do about it.
@@ -47,3 +50,16 @@ class Problem(Exception):
             headers=headers,
             media_type="application/problem+json",
         )
+
+
+def problem_of_fault(error: Exception, request_id: str) -> Problem:
+    """Of an exception that nobody foresaw. Its text may hold what the caller sent, so the log gets its type and place
+    alone."""
+    place = "".join(traceback.format_tb(error.__traceback__))
+    LOGGER.error("request %s ended in a %s:\n%s", request_id, type(error).__name__, place)
+    return Problem(
+        500,
+        "Server error",
+        f"The server failed on this request ({type(error).__name__}). Other requests are not touched.",
+        "Tell whoever runs this endpoint the request id.",
+    )

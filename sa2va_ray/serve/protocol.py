@@ -1,20 +1,22 @@
 """What goes over the wire: the options of a request, replies, and how they are read and made."""
 
 import base64
-import binascii
-import json
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.serve.config import LimitsConfig
 from sa2va_ray.serve.formats import to_png, to_polygons, to_probability_png, to_rle
 from sa2va_ray.serve.messages import Finding
 from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.strict_json import parse_json
 
 MAX_PROMPT_CHARACTERS = 2000
+_MAX_PROBLEMS, _MAX_NAME_CHARACTERS = 5, 100  # that are told of one request
 Output = Literal["rle", "polygons", "png", "probability"]
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 
@@ -113,22 +115,38 @@ def parse_options(fields: dict[str, Any]) -> SegmentOptions:
     try:
         return SegmentOptions.model_validate(fields)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
-        valid = ", ".join(SegmentOptions.model_fields)
-        raise Problem(422, "Wrong field", problems, f"Fields beside the image are: {valid}.") from None
+        raise _wrong_field("; ".join(map(_says, error.errors()[:_MAX_PROBLEMS]))) from None
 
 
-def form_options(items: list[tuple[str, Any]]) -> SegmentOptions:
-    """Of the fields of a form, of which `prompt` may come several times and `cleanup` is JSON text."""
+def form_options(items: list[tuple[str, str]]) -> SegmentOptions:
+    """Of the fields of a form, of which `prompt` may come several times and `cleanup` is JSON text.
+
+    Raises:
+        Problem: an unknown or wrong field, or another one several times.
+    """
+    given = Counter(name for name, _ in items if name != "prompt")
+    if repeated := [name for name in SegmentOptions.model_fields if given[name] > 1]:
+        raise _wrong_field("; ".join(f"{name}: Given {given[name]} times" for name in repeated))
     fields: dict[str, Any] = {name: value for name, value in items if name != "prompt"}
     if prompts := [value for name, value in items if name == "prompt"]:
         fields["prompt"] = prompts
-    if isinstance(fields.get("cleanup"), str):
+    if "cleanup" in fields:
         try:
-            fields["cleanup"] = json.loads(fields["cleanup"])
-        except ValueError:
-            raise Problem(422, "Wrong field", "cleanup: not JSON.", 'Send {"min_component_px": 20}, say.') from None
+            fields["cleanup"] = parse_json(fields["cleanup"])
+        except ValueError as error:
+            cure = 'Send {"min_component_px": 20}, say.'
+            raise Problem(422, "Wrong field", f"cleanup: Not JSON: {error}", cure) from None
     return parse_options(fields)
+
+
+def _says(error: ErrorDetails) -> str:
+    """Field and fault, without the value."""
+    return f"{'.'.join(map(str, error['loc']))[:_MAX_NAME_CHARACTERS]}: {error['msg']}"
+
+
+def _wrong_field(problems: str) -> Problem:
+    valid = ", ".join(SegmentOptions.model_fields)
+    return Problem(422, "Wrong field", problems, f"Fields beside the image are: {valid}.")
 
 
 def decode_base64(text: Any) -> bytes:
@@ -140,7 +158,7 @@ def decode_base64(text: Any) -> bytes:
         raise Problem(422, "No image", "The JSON body has no text field 'image'.", "Send the image there, as base64.")
     try:
         return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise Problem(422, "Not base64", "The field 'image' is not base64.", "Encode the file's bytes.") from None
 
 

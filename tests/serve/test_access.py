@@ -52,6 +52,7 @@ def test_each_way_to_send_a_key(key_and_access):
         {"authorization": "Bearer wrong"},
         {"authorization": "Digest x"},
         {"authorization": "Basic !!"},
+        {"authorization": "Basic schl\xfcssel"},
         {"authorization": "Basic " + base64.b64encode(b"\xff:\xff").decode()},
         {"x-api-key": ""},
         {"x-api-key": "schlüssel"},

@@ -135,7 +135,8 @@ def test_the_audit_log_has_each_request_and_its_chain_holds(endpoint, png, audit
 
 def test_a_slow_body_and_one_cut_off_hold_nobody_up(endpoint, png):
     host, port = endpoint.removeprefix("http://").split(":")
-    head = b"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+    head = b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 1000\r\n\r\n{"
     with socket.create_connection((host, int(port)), timeout=30) as slow:
         slow.sendall(head)
         with socket.create_connection((host, int(port)), timeout=30) as cut:

@@ -1,13 +1,15 @@
 """What is put on record of a request and of its parts."""
 
 import asyncio
+import errno
 import json
+import os
 
 import pytest
 from starlette.requests import Request
 
 from sa2va_ray.serve.access import Access, new_key
-from sa2va_ray.serve.audit import AuditLog
+from sa2va_ray.serve.audit import AuditLog, verify
 from sa2va_ray.serve.exchange import Recorder
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.problems import Problem
@@ -40,3 +42,33 @@ def test_parts_are_recorded_under_the_requests_key_and_do_not_use_up_its_limit(t
     assert [record["key_id"] for record in records[:4]] == ["clinic"] * 4
     assert {record["request_id"] for record in records} == {"a1"}
     assert records[0]["input_sha256"] != records[1]["input_sha256"]
+
+
+def test_without_a_record_there_is_no_reply(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    recorder = Recorder(Access([]), RequestMetrics(), AuditLog(tmp_path / "audit.jsonl"))
+    request = Request({"type": "http", "headers": [], "client": ("127.0.0.1", 1), "state": {"id": "a1"}})
+
+    async def ask() -> None:
+        async with recorder.exchange(request, "segment", "predict"):
+            pass
+
+    asyncio.run(ask())
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(Problem, match="audit log cannot be written") as refused:
+        asyncio.run(ask())
+    assert refused.value.status == 503
+    monkeypatch.undo()
+    asyncio.run(ask())
+    assert verify(tmp_path / "audit.jsonl").num_records == 2
+
+
+def test_a_request_that_is_let_in_nowhere_is_on_record(tmp_path):
+    recorder = Recorder(Access([]), RequestMetrics(), AuditLog(tmp_path / "audit.jsonl"))
+    scope = {"type": "http", "method": "GET", "headers": [(b"host", b"evil.example")], "client": ("127.0.0.1", 1)}
+    with pytest.raises(Problem):
+        asyncio.run(recorder.let_in(Request({**scope, "state": {"id": "a1"}})))
+    (record,) = map(json.loads, (tmp_path / "audit.jsonl").read_text().splitlines())
+    assert (record["status"], record["request_id"]) == (403, "a1")
