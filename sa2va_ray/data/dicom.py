@@ -21,7 +21,8 @@ from pydicom.pixels import apply_color_lut, apply_windowing, get_decoder, pixel_
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
-from sa2va_ray.data.images import ImageError, check_num_pixels, codec_errors, is_dicom, to_8_bits, to_grey
+from sa2va_ray.data.images import check_num_pixels, codec_errors, is_dicom
+from sa2va_ray.models.sa2va.pixels_sa2va import ImageError, to_8_bits, to_grey
 
 _META_START = 132
 _PIXEL_DATA_HEADER = 12  # tag, VR and length; compressed files are always of explicit VR

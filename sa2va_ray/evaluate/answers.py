@@ -119,9 +119,10 @@ def _query(question: _Row) -> Query | None:
     """None where the image cannot be read."""
     try:
         with codec_errors():
-            return Query(decode_image(question), evaluation_prompt(question["phrase"]))
+            image = decode_image(question)
     except ImageError:
         return None
+    return Query(image, evaluation_prompt(question["phrase"]))
 
 
 def _to_row(prediction: Prediction) -> _Row:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from sa2va_ray.models.sa2va.generation_sa2va import AnyRank, Request, Segmentation, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
+from sa2va_ray.models.sa2va.pixels_sa2va import rgb_image
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.state_dict import load_model
 from sa2va_ray.predict.cleanup import CleanupConfig, to_masks
@@ -25,14 +26,14 @@ class Query:
     """One image and what is asked of it.
 
     Attributes:
-        image: any size and mode.
+        image: any size; a `PIL.Image` or an array, of which `image_pixels` says what they mean.
         prompt: may hold one `<image>` marker; without one the image goes before the text.
         answer: a reply to be taken as said, without its end token; None lets the model speak.
         threshold: of the probabilities, in [0, 1]; None takes the model's calibrated one.
         cleanup: of the masks; None takes the model's own.
     """
 
-    image: Image.Image
+    image: Image.Image | np.ndarray
     prompt: str
     answer: str | None = None
     threshold: float | None = None
@@ -59,6 +60,13 @@ class Prediction:
     def union(self) -> np.ndarray:
         """(H, W) bool: all masks of the answer together, empty where there is none."""
         return np.any(self.masks, axis=0)
+
+
+def rgb_images(queries: Sequence[Query]) -> list[Image.Image]:
+    """The image of each query as RGB; one that several hold, the same object, is made once."""
+    distinct = {id(query.image): query.image for query in queries}
+    made = {key: rgb_image(image) for key, image in distinct.items()}
+    return [made[id(query.image)] for query in queries]
 
 
 class Sa2VAPredictor:
@@ -111,14 +119,17 @@ class Sa2VAPredictor:
         Args:
             max_new_tokens: an answer is cut off behind this many; the usual one has six.
             any_rank: of processes that share the weights, which then predict together (see `segment`).
+
+        Raises:
+            ImageError: an image cannot be used.
         """
         if not queries:
             return []
-        images = {id(query.image): query.image.convert("RGB") for query in queries}
+        images = rgb_images(queries)
         segmentations = segment(
             self._model,
             self._processor,
-            [Request(images[id(query.image)], query.prompt, query.answer) for query in queries],
+            [Request(image, query.prompt, query.answer) for image, query in zip(images, queries, strict=True)],
             max_new_tokens=max_new_tokens,
             any_rank=any_rank,
         )

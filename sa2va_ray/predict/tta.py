@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from sa2va_ray.predict.cleanup import to_masks
 from sa2va_ray.predict.config import TTA
 from sa2va_ray.predict.load import Predictor
-from sa2va_ray.predict.predictor import Prediction, Query
+from sa2va_ray.predict.predictor import Prediction, Query, rgb_images
 
 _FLIPS = ((False, True), (True, False), (True, True))  # (vertical, horizontal), beside the image as it is
 
@@ -21,6 +21,8 @@ def predict_augmented(predictor: Predictor, queries: Sequence[Query], tta: TTA) 
     text as their answer, since one that says another number of [SEG] would leave masks without a counterpart. Prompts
     that name a side ("the left vessel") mean something else in a mirror; leave `tta` out for them.
     """
+    images = rgb_images(queries)  # as they are to be seen: a mirror turns what EXIF says the other way
+    queries = [replace(query, image=image) for query, image in zip(queries, images, strict=True)]
     plain = predictor.predict(queries)
     if tta == "none":
         return plain
@@ -28,8 +30,8 @@ def predict_augmented(predictor: Predictor, queries: Sequence[Query], tta: TTA) 
     scores = [prediction.score for prediction in plain]
     for flip in _FLIPS:
         mirrored = [
-            replace(query, image=_flipped_image(query.image, *flip), answer=prediction.text)
-            for query, prediction in zip(queries, plain, strict=True)
+            replace(query, image=_flipped_image(image, *flip), answer=prediction.text)
+            for query, image, prediction in zip(queries, images, plain, strict=True)
         ]
         for index, variant in enumerate(predictor.predict(mirrored)):
             # An answer cut off by its length may end in a [SEG] that has no mask until it is given as an answer.

@@ -72,8 +72,8 @@ def image():
 
 def test_the_folder_is_complete(exported_uri):
     manifest = read_manifest(exported_uri, MODEL_MANIFEST)
-    five = {f"{part}_sa2va.py" for part in ("configuration", "modeling", "generation", "processing")}
-    assert five | {"grounding_sam2.py", "model.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(
+    code = {f"{part}_sa2va.py" for part in ("configuration", "modeling", "generation", "processing", "pixels")}
+    assert code | {"grounding_sam2.py", "model.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(
         manifest["files"]
     )
     assert {"base_sha256", "checkpoint_sha256", "data_sha256", "threshold", "train_metrics"} <= set(manifest)

@@ -20,6 +20,7 @@ from transformers.models.internvl import InternVLVisionModel
 from .configuration_sa2va import Sa2VAConfig
 from .generation_sa2va import Request, Sampling, segment
 from .grounding_sam2 import GroundingEncoder, normalize_grounding_images
+from .pixels_sa2va import rgb_image
 from .processing_sa2va import Sa2VAProcessor
 
 
@@ -137,7 +138,7 @@ class Sa2VAModel(PreTrainedModel):
 
     def chat(
         self,
-        image: Image.Image | None,
+        image: Image.Image | np.ndarray | None,
         msgs: Sequence[Mapping[str, str]],
         tokenizer,
         return_masks: bool = False,
@@ -148,6 +149,7 @@ class Sa2VAModel(PreTrainedModel):
         """The guide's call: a conversation about one image.
 
         Args:
+            image: of any kind that `pixels_sa2va.image_pixels` takes; None for a talk without an image.
             msgs: `{"role": "user" | "assistant", "content": str}` in turns, the last one the user's.
             temperature, top_p: draw tokens; None or 0 decodes greedily.
 
@@ -155,7 +157,7 @@ class Sa2VAModel(PreTrainedModel):
             the answer without its end token; with `return_masks` also one (H, W) bool array for each [SEG] in it.
 
         Raises:
-            ValueError: turns that do not alternate, beginning and ending with the user.
+            ValueError: turns that do not alternate, beginning and ending with the user; an image that cannot be used.
         """
         roles = [message["role"] for message in msgs]
         if roles != [("user", "assistant")[i % 2] for i in range(len(msgs))] or len(msgs) % 2 == 0:
@@ -170,7 +172,7 @@ class Sa2VAModel(PreTrainedModel):
 
     def predict_forward(
         self,
-        image: Image.Image | None = None,
+        image: Image.Image | np.ndarray | None = None,
         text: str = "",
         tokenizer=None,
         mask_prompts: Sequence[np.ndarray] | None = None,
@@ -180,6 +182,7 @@ class Sa2VAModel(PreTrainedModel):
         """Upstream's call for still images.
 
         Args:
+            image: as in `chat`.
             mask_prompts: one array (R, H, W): regions of the image that the text is about.
             past_text: the conversation so far in the template's own words.
 
@@ -210,5 +213,5 @@ def pixel_shuffle(patches: Tensor, downsample_ratio: float) -> Tensor:
     return x.reshape(tiles, half * half, -1)
 
 
-def _rgb(image: Image.Image | None) -> Image.Image | None:
-    return image.convert("RGB") if image else None
+def _rgb(image: Image.Image | np.ndarray | None) -> Image.Image | None:
+    return None if image is None else rgb_image(image)

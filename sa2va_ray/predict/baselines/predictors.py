@@ -21,7 +21,7 @@ from sa2va_ray.models.state_dict import MODEL_MANIFEST
 from sa2va_ray.predict.baselines.unet import Unet, UnetConfig, resize_maps, to_square
 from sa2va_ray.predict.baselines.vessel_filter import FittedFilter
 from sa2va_ray.predict.cleanup import CleanupConfig, to_masks
-from sa2va_ray.predict.predictor import Prediction, Query
+from sa2va_ray.predict.predictor import Prediction, Query, rgb_images
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -54,7 +54,7 @@ class BaselinePredictor(ABC):
     def predict(self, queries: Sequence[Query]) -> list[Prediction]:
         """One mask for each query; images may differ in size and mode. `score` is the mean probability of the mask's
         pixels, 0.0 where it has none."""
-        maps = self._probabilities([query.image.convert("RGB") for query in queries]) if queries else []
+        maps = self._probabilities(rgb_images(queries)) if queries else []
         return [self._to_prediction(query, each) for query, each in zip(queries, maps, strict=True)]
 
     @classmethod

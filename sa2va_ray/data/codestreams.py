@@ -1,0 +1,89 @@
+"""What JPEG, JPEG-LS and JPEG 2000 code streams say of themselves, before they are decoded."""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_START, _END, _SCAN, _JFIF, _ADOBE = 0xD8, 0xD9, 0xDA, 0xE0, 0xEE
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of JPEG; F7: JPEG-LS
+_DECODED = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]", re.DOTALL)  # none of those that stand inside of coded data
+_JPEG_2000 = b"\xff\x4f\xff\x51"
+_JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Attributes:
+    channels, bits: samples of a pixel, and bits of a sample.
+    is_signed: only JPEG 2000 may be.
+    has_ycc: whether three channels are brightness and colour differences, by what the stream says itself; None where
+        it says nothing. Of JPEG 2000: whether its decoder makes RGB of them.
+    is_usual: a JPEG of a kind that libjpeg reads: baseline, extended or progressive.
+    """
+
+    height: int
+    width: int
+    channels: int
+    bits: int
+    is_signed: bool = False
+    has_ycc: bool | None = None
+    is_usual: bool = True
+
+
+def read_facts(code: bytes) -> Facts:
+    """Raises `ValueError` or `struct.error` where there are none."""
+    if code.startswith(_JP2):
+        code = code[code.index(_JPEG_2000) :]
+    return _jpeg_2000_facts(code) if code.startswith(_JPEG_2000) else _jpeg_facts(code)
+
+
+def has_end(code: bytes) -> bool:
+    """Whether a JPEG comes to its end mark; what follows that, such as a preview, does not matter."""
+    try:
+        return any(marker == _END for marker, _ in _markers(code))
+    except struct.error:
+        return False
+
+
+def _markers(code: bytes) -> Iterator[tuple[int, int]]:
+    """Markers of a JPEG and where their content begins, behind the length."""
+    position = 2
+    while found := _MARKER.search(code, position):
+        marker, position = code[found.start() + 1], found.end()
+        if marker == _END:
+            yield marker, position
+            return
+        if marker != _START:
+            (length,) = struct.unpack_from(">H", code, position)
+            yield marker, position + 2
+            position += max(length, 2)
+
+
+def _jpeg_facts(code: bytes) -> Facts:
+    has_ycc: bool | None = None
+    for marker, start in _markers(code):
+        if marker == _JFIF and code[start : start + 5] == b"JFIF\0" and has_ycc is None:
+            has_ycc = True
+        elif marker == _ADOBE and code[start : start + 5] == b"Adobe":
+            has_ycc = code[start + 11] != 0
+        elif marker in _FRAMES:
+            bits, height, width, channels = struct.unpack_from(">BHHB", code, start)
+            names = code[start + 6 : start + 6 + 3 * channels : 3]
+            if has_ycc is None and names == b"RGB":
+                has_ycc = False
+            return Facts(height, width, channels, bits, False, has_ycc, marker in _DECODED)
+    raise ValueError("no frame")
+
+
+def _jpeg_2000_facts(code: bytes) -> Facts:
+    right, bottom, left, top = struct.unpack_from(">4I", code, 8)
+    (channels,) = struct.unpack_from(">H", code, 40)
+    depth = code[42]
+    position = 2
+    while code[position : position + 2] != b"\xff\x52":  # COD, the coding style
+        if code[position : position + 2] == b"\xff\x90":  # a tile, before which it must stand
+            raise ValueError("no coding style")
+        position += 2 + struct.unpack_from(">H", code, position + 2)[0]
+    return Facts(bottom - top, right - left, channels, (depth & 127) + 1, depth > 127, code[position + 8] == 1)

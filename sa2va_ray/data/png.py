@@ -1,0 +1,51 @@
+"""PNG files, chunk by chunk, before any decoder sees them."""
+
+import struct
+import zlib
+
+from sa2va_ray.models.sa2va.pixels_sa2va import ImageError
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_CHUNKS = 100_000  # of 8 KiB, as libpng writes them: 800 MB
+_NEEDED = {b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}  # transparency, orientation, animation
+_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+_ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # keywords of texts that may tell the orientation
+_MAX_TEXTS, _MAX_TEXT_BYTES = 32, 2**20  # Pillow refuses a file with more
+
+
+def trimmed(data: bytes) -> bytes:
+    """The file up to its end mark, without the chunks that nobody needs to know the pixels: colour profiles, texts,
+    times. Decoders refuse a file for the size of these or a wrong checksum.
+
+    Raises:
+        ImageError: the file is cut off, or has more chunks than a file of its kind.
+    """
+    view, position, num_texts = memoryview(data), len(SIGNATURE), 0
+    kept: list[bytes | memoryview] = [SIGNATURE]
+    for _ in range(_MAX_CHUNKS):
+        length, name = struct.unpack_from(">I4s", data, position) if position + 12 <= len(data) else (len(data), b"")
+        end = position + 12 + length
+        if end > len(data):
+            raise ImageError("image_unreadable", f"The PNG file of {len(data)} bytes is cut off: it has no end mark.")
+        is_text = name in _TEXTS and num_texts < _MAX_TEXTS and _tells_orientation(data[position + 4 : end])
+        num_texts += is_text
+        if name[0] & 0x20 == 0 or name in _NEEDED or is_text:
+            kept.append(view[position:end])
+        position = end
+        if name == b"IEND":
+            return b"".join(kept)
+    raise ImageError("image_unreadable", f"The PNG file has more than {_MAX_CHUNKS} chunks; save it anew.")
+
+
+def _tells_orientation(chunk: bytes) -> bool:
+    """Whether a text (name, content, checksum) may say how the image is turned, is sound, and not too large."""
+    content = chunk[4:-4]
+    if not content.startswith(_ORIENTED) or zlib.crc32(chunk[:-4]) != int.from_bytes(chunk[-4:]):
+        return False
+    compressed = content[content.index(b"\0") :].find(b"\x78")  # where a stream of zlib may begin
+    stream = zlib.decompressobj()
+    try:
+        size = len(stream.decompress(content[content.index(b"\0") + compressed :], _MAX_TEXT_BYTES))
+    except zlib.error:
+        size = 0
+    return max(size, len(content)) < _MAX_TEXT_BYTES

@@ -1,0 +1,194 @@
+"""One picture, however it is given: as a file, as a `PIL.Image`, as an array, to the folder's own code."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageOps
+
+from sa2va_ray.data.images import ImageError, decode_image_bytes
+from sa2va_ray.models.sa2va.pixels_sa2va import image_pixels, rgb_image
+from sa2va_ray.predict.predictor import Query, rgb_images
+
+RANDOM = np.random.default_rng(0)
+GREY = RANDOM.integers(0, 256, (20, 30), np.uint8)
+COLOURS = RANDOM.integers(0, 256, (20, 30, 3), np.uint8)
+ALPHA = RANDOM.integers(0, 256, (20, 30), np.uint8)
+WIDE = RANDOM.integers(300, 4000, (20, 30), np.uint16)
+
+
+def saved(image, file_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def opened(data):
+    return Image.open(io.BytesIO(data))
+
+
+def tiff(values, **options):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **options)
+    return buffer.getvalue()
+
+
+def stretched(values):
+    low, high = float(values.min()), float(values.max())
+    return np.rint((values.astype(float) - low) * 255 / (high - low)).astype(np.uint8)
+
+
+def with_palette(**options):
+    image = Image.fromarray(GREY % 3)
+    image.putpalette([200, 10, 10, 20, 200, 20, 30, 30, 200])
+    return saved(image, "PNG", **options)
+
+
+def of_orientation(number, file_format="PNG", source=COLOURS):
+    exif = Image.Exif()
+    exif[274] = number
+    return saved(Image.fromarray(source), file_format, exif=exif)
+
+
+FILES = {
+    "1": saved(Image.fromarray(GREY > 99), "PNG"),
+    "L": saved(Image.fromarray(GREY), "PNG"),
+    "LA": saved(Image.fromarray(np.dstack([GREY, ALPHA]), "LA"), "PNG"),
+    "P": with_palette(),
+    "P with transparency": with_palette(transparency=1),
+    "RGB": saved(Image.fromarray(COLOURS), "PNG"),
+    "RGB that is grey": saved(Image.fromarray(np.dstack([GREY] * 3)), "PNG"),
+    "RGB with a colour key": saved(Image.fromarray(COLOURS), "PNG", transparency=tuple(map(int, COLOURS[3, 3]))),
+    "RGBA": saved(Image.fromarray(np.dstack([COLOURS, ALPHA])), "PNG"),
+    "16 bits": saved(Image.fromarray(WIDE), "PNG"),
+    "16 bits, TIFF": saved(Image.fromarray(WIDE), "TIFF"),
+    "16 bits, big endian": tiff(WIDE, byteorder=">"),
+    "16 bits, white is zero": tiff(WIDE, photometric="miniswhite"),
+    "8 bits, white is zero": tiff(GREY, photometric="miniswhite"),
+    "int16": tiff(WIDE.astype(np.int16) - 2000),
+    "int32": tiff(WIDE.astype(np.int32) - 2000),
+    "uint32": tiff(WIDE.astype(np.uint32) * 1_000_000),
+    "float": tiff(WIDE.astype(np.float32) / 5000),
+    "float, white is zero": tiff(WIDE.astype(np.float32) / 5000, photometric="miniswhite"),
+    "JPEG": saved(Image.fromarray(COLOURS), "JPEG"),
+    "WebP": saved(Image.fromarray(COLOURS), "WEBP"),
+    "BMP": saved(Image.fromarray(COLOURS), "BMP"),
+    **{f"EXIF {number}": of_orientation(number) for number in range(2, 9)},
+    "EXIF in JPEG": of_orientation(6, "JPEG"),
+    "EXIF in WebP": of_orientation(8, "WEBP"),
+    "EXIF in TIFF": of_orientation(5, "TIFF"),
+    "EXIF, 16 bits": of_orientation(7, "TIFF", WIDE),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_and_its_pil_image_are_the_same_picture(kind):
+    data = FILES[kind]
+    expected = decode_image_bytes(data, 10_000)
+    loaded = opened(data)
+    loaded.load()
+    for image in (opened(data), loaded):
+        np.testing.assert_array_equal(image_pixels(image), expected)
+        shown = rgb_image(image)
+        assert shown.mode == "RGB"
+        np.testing.assert_array_equal(shown, np.dstack([expected] * 3) if expected.ndim == 2 else expected)
+    if "white is zero" not in kind and "uint32" not in kind:  # a copy has lost what the tags said
+        np.testing.assert_array_equal(image_pixels(loaded.copy()), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (GREY > 99, (GREY > 99) * np.uint8(255)),
+        (GREY, GREY),
+        (GREY[..., None], GREY),
+        (COLOURS, COLOURS),
+        (np.dstack([GREY, ALPHA]), np.rint(GREY * (ALPHA / 255))),
+        (np.dstack([COLOURS, ALPHA]), np.rint(COLOURS * (ALPHA[..., None] / 255))),
+        (WIDE, stretched(WIDE)),
+        (WIDE.astype(">u2"), stretched(WIDE)),
+        (np.dstack([WIDE, WIDE, WIDE]), stretched(WIDE)),
+        (WIDE.astype(np.int64) - 2000, stretched(WIDE)),
+        (WIDE.astype(np.float16) / 5000, stretched(WIDE.astype(np.float16) / 5000)),
+        (WIDE / 5000, stretched(WIDE)),
+    ],
+)
+def test_arrays(values, expected):
+    np.testing.assert_array_equal(image_pixels(values), expected)
+    assert rgb_image(values).mode == "RGB"
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I;16N", "I", "F"])
+def test_wide_pil_images_are_stretched_as_files_are(mode):
+    dtype = {"I;16B": ">u2", "I": np.int32, "F": np.float32}.get(mode, "<u2")
+    image = Image.frombytes(mode, (30, 20), WIDE.astype(dtype).tobytes())
+    np.testing.assert_array_equal(image_pixels(image), stretched(WIDE))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr", "HSV", "RGBX"])
+def test_ambiguous_modes_are_refused_by_name_as_in_files(mode):
+    image = Image.new(mode, (5, 4))
+    with pytest.raises(ImageError, match=f"{mode}.*RGB"):
+        image_pixels(image)
+    if mode in ("CMYK", "LAB", "YCbCr"):
+        with pytest.raises(ImageError):
+            decode_image_bytes(saved(image, "TIFF"), 10_000)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        opened(cv2.imencode(".png", np.dstack([WIDE] * 3))[1].tobytes()),
+        opened(cv2.imencode(".tiff", np.dstack([WIDE, WIDE, WIDE + 9]))[1].tobytes()),
+        opened(tiff((GREY // 2).astype(np.int8))),
+        opened(tiff(WIDE.astype(np.int32), byteorder=">", compression="zlib")),
+    ],
+)
+def test_what_pil_has_lost_is_not_guessed(image):
+    with pytest.raises(ImageError, match="array"):
+        rgb_image(image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((3, 20, 30), np.uint8),  # channels first
+        np.zeros((0, 5), np.uint8),
+        np.zeros((2, 2, 2, 3), np.uint8),
+        np.zeros((4, 4), complex),
+        np.array([["a"]]),
+        "image.png",
+        None,
+    ],
+)
+def test_what_is_no_image_is_refused(image):
+    with pytest.raises(ImageError) as caught:
+        image_pixels(image)
+    assert caught.value.code == "image_kind"
+
+
+def test_what_cannot_be_seen_or_is_no_number_is_refused():
+    for values, code in (
+        (np.zeros((4, 4, 4), np.uint8), "image_transparent"),
+        (np.full((4, 4), np.nan), "image_values"),
+        (np.zeros((4, 4, 4), np.float32), "image_mode"),
+    ):
+        with pytest.raises(ImageError) as caught:
+            image_pixels(values)
+        assert caught.value.code == code
+
+
+def test_an_rgb_image_is_taken_as_it_is_and_one_that_queries_share_is_made_once():
+    image = Image.fromarray(COLOURS)
+    assert rgb_image(image) is image
+    wide = Image.fromarray(WIDE)
+    first, second, other = rgb_images([Query(wide, "a"), Query(wide, "b"), Query(image, "c")])
+    assert first is second
+    assert other is image
+
+
+def test_exif_that_was_heeded_already_is_not_heeded_again():
+    image = ImageOps.exif_transpose(opened(FILES["EXIF 6"]))
+    np.testing.assert_array_equal(image_pixels(image), decode_image_bytes(FILES["EXIF 6"], 10_000))
