@@ -43,11 +43,15 @@ def by_cv2(values, extension):
 
 
 def png(width, height, depth, colour_type, raw, *chunks):
+    return png_of_packed(width, height, depth, colour_type, zlib.compress(raw), *chunks)
+
+
+def png_of_packed(width, height, depth, colour_type, packed, *chunks):
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", packed), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
@@ -242,7 +246,7 @@ def test_bombs_are_refused_before_they_are_decoded():
     rows = zlib.compressobj(1)
     line = b"\0" * 20_001
     packed = b"".join(rows.compress(line) for _ in range(20_000)) + rows.flush()
-    real = png(20_000, 20_000, 8, 0, b"").replace(zlib.compress(b""), packed)
+    real = png_of_packed(20_000, 20_000, 8, 0, packed)
     claimed = png(50_000, 50_000, 8, 2, b"\0")
     bmp = bytearray(encoded(GREY, "BMP"))
     bmp[18:26] = struct.pack("<ii", 60_000, 60_000)
@@ -304,6 +308,97 @@ def test_no_file_raises_anything_else(kind):
 )
 def test_garbage(data):
     assert refusal(data) == refusal(data, decode_mask_bytes) == "image_unreadable"
+
+
+def chunk(name, data, checksum=None):
+    checksum = zlib.crc32(name + data) if checksum is None else checksum
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+
+
+def with_chunks(data, *chunks):
+    """A PNG with chunks before its pixels."""
+    start = data.index(b"IDAT") - 4
+    return data[:start] + b"".join(chunks) + data[start:]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2**21))),
+        chunk(b"iCCP", b"rubbish"),
+        chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**21))),
+        chunk(b"tEXt", b"Comment\0" + b"a" * 3_000_000),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b" " * 1_600_000)),
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"rubbish")),
+        chunk(b"tIME", b"1234567", checksum=1),
+        chunk(b"tEXt", b"Comment\0a", checksum=1),
+        chunk(b"gAMA", b"\0"),
+        chunk(b"pHYs", b""),
+        b"".join(chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**20 - 9))) for _ in range(80)),
+    ],
+)
+def test_chunks_of_png_that_nobody_needs_do_not_matter(extra):
+    check(with_chunks(SAMPLES["png"], extra), RGB)
+    check(with_chunks(SAMPLES["wide png"], extra), stretched(WIDE_RGB))
+    np.testing.assert_array_equal(mask_of(with_chunks(encoded(BLOB), extra)), BLOB)
+    behind = SAMPLES["png"].replace(chunk(b"IEND", b""), extra + chunk(b"IEND", b""))
+    check(behind, RGB)
+
+
+def test_chunks_of_png_that_are_needed_do():
+    for name in (b"tRNS", b"eXIf"):
+        assert refusal(with_chunks(SAMPLES["png"], chunk(name, b"\0\1\0\2\0\3", checksum=1))) == "image_unreadable"
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+    check(with_chunks(SAMPLES["png"], chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)), RGB[::-1, ::-1])
+
+
+def test_a_png_of_a_million_chunks_is_refused_in_no_time():
+    many = with_chunks(SAMPLES["png"], chunk(b"IDAT", b"") * 1_500_000)
+    start = time.process_time()
+    with pytest.raises(ImageError, match="more than 100000 chunks"):
+        decode_image_bytes(many, MAX_PIXELS)
+    assert time.process_time() - start < 1
+    check(with_chunks(SAMPLES["png"], chunk(b"IDAT", b"") * 10_000), RGB)
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_webp(lossless):
+    data = encoded(SMOOTH, "WEBP", lossless=lossless)
+    check(data, np.asarray(Image.open(io.BytesIO(data))))
+    assert refusal(data[: len(data) // 2]) == "image_unreadable"
+    frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+    assert refusal(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:])) == "image_frames"
+    assert refusal(data, max_pixels=GREY.size - 1) == "image_too_large"
+
+
+def test_what_follows_the_end_of_a_jpeg_does_not_matter():
+    whole = SAMPLES["jpeg"]
+    expected = decode_image_bytes(whole, MAX_PIXELS)
+    for more in (bytes(99), whole, whole[: len(whole) // 2], b"\xff\xda" * 9):
+        check(whole + more, expected)
+    exif = Image.Exif()
+    exif[270] = "a preview that is cut off \xff\xd8\xff\xda"
+    assert refusal(encoded(SMOOTH, "JPEG", exif=exif)[:-2]) == "image_unreadable"
+
+
+def test_kinds_of_jpeg_that_are_not_read_are_named():
+    marker = SAMPLES["jpeg"].index(b"\xff\xc0")
+    for place, byte, said in ((marker + 4, 12, "12 bits a sample"), (marker + 1, 0xC3, "lossless")):
+        data = bytearray(SAMPLES["jpeg"])
+        data[place] = byte
+        with pytest.raises(ImageError, match=said) as caught:
+            decode_image_bytes(bytes(data), MAX_PIXELS)
+        assert caught.value.code == "image_mode"
+
+
+def test_a_fault_of_this_program_is_not_called_a_broken_file(monkeypatch):
+    """What we do with decoded values is not within `codec_errors`, and what is no fault of the data passes it."""
+    monkeypatch.setattr("sa2va_ray.data.images.values_to_pixels", lambda values: values["slip"])
+    with pytest.raises(IndexError):
+        decode_image_bytes(SAMPLES["png"], MAX_PIXELS)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        decode_image_bytes(SAMPLES["png"], MAX_PIXELS)
 
 
 def test_what_a_file_says_reaches_no_message(caplog, capfd):

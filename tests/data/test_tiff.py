@@ -232,11 +232,11 @@ def test_bombs():
     loop = struct.pack("<2sHIH12sI", b"II", 42, 8, 1, struct.pack("<HHII", 256, 4, 1, 9), 8)
     greedy = b"".join(struct.pack("<HHII", 40_000 + tag, 1, 9_000, 0) for tag in range(20_000))
     hungry = struct.pack("<2sHIH", b"II", 42, 8, 20_000) + greedy + bytes(4)
-    start = time.perf_counter()
+    start = time.process_time()
     decode_image_bytes(inflating, MAX_PIXELS)
     assert refusal(loop).code == "image_too_large"  # no height
     assert "hold more than" in refusal(hungry).reason
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_orientation_of_samples_that_pillow_does_not_read():

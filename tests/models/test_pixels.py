@@ -6,9 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image, ImageOps
 
 from sa2va_ray.data.images import ImageError, decode_image_bytes
+from sa2va_ray.models.sa2va import modeling_sa2va
+from sa2va_ray.models.sa2va.generation_sa2va import Segmentation
 from sa2va_ray.models.sa2va.pixels_sa2va import image_pixels, rgb_image
 from sa2va_ray.predict.predictor import Query, rgb_images
 
@@ -192,3 +195,23 @@ def test_an_rgb_image_is_taken_as_it_is_and_one_that_queries_share_is_made_once(
 def test_exif_that_was_heeded_already_is_not_heeded_again():
     image = ImageOps.exif_transpose(opened(FILES["EXIF 6"]))
     np.testing.assert_array_equal(image_pixels(image), decode_image_bytes(FILES["EXIF 6"], 10_000))
+
+
+def test_the_models_own_calls_see_the_same_picture(parity, monkeypatch):
+    seen = []
+
+    def segment(model, processor, requests, **options):
+        seen.append(requests[0].image)
+        return [Segmentation("", torch.zeros(0, 20, 30), torch.zeros(0))]
+
+    monkeypatch.setattr(modeling_sa2va, "segment", segment)
+    model, tokenizer = parity.loaded.model, parity.loaded.processor.tokenizer
+    asked = [{"role": "user", "content": "Please segment it."}]
+    for image in (Image.fromarray(WIDE), WIDE):
+        model.predict_forward(image=image, text="Please segment it.", tokenizer=tokenizer)
+        model.chat(image, asked, tokenizer)
+    assert len(seen) == 4
+    for image in seen:
+        np.testing.assert_array_equal(image, np.dstack([stretched(WIDE)] * 3))
+    with pytest.raises(ImageError, match="CMYK"):
+        model.chat(Image.new("CMYK", (5, 4)), asked, tokenizer)
