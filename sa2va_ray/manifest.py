@@ -6,13 +6,28 @@ The file is JSON: `{"files": {name: {"sha256", "size"}}, ...facts}`. The digest 
 
 import hashlib
 import json
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 
 MANIFEST = "manifest.json"
+
+
+class DamagedError(UserError):
+    """An artefact that is incomplete, or not any more what its manifest says."""
+
+
+class _File(BaseModel):
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+_FILES = TypeAdapter(dict[str, _File])
 
 
 def write_manifest(folder: Path, facts: dict[str, Any], name: str = MANIFEST) -> str:
@@ -39,34 +54,68 @@ def read_manifest(uri: str, name: str = MANIFEST, what: str = "artefact") -> dic
     """Reads a folder's manifest and checks that every file it names is there with the right size.
 
     Raises:
-        UserError: no manifest, or a file that is missing or of another size.
+        DamagedError: no manifest or one that cannot be read, or a file that is missing or of another size.
     """
     try:
-        manifest = json.loads(storage.read_bytes(storage.join(uri, name)))
+        data = storage.read_bytes(storage.join(uri, name))
     except FileNotFoundError:
-        raise UserError(
+        raise DamagedError(
             f"{uri} is not a complete {what}: it has no {name}, which is written last. "
             "Either the path is wrong or the job that wrote it was cut off; run that job again."
+        ) from None
+    try:
+        manifest = parse_manifest(data)
+    except ValueError as error:
+        raise DamagedError(
+            f"{uri} is damaged: its {name} of {len(data)} bytes {error}. Take another {what} or write this one again."
         ) from None
     present = storage.list_files(uri)
     for file, expected in manifest["files"].items():
         if present.get(file) != expected["size"]:
-            raise UserError(
+            raise DamagedError(
                 f"{uri} is damaged: {file} has {present.get(file, 'no')} bytes, its manifest says {expected['size']}. "
                 f"Take another {what} or write this one again."
             )
     return manifest
 
 
-def verify_files(folder: Path, manifest: dict[str, Any]) -> None:
-    """Hashes a local copy of an artefact against its manifest.
+def parse_manifest(data: bytes) -> dict[str, Any]:
+    """A manifest's content, from its bytes.
 
     Raises:
-        UserError: the first file whose content differs.
+        ValueError: no manifest; the message goes on behind the file's name.
     """
-    for file, expected in manifest["files"].items():
-        if sha256_of_file(folder / file) != expected["sha256"]:
-            raise UserError(f"{folder / file} does not have the content that the manifest names. Fetch it again.")
+    try:
+        manifest = json.loads(data)
+    except ValueError:
+        raise ValueError("is empty or cut off, or no JSON") from None
+    try:
+        files = _FILES.validate_python(manifest["files"])
+    except (ValidationError, KeyError, TypeError):
+        raise ValueError("does not name files with their sizes and hashes") from None
+    if any(PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts for file in files):
+        raise ValueError("names files outside its folder")
+    return manifest
+
+
+def verify_files(folder: Path | str, manifest: dict[str, Any], names: Iterable[str] | None = None) -> None:
+    """Hashes an artefact against its manifest, file by file, wherever it is; nothing is copied.
+
+    Args:
+        folder: a local folder or a URI.
+        names: of the files to look at; all of the manifest's by default.
+
+    Raises:
+        DamagedError: the first file whose content differs.
+    """
+    for file in manifest["files"] if names is None else names:
+        place = storage.join(str(folder), file)
+        try:
+            found = storage.sha256(place)
+        except FileNotFoundError:
+            raise DamagedError(f"{place} is gone. Fetch it again.") from None
+        if found != manifest["files"][file]["sha256"]:
+            raise DamagedError(f"{place} does not have the content that the manifest names. Fetch it again.")
 
 
 def sha256_of_file(path: Path) -> str:

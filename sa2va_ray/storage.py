@@ -5,6 +5,7 @@ environment variables (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOI
 from a config, since configs are shown on the dashboard and kept with checkpoints.
 """
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -22,6 +23,7 @@ PARTIAL = ".partial"
 """Suffix of a local file that is being written."""
 
 _CONNECT_TIMEOUT_S = 5
+_READ_AHEAD_BYTES = 8 * 2**20
 _MAX_ATTEMPTS = 4  # about 2 s of retries: long enough for a hiccup, short enough to tell the user soon
 
 
@@ -75,6 +77,17 @@ def read_bytes(uri: str) -> bytes:
     def read() -> bytes:
         with filesystem.open_input_file(path) as file:
             return file.readall()
+
+    return _translated(uri, read)
+
+
+def sha256(uri: str) -> str:
+    """Of a file's content (64 hex characters), read piece by piece. Raises like `read_bytes`."""
+    filesystem, path = resolve(uri)
+
+    def read() -> str:
+        with filesystem.open_input_stream(path, compression=None, buffer_size=_READ_AHEAD_BYTES) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     return _translated(uri, read)
 

@@ -88,7 +88,8 @@ def _verify(config: ExportConfig, uri: str) -> str:
 def _opened(uri: str) -> Iterator[Checkpoint]:
     """The checkpoint, with its base on this machine: it is read twice."""
     if is_remote(uri):
-        check_fetch_space(storage.join(uri, name) for name in storage.list_files(uri) if not name.startswith(OPTIMIZER))
+        names = read_manifest(uri, what="checkpoint")["files"]
+        check_fetch_space(storage.join(uri, name) for name in names if not name.startswith(OPTIMIZER))
     with open_checkpoint(uri) as checkpoint, ExitStack() as stack:
         base = checkpoint.model_config.base
         if base is None:

@@ -4,27 +4,33 @@
 `exp_avg.NAME`), both dealt over as many files as ranks wrote them; `train_state.json`, `config.yaml` (resolved), and
 `manifest.json`, written last. Frozen weights are not in it: they are built from the config, and `base_sha256` proves
 that they are the same.
+
+What the manifest does not name is not of the checkpoint, and is never read: a save that was cut off may have left it.
 """
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
+from pydantic import ValidationError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sa2va_ray import storage
 from sa2va_ray.config import Config, UserError
-from sa2va_ray.manifest import MANIFEST, digest, read_manifest, verify_files
+from sa2va_ray.manifest import MANIFEST, DamagedError, digest, parse_manifest, read_manifest, verify_files
 from sa2va_ray.models.build import PRECISIONS, ModelConfig, build_model, weights_sha256
 from sa2va_ray.models.lora import PeftModel, make_trainable, merge_adapters
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.telemetry import LOGGER
+
+T = TypeVar("T")
 
 MODEL, OPTIMIZER, STATE_FILE, CONFIG_FILE = "model", "optimizer", "train_state.json", "config.yaml"
 
@@ -45,6 +51,8 @@ class TrainState(Config):
     """Over all ranks, since the start of the run."""
     skipped_samples: int
     """Left out since the start of the run because their loss was not finite."""
+    bad_ids: list[str] = []
+    """Those of them whose own loss it was."""
     num_workers: int
     """Ranks that wrote it."""
     seed: int
@@ -57,35 +65,113 @@ class TrainState(Config):
 
 
 def find_checkpoint(uri: str) -> str:
-    """The checkpoint at `uri`: the folder itself, or the newest complete one in a run's folder.
+    """The checkpoint at `uri`: the folder itself, or the newest sound one in a run's folder. Damaged ones are named in
+    the log and passed over.
 
     Raises:
         UserError: there is none.
     """
-    if storage.exists(storage.join(uri, STATE_FILE)):
+    if any(storage.exists(storage.join(uri, name)) for name in (STATE_FILE, MANIFEST)):
         return uri
-    complete = list_checkpoints(uri)
-    if not complete:
+    newest = newest_sound(uri, read_whole)
+    if newest is None:
         raise UserError(
             f"{uri} is neither a checkpoint (a folder with {STATE_FILE} and {MANIFEST}) nor a run's folder with a "
-            "complete one. Give the path that `jobs.train` printed."
+            f"sound one: {len(list_checkpoints(uri))} damaged ones are in it. Give the path that `jobs.train` printed."
         )
-    return complete[-1]
+    return newest.uri
 
 
 def list_checkpoints(run_uri: str) -> list[str]:
-    """Folders of a run that have a manifest, oldest first."""
+    """Folders of a run that have a manifest, oldest first. What it says is not looked at."""
     folders = [storage.join(run_uri, name) for name in storage.list_folders(run_uri)]
-    return sorted(f for f in folders if all(storage.exists(storage.join(f, name)) for name in (STATE_FILE, MANIFEST)))
+    return sorted(folder for folder in folders if storage.exists(storage.join(folder, MANIFEST)))
+
+
+def newest_sound(run_uri: str, read: Callable[[str], T]) -> T | None:
+    """What `read` makes of a run's newest checkpoint that it does not find damaged; None where it finds all so. Those
+    that it finds damaged are named in the log. A store that does not answer says nothing of a checkpoint, and ends it.
+    """
+    for uri in reversed(list_checkpoints(run_uri)):
+        try:
+            return read(uri)
+        except DamagedError as error:
+            LOGGER.warning("checkpoint %s is passed over: %s", uri, error)
+    return None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint in its place, by its small files.
+
+    Attributes:
+        settings: config.yaml.
+        manifest: as `read_manifest` gives it.
+    """
+
+    uri: str
+    state: TrainState
+    settings: dict[str, Any]
+    manifest: dict[str, Any]
+
+
+def read_saved(uri: str) -> Saved:
+    """Reads and checks a checkpoint's manifest, state and config, and that all its files have their size.
+
+    Raises:
+        DamagedError: what is not as it was written.
+        UserError: a checkpoint of another version of sa2va_ray.
+    """
+    manifest = _read_manifest(uri)
+    verify_files(uri, manifest, [STATE_FILE, CONFIG_FILE])
+    state, settings = (storage.read_bytes(storage.join(uri, name)) for name in (STATE_FILE, CONFIG_FILE))
+    return Saved(uri, _parse_state(state, uri), yaml.safe_load(settings), manifest)
+
+
+def read_whole(uri: str) -> Saved:
+    """Like `read_saved`, and every file's content is held against its hash."""
+    saved = read_saved(uri)
+    verify_files(uri, saved.manifest)
+    return saved
 
 
 def read_state(uri: str) -> TrainState:
-    return TrainState.model_validate_json(storage.read_bytes(storage.join(uri, STATE_FILE)))
+    return read_saved(uri).state
 
 
 def shard_files(folder: Path, kind: str) -> list[Path]:
-    """The files of `MODEL` or `OPTIMIZER` in a local copy of a checkpoint."""
-    return sorted(folder.glob(f"{kind}-*.safetensors"))
+    """The files of `MODEL` or `OPTIMIZER` in a local copy of a checkpoint: those that its manifest names."""
+    manifest = parse_manifest((folder / MANIFEST).read_bytes())
+    return [folder / name for name in _shards(manifest, kind)]
+
+
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """All trained tensors of a local copy of a checkpoint, float32 on the CPU."""
+    return {name: tensor for file in shard_files(folder, MODEL) for name, tensor in load_file(file).items()}
+
+
+def _shards(manifest: dict[str, Any], kind: str) -> list[str]:
+    return sorted(name for name in manifest["files"] if name.startswith(f"{kind}-") and name.endswith(".safetensors"))
+
+
+def _read_manifest(uri: str) -> dict[str, Any]:
+    manifest = read_manifest(uri, what="checkpoint")
+    absent = [name for name in (STATE_FILE, CONFIG_FILE) if name not in manifest["files"]]
+    if absent or not _shards(manifest, MODEL):
+        missing = ", ".join(absent) or f"{MODEL}-*.safetensors"
+        raise DamagedError(f"{uri} is not a complete checkpoint: its {MANIFEST} does not name {missing}.")
+    return manifest
+
+
+def _parse_state(data: bytes, uri: str) -> TrainState:
+    """Raises `UserError` for a state that is as it was written, and yet is none of this version."""
+    try:
+        return TrainState.model_validate_json(data)
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+        raise UserError(
+            f"{uri} is a checkpoint of another version of sa2va_ray: {keys} in its {STATE_FILE} do not fit this one."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -118,9 +204,9 @@ def open_checkpoint(uri: str) -> Iterator[Checkpoint]:
     fetched and gone afterwards.
 
     Raises:
-        UserError: an incomplete or damaged checkpoint.
+        DamagedError: an incomplete or damaged checkpoint.
     """
-    manifest = read_manifest(uri, what="checkpoint")
+    manifest = _read_manifest(uri)
     names = [name for name in manifest["files"] if not name.startswith(f"{OPTIMIZER}-")]
     with ExitStack() as stack:
         if uri.startswith("s3://"):
@@ -128,7 +214,7 @@ def open_checkpoint(uri: str) -> Iterator[Checkpoint]:
             storage.download_files(uri, [*names, MANIFEST], local)
         else:
             local = Path(storage.resolve(uri)[1])
-        verify_files(local, {"files": {name: manifest["files"][name] for name in names}})
+        verify_files(local, manifest, names)
         yield read_checkpoint(local, uri)
 
 
@@ -142,7 +228,7 @@ def read_checkpoint(folder: Path, uri: str, model_config: ModelConfig | None = N
     return Checkpoint(
         uri=uri,
         folder=folder,
-        state=TrainState.model_validate_json((folder / STATE_FILE).read_text()),
+        state=_parse_state((folder / STATE_FILE).read_bytes(), uri),
         settings=settings,
         model_config=model_config or ModelConfig.parse(settings["model"]),
         sha256=digest(json.loads((folder / MANIFEST).read_text())),
@@ -172,8 +258,7 @@ def put_trained(model: Sa2VAModel, processor: Sa2VAProcessor, checkpoint: Checkp
         UserError: tensors that do not fit.
     """
     peft_model = make_trainable(model.float(), processor, checkpoint.model_config.trainable)
-    tensors = {name: tensor for file in checkpoint.files for name, tensor in load_file(file).items()}
-    _put_in(model, tensors, checkpoint.uri)
+    put_in(model, load_tensors(checkpoint.folder), checkpoint.uri)
     return peft_model
 
 
@@ -193,12 +278,21 @@ def load_trained_model(uri: str) -> tuple[Sa2VAModel, Sa2VAProcessor, TrainState
     return merge_adapters(peft_model), processor, checkpoint.state, checkpoint.sha256
 
 
-def _put_in(model: Sa2VAModel, tensors: dict[str, Tensor], uri: str) -> None:
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if trained != tensors.keys():
-        missing, unknown = sorted(trained - tensors.keys()), sorted(tensors.keys() - trained)
+def put_in(model: nn.Module, tensors: Mapping[str, Tensor], uri: str) -> None:
+    """Puts a checkpoint's tensors in place of a model's trained ones. What is frozen stays, and is checked by its hash.
+
+    Raises:
+        UserError: they are not, by name and shape, all trained tensors and no others.
+    """
+    trained = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
+    missing, unknown = sorted(trained.keys() - tensors.keys()), sorted(tensors.keys() - trained.keys())
+    reshaped = sorted(name for name in trained.keys() & tensors.keys() if trained[name] != tensors[name].shape)
+    if missing or unknown or reshaped:
         raise UserError(
             f"{uri} does not fit its own config: {len(missing)} trained tensors are missing {missing[:3]}, "
-            f"{len(unknown)} are unknown {unknown[:3]}. The checkpoint is of another version of sa2va_ray."
+            f"{len(unknown)} are unknown {unknown[:3]}, {len(reshaped)} have another shape {reshaped[:3]}. The "
+            "checkpoint is of another version of sa2va_ray."
         )
-    model.load_state_dict(tensors, strict=False)  # what is not in `tensors` is frozen, and checked by its hash
+    answer = model.load_state_dict(tensors, strict=False)
+    assert not answer.unexpected_keys, answer.unexpected_keys
+    assert trained.keys().isdisjoint(answer.missing_keys), answer.missing_keys

@@ -9,7 +9,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +27,10 @@ from sa2va_ray.models.checkpoint import CONFIG_FILE, MODEL, OPTIMIZER, STATE_FIL
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.disks import check_room
+from sa2va_ray.train.lock import check_owner, check_owner_together
 from sa2va_ray.train.retention import delete_old_checkpoints
+from sa2va_ray.train.step import AgreedError
 from sa2va_ray.train.zero_state import MOMENTS, WEIGHT, gather_owned
 
 T = TypeVar("T")
@@ -36,12 +40,15 @@ _POLL_S = 0.5
 _LONGEST_PAUSE_S = 5.0
 
 
-def save_checkpoint(engine, state: TrainState, config: TrainConfig) -> None:
+def save_checkpoint(engine, state: TrainState, config: TrainConfig, lock_owner: str) -> None:
     """Gathers, writes and reports a checkpoint `step_NNNNNNNN`. Every rank calls it at the same step.
 
     Raises:
-        OSError: the local disk is full; with what it needs.
+        AgreedError: another job has taken the run over.
+        AgreedError: a rank's local disk has no room; with what it needs.
+        OSError: it took the room for more than it has.
     """
+    check_owner_together(storage.join(config.runs_uri, config.name), lock_owner)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     save_id = [uuid.uuid4().hex]  # tells the files of this save from those of one that was cut off
     dist.broadcast_object_list(save_id, src=0)
@@ -52,13 +59,13 @@ def save_checkpoint(engine, state: TrainState, config: TrainConfig) -> None:
         (folder / STATE_FILE).write_text(json.dumps(state.model_dump(), indent=2) + "\n")
         (folder / CONFIG_FILE).write_text(config.to_yaml())
     manifest.write_manifest(folder, {"save_id": save_id[0]}, _shard_name(rank))
-    upload = partial(_upload, run=config, rank=rank, world_size=world_size, save_id=save_id[0])
+    share = Share(folder, config, f"step_{state.step:08d}", rank, world_size, save_id[0], lock_owner)
     ray.train.report(
         {**state.metrics, "step": state.step, "samples_seen": state.samples_seen},
         checkpoint=ray.train.Checkpoint.from_directory(folder),
-        checkpoint_dir_name=f"step_{state.step:08d}",
+        checkpoint_dir_name=share.name,
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-        checkpoint_upload_fn=upload,
+        checkpoint_upload_fn=partial(_upload, share=share),
     )
 
 
@@ -68,54 +75,93 @@ def _write_tensors(engine, folder: Path, part: str) -> None:
     for name, tensors in gather_owned(engine):
         weights[name] = tensors[WEIGHT]
         moments |= {f"{moment}.{name}": tensors[moment] for moment in MOMENTS}
-    needed = sum(tensor.nbytes for tensor in [*weights.values(), *moments.values()])
+    num_bytes = sum(tensor.nbytes for tensor in [*weights.values(), *moments.values()])
     try:
-        _check_space(folder, needed)
+        check_room(folder.parent, num_bytes, "A checkpoint's share")
         save_file(weights, folder / f"{MODEL}-{part}.safetensors")
         save_file(moments, folder / f"{OPTIMIZER}-{part}.safetensors")
-    except (OSError, SafetensorError) as error:
+    except (AgreedError, OSError, SafetensorError) as error:
         shutil.rmtree(folder)  # a part of a checkpoint is of no use, and the disk is full
+        if isinstance(error, AgreedError):
+            raise
         raise OSError(
-            f"A checkpoint's share of {needed / 2**20:.1f} MiB could not be written to the local disk: {error}. Free "
-            "some in the folder for temporary files, or set TMPDIR to a larger disk."
+            f"A checkpoint's share of {num_bytes / 2**20:.1f} MiB could not be written to the local disk: {error}. "
+            "Free some in the folder for temporary files, or set TMPDIR to a larger disk."
         ) from None
 
 
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(f"{free / 2**20:.1f} MiB are free")
+@dataclass(frozen=True)
+class Share:
+    """What one rank has of a checkpoint.
+
+    Attributes:
+        folder: on its disk.
+        name: of the checkpoint.
+        save_id: the same for all ranks, and another for each save.
+    """
+
+    folder: Path
+    config: TrainConfig
+    name: str
+    rank: int
+    world_size: int
+    save_id: str
+    lock_owner: str
+
+    @property
+    def run_uri(self) -> str:
+        return storage.join(self.config.runs_uri, self.config.name)
+
+    @property
+    def uri(self) -> str:
+        """The checkpoint's."""
+        return storage.join(self.run_uri, self.name)
 
 
-def _upload(
-    local: ray.train.Checkpoint, name: str, run: TrainConfig, rank: int, world_size: int, save_id: str
-) -> ray.train.Checkpoint:
-    """What Ray calls in a thread of its own: sends this rank's files; rank 0 ends with the manifest."""
-    run_uri = storage.join(run.runs_uri, run.name)
-    uri = storage.join(run_uri, name)
-    patiently = partial(_patiently, name=name, patience_s=run.storage_patience_s)
-    if rank == 0:  # what an earlier save of this step left is not valid any more
-        patiently(lambda: storage.delete_files(uri, [MANIFEST] if storage.exists(storage.join(uri, MANIFEST)) else []))
-    patiently(lambda: storage.upload_folder(Path(local.path), uri, last=_shard_name(rank)))
-    if rank == 0:
-        files = _wait_for_shards(uri, world_size, save_id, run.storage_patience_s, patiently)
-        patiently(lambda: storage.write_bytes(storage.join(uri, MANIFEST), manifest.to_json(files, {})))
-        LOGGER.info("%s: saved", uri)
-        patiently(lambda: delete_old_checkpoints(run_uri, run.keep_checkpoints, run.keep_best, run.best_metric))
+def _upload(local: ray.train.Checkpoint, name: str, share: Share) -> ray.train.Checkpoint:
+    """What Ray calls in a thread of its own."""
+    store_share(share)
     filesystem = ray.train.get_context().get_storage().storage_filesystem  # Ray takes no other for the same place
-    return ray.train.Checkpoint(storage.resolve(uri)[1], filesystem=filesystem)
+    return ray.train.Checkpoint(storage.resolve(share.uri)[1], filesystem=filesystem)
 
 
-def _wait_for_shards(
-    uri: str, world_size: int, save_id: str, patience_s: float, patiently: Callable[[Callable[[], Any]], Any]
-) -> dict[str, Any]:
+def store_share(share: Share) -> None:
+    """Sends a rank's files to the store; rank 0 ends with the manifest, and leaves nothing there that it does not name.
+
+    Raises:
+        LockLostError: another job has taken the run over; what it saves is not touched.
+        RuntimeError: the store does not answer, or another rank's files do not come.
+    """
+    uri, run = share.uri, share.config
+    patiently = partial(_patiently, name=share.name, patience_s=run.storage_patience_s)
+    patiently(lambda: check_owner(share.run_uri, share.lock_owner))
+    if share.rank == 0:  # what an earlier save of this step left is not valid any more
+        patiently(lambda: storage.delete_files(uri, [MANIFEST] if storage.exists(storage.join(uri, MANIFEST)) else []))
+    patiently(lambda: storage.upload_folder(share.folder, uri, last=_shard_name(share.rank)))
+    if share.rank == 0:
+        files = _wait_for_shards(share, patiently)
+        patiently(lambda: check_owner(share.run_uri, share.lock_owner))
+        patiently(lambda: storage.write_bytes(storage.join(uri, MANIFEST), manifest.to_json(files, {})))
+        patiently(lambda: _delete_strangers(uri, files))
+        LOGGER.info("%s: saved", uri)
+        patiently(lambda: delete_old_checkpoints(share.run_uri, run.keep_checkpoints, run.keep_best, run.best_metric))
+
+
+def _delete_strangers(uri: str, files: Mapping[str, Any]) -> None:
+    """Deletes what a complete checkpoint's manifest does not name: the ranks' notes of this save, and what an earlier
+    save of this step left."""
+    storage.delete_files(uri, storage.list_files(uri).keys() - files.keys() - {MANIFEST})
+
+
+def _wait_for_shards(share: Share, patiently: Callable[[Callable[[], Any]], Any]) -> dict[str, Any]:
     """The files of all ranks, once all of them have arrived."""
+    patience_s = share.config.storage_patience_s
     deadline_s = time.monotonic() + patience_s
     files: dict[str, Any] = {}
-    for rank in range(world_size):
-        while (shard := patiently(partial(_read_shard, uri, rank))).get("save_id") != save_id:
+    for rank in range(share.world_size):
+        while (shard := patiently(partial(_read_shard, share.uri, rank))).get("save_id") != share.save_id:
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"Rank {rank} has not sent its share of {uri} in {patience_s:.0f} s.")
+                raise RuntimeError(f"Rank {rank} has not sent its share of {share.uri} in {patience_s:.0f} s.")
             time.sleep(_POLL_S)
         files |= shard["files"]
     return files

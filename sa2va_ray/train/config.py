@@ -72,7 +72,8 @@ class TrainConfig(Config):
     keep_checkpoints: int = Field(5, gt=0)
     """Newest checkpoints to keep."""
     keep_best: int = Field(1, ge=0)
-    """Checkpoints to keep beside them: those with the highest `best_metric`."""
+    """Checkpoints to keep beside them: those with the highest `best_metric`, by the newest validation before each.
+    Where `save_every_steps` is a multiple of `validation.every_steps`, that was of the same weights."""
     best_metric: str = "val/dice"
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
 

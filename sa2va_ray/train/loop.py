@@ -23,7 +23,7 @@ from sa2va_ray.train.step import MicroBatch, any_rank, train_step
 from sa2va_ray.train.validation import validate
 
 
-def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str) -> None:
+def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str, lock_owner: str) -> None:
     """Trains to the end of `config.num_epochs` from wherever the run stands.
 
     Raises:
@@ -33,7 +33,7 @@ def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str
     if not config.use_gpu:
         # torch takes all cores of the machine in each worker; their threads would wait for one another.
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
-    session = open_session(config, data_sha256, git_commit)
+    session = open_session(config, data_sha256, git_commit, lock_owner)
     reporter = _open_reporter(session)
     try:
         _train(session, reporter)
@@ -58,22 +58,22 @@ def _train(session: Session, reporter: Reporter) -> None:
             if health.wants_look(step):
                 health.look(step, group_states(session.engine, has_stepped=True))
             if config.validation.every_steps and (is_last or step % config.validation.every_steps == 0):
-                metrics |= _validate(session, reporter, health)
+                _validate(session, reporter, health)
             is_noticed = save_at_notice and _is_preempted(session)
             if is_last or is_noticed or step % config.save_every_steps == 0:
                 watch.lap_s()
-                save_checkpoint(session.engine, session.state(metrics), config)
+                save_checkpoint(session.engine, session.state(metrics), config, session.lock_owner)
                 reporter.saved(watch.lap_s())
                 save_at_notice = save_at_notice and not is_noticed
         position.end_epoch(plan)
 
 
-def _validate(session: Session, reporter: Reporter, health: HealthMonitor) -> dict[str, float]:
-    watch = Stopwatch()
+def _validate(session: Session, reporter: Reporter, health: HealthMonitor) -> None:
+    watch, step = Stopwatch(), session.position.step
     result = validate(session.engine, session.processor, session.config)
-    metrics = reporter.validation(session.position.step, result, watch.lap_s())
-    health.after_validation(session.position.step, metrics)
-    return metrics
+    metrics = reporter.validation(step, result, watch.lap_s())
+    health.after_validation(step, metrics)
+    session.validation = {**metrics, "val/step": float(step)}
 
 
 def _open_reporter(session: Session) -> Reporter:
@@ -85,6 +85,7 @@ def _open_reporter(session: Session) -> Reporter:
         base_sha256=session.origin.base_sha256,
         num_steps=session.num_steps,
         step=session.position.step,
+        changes=session.changes,
     )
     device = session.engine.device
     return Reporter(session.config, session.num_steps, session.position.step, session.flop_counts, facts, device)

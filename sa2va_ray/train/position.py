@@ -1,6 +1,7 @@
 """Where a run stands, and whether its samples are those of the plan."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.models.checkpoint import TrainState
@@ -8,7 +9,7 @@ from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.step import AgreedError, StepResult
 
-_FIELDS = ("step", "epoch", "step_in_epoch", "missing_in_epoch", "samples_seen", "skipped_samples")
+_FIELDS = ("step", "epoch", "step_in_epoch", "missing_in_epoch", "samples_seen", "skipped_samples", "bad_ids")
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Position:
     def of(cls, state: TrainState) -> "Position":
         return cls(**{name: getattr(state, name) for name in _FIELDS})
 
-    def fields_of_state(self) -> dict[str, int]:
+    def fields_of_state(self) -> dict[str, Any]:
         """What `TrainState` takes."""
         return {name: getattr(self, name) for name in _FIELDS}
 
@@ -42,7 +43,7 @@ class Position:
         self.missing_in_epoch += planned - result.num_samples - result.num_skipped
         self.skipped_samples += result.num_skipped
         self.samples_seen += result.num_samples
-        self.bad_ids += result.skipped_ids
+        self.bad_ids = [*self.bad_ids, *result.skipped_ids]  # a list of its own: a state keeps the one it was given
         self.step += 1
         self.step_in_epoch += 1
         if self.missing_in_epoch < 0:

@@ -1,19 +1,36 @@
 """Which checkpoints of a run are kept: the newest ones, and the best by a metric."""
 
+from functools import partial
+
 from sa2va_ray import storage
-from sa2va_ray.manifest import MANIFEST
-from sa2va_ray.models.checkpoint import list_checkpoints, read_state
+from sa2va_ray.manifest import MANIFEST, DamagedError
+from sa2va_ray.models.checkpoint import Saved, list_checkpoints, read_saved
 
 
 def delete_old_checkpoints(run_uri: str, keep_newest: int, keep_best: int, metric: str) -> None:
-    """Deletes the complete checkpoints of a run but the newest `keep_newest` and the `keep_best` with the highest
-    `metric`. Those without the metric are not among the best."""
+    """Deletes the sound checkpoints of a run but the newest `keep_newest` and the `keep_best` with the highest
+    `metric`; of several with the score of one validation, the one that was saved soonest after it is the best. Those
+    without the metric are not among the best. Damaged ones do not count, and are left to people."""
     found = list_checkpoints(run_uri)
     if len(found) <= keep_newest:
         return
-    scores = {uri: read_state(uri).metrics.get(metric) for uri in found} if keep_best else {}
-    scored = [uri for uri in found if scores.get(uri) is not None]
-    best = sorted(scored, key=lambda uri: (scores[uri], uri), reverse=True)[:keep_best]
-    for uri in set(found) - set(found[-keep_newest:]) - set(best):
+    sound = [saved for saved in map(_read, found) if saved]
+    scored = [saved for saved in sound if metric in saved.state.metrics]
+    best = sorted(scored, key=partial(_rank, metric=metric), reverse=True)[:keep_best]
+    kept = {saved.uri for saved in [*sound[-keep_newest:], *best]}
+    for uri in [saved.uri for saved in sound if saved.uri not in kept]:
         storage.delete_files(uri, [MANIFEST])  # first, so that what is half deleted is no checkpoint
         storage.delete_folder(uri)
+
+
+def _rank(saved: Saved, metric: str) -> tuple[float, float, int]:
+    """Greater for better checkpoints."""
+    state = saved.state
+    return state.metrics[metric], state.metrics.get("val/step", state.step) - state.step, state.step
+
+
+def _read(uri: str) -> Saved | None:
+    try:
+        return read_saved(uri)
+    except DamagedError:
+        return None

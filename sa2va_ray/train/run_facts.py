@@ -5,6 +5,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,8 @@ import torch
 import torch.distributed as dist
 
 from sa2va_ray import storage
+from sa2va_ray.telemetry import LOGGER
+from sa2va_ray.train.changes import Change
 from sa2va_ray.train.config import TrainConfig
 
 FACTS_FILE = "run.json"
@@ -41,11 +45,24 @@ def code_sha256() -> str:
 
 
 def collect_run_facts(
-    config: TrainConfig, *, precision: str, commit: str, data_sha256: str, base_sha256: str, num_steps: int, step: int
+    config: TrainConfig,
+    *,
+    precision: str,
+    commit: str,
+    data_sha256: str,
+    base_sha256: str,
+    num_steps: int,
+    step: int,
+    changes: Sequence[Change] = (),
 ) -> dict[str, Any]:
-    """Facts of a start of the run at `step`. Every rank calls it, since each tells its device; all get the same."""
+    """Facts of a start of the run at `step`. Every rank calls it, since each tells its device; all get the same.
+
+    Args:
+        changes: settings that are others than those of the checkpoint that it goes on from.
+    """
     devices: list[str] = [""] * dist.get_world_size()
     dist.all_gather_object(devices, torch.cuda.get_device_name() if config.use_gpu else platform.machine())
+    settings = config.model_dump(mode="json")
     attempt = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "step": step,
@@ -55,10 +72,12 @@ def collect_run_facts(
         "git_commit": commit,
         "code_sha256": code_sha256(),
         "versions": _versions(),
+        "config": settings,
+        "changes": [asdict(change) for change in changes],
     }
     return {
         "name": config.name,
-        "config": config.model_dump(mode="json"),
+        "config": settings,
         "precision": precision,
         "seed": config.seed,
         "num_steps": num_steps,
@@ -71,9 +90,16 @@ def collect_run_facts(
 
 def add_earlier_attempts(run_uri: str, facts: dict[str, Any]) -> dict[str, Any]:
     """The same facts, after the attempts and warnings that the run's folder tells of."""
+    uri = storage.join(run_uri, FACTS_FILE)
     try:
-        earlier = json.loads(storage.read_bytes(storage.join(run_uri, FACTS_FILE)))
+        data = storage.read_bytes(uri)
     except FileNotFoundError:
+        return facts
+    try:
+        earlier = json.loads(data)
+    except ValueError:
+        storage.write_bytes(f"{uri}.damaged", data)
+        LOGGER.warning("%s is damaged: it is begun anew, what it was is in %s.damaged", uri, FACTS_FILE)
         return facts
     return facts | {key: earlier[key] + facts[key] for key in ("attempts", "warnings")}
 

@@ -6,18 +6,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import SampleIndex, Undecodable, preprocess
 from sa2va_ray.models.build import PRECISIONS, build_model, weights_sha256
-from sa2va_ray.models.checkpoint import MODEL, TrainState, shard_files
+from sa2va_ray.models.checkpoint import TrainState, load_tensors, put_in
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.train.changes import Change
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine import build_engine, choose_precision
 from sa2va_ray.train.flops import FlopCounts, count_flops
+from sa2va_ray.train.lock import check_owner_together
 from sa2va_ray.train.position import Position
 from sa2va_ray.train.resume import ResumePoint, find_resume_point
 from sa2va_ray.train.step import AgreedError
@@ -39,6 +42,8 @@ class Session:
     engine: DeepSpeed's.
     plans: of all epochs, as this rank sees them.
     filler: a batch to run where this rank has none.
+    changes: settings that are not those of the checkpoint that the run went on from.
+    validation: metrics of the run's newest one, and its step as `val/step`; empty before the first.
     """
 
     config: TrainConfig
@@ -50,6 +55,9 @@ class Session:
     precision: str
     flop_counts: FlopCounts | None
     origin: Origin
+    changes: list[Change]
+    lock_owner: str
+    validation: dict[str, float]
 
     @property
     def num_steps(self) -> int:
@@ -57,26 +65,32 @@ class Session:
         return sum(plan.num_steps for plan in self.plans)
 
     def state(self, metrics: dict[str, float]) -> TrainState:
-        """What a checkpoint says of itself."""
+        """What a checkpoint says of itself. Its scores are those of the newest validation, which may be of weights some
+        steps before."""
         return TrainState(
             **self.position.fields_of_state(),
             num_steps=self.num_steps,
             num_workers=dist.get_world_size(),
             seed=self.config.seed,
             precision=self.precision,
-            metrics=metrics,
+            metrics={**metrics, **self.validation},
             base_sha256=self.origin.base_sha256,
             data_sha256=self.origin.data_sha256,
             git_commit=self.origin.git_commit,
         )
 
 
-def open_session(config: TrainConfig, data_sha256: str, git_commit: str) -> Session:
+def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_owner: str) -> Session:
     """Builds the model, or takes the run's newest checkpoint up. Every rank calls it.
 
+    Args:
+        lock_owner: of the run's lock.
+
     Raises:
+        AgreedError: another job has taken the run over.
         AgreedError: a checkpoint that does not belong to this config; no sample can be decoded.
     """
+    check_owner_together(storage.join(config.runs_uri, config.name), lock_owner)
     torch.manual_seed(config.seed)  # of the adapters' first weights
     precision = choose_precision(config)
     model, processor = build_model(config.model, PRECISIONS[precision])
@@ -85,6 +99,7 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str) -> Sess
     flop_counts = count_flops(model) if config.use_gpu else None  # CPUs have no peak that it could be held against
     with find_resume_point(config, data_sha256) as point:
         if point:
+            _check_precision(point, precision)
             _load_weights(model, point, origin.base_sha256)
         engine = build_engine(model, config, precision)
         if point:
@@ -99,6 +114,11 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str) -> Sess
         precision=precision,
         flop_counts=flop_counts,
         origin=origin,
+        changes=point.changes if point else [],
+        lock_owner=lock_owner,
+        validation={name: value for name, value in point.state.metrics.items() if name.startswith("val/")}
+        if point
+        else {},
     )
 
 
@@ -120,14 +140,24 @@ def plan_epochs(config: TrainConfig, rank: int, world_size: int) -> list[EpochPl
     ]
 
 
+def _check_precision(point: ResumePoint, precision: str) -> None:
+    if point.state.precision != precision:
+        raise AgreedError(
+            f"The run was trained in {point.state.precision}, precision=auto gives {precision} on this machine. Set "
+            f"precision={point.state.precision} to go on."
+        )
+
+
 def _load_weights(model: torch.nn.Module, point: ResumePoint, base_sha256: str) -> None:
     if point.state.base_sha256 != base_sha256:
         raise AgreedError(
             f"The run was trained on a base with SHA-256 {point.state.base_sha256[:12]}, this machine builds "
             f"{base_sha256[:12]}. Use the base, and the versions of torch and tokenizers, that the run used."
         )
-    for file in shard_files(point.folder, MODEL):
-        model.load_state_dict(load_file(file), strict=False)  # the rest is frozen, and checked by its hash
+    try:
+        put_in(model, load_tensors(point.folder), "The run's checkpoint")
+    except UserError as error:
+        raise AgreedError(str(error)) from None
 
 
 def _filler(config: TrainConfig, processor) -> Batch:

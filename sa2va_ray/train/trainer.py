@@ -10,10 +10,12 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.cluster import check_cluster
 from sa2va_ray.manifest import digest, read_manifest
-from sa2va_ray.models.checkpoint import list_checkpoints, read_state
+from sa2va_ray.models.checkpoint import Saved, newest_sound, read_saved, read_whole
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, configure_logging
+from sa2va_ray.train.changes import check_changes
 from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.lock import LOCK_FILE, RunLock
 from sa2va_ray.train.loop import train_loop_per_worker
 from sa2va_ray.train.memory_plan import log_measured_peak, log_plan
 from sa2va_ray.train.run_facts import git_commit
@@ -24,7 +26,8 @@ _RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
 def train(config: TrainConfig) -> str | None:
-    """Runs the training to its end and returns the URI of the last checkpoint; None with `plan`.
+    """Runs the training to its end and returns the URI of the last checkpoint; None with `plan`. While it does, no
+    other job can train the run (see `lock`).
 
     Raises:
         UserError: data, storage or cluster do not fit the config, found before a worker is started; or what ended the
@@ -44,43 +47,72 @@ def train(config: TrainConfig) -> str | None:
             f"{config.data_uri} has no validation patients. Prepare it with another split.seed or a larger "
             "split.val_fraction, or train without validation: validation.every_steps=0."
         )
-    plan = log_plan(config, num_samples)
     if config.plan:
+        log_plan(config, num_samples)
         return None
-    config = config.model_copy(update={"strategy": plan.strategy})
-    if finished := _finished(run_uri, config):
-        LOGGER.info("the run %s is at its end already: checkpoint %s", config.name, finished)
-        return finished
     storage.check_writable(config.runs_uri)
+    _refuse_where_never(config, run_uri)
+    with RunLock(run_uri) as lock:
+        return _train(config, num_samples, digest(data_manifest), lock)
+
+
+def _refuse_where_never(config: TrainConfig, run_uri: str) -> None:
+    if config.resume == "never" and storage.list_files(run_uri).keys() - {LOCK_FILE}:
+        raise UserError(
+            f"A run is already in {run_uri}. Choose another name=..., delete that folder, or go on with resume=auto."
+        )
+
+
+def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLock) -> str:
+    """With the run's lock. Returns the URI of the last checkpoint."""
+    run_uri = storage.join(config.runs_uri, config.name)
+    saved = _read_newest(run_uri, config, data_sha256)
+    if saved and _is_at_end(saved):
+        LOGGER.info("the run %s is at its end already: checkpoint %s", config.name, saved.uri)
+        return saved.uri
+    plan = log_plan(config, num_samples)
+    config = config.model_copy(update={"strategy": plan.strategy})
     if not ray.is_initialized():
         ray.init()
     check_cluster(config.resources(), "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, or add nodes.")
     # Ray would look for checkpoints that are not there any more; the workers find the newest one by themselves.
     storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT})
-    _fit(config, digest(data_manifest), run_uri)
-    checkpoint_uri = list_checkpoints(run_uri)[-1]
-    log_measured_peak(plan, read_state(checkpoint_uri).metrics)
-    LOGGER.info("trained: checkpoint %s", checkpoint_uri)
-    return checkpoint_uri
+    lock.confirm()
+    _fit(config, data_sha256, lock.owner, run_uri)
+    trained = newest_sound(run_uri, read_saved)
+    assert trained, "a run that has ended has saved its end"
+    log_measured_peak(plan, trained.state.metrics)
+    LOGGER.info("trained: checkpoint %s", trained.uri)
+    return trained.uri
 
 
-def _finished(run_uri: str, config: TrainConfig) -> str | None:
-    """The last checkpoint of a run that needs no more training."""
-    if config.resume == "never" and storage.list_files(run_uri):
-        raise UserError(
-            f"A run is already in {run_uri}. Choose another name=..., delete that folder, or go on with resume=auto."
-        )
-    checkpoints = list_checkpoints(run_uri)
-    if not checkpoints:
-        return None
-    state = read_state(checkpoints[-1])
-    return checkpoints[-1] if state.step == state.num_steps else None
+def _read_newest(run_uri: str, config: TrainConfig, data_sha256: str) -> Saved | None:
+    """The newest sound checkpoint of the run, if it has one with which it can be gone on.
+
+    Raises:
+        UserError: it was made with other settings.
+    """
+    saved = newest_sound(run_uri, _read_to_end)
+    if saved:
+        for change in check_changes(saved, config, data_sha256):
+            LOGGER.warning("the run %s goes on with other settings: %s", config.name, change)
+    return saved
 
 
-def _fit(config: TrainConfig, data_sha256: str, run_uri: str) -> None:
+def _read_to_end(uri: str) -> Saved:
+    """Of the end of a run nobody reads every file any more before it is called good; of others the workers do."""
+    saved = read_saved(uri)
+    return read_whole(uri) if _is_at_end(saved) else saved
+
+
+def _is_at_end(saved: Saved) -> bool:
+    return saved.state.step == saved.state.num_steps
+
+
+def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str) -> None:
     """Raises `UserError` with what ended the run."""
     trainer = TorchTrainer(
-        partial(_worker, data_sha256, git_commit()),  # type: ignore[arg-type]  # what it returns is new in Ray
+        partial(_worker, data_sha256, git_commit(), lock_owner),  # type: ignore[arg-type]  # what it returns is new in Ray
         train_loop_config=config.model_dump(mode="json"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=_num_workers(config),  # type: ignore[arg-type]  # Ray's annotation leaves ranges out
@@ -107,17 +139,17 @@ def _fit(config: TrainConfig, data_sha256: str, run_uri: str) -> None:
 
 def _newest_checkpoint(run_uri: str) -> str:
     try:
-        saved = list_checkpoints(run_uri)
+        saved = newest_sound(run_uri, read_saved)
     except StorageError:
         return "not known, since the store does not answer"
-    return saved[-1] if saved else "none yet"
+    return saved.uri if saved else "none yet"
 
 
-def _worker(data_sha256: str, commit: str, values: dict) -> str | None:
+def _worker(data_sha256: str, commit: str, lock_owner: str, values: dict) -> str | None:
     """What ended the run before its time, where all ranks agree on that. (To raise it would make Ray replace the
     workers, for the same end; and of metrics that are reported Ray keeps only those of checkpoints.)"""
     try:
-        train_loop_per_worker(TrainConfig.parse(values), data_sha256, commit)
+        train_loop_per_worker(TrainConfig.parse(values), data_sha256, commit, lock_owner)
     except AgreedError as error:
         return str(error)
     return None

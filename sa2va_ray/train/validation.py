@@ -69,10 +69,12 @@ def _paused(engine) -> Iterator[None]:
     """Evaluation mode, without gradients; then the modes of all modules, and the random numbers, are what they were."""
     modes = [(module, module.training) for module in engine.modules()]
     engine.eval()
-    with torch.random.fork_rng(), torch.no_grad():
-        yield
-    for module, mode in modes:
-        module.training = mode
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _by_patient(images: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

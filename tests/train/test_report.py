@@ -16,6 +16,7 @@ from sa2va_ray.data.batch import Batch
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, parse_progress
 from sa2va_ray.train import report, trackers
+from sa2va_ray.train.changes import Change
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.flops import FlopCounts
 from sa2va_ray.train.rates import StepTiming
@@ -59,9 +60,16 @@ def known_device(monkeypatch):
     monkeypatch.setattr(report, "device_peak", lambda device, precision: 10e12)
 
 
-def facts_of(config, step=0):
+def facts_of(config, step=0, changes=()):
     return collect_run_facts(
-        config, precision="fp32", commit="abc", data_sha256="d", base_sha256="b", num_steps=NUM_STEPS, step=step
+        config,
+        precision="fp32",
+        commit="abc",
+        data_sha256="d",
+        base_sha256="b",
+        num_steps=NUM_STEPS,
+        step=step,
+        changes=changes,
     )
 
 
@@ -70,9 +78,9 @@ def start(config):
     """Starts the run of `config` at a step; closes what it has started."""
     started = []
 
-    def start(step=0, flop_counts=None, **update):
+    def start(step=0, flop_counts=None, changes=(), **update):
         run = config.model_copy(update=update)
-        started.append(Reporter(run, NUM_STEPS, step, flop_counts, facts_of(run, step), CPU))
+        started.append(Reporter(run, NUM_STEPS, step, flop_counts, facts_of(run, step, changes), CPU))
         return started[-1]
 
     yield start
@@ -172,7 +180,7 @@ def test_a_run_that_goes_on_replaces_what_lies_after_its_checkpoint(start, confi
     record(first, range(1, 31), loss=1.0)
     first.warn(25, "early")
     first.close()
-    second = start(step=20)
+    second = start(step=20, changes=[Change("num_workers", 1, 2)], num_workers=2)
     record(second, range(21, 41), loss=2.0)
     second.close()
     scalars = [(event.step, event.value) for event in events(config).Scalars("train/loss")]
@@ -180,6 +188,19 @@ def test_a_run_that_goes_on_replaces_what_lies_after_its_checkpoint(start, confi
     facts = json.loads(storage.read_bytes(f"{config.runs_uri}/run/run.json"))
     assert [(attempt["step"], attempt["num_workers"]) for attempt in facts["attempts"]] == [(0, 1), (20, 1)]
     assert facts["warnings"] == [{"step": 25, "message": "early"}]
+    assert [attempt["config"]["num_workers"] for attempt in facts["attempts"]] == [1, 2]
+    assert [attempt["changes"] for attempt in facts["attempts"]] == [
+        [],
+        [{"key": "num_workers", "before": 1, "after": 2}],
+    ]
+
+
+def test_run_facts_that_are_cut_off_are_begun_anew_and_kept(start, config):
+    uri = f"{config.runs_uri}/run/run.json"
+    storage.write_bytes(uri, b'{"attempts": [')
+    start()
+    assert len(json.loads(storage.read_bytes(uri))["attempts"]) == 1
+    assert storage.read_bytes(f"{uri}.damaged") == b'{"attempts": ['
 
 
 def test_run_facts_name_code_versions_and_data(start, config):

@@ -1,0 +1,137 @@
+"""What may be changed when a run is started again: the one table, and the comparison by it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from sa2va_ray.config import UserError
+from sa2va_ray.models.checkpoint import Saved
+from sa2va_ray.train.config import TrainConfig
+
+
+class Rule(Enum):
+    """Of a setting that differs from the one that the run's checkpoint was written with."""
+
+    FIXED = "refused: samples, learning rate or weights of the whole run depend on it"
+    ON_PURPOSE = "taken for the steps to come while the run goes on, refused when it is at its end"
+    FREE = "taken: it says how the run is run, not what comes out"
+
+
+RULES: dict[str, Rule] = {
+    "data_uri": Rule.FREE,  # where the data lie; what they are is compared by their SHA-256
+    "name": Rule.FREE,
+    "runs_uri": Rule.FREE,
+    "model": Rule.FIXED,
+    "precision": Rule.FIXED,
+    "seed": Rule.FIXED,
+    "num_epochs": Rule.FIXED,
+    "repeats": Rule.FIXED,
+    "global_batch_size": Rule.FIXED,
+    "optim": Rule.ON_PURPOSE,
+    "loss": Rule.ON_PURPOSE,
+    "pipeline": Rule.ON_PURPOSE,
+    "pipeline.actors_per_rank": Rule.FREE,
+    "pipeline.cpus_per_actor": Rule.FREE,
+    "pipeline.object_store_mib": Rule.FREE,
+    "pipeline.max_bad_samples": Rule.FREE,
+    "micro_batch_size": Rule.FREE,
+    "num_workers": Rule.FREE,
+    "min_workers": Rule.FREE,
+    "use_gpu": Rule.FREE,
+    "cpus_per_worker": Rule.FREE,
+    "strategy": Rule.FREE,
+    "activation_checkpointing": Rule.FREE,
+    "compile_frozen": Rule.FREE,
+    "log_every_steps": Rule.FREE,
+    "save_every_steps": Rule.FREE,
+    "keep_checkpoints": Rule.FREE,
+    "keep_best": Rule.FREE,
+    "best_metric": Rule.FREE,
+    "validation": Rule.FREE,
+    "resume": Rule.FREE,
+    "plan": Rule.FREE,
+    "max_failures": Rule.FREE,
+    "storage_patience_s": Rule.FREE,
+    "max_skipped_samples": Rule.FREE,
+    "trackers": Rule.FREE,
+}
+"""Key of `TrainConfig`, or of a part of it -> rule. The longest key that is, or begins, a setting's name decides."""
+
+_NOT_GIVEN = "not given"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting with another value than the checkpoint's config.yaml has."""
+
+    key: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} was {self.before}, is {self.after}"
+
+    @property
+    def rule(self) -> Rule:
+        return rule_of(self.key)
+
+
+def rule_of(key: str) -> Rule:
+    """Of a setting by its dotted name."""
+    while key not in RULES:
+        key, separator, _ = key.rpartition(".")
+        assert separator, "each key of TrainConfig is in RULES"
+    return RULES[key]
+
+
+def check_changes(saved: Saved, config: TrainConfig, data_sha256: str) -> list[Change]:
+    """The settings that differ from those that a checkpoint was written with.
+
+    Raises:
+        UserError: one that may not; with both values.
+    """
+    changes = _changes(saved, config)
+    is_finished = saved.state.step == saved.state.num_steps
+    refused_rules = {Rule.FIXED, Rule.ON_PURPOSE} if is_finished else {Rule.FIXED}
+    refused = [str(change) for change in changes if change.rule in refused_rules]
+    if saved.state.data_sha256 != data_sha256:
+        refused.append(f"the data set of data_uri was {saved.state.data_sha256[:12]}, is {data_sha256[:12]}")
+    if refused:
+        where = "is at its end" if is_finished else f"stands at step {saved.state.step} of {saved.state.num_steps}"
+        raise UserError(
+            f"The run {config.name} {where} and was made with other settings: {'; '.join(refused)}. Set them as they "
+            "were, or take another name=... for a new run."
+        )
+    return changes
+
+
+def _changes(saved: Saved, config: TrainConfig) -> list[Change]:
+    before = _flat(_parse_settings(saved).model_dump(mode="json"))
+    after = _flat(config.model_dump(mode="json"))
+    before["precision"] = saved.state.precision
+    if config.precision == "auto":
+        after["precision"] = saved.state.precision  # each worker holds what "auto" is there against the checkpoint
+    return [
+        Change(key, before.get(key, _NOT_GIVEN), after.get(key, _NOT_GIVEN))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, _NOT_GIVEN) != after.get(key, _NOT_GIVEN)
+    ]
+
+
+def _parse_settings(saved: Saved) -> TrainConfig:
+    """With defaults for keys that are newer than the checkpoint."""
+    try:
+        return TrainConfig.parse(saved.settings)
+    except UserError as error:
+        raise UserError(
+            f"{saved.uri} was written by another version of sa2va_ray, with other settings. {error}"
+        ) from None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by their dotted names."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+    return leaves

@@ -1,0 +1,55 @@
+"""Disks of the ranks: who shares one, and whether there is room on it for what all of them put there."""
+
+import shutil
+import socket
+from pathlib import Path
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from sa2va_ray.train.step import AgreedError
+
+T = TypeVar("T")
+
+
+def ranks_on_disk(folder: Path) -> list[int]:
+    """The ranks, in order, for which `folder` is the same as for this one: on the same machine and device. Every rank
+    calls it."""
+    places = gathered(_place(folder))
+    return [rank for rank, place in enumerate(places) if place == places[dist.get_rank()]]
+
+
+def check_room(folder: Path, num_bytes: int, what: str) -> None:
+    """Every rank calls it, before any of them writes.
+
+    Args:
+        num_bytes: that this rank is to write into `folder`.
+        what: is to be written; begins a sentence.
+
+    Raises:
+        AgreedError: a disk, of any rank, has less room than all ranks on it want.
+    """
+    wanted: dict[tuple, int] = {}
+    free: dict[tuple, int] = {}
+    for place, rank_free, rank_bytes in gathered((_place(folder), shutil.disk_usage(folder).free, num_bytes)):
+        wanted[place] = wanted.get(place, 0) + rank_bytes
+        free[place] = min(rank_free, free.get(place, rank_free))
+    for place, place_bytes in wanted.items():
+        if free[place] < place_bytes:
+            host, _, path = place
+            raise AgreedError(
+                f"{what} of {place_bytes / 2**20:.1f} MiB could not be written to the local disk: "
+                f"{free[place] / 2**20:.1f} MiB are free in {path} of {host}. Free some in this folder for temporary "
+                "files, or set TMPDIR to a larger disk."
+            )
+
+
+def gathered(value: T) -> list[T]:
+    """What each rank gives, in order, on all of them."""
+    values: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _place(folder: Path) -> tuple[str, int, str]:
+    return socket.gethostname(), folder.stat().st_dev, str(folder)

@@ -1,0 +1,176 @@
+"""One job at a time trains a run: `lock.json` in the run's folder says which.
+
+pyarrow's S3 has no conditional writes, so the lock is a lease. Its owner writes a beat into it every few seconds, and
+reads it first: where another's name stands there, the lock is lost. Who finds a lock watches it, and takes it over when
+no beat has come for `DEAD_AFTER_S`. That is measured on the watcher's own clock alone, so clocks may differ, and only
+while the store answers. Of two that write at once the later write stands, and `confirm` tells both.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import torch.distributed as dist
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.storage import StorageError
+from sa2va_ray.telemetry import LOGGER
+from sa2va_ray.train.step import AgreedError
+
+LOCK_FILE = "lock.json"
+BEAT_EVERY_S = 5.0
+DEAD_AFTER_S = 20.0
+_SETTLE_S = 1.0  # a write that began before ours was seen has ended by then
+_POLL_S = 0.5
+
+
+class LockLostError(UserError):
+    """Another job has taken the run over."""
+
+
+class RunLock:
+    """As a context manager: the right to train a run. `owner` is an id that `check_owner` takes."""
+
+    def __init__(self, run_uri: str, beat_every_s: float = BEAT_EVERY_S, dead_after_s: float = DEAD_AFTER_S):
+        self.owner = uuid.uuid4().hex
+        self._run_uri, self._beat_every_s, self._dead_after_s = run_uri, beat_every_s, dead_after_s
+        self._record: dict[str, Any] = {
+            "owner": self.owner,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "beat": 0,
+        }
+        self._written_s = 0.0
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._live, name="run lock", daemon=True)
+
+    def __enter__(self) -> Self:
+        """
+        Raises:
+            UserError: a job that gives signs of life has the run; with its host, process and start.
+        """
+        found = _read(self._run_uri)
+        if found is not None:
+            self._wait_for_its_end(found)
+        self._write()
+        self._written_s = time.monotonic()
+        self._heart.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._heart.join()
+        try:
+            check_owner(self._run_uri, self.owner)
+            storage.delete_files(self._run_uri, [LOCK_FILE])
+        except StorageError as failed:
+            LOGGER.warning("the run's lock stays for %.0f s: %s", self._dead_after_s, failed)
+        except LockLostError:
+            pass  # it is another's now
+
+    def confirm(self) -> None:
+        """To be called before work begins, some time after the lock was taken.
+
+        Raises:
+            LockLostError: another job took it at the same moment.
+        """
+        time.sleep(max(0.0, self._written_s + _SETTLE_S - time.monotonic()))
+        check_owner(self._run_uri, self.owner)
+
+    def _wait_for_its_end(self, found: bytes) -> None:
+        LOGGER.info("%s is locked; waiting up to %.0f s for a sign of life", self._run_uri, self._dead_after_s)
+        waited_s = 0.0  # the pauses alone: a store that hangs says nothing of the other job
+        while waited_s < self._dead_after_s:
+            time.sleep(_POLL_S)
+            waited_s += _POLL_S
+            now = _read(self._run_uri)
+            if now is None:
+                return
+            if now != found:
+                raise UserError(_refusal(self._run_uri, now, self._dead_after_s))
+        LOGGER.warning("taken over from %s, which gave no sign of life in %.0f s", _name(found), waited_s)
+
+    def _live(self) -> None:
+        while not self._stop.wait(self._beat_every_s):
+            try:
+                check_owner(self._run_uri, self.owner)
+                self._record["beat"] += 1
+                self._write()
+            except StorageError as error:
+                LOGGER.warning("the run's lock could not be renewed: %s", error)
+            except LockLostError as error:
+                LOGGER.error("%s", error)
+                return
+
+    def _write(self) -> None:
+        storage.write_bytes(storage.join(self._run_uri, LOCK_FILE), (json.dumps(self._record) + "\n").encode())
+
+
+def check_owner_together(run_uri: str, owner: str) -> None:
+    """Every rank calls it. A store that does not answer is no reason to end.
+
+    Raises:
+        AgreedError: like `LockLostError`.
+    """
+    lost = [""]
+    if dist.get_rank() == 0:
+        try:
+            check_owner(run_uri, owner)
+        except StorageError:
+            pass
+        except LockLostError as error:
+            lost = [str(error)]
+    dist.broadcast_object_list(lost, src=0)
+    if lost[0]:
+        raise AgreedError(lost[0])
+
+
+def check_owner(run_uri: str, owner: str) -> None:
+    """
+    Raises:
+        LockLostError: the run's lock is another's, or was deleted.
+    """
+    found = _read(run_uri)
+    if found is None or _parse(found).get("owner") != owner:
+        holder = "nobody: its lock was deleted" if found is None else _name(found)
+        raise LockLostError(
+            f"The run {run_uri} was taken over; it is held by {holder}. This job saves nothing more there, and ends."
+        )
+
+
+def _read(run_uri: str) -> bytes | None:
+    try:
+        return storage.read_bytes(storage.join(run_uri, LOCK_FILE))
+    except FileNotFoundError:
+        return None
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    """Empty for what is no lock's content."""
+    try:
+        record = json.loads(data)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _name(data: bytes) -> str:
+    record = _parse(data)
+    return f"process {record.get('pid')} on {record.get('host')}, since {record.get('since')} of its clock"
+
+
+def _refusal(run_uri: str, data: bytes, dead_after_s: float) -> str:
+    return (
+        f"Another job trains the run {run_uri}: {_name(data)}. Wait for its end, or take another name=... for a new "
+        f"run. To take the run over, end that job and start this one again: it waits {dead_after_s:.0f} s for a sign "
+        f"of life and then goes on from the newest checkpoint. If that job cannot be reached, delete "
+        f"{storage.join(run_uri, LOCK_FILE)}: it then saves nothing more."
+    )
