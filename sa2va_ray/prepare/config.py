@@ -7,13 +7,14 @@ from pydantic import Field, field_validator, model_validator
 
 from sa2va_ray.config import Config
 
+MAX_PIXELS = 8192 * 8192
 MAX_NEAR_DUPLICATE_BITS = 15  # what `duplicates.near_duplicates` finds without comparing all with all
 
 
 class ChecksConfig(Config):
     """What a sample has to be like; one that is not goes to quarantine."""
 
-    max_pixels: int = Field(8192 * 8192, gt=0)
+    max_pixels: int = Field(MAX_PIXELS, gt=0)
     """Most pixels of an image, found in its header before anything is decoded."""
     min_foreground_fraction: float = Field(0.001, ge=0, le=1)
     """Least share of the pixels that the objects cover together. With 0 an empty mask image is a sample, too."""
@@ -71,6 +72,12 @@ class PrepareConfig(Config):
     files say it themselves."""
     phrase: str = Field("blood vessels", min_length=1)
     """What the objects are called where the annotation does not say it."""
+    ignore_labels: tuple[str, ...] = ()
+    """Objects of these labels, categories or texts are left out, whatever their shape: `[fovea, "optic disc"]`. For
+    marks that have no area, and for what is not to be learnt. Spelt as in the annotation."""
+    on_crowd: Literal["quarantine", "ignore", "use"] = "quarantine"
+    """What to do with an image that has COCO crowd regions (`iscrowd` 1) beside objects: leave the image out, or the
+    regions (COCO means by them what is not to be learnt), or use them (CVAT marks masks of its brush so)."""
     label_size: tuple[int, int] | None = None
     """(H, W) of the frame that polygons were drawn in, for images that their polygons do not fit. Only where the
     annotations do not state their size: what they state is used without being asked."""

@@ -1,7 +1,7 @@
 """Finds images that are in a source twice, by their pixels, and nearly twice, by their perceptual hash."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, groupby
+from itertools import groupby
 from typing import Any
 
 import imagehash
@@ -13,7 +13,8 @@ from sa2va_ray.prepare.records import Quarantined
 HASH_BITS = 256
 
 _NUM_BANDS = 16  # of 16 bits: hashes that differ in at most 15 bits are equal in one of them
-_PAIRS_AT_ONCE = 1 << 20
+_MAX_SMALL_GROUP = 64
+_BLOCK = 4096  # hashes whose pairs are held at once: 64 MiB
 
 
 def perceptual_hash(pixels: np.ndarray) -> bytes:
@@ -47,41 +48,75 @@ def equal_images(samples: Sequence[Mapping[str, Any]]) -> list[Quarantined]:
     return quarantined
 
 
-def near_duplicates(hashes: Mapping[int, bytes], max_bits: int) -> list[tuple[int, int]]:
-    """Pairs of keys, smaller first, whose hashes differ in at most `max_bits` of `HASH_BITS`; at most 15.
+def near_duplicates(hashes: Mapping[int, bytes], splits: Mapping[int, str], max_bits: int) -> list[tuple[int, int]]:
+    """Pairs of keys of two splits, smaller first, whose hashes differ in at most `max_bits` of `HASH_BITS`; at most 15.
 
-    By the pigeonhole principle only hashes that are equal in one band are compared, so a million images do not take a
-    million million comparisons.
+    Every key that is in such a pair is in one that is returned, so there are no more of them than keys. By the
+    pigeonhole principle only hashes that are equal in one band are compared, so a million images do not take a million
+    million comparisons; where they are alike, as in runs of frames, all are compared with all, by matrix products.
+
+    Args:
+        splits: of each key.
     """
-    keys = np.array(sorted(hashes))
+    keys = sorted(hashes)
     if len(keys) < 2:
         return []
-    bits = np.frombuffer(b"".join(hashes[key] for key in keys.tolist()), np.uint8).reshape(len(keys), -1)
-    bands = bits.view(np.uint16)
-    pairs: set[tuple[int, int]] = set()
-    for band in range(_NUM_BANDS):
-        for first, second in _pairs_with_equal(bands[:, band]):
-            distance = np.bitwise_count(bits[first] ^ bits[second]).sum(axis=1)
-            near = distance <= max_bits
-            pairs.update(zip(keys[first[near]].tolist(), keys[second[near]].tolist(), strict=True))
-    return sorted((min(pair), max(pair)) for pair in pairs)
+    bits = np.frombuffer(b"".join(hashes[key] for key in keys), np.uint64).reshape(len(keys), -1)
+    search = _Search(bits, np.unique([splits[key] for key in keys], return_inverse=True)[1], max_bits)
+    groups = [group for band in range(_NUM_BANDS) for group in search.in_small_groups(band)]
+    if sum(len(group) ** 2 for group in groups) > len(keys) ** 2:
+        groups = [np.arange(len(keys))]
+    for group in groups:
+        search.all_with_all(group)
+    pairs = {(min(i, j), max(i, j)) for i, j in enumerate(search.partners.tolist()) if j >= 0}
+    return [(keys[first], keys[second]) for first, second in sorted(pairs)]
 
 
-def _pairs_with_equal(values: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Index pairs whose values are equal, in arrays of bounded length."""
-    order = np.argsort(values, kind="stable")
-    starts = np.flatnonzero(np.diff(values[order], prepend=values[order[0]] - 1.0))
-    pending: list[tuple[int, int]] = []
-    for group in np.split(order, starts[1:]):
-        for pair in combinations(group.tolist(), 2):
-            pending.append(pair)
-            if len(pending) == _PAIRS_AT_ONCE:
-                yield _columns(pending)
-                pending = []
-    if pending:
-        yield _columns(pending)
+class _Search:
+    """Attributes:
+    partners: (K,) index of a near duplicate in another split, -1 where none is known.
+    """
+
+    def __init__(self, bits: np.ndarray, splits: np.ndarray, max_bits: int) -> None:
+        """`bits` (K, 4) uint64, `splits` (K,) int."""
+        self.partners = np.full(len(bits), -1)
+        self._bits, self._splits, self._max_bits = bits, splits, max_bits
+
+    def in_small_groups(self, band: int) -> list[np.ndarray]:
+        """Compares the hashes that are equal in a band where they are few; returns the larger groups, as indices."""
+        values = self._bits.view(np.uint16)[:, band]
+        order = np.argsort(values, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
+        in_large = np.isin(values[order], [values[group[0]] for group in groups if len(group) > _MAX_SMALL_GROUP])
+        order = order[~in_large]
+        for distance in range(1, _MAX_SMALL_GROUP):
+            first, second = order[:-distance], order[distance:]
+            equal = values[first] == values[second]
+            if not equal.any():
+                break
+            equal &= self._splits[first] != self._splits[second]
+            first, second = first[equal], second[equal]
+            near = np.bitwise_count(self._bits[first] ^ self._bits[second]).sum(axis=1) <= self._max_bits
+            self.partners[first[near]], self.partners[second[near]] = second[near], first[near]
+        return [group for group in groups if len(group) > _MAX_SMALL_GROUP]
+
+    def all_with_all(self, group: np.ndarray) -> None:
+        """Compares the hashes of a group, as indices, across the splits."""
+        for split in np.unique(self._splits[group]):
+            own, others = group[self._splits[group] == split], group[self._splits[group] > split]
+            for first in _blocks(own):
+                signs = self._signs(first)
+                for second in _blocks(others):
+                    # Of signs, the product is the number of equal bits less that of the different ones.
+                    near = signs @ self._signs(second).T >= HASH_BITS - 2 * self._max_bits
+                    rows, columns = near.any(axis=1), near.any(axis=0)
+                    self.partners[first[rows]] = second[near[rows].argmax(axis=1)]
+                    self.partners[second[columns]] = first[near[:, columns].argmax(axis=0)]
+
+    def _signs(self, indices: np.ndarray) -> np.ndarray:
+        """(len(indices), HASH_BITS) float32, -1 and 1: their sums are exact."""
+        return np.unpackbits(self._bits[indices].view(np.uint8), axis=1).astype(np.float32) * 2 - 1
 
 
-def _columns(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    array = np.array(pairs)
-    return array[:, 0], array[:, 1]
+def _blocks(indices: np.ndarray) -> Iterator[np.ndarray]:
+    return (indices[start : start + _BLOCK] for start in range(0, len(indices), _BLOCK))

@@ -59,7 +59,7 @@ class Task:
 
 def examine(tasks: Sequence[Task], quarantined: Sequence[Quarantined], config: PrepareConfig) -> dict[int, dict]:
     """Index -> row of `SCHEMA`, of all tasks and of all samples that are in quarantine before."""
-    rows = [_quarantined_row(each) for each in quarantined]
+    rows = [{"sample_id": each.sample_id, **_quarantined_row(each)} for each in quarantined]
     rows += map_on_cluster(partial(_examine, config=config), tasks, SCHEMA, _ITEMS_PER_TASK, "validate")
     return {row["index"]: row for row in sorted(rows, key=lambda row: row["index"])}
 
@@ -80,7 +80,7 @@ def _examine(task: Task, config: PrepareConfig) -> dict[str, Any]:
     try:
         checked = check_sample(task.record, config)
     except Rejected as rejected:
-        return {**asdict(task.identity), **_quarantined_row(rejected.to_quarantined(index))}
+        return {**asdict(task.identity), **rejected.seen, **_quarantined_row(rejected.to_quarantined(index))}
     except Exception as error:  # its message may hold a path, and one sample must not stop the job
         return {**asdict(task.identity), **_quarantined_row(_unexpected(index, error))}
     return _row(task, checked)

@@ -34,9 +34,14 @@ def _worst(rows: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
             by_code[finding["code"]].append(row)
     chosen = {}
     for code in sorted(by_code):
-        worst = sorted(by_code[code], key=lambda row: (row.get("mask_dice") or 1.0, row["index"]))
+        worst = sorted(by_code[code], key=_agreement)
         chosen.update({row["index"]: row for row in worst[:_NUM_PER_CODE]})
     return list(chosen.values())[:_NUM_WORST]
+
+
+def _agreement(row: Mapping[str, Any]) -> tuple[float, int]:
+    dice = row.get("mask_dice")
+    return (1.0 if dice is None else dice), row["index"]
 
 
 def _draw(row: Mapping[str, Any], records: Mapping[int, Record], config: PrepareConfig) -> Picture | None:

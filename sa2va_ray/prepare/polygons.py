@@ -92,11 +92,12 @@ def _check_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> 
     outside = _count_outside(polygons, height, width)
     if outside:
         points = np.concatenate(polygons)
+        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         raise Rejected(
             "polygon_outside",
-            f"{outside} of {len(points)} polygon points lie outside the image of {width} x {height} px, up to "
-            f"({points[:, 0].max():.0f}, {points[:, 1].max():.0f}). If the labels were made for another size, give it "
-            "as label_size.",
+            f"{outside} of {len(points)} polygon points lie outside the image of {width} x {height} px: they reach "
+            f"from {left:.1f} to {right:.1f} in x, from {top:.1f} to {bottom:.1f} in y. Draw them inside; if the "
+            "labels were made for another size, give it as label_size.",
         )
 
 

@@ -9,6 +9,7 @@ import hmac
 import os
 import re
 import secrets
+import unicodedata
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -18,6 +19,7 @@ from sa2va_ray.telemetry import LOGGER
 KEY_VARIABLE = "SA2VA_PSEUDONYM_KEY"
 
 _NUM_HEX = 16
+_MIN_NAME_LETTERS = 4  # a shorter name is in many words
 _MAX_DIGITS = 18  # a frame number is stored as int64
 
 
@@ -47,10 +49,18 @@ class Pseudonyms:
             patient, frame = record.patient, record.frame or 0
             run: tuple[str, ...] = (record.run or "",)
         else:
-            groups = self._match(record.name)
+            groups = self._match(record.plain_name or record.name)
             patient, frame = groups["patient"], _to_frame(groups.get("frame") or "0")
             run = (groups["patient"], groups.get("run") or "")  # a run is numbered within its patient
-        return Identity(self._hash("sample", record.name), self.patient_id(patient), self._hash("run", *run), frame)
+        return Identity(self.sample_id(record.name), self.patient_id(patient), self._hash("run", *run), frame)
+
+    def patient_of(self, record: Record) -> str:
+        """The patient's name or number in the source. Raises as `identify` does."""
+        return record.patient or self._match(record.plain_name or record.name)["patient"]
+
+    def sample_id(self, name: str) -> str:
+        """Pseudonym of a file's name in the source."""
+        return self._hash("sample", name)
 
     def patient_id(self, patient: str) -> str:
         """Pseudonym of a patient's name in the source."""
@@ -73,6 +83,31 @@ def read_key() -> bytes:
         return key.encode()
     LOGGER.info("%s is not set: a random key is used, ids and splits will not match those of another run", KEY_VARIABLE)
     return secrets.token_bytes(32)
+
+
+def names_patient(text: str, patient: str) -> bool:
+    """Whether a text holds the name or number that a path or a DICOM file has for a patient.
+
+    Accents, upper and lower case, and what stands between the words do not count: "Mueller, Hans" is "MuellerHans". A
+    word of the name of four letters and more is found alone, too, and what is shorter only as a whole.
+    """
+    words, names = _words(text), _words(patient)
+    name = "".join(names)
+    if len(name) >= _MIN_NAME_LETTERS and name in "".join(words):
+        return True
+    parts = {part for part in names if len(part) >= _MIN_NAME_LETTERS and part.isalpha()}
+    return any(part in words for part in parts) or _holds(words, names)
+
+
+def _words(text: str) -> list[str]:
+    """Letters and digits, without accents; "MuellerHans" is two words."""
+    plain = "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
+    split = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)
+    return re.findall(r"[^\W_]+", split.casefold())
+
+
+def _holds(words: list[str], names: list[str]) -> bool:
+    return any(words[start : start + len(names)] == names for start in range(len(words))) if names else False
 
 
 def _to_frame(digits: str) -> int:

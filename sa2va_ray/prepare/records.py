@@ -32,6 +32,20 @@ class Annotation:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a person finds an item in the source again, in numbers: names of files may name patients.
+
+    Attributes:
+        image_file, label_file: see `Folder.number_of`; None where there is none.
+        item: place in the label file, as jq would say it (`.images[4]`); None where the file is about one image.
+    """
+
+    image_file: int | None = None
+    label_file: int | None = None
+    item: str | None = None
+
+
+@dataclass(frozen=True)
 class LabelFile:
     """An annotation in a file of its own, read where the image is read."""
 
@@ -55,6 +69,9 @@ class Record:
     patient: str | None = field(default=None, repr=False)
     run: str | None = field(default=None, repr=False)
     """Where the file itself tells them (DICOM); elsewhere they are found in `name` by the config's pattern."""
+    plain_name: str | None = field(default=None, repr=False)
+    """`name` without what a tool put into it, where it did: what the pattern is held against."""
+    place: Place = Place()
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,9 @@ class Quarantined:
     index: int  # place in the source's list
     code: str  # short name of the reason, to count by
     reason: str  # the reason in a sentence, without any name of the source
+    place: Place = Place()
+    name: str | None = field(default=None, repr=False)  # as in `Record`, where it is known
+    sample_id: str | None = None  # pseudonym of `name`
 
 
 class Rejected(Exception):
@@ -73,6 +93,7 @@ class Rejected(Exception):
         super().__init__(code, reason)
         self.code = code
         self.reason = reason
+        self.seen: dict[str, Any] = {}  # what was measured before: columns of an outcome
 
-    def to_quarantined(self, index: int) -> Quarantined:
-        return Quarantined(index, self.code, self.reason)
+    def to_quarantined(self, index: int, place: Place = Place(), name: str | None = None) -> Quarantined:
+        return Quarantined(index, self.code, self.reason, place, name)

@@ -10,6 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -53,7 +54,7 @@ def prepare(config: PrepareConfig) -> str | None:
             only the report is written.
     """
     configure_logging()
-    source = read_source(config.source, SourceOptions(config.phrase, config.mask_threshold, config.checks.max_pixels))
+    source = read_source(config.source, _source_options(config))
     LOGGER.info("source: %s", ", ".join(f"{count} items of layout {name}" for name, count in source.layouts.items()))
     write.check_replaceable(config.out)
     storage.check_writable(config.out)
@@ -74,20 +75,35 @@ def prepare(config: PrepareConfig) -> str | None:
     return _write_data_set(used, outcomes, facts, report_files, config)
 
 
+def _source_options(config: PrepareConfig) -> SourceOptions:
+    return SourceOptions(
+        config.phrase,
+        config.mask_threshold,
+        config.checks.max_pixels,
+        frozenset(label.strip() for label in config.ignore_labels),
+        config.on_crowd,
+    )
+
+
 def _plan(source: Source, config: PrepareConfig) -> tuple[list[Task], list[Quarantined]]:
     """Identities and splits come from names alone, before any image is opened."""
     pseudonyms = Pseudonyms(read_key(), config.patient_pattern)
     splits = PatientSplits(config.split, pseudonyms)
-    tasks, quarantined = [], list(source.quarantined)
+    tasks = []
+    quarantined = [
+        replace(each, sample_id=each.name and pseudonyms.sample_id(each.name)) for each in source.quarantined
+    ]
     for record in source.records:
         try:
             identity = pseudonyms.identify(record)
             split = splits.split_of(identity.patient_id)
             if split is None:
                 raise Rejected("not_listed", "The list of splits does not name this patient; add it to the list.")
-            tasks.append(Task(record, identity, split))
+            # With the patient's name, which no text of the annotation may hold.
+            tasks.append(Task(replace(record, patient=pseudonyms.patient_of(record)), identity, split))
         except Rejected as rejected:
-            quarantined.append(rejected.to_quarantined(record.index))
+            sample_id = pseudonyms.sample_id(record.name)
+            quarantined.append(replace(rejected.to_quarantined(record.index, record.place), sample_id=sample_id))
     return tasks, quarantined
 
 
@@ -95,8 +111,10 @@ def _compare(outcomes: Outcomes, config: PrepareConfig) -> list[str]:
     """Puts samples in quarantine whose image is there twice; returns what stands in two splits."""
     for twice in equal_images([row for row in outcomes.values() if row["verdict"] != QUARANTINED]):
         examine.put_in_quarantine(outcomes[twice.index], twice)
-    hashes = {index: row["perceptual_hash"] for index, row in outcomes.items() if row["verdict"] != QUARANTINED}
-    return find_leaks(_to_table(outcomes), near_duplicates(hashes, config.checks.near_duplicate_bits))
+    used = {index: row for index, row in outcomes.items() if row["verdict"] != QUARANTINED}
+    hashes = {index: row["perceptual_hash"] for index, row in used.items()}
+    splits = {index: row["split"] for index, row in used.items()}
+    return find_leaks(_to_table(outcomes), near_duplicates(hashes, splits, config.checks.near_duplicate_bits))
 
 
 def _refusal(outcomes: Outcomes, leaks: list[str], config: PrepareConfig) -> str:
@@ -128,7 +146,7 @@ def _report(source: Source, outcomes: Outcomes, facts: dict[str, Any], config: P
     files = {
         "report.json": json.dumps(report, indent=1).encode(),
         "report.html": render_html(report, pictures).encode(),
-        write.QUARANTINE: write.to_quarantine_lines(outcomes.values()),
+        write.QUARANTINE: write.to_quarantine_lines(outcomes.values(), source.places),
     }
     return files | _sheet(pictures)
 
@@ -190,6 +208,8 @@ def _facts(source: Source, config: PrepareConfig) -> dict[str, Any]:
         "num_items": source.num_items,
         "split": config.split.model_dump(exclude={"list_uri"}) | {"by_list": config.split.list_uri is not None},
         "checks": config.checks.model_dump(),
+        "num_ignored_labels": len(config.ignore_labels),
+        "on_crowd": config.on_crowd,
         "max_quarantined_fraction": config.max_quarantined_fraction,
         "version": __version__,
     }

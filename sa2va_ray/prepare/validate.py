@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -19,6 +20,7 @@ from sa2va_ray.data.images import ImageError, decode_image_bytes, decode_mask_by
 from sa2va_ray.metrics import overlap_metrics
 from sa2va_ray.prepare.config import ChecksConfig, PrepareConfig
 from sa2va_ray.prepare.polygons import to_masks
+from sa2va_ray.prepare.pseudonyms import names_patient
 from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Record, Rejected
 
 _MAX_PHRASE_LENGTH = 200
@@ -49,16 +51,29 @@ class Checked:
 
 
 def check_sample(record: Record, config: PrepareConfig) -> Checked:
-    """Raises `Rejected`: the image cannot be used, or the label does not fit it."""
-    with rejecting():
-        data = read_image_file(record)
-        pixels = decode_image_bytes(data, config.checks.max_pixels, record.frame)
-        annotation = read_annotation(record)
-        height, width = pixels.shape[:2]
-        _check_phrases(annotation, record)
-        masks, findings = to_masks(annotation, height, width, config.label_size)
-        masks, mask_dice, more = _compare_with_mask_image(masks, record, config)
-        _check_foreground(masks, config.checks)
+    """Raises `Rejected`: the image cannot be used, or the label does not fit it. Its `seen` has what was measured before,
+    for the report."""
+    seen: dict[str, Any] = {}
+    try:
+        with rejecting():
+            return _check(record, config, seen)
+    except Rejected as rejected:
+        rejected.seen = seen
+        raise
+
+
+def _check(record: Record, config: PrepareConfig, seen: dict[str, Any]) -> Checked:
+    data = read_image_file(record)
+    pixels = decode_image_bytes(data, config.checks.max_pixels, record.frame)
+    height, width = pixels.shape[:2]
+    seen |= {"height": height, "width": width}
+    annotation = read_annotation(record)
+    _check_phrases(annotation, record)
+    masks, findings = to_masks(annotation, height, width, config.label_size)
+    seen |= {"num_objects": len(masks)}
+    masks, mask_dice, more = _compare_with_mask_image(masks, record, config, seen)
+    seen |= {"foreground": float(np.logical_or.reduce(list(masks.values())).mean())}
+    _check_foreground(masks, config.checks)
     digest = hashlib.sha256(data + (b"" if record.frame is None else f"#{record.frame}".encode())).hexdigest()
     return Checked(pixels, masks, findings + more, mask_dice, digest)
 
@@ -95,12 +110,17 @@ def _check_phrases(annotation: Annotation, record: Record) -> None:
     longest = max(len(phrase) for phrase in annotation.objects)
     if longest > _MAX_PHRASE_LENGTH:
         raise Rejected("long_text", f"A text has {longest} characters, at most {_MAX_PHRASE_LENGTH} name an object.")
-    if record.patient and any(record.patient in phrase for phrase in annotation.objects):
-        raise Rejected("text_names_patient", "A text holds the patient's name or number; it must name the object.")
+    if record.patient and any(names_patient(phrase, record.patient) for phrase in annotation.objects):
+        raise Rejected(
+            "text_names_patient",
+            "A text of the annotation (label, category, phrase) holds the patient's name or number; it must name the "
+            "object alone. If a word of the path is taken for a name that is none, let group `patient` of "
+            "`patient_pattern` match less.",
+        )
 
 
 def _compare_with_mask_image(
-    masks: dict[str, np.ndarray], record: Record, config: PrepareConfig
+    masks: dict[str, np.ndarray], record: Record, config: PrepareConfig, seen: dict[str, Any]
 ) -> tuple[dict[str, np.ndarray], float | None, list[Finding]]:
     if record.mask_uri is None:
         return masks, None, []
@@ -113,6 +133,7 @@ def _compare_with_mask_image(
             f"{union.shape[0]} px. Give them the same size.",
         )
     dice = overlap_metrics(union, expected)["dice"]
+    seen |= {"mask_dice": dice}
     if dice >= config.checks.min_mask_dice:
         return masks, dice, []
     code, reason = _disagreement(union, expected, dice)

@@ -25,7 +25,7 @@ from sa2va_ray.manifest import MANIFEST
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import Task, content_sha256
 from sa2va_ray.prepare.on_cluster import map_on_cluster
-from sa2va_ray.prepare.records import Rejected
+from sa2va_ray.prepare.records import Place, Rejected
 from sa2va_ray.prepare.validate import check_sample
 
 QUARANTINE = "quarantine.jsonl"
@@ -94,10 +94,22 @@ def write_shards(shards: Sequence[Shard], config: PrepareConfig) -> list[dict[st
     return sorted(written, key=lambda each: each["name"])
 
 
-def to_quarantine_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """JSON lines of the rows whose verdict is quarantined, a finding each."""
+def to_quarantine_lines(rows: Iterable[Mapping[str, Any]], places: Mapping[int, Place]) -> bytes:
+    """JSON lines of the rows whose verdict is quarantined, a finding each, with where they are in the source.
+
+    Args:
+        places: by `index`.
+    """
     lines = [
-        json.dumps({"index": row["index"], "code": finding["code"], "reason": finding["detail"]})
+        json.dumps(
+            {
+                "index": row["index"],
+                "sample_id": row.get("sample_id"),
+                **asdict(places[row["index"]]),
+                "code": finding["code"],
+                "reason": finding["detail"],
+            }
+        )
         for row in rows
         if row["split"] is None
         for finding in row["findings"]

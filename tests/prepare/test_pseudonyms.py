@@ -3,7 +3,7 @@ import re
 import pytest
 
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE, Pseudonyms, read_key
+from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE, Pseudonyms, names_patient, read_key
 from sa2va_ray.prepare.records import Annotation, Record, Rejected
 
 PATTERN = PrepareConfig.model_fields["patient_pattern"].default
@@ -70,3 +70,38 @@ def test_the_key_comes_from_the_environment_else_it_is_random(monkeypatch):
     assert read_key() == b"secret"
     monkeypatch.delenv(KEY_VARIABLE)
     assert read_key() != read_key()
+
+
+@pytest.mark.parametrize(
+    ("text", "patient"),
+    [
+        ("vessels of MuellerHans", "MuellerHans"),
+        ("vessels of mueller, hans", "MuellerHans"),
+        ("Hans_M\u00fcller left", "m\u00fcllerHANS"),
+        ("MUELLERHANS-left", "Mueller-Hans"),
+        ("left artery Mueller", "MuellerHans"),
+        ("vessel 4711", "4711"),
+        ("vessel of p1", "P1"),
+        ("7: artery", "7"),
+        ("\u738b\u5c0f\u660e artery", "\u738b\u5c0f\u660e"),
+    ],
+)
+def test_a_text_that_names_the_patient_is_found(text, patient):
+    assert names_patient(text, patient)
+
+
+@pytest.mark.parametrize(
+    ("text", "patient"),
+    [
+        ("blood vessels", "MuellerHans"),
+        ("vessel 12", "1"),
+        ("artery", "art"),
+        ("vessel", "v07"),
+        ("left artery", "DOE-L"),
+        ("", "doe"),
+        ("blood vessels", "---"),
+        ("blood vessels", ""),
+    ],
+)
+def test_other_texts_are_not_taken_for_names(text, patient):
+    assert not names_patient(text, patient)

@@ -21,7 +21,7 @@ from sa2va_ray.data.sample import SCHEMA, decode_image, object_masks
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.manifest import digest, read_manifest, sha256_of_file, verify_files
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE
+from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE, Pseudonyms
 from sa2va_ray.prepare.run import DataRefused, prepare
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ SETTINGS = ["max_quarantined_fraction=0.3", "split.test_fraction=0.3"]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """24 good samples, one of them made for another size, and 7 that belong in quarantine."""
+    """24 good samples, one of them made for another size, and 8 that belong in quarantine."""
     folder = tmp_path_factory.mktemp("hospital") / "data"
     write_synthetic_dataset(folder, size=SIZE)
     items = json.loads((folder / "annotations.json").read_text())
@@ -48,7 +48,10 @@ def source(tmp_path_factory):
     for each in items[5]["mask"]:
         each["segmentation"] = [[2 * x + 0.5 for x in polygon] for polygon in each["segmentation"]]
     copy = {**items[0], "image": "images/MuellerHans_frame_3.jpg"}  # the same image under another patient's name
-    (folder / "annotations.json").write_text(json.dumps([*wrong, *items, copy]))
+    answer = {"from": "gpt", "value": "<p>vessels of Hans Mueller</p> [SEG]"}
+    named = {**items[1], "image": "images/MuellerHans_frame_5.jpg", "conversations": [answer]}
+    (folder / named["image"]).write_bytes((folder / items[1]["image"]).read_bytes())
+    (folder / "annotations.json").write_text(json.dumps([*wrong, *items, copy, named]))
     return folder
 
 
@@ -95,7 +98,7 @@ def test_samples_keep_the_contract(job):
 
 
 def test_masks_are_those_of_the_source(job, source):
-    items = json.loads((source / "annotations.json").read_text())[5:-1]
+    items = json.loads((source / "annotations.json").read_text())[5:-2]
     by_hash = {sha256_of_file(source / item["image"]): item for item in items}
     for _, row in rows_of(job[0]):
         item = by_hash[row["source_sha256"]]
@@ -105,7 +108,7 @@ def test_masks_are_those_of_the_source(job, source):
         assert [each["phrase"] for each in row["objects"]] == ["blood vessels"]
 
 
-def test_quarantine_says_what_was_left_out(job):
+def test_quarantine_says_what_was_left_out_and_where_it_is(job, source):
     lines = [json.loads(line) for line in (job[0] / "quarantine.jsonl").read_text().splitlines()]
     assert [(line["index"], line["code"]) for line in lines] == [
         (0, "short_polygon"),
@@ -115,13 +118,23 @@ def test_quarantine_says_what_was_left_out(job):
         (4, "image_unreadable"),
         (5, "image_of_two_patients"),
         (29, "image_of_two_patients"),
+        (30, "text_names_patient"),
     ]
-    assert "7 of 30 samples quarantined" in job[1]
+    files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+    items = json.loads((source / "annotations.json").read_text())
+    pseudonyms = Pseudonyms(b"key", PrepareConfig.model_fields["patient_pattern"].default)
+    for line in lines:
+        assert files[line["label_file"] - 1] == "annotations.json"
+        assert line["item"] == f".[{line['index']}]"
+        name = items[line["index"]]["image"]
+        assert files[line["image_file"] - 1] == name
+        assert line["sample_id"] == pseudonyms.sample_id(name)
+    assert "8 of 31 samples quarantined" in job[1]
 
 
 def test_the_report_tells_the_same(job):
     report = json.loads((job[0] / "report.json").read_text())
-    assert report["verdicts"] == {"ok": 22, "repaired": 1, "quarantined": 7}
+    assert report["verdicts"] == {"ok": 22, "repaired": 1, "quarantined": 8}
     html = (job[0] / "report.html").read_text()
     assert "size_rescaled" in html
     assert "image_of_two_patients" in html
@@ -141,7 +154,7 @@ def test_too_much_quarantine_leaves_the_report_alone(source, ray_cluster, tmp_pa
     command = [sys.executable, "-m", "jobs.prepare", f"source={source}", f"out={tmp_path / 'out'}"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 1
-    assert "error: 7 of 30 samples cannot be used (" in run.stderr
+    assert "error: 8 of 31 samples cannot be used (" in run.stderr
     assert not any(name in run.stderr for name in ("synth0", "MuellerHans"))
     written = storage.list_files(str(tmp_path / "out"))
     assert {"validation/report.html", "validation/report.json", "validation/quarantine.jsonl"} <= written.keys()
@@ -158,7 +171,7 @@ def test_a_dry_run_leaves_a_data_set_as_it_is(job, source, tmp_path):
 def test_near_duplicates_in_two_splits_stop_the_job(source, ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "key")
     shutil.copytree(source, tmp_path / "data")
-    items = json.loads((source / "annotations.json").read_text())[5:-1]
+    items = json.loads((source / "annotations.json").read_text())[5:-2]
     twin = items[0]["image"].replace("synth01", "twin")
     image = cv2.imread(str(source / items[0]["image"]))
     cv2.imwrite(str(tmp_path / "data" / twin), image, [cv2.IMWRITE_JPEG_QUALITY, 60])
@@ -181,7 +194,7 @@ def test_a_foreign_folder_is_left_alone(source, tmp_path):
 def test_no_name_of_the_source_gets_out(source, job, stack, bucket_uri, submit_job, tmp_path):
     """Every artefact, local and in the store, every log of Ray and all that is printed."""
     out, printed = job
-    assert "progress validate 26/26" in printed
+    assert "progress validate 27/27" in printed
     printed += submit_job("prepare", f"source={source}", f"out={bucket_uri}", *SETTINGS)
     for name, size in storage.list_files(bucket_uri).items():
         data = storage.read_bytes(storage.join(bucket_uri, name))

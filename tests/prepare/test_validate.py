@@ -126,3 +126,24 @@ def test_polygons_that_were_simplified_are_found(tmp_path):
 def test_a_mask_image_of_another_size_is_rejected(tmp_path):
     mask = write_mask(tmp_path / "m.png", np.ones((HEIGHT, WIDTH + 1), bool))
     assert rejection(record(write_image(tmp_path), mask=mask)).code == "mask_size"
+
+
+def test_what_was_measured_goes_with_the_rejection(tmp_path):
+    """For the report, which shows how bad the bad ones are."""
+    mask, contour = ring()
+    path = write_image(tmp_path, mask.shape)
+    rejected = rejection(record(path, contour, mask=write_mask(tmp_path / "m.png", mask)))
+    filled = polygons_to_mask([contour], *mask.shape)
+    dice = 2 * (filled & mask).sum() / (filled.sum() + mask.sum())
+    assert rejected.seen == {"height": 64, "width": 64, "num_objects": 1, "mask_dice": pytest.approx(dice)}
+    rejected = rejection(record(path, contour), config(max_foreground_fraction=0.01))
+    assert rejected.seen["foreground"] == pytest.approx(filled.mean())
+    path.write_bytes(b"")
+    assert rejection(record(path)).seen == {}
+
+
+@pytest.mark.parametrize("low", [-7.3, 60.0])
+def test_a_polygon_outside_is_told_with_all_its_bounds(tmp_path, low):
+    polygon = np.array([[low, 3.0], [44.4, 5.0], [10.0, 15.0]])
+    reason = rejection(record(write_image(tmp_path), polygon)).reason
+    assert f"from {min(low, 10):.1f} to {max(low, 44.4):.1f} in x, from 3.0 to 15.0 in y" in reason

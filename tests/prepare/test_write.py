@@ -1,7 +1,9 @@
 import io
 import json
 
+import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -11,9 +13,12 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SCHEMA, object_masks
 from sa2va_ray.prepare import write
 from sa2va_ray.prepare.config import PrepareConfig
+from sa2va_ray.prepare.examine import SCHEMA as SCHEMA_OF_OUTCOMES
 from sa2va_ray.prepare.examine import Task, examine
+from sa2va_ray.prepare.pictures import _worst, draw_pictures
 from sa2va_ray.prepare.pseudonyms import Identity
-from sa2va_ray.prepare.records import Annotation, Quarantined, Record
+from sa2va_ray.prepare.records import Annotation, Place, Quarantined, Record
+from sa2va_ray.prepare.report import build_report
 
 SQUARE = np.array([[4.0, 4.0], [20.0, 4.0], [20.0, 20.0]])
 
@@ -91,9 +96,15 @@ def test_a_source_that_changes_in_between_is_an_error(shards, tasks, config, tmp
 
 
 def test_quarantine_lines_are_in_the_order_of_the_source(config):
-    outcomes = examine([], [Quarantined(7, "b", "B."), Quarantined(2, "a", "A.")], config)
-    lines = [json.loads(line) for line in write.to_quarantine_lines(outcomes.values()).splitlines()]
-    assert lines == [{"index": 2, "code": "a", "reason": "A."}, {"index": 7, "code": "b", "reason": "B."}]
+    outcomes = examine([], [Quarantined(7, "b", "B.", sample_id="s7"), Quarantined(2, "a", "A.")], config)
+    places = {2: Place(), 7: Place(3, 1, ".images[4]")}
+    lines = [json.loads(line) for line in write.to_quarantine_lines(outcomes.values(), places).splitlines()]
+    nowhere = {"sample_id": None, "image_file": None, "label_file": None, "item": None}
+    assert lines == [
+        {"index": 2, **nowhere, "code": "a", "reason": "A."},
+        {"index": 7, "sample_id": "s7", "image_file": 3, "label_file": 1, "item": ".images[4]"}
+        | {"code": "b", "reason": "B."},
+    ]
 
 
 @pytest.mark.parametrize("place", ["local", "s3"])
@@ -115,3 +126,30 @@ def test_only_a_prepared_data_set_is_replaced(place, tmp_path, request):
     storage.write_bytes(storage.join(out, "train-final.parquet"), b"foreign")
     with pytest.raises(UserError, match=r"1 file\(s\), of 2"):
         write.check_replaceable(out)
+
+
+def test_the_report_keeps_what_was_measured_of_a_rejected_sample(tmp_path, config, ray_cluster):
+    """An outer contour around a loop against the mask image of the loop, as the job goes through them."""
+    mask = np.zeros((64, 64), np.uint8)
+    cv2.circle(mask, (32, 32), 24, 255, 5)
+    contour = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0][:, 0].astype(float)
+    for name in ("image", "mask"):
+        Image.fromarray(mask).save(tmp_path / f"{name}.png")
+    uris = [str(tmp_path / f"{name}.png") for name in ("image", "mask")]
+    empty = Annotation({"vessel": [contour]})
+    records = [Record(index, "x", uris[0], empty, mask_uri=uris[1]) for index in range(2)]
+    opposite = Annotation({"vessel": [np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])]})
+    records.append(Record(2, "x", uris[0], opposite, mask_uri=uris[1]))
+    outcomes = examine([Task(each, Identity(f"s{each.index}", "p", "r", 0), "train") for each in records], [], config)
+    report = build_report(pa.Table.from_pylist(list(outcomes.values()), schema=SCHEMA_OF_OUTCOMES), {"x": 1})
+    assert report["sizes"]["most_frequent"] == [{"height": 64, "width": 64, "count": 3}]
+    assert sum(report["mask_dice"]["quarantined"]) == 3
+    assert outcomes[2]["mask_dice"] == 0
+    pictures = draw_pictures({each.index: each for each in records}, outcomes, config).worst
+    assert [picture.caption for picture in pictures] == [
+        "item 0: loops_filled",
+        "item 1: loops_filled",
+        "item 2: polygons_differ",
+    ]
+    alike = [{**row, "findings": outcomes[0]["findings"]} for row in outcomes.values()]
+    assert [row["index"] for row in _worst(alike)] == [2, 0, 1]

@@ -9,12 +9,13 @@ import numpy as np
 
 from sa2va_ray.prepare.records import Annotation, Finding, Rejected, Shape
 from sa2va_ray.prepare.sources.folder import Folder
-from sa2va_ray.prepare.sources.items import Item, SourceOptions, build_item
+from sa2va_ray.prepare.sources.items import Item, SourceOptions, build_item, ignored_finding
 from sa2va_ray.prepare.sources.shapes import (
     is_polygon,
     no_objects,
     to_polygon,
     to_polygons,
+    to_segmentation,
     to_size,
     to_text,
     wrong_type,
@@ -30,8 +31,8 @@ def is_annotation_list(content: Any) -> bool:
 
 def read_annotation_list(folder: Folder, document: str, content: list[Any], options: SourceOptions) -> Iterator[Item]:
     """One item for each of the list. `document` is the name of the file, from which image paths are looked up."""
-    for item in content:
-        yield _read_item(folder, document, item, options)
+    for place, item in enumerate(content):
+        yield _read_item(folder, document, item, options).at(document, f".[{place}]")
 
 
 def layout_of(item: Any) -> str:
@@ -53,36 +54,40 @@ def _read_item(folder: Folder, document: str, item: Any, options: SourceOptions)
     return build_item(
         layout,
         find_image=lambda: folder.find_image(document, item.get("image")),
-        annotate=lambda: _annotate(layout, item, options.phrase),
+        annotate=lambda: _annotate(layout, item, options),
     )
 
 
-def _annotate(layout: str, item: dict[str, Any], default: str) -> Annotation:
-    groups = _to_groups(layout, item.get("mask"))
-    findings = (_STRING_FINDING,) if isinstance(item.get("text"), str) else ()
-    objects: dict[str, list[Shape]] = defaultdict(list)
-    for phrase, polygons in zip(_phrases(layout, item, len(groups), default), groups, strict=True):
-        objects[phrase] += polygons
-    return Annotation(dict(objects), to_size(item.get("height"), item.get("width")), findings)
-
-
-def _to_groups(layout: str, mask: Any) -> list[list[np.ndarray]]:
-    """The polygons that a text is given for."""
+def _annotate(layout: str, item: dict[str, Any], options: SourceOptions) -> Annotation:
+    mask = item.get("mask")
     if layout == UNRECOGNISED:
         raise Rejected("wrong_type", "The field `mask` is none of the forms that are read, or its parts differ.")
     if not mask:
         raise no_objects("The item")
+    findings = [_STRING_FINDING] if isinstance(item.get("text"), str) else []
+    objects: dict[str, list[Shape]] = defaultdict(list)
+    num_ignored = 0
+    for phrase, each in zip(_phrases(layout, item, len(mask), options.phrase), mask, strict=True):
+        if phrase in options.ignore_labels:
+            num_ignored += 1
+        else:
+            objects[phrase] += _to_polygons(layout, each)
+    if num_ignored:
+        findings.append(ignored_finding(num_ignored))
+    return Annotation(dict(objects), to_size(item.get("height"), item.get("width")), tuple(findings))
+
+
+def _to_polygons(layout: str, part: Any) -> list[np.ndarray]:
+    """The polygons of one part of `mask`, to which a text belongs."""
     if layout == "nested":
-        return [to_polygons(each, "An object") for each in mask]
-    if layout == "guide":
-        return [_segmentation(each) for each in mask]
-    return [[to_polygon(each)] for each in mask]
+        return to_polygons(part, "An object")
+    return _segmentation(part) if layout == "guide" else [to_polygon(part)]
 
 
 def _segmentation(value: Any) -> list[np.ndarray]:
     if not isinstance(value, dict):
         raise wrong_type("An object", "a mapping with `segmentation`", value)
-    return to_polygons(value.get("segmentation"), "An object")
+    return to_segmentation(value.get("segmentation"), "An object")
 
 
 def _phrases(layout: str, item: dict[str, Any], num_groups: int, default: str) -> list[str]:

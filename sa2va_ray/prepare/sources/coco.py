@@ -1,72 +1,148 @@
-"""COCO instances: a JSON mapping with `images`, `annotations` and `categories`."""
+"""COCO instances: a JSON mapping with `images`, `annotations` and `categories`.
 
+Tools write it in many ways, and what has one meaning only is read: ids as texts or floats, paths of the computer of
+whoever drew the objects, run lengths in a list, a polygon without one. What may mean two things is refused.
+"""
+
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from sa2va_ray.prepare.records import Annotation, Rejected, Shape
+from sa2va_ray.prepare.records import Annotation, Finding, Rejected, Shape
 from sa2va_ray.prepare.sources.folder import Folder
-from sa2va_ray.prepare.sources.items import Item, SourceOptions, build_item
-from sa2va_ray.prepare.sources.shapes import no_objects, to_polygons, to_rle, to_size, to_text, wrong_type
+from sa2va_ray.prepare.sources.items import Item, SourceOptions, build_item, ignored_finding
+from sa2va_ray.prepare.sources.shapes import to_rle, to_segmentation, to_size, to_text, to_whole, wrong_type
 
 LAYOUT = "coco"
-_NO_IMAGE = Rejected("orphan_label", "A COCO annotation names an image id that no image has.")
+_LABEL_STUDIO_PATH = re.compile(r"upload[/\\]\d+[/\\]|images\\\d+[/\\]|local-files/\?d=")
+_UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
 
 
 def is_coco(content: Any) -> bool:
-    fields = ("images", "annotations", "categories")
-    return isinstance(content, dict) and all(isinstance(content.get(field), list) for field in fields)
+    """With categories, or with images that are named as only COCO names them."""
+    if not isinstance(content, dict):
+        return False
+    images, annotations, categories = (content.get(field) for field in ("images", "annotations", "categories"))
+    if not isinstance(images, list) or not isinstance(annotations, list):
+        return False
+    return isinstance(categories, list) or any(isinstance(each, dict) and "file_name" in each for each in images)
 
 
 def read_coco(folder: Folder, document: str, content: dict[str, Any], options: SourceOptions) -> Iterator[Item]:
     """An item for each image, in the file's order, then one for each image id that only annotations name."""
     by_image = _group(content["annotations"])
     times = Counter(_id(image) for image in content["images"])
-    reader = _Reader(folder, document, _categories(content["categories"]), options.max_pixels)
-    for image in content["images"]:
-        yield reader.read(image, by_image.get(_id(image), []), is_only=times[_id(image)] == 1)
-    for image_id in by_image:
+    num_lost = sum(len(group) for image_id, group in by_image.items() if image_id not in times)
+    reader = _Reader(folder, document, content, options, num_lost)
+    for place, image in enumerate(content["images"]):
+        item = reader.read(image, by_image.get(_id(image), []), is_only=times[_id(image)] == 1)
+        yield item.at(document, f".images[{place}]")
+    for image_id, group in by_image.items():
         if image_id not in times:
-            yield Item(LAYOUT, None, _NO_IMAGE)
+            reason = f"{len(group)} COCO annotation(s) name an image id that no image has."
+            place = content["annotations"].index(group[0])
+            yield Item(LAYOUT, None, Rejected("orphan_label", reason)).at(document, f".annotations[{place}]")
 
 
 class _Reader:
-    def __init__(self, folder: Folder, document: str, categories: dict[Any, list[Any]], max_pixels: int) -> None:
+    def __init__(
+        self, folder: Folder, document: str, content: dict[str, Any], options: SourceOptions, num_lost: int
+    ) -> None:
         self._folder = folder
         self._document = document
-        self._categories = categories  # id -> names
-        self._max_pixels = max_pixels
+        self._options = options
+        self._categories = _categories(content)
+        self._is_label_studio = _is_label_studio(content)
+        self._num_lost = num_lost  # annotations of ids that no image has
 
     def read(self, image: Any, annotations: list[Any], is_only: bool) -> Item:
         if not isinstance(image, dict):
             return Item(LAYOUT, None, wrong_type("The image entry", "a mapping", image))
-        return build_item(
+        item = build_item(
             LAYOUT,
-            find_image=lambda: self._folder.find_image(self._document, image.get("file_name")),
+            find_image=lambda: self._find_image(image.get("file_name")),
             annotate=lambda: self._annotate(image, annotations, is_only),
         )
+        return item.called(_without_prefix(item.image)) if self._is_label_studio and item.image else item
+
+    def _find_image(self, path: Any) -> str:
+        try:
+            return self._folder.find_image_by_name(self._document, path)
+        except Rejected as rejected:
+            if not self._is_label_studio or rejected.code not in ("image_missing", "path_outside"):
+                raise
+            return self._folder.find_image_by_name(self._document, _without_prefix(path.replace("\\", "/")))
 
     def _annotate(self, image: dict[str, Any], annotations: list[Any], is_only: bool) -> Annotation:
-        if not is_only or image.get("id") is None:
+        if not is_only or _id(image) is None:
             raise Rejected("image_id", "The image has no id, or shares it, so its annotations are unknown.")
         if not annotations:
-            raise no_objects("The image")
+            raise self._no_annotations()
         objects: dict[str, list[Shape]] = defaultdict(list)
-        for each in annotations:
-            objects[self._phrase(each.get("category_id"))] += self._shapes(each.get("segmentation"))
+        findings = []
+        phrases = [self._phrase(each.get("category_id")) for each in annotations]
+        kept = [(p, each) for p, each in zip(phrases, annotations, strict=True) if p not in self._options.ignore_labels]
+        if len(kept) < len(annotations):
+            findings.append(ignored_finding(len(annotations) - len(kept)))
+        kept, crowds = self._without_crowds(kept)
+        for number, (phrase, each) in enumerate(kept, start=1):
+            objects[phrase] += self._shapes(each, f"Annotation {number} of the image's {len(kept)}")
         size = to_size(image.get("height"), image.get("width"))
-        return Annotation(dict(objects), _agreed_size(size, objects))
+        return Annotation(dict(objects), _agreed_size(size, objects), (*findings, *crowds))
+
+    def _no_annotations(self) -> Rejected:
+        lost = f" {self._num_lost} annotation(s) of this file name ids that no image has; is this one's meant?"
+        return Rejected(
+            "no_objects",
+            "No annotation names the id of this image, and an image without vessels cannot be told from a mistake."
+            + (lost if self._num_lost else ""),
+        )
+
+    def _without_crowds(self, annotations: list[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], list[Finding]]:
+        """COCO means by a crowd what is not to be learnt; CVAT writes masks of its brush so. Where all of an image are
+        crowds they can only be masks."""
+        own = [each for each in annotations if not _is_crowd(each[1])]
+        num_crowds = len(annotations) - len(own)
+        how = self._options.on_crowd
+        if how == "use" or not own or not num_crowds:
+            return annotations, []
+        counts = f"{num_crowds} of {len(annotations)} annotations of the image are crowd regions (iscrowd 1)"
+        if how == "quarantine":
+            raise Rejected(
+                "crowd_region",
+                f"{counts}: regions that are not to be learnt, or masks of a brush. Say which with on_crowd=ignore or "
+                "on_crowd=use.",
+            )
+        return own, [Finding("crowd_ignored", f"{counts}; left out.")]
 
     def _phrase(self, category_id: Any) -> str:
-        names = self._categories.get(_hashable(category_id), [])
+        if self._categories is None:
+            return self._options.phrase
+        names = self._categories.get(_to_id(category_id), [])
         if len(names) != 1:
             raise Rejected("category_id", f"{len(names)} categories have the id that an annotation names; 1 is needed.")
         return to_text(names[0], "The name of a category")
 
-    def _shapes(self, segmentation: Any) -> list[Shape]:
-        if isinstance(segmentation, dict):
-            return [to_rle(segmentation, self._max_pixels)]
-        return list(to_polygons(segmentation, "An annotation"))
+    def _shapes(self, annotation: dict[str, Any], where: str) -> list[Shape]:
+        segmentation = annotation.get("segmentation")
+        if not segmentation and isinstance(segmentation, list | None):
+            what = "a box alone" if annotation.get("bbox") else "no outline"
+            raise Rejected(
+                "no_area",
+                f"{where} has {what} and no segmentation. Draw it, take it out, or name its label in `ignore_labels`.",
+            )
+        parts = segmentation if isinstance(segmentation, list) else [segmentation]
+        if any(isinstance(part, dict) for part in parts):
+            if not all(isinstance(part, dict) for part in parts):
+                raise Rejected("wrong_type", f"{where} mixes run-length masks with something else in one list.")
+            return [to_rle(part, self._options.max_pixels) for part in parts]
+        return list(to_segmentation(segmentation, where))
+
+
+def _is_crowd(annotation: dict[str, Any]) -> bool:
+    value = annotation.get("iscrowd")
+    return value is True or to_whole(value) == 1
 
 
 def _agreed_size(size: tuple[int, int] | None, objects: dict[str, list[Shape]]) -> tuple[int, int] | None:
@@ -75,29 +151,56 @@ def _agreed_size(size: tuple[int, int] | None, objects: dict[str, list[Shape]]) 
     if size:
         sizes.add(size)
     if len(sizes) > 1:
-        raise Rejected("label_sizes", f"Image entry and run-length masks state {len(sizes)} different sizes.")
+        (height, width), (other_height, other_width) = sorted(sizes)[:2]
+        swapped = " Height and width may be swapped." if (height, width) == (other_width, other_height) else ""
+        raise Rejected(
+            "label_sizes",
+            f"Image entry and run-length masks state {len(sizes)} different sizes, such as {width} x {height} and "
+            f"{other_width} x {other_height} px.{swapped}",
+        )
     return sizes.pop() if sizes else None
 
 
 def _group(annotations: list[Any]) -> dict[Any, list[Any]]:
     groups: dict[Any, list[Any]] = defaultdict(list)
     for each in annotations:
-        groups[_hashable(each.get("image_id")) if isinstance(each, dict) else None].append(each)
+        groups[_to_id(each.get("image_id")) if isinstance(each, dict) else None].append(each)
     return groups
 
 
-def _categories(entries: list[Any]) -> dict[Any, list[Any]]:
+def _categories(content: dict[str, Any]) -> dict[Any, list[Any]] | None:
+    """Id -> names; None where the file has no categories and its annotations need none, naming one id at most."""
+    entries = content.get("categories")
+    used = {_to_id(each.get("category_id")) for each in content["annotations"] if isinstance(each, dict)}
+    if not entries and len(used) <= 1:
+        return None
     names: dict[Any, list[Any]] = defaultdict(list)
-    for each in entries:
+    for each in entries if isinstance(entries, list) else []:
         if isinstance(each, dict):
             names[_id(each)].append(each.get("name"))
     return names
 
 
+def _is_label_studio(content: dict[str, Any]) -> bool:
+    """By its own word, else by the paths that only it writes."""
+    info = content.get("info")
+    if isinstance(info, dict) and info.get("contributor") == "Label Studio":
+        return True
+    paths = (image.get("file_name") for image in content["images"] if isinstance(image, dict))
+    return any(isinstance(path, str) and _LABEL_STUDIO_PATH.search(path) for path in paths)
+
+
+def _without_prefix(path: str) -> str:
+    """Label Studio puts eight random digits before the name of an upload: others for each image of one patient."""
+    folders, slash, name = path.rpartition("/")
+    return folders + slash + _UPLOAD_PREFIX.sub("", name, count=1)
+
+
 def _id(entry: Any) -> Any:
-    return _hashable(entry.get("id")) if isinstance(entry, dict) else None
+    return _to_id(entry.get("id")) if isinstance(entry, dict) else None
 
 
-def _hashable(value: Any) -> Any:
+def _to_id(value: Any) -> int | str | None:
     """Ids are numbers or texts; what else stands there is nobody's id."""
-    return value if isinstance(value, int | str) else None
+    whole = to_whole(value)
+    return value if whole is None and isinstance(value, str) else whole

@@ -59,7 +59,8 @@ class DicomFrames:
         with ThreadPoolExecutor(_NUM_READERS) as pool:
             for file, facts in zip(numbers, pool.map(self._read_facts, numbers), strict=True):
                 for number in numbers[file]:
-                    yield self._to_item(file, number, facts, options)
+                    item = self._to_item(file, number, facts, options)
+                    yield item.at(self._of_frame[file, number][0], None)
 
     def _read_facts(self, file: str) -> "DicomFacts | Rejected":
         from sa2va_ray.data.dicom import read_facts

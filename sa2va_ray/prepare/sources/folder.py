@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
@@ -37,23 +38,26 @@ _LABEL_FOLDERS = {
     *("seg", "segmentation", "segmentations", "segmentationclass", "json", "labelme"),
 }
 _LABEL_SUFFIX = re.compile(r"(.+)[_-](?:mask|label|gt|seg)s?", re.IGNORECASE | re.DOTALL)
+_UNREAD_IMAGES = {"gif", "heic", "heif", "avif", "webp", "jfif", "jp2", "j2k", "jxl", "svg", "pdf", "nii", "mha", "mhd"}
 _RUBBISH = {"__macosx", "thumbs.db", "desktop.ini"}
 
 
 class Folder:
     """Attributes:
     names: of all files, sorted; rubbish of operating systems and hidden files are left out.
-    clashes: number of files left out because another one's name differs in its Unicode form only.
+    clashes: names of files left out because another one's name differs in its Unicode form only.
     """
 
     def __init__(self, uri: str) -> None:
         """Raises `UserError` where the source cannot be listed."""
         self._uri = uri
-        stored = [name for name in _list_files(uri) if not _is_rubbish(name)]
+        visible = sorted(name for name in _list_files(uri) if not _is_hidden(name))
+        self._numbers = {name: number for number, name in enumerate(visible, start=1)}
+        stored = [name for name in visible if not _is_rubbish(name)]
         times = Counter(unicodedata.normalize("NFC", name) for name in stored)
         self._stored = {unicodedata.normalize("NFC", name): name for name in stored}
         self.names = sorted(name for name, count in times.items() if count == 1)
-        self.clashes = len(stored) - len(self.names)
+        self.clashes = sorted(name for name in stored if times[unicodedata.normalize("NFC", name)] > 1)
 
     @cached_property
     def images(self) -> list[str]:
@@ -63,6 +67,11 @@ class Folder:
     @cached_property
     def json_files(self) -> list[str]:
         return [name for name in self.names if kind_of(name) == "JSON"]
+
+    def number_of(self, name: str) -> int:
+        """Place of a file, from 1, among all that are not hidden, sorted by the bytes of their paths: it tells a person
+        who sees the source which file is meant, and nobody else anything."""
+        return self._numbers[self._stored.get(name, name)]
 
     def uri_of(self, name: str) -> str:
         return storage.join(self._uri, self._stored[name])
@@ -93,9 +102,40 @@ class Folder:
             raise _outside()
         if name in self._name_set:
             return _as_image(name)
-        if posixpath.basename(base).lower() in _LABEL_FOLDERS:
-            base = posixpath.dirname(base)
-        return self._find_below(base, posixpath.normpath(path))
+        return self._find_below(_above_labels(base), posixpath.normpath(path))
+
+    def find_image_by_name(self, document: str, path: Any) -> str:
+        """As `find_image`; where that finds none, the only image below the folder of the file that ends as the path
+        does, by as many of its folders as fit, if need be by its name alone: the others are those of the computer, or
+        of the web address, that the objects were drawn at.
+
+        Raises:
+            Rejected: as `find_image` does.
+        """
+        try:
+            return self.find_image(document, path)
+        except Rejected as rejected:
+            if rejected.code not in ("image_missing", "path_outside"):
+                raise
+            cause = rejected.with_traceback(None)
+        base = _above_labels(posixpath.dirname(document))
+        for ending in _endings(path):
+            try:
+                return self._find_below(base, ending)
+            except Rejected as rejected:
+                if rejected.code == "image_ambiguous":
+                    raise
+        raise cause
+
+    def unread_beside(self, name: str) -> list[str]:
+        """Suffixes of the files with the stem of a label that are not read; "unknown" for those that no image has."""
+        key = key_of(name)
+        suffixes = {
+            each.rpartition(".")[2].lower()
+            for each in self.names
+            if kind_of(each) == "other" and key_of(each.rpartition(".")[0] + ".png") == key
+        }
+        return sorted({suffix if suffix in _UNREAD_IMAGES else "unknown" for suffix in suffixes})
 
     def count_kinds(self) -> str:
         """What is there, for people, without any name."""
@@ -108,12 +148,14 @@ class Folder:
 
     @cached_property
     def _images_by_file(self) -> dict[str, list[str]]:
-        return group_by((name.rpartition("/")[2], name) for name in self.images if not in_label_folder(name))
+        return group_by((name.rpartition("/")[2].casefold(), name) for name in self.images if not in_label_folder(name))
 
     def _find_below(self, base: str, path: str) -> str:
+        """Upper and lower case of a path count only where several files differ in nothing else."""
         start = f"{base}/" if base else ""
-        named_so = self._images_by_file.get(posixpath.basename(path), [])
-        found = [name for name in named_so if name.startswith(start) and f"/{name}".endswith(f"/{path}")]
+        named_so = self._images_by_file.get(posixpath.basename(path).casefold(), [])
+        alike = [name for name in named_so if name.startswith(start) and _ends_with(name.casefold(), path.casefold())]
+        found = [name for name in alike if _ends_with(name, path)] or alike
         if not found:
             raise Rejected("image_missing", "The image file is missing from the source.")
         if len(found) > 1:
@@ -180,8 +222,30 @@ def _list_files(uri: str) -> Iterable[str]:
         raise UserError("`source` has file names that are not UTF-8. Rename them, for example with convmv.") from None
 
 
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
 def _is_rubbish(name: str) -> bool:
-    return any(part.startswith(".") or part.lower() in _RUBBISH for part in name.split("/"))
+    return any(part.lower() in _RUBBISH for part in name.split("/"))
+
+
+def _above_labels(folder: str) -> str:
+    return posixpath.dirname(folder) if posixpath.basename(folder).lower() in _LABEL_FOLDERS else folder
+
+
+def _ends_with(name: str, path: str) -> bool:
+    return f"/{name}".endswith(f"/{path}")
+
+
+def _endings(path: str) -> Iterator[str]:
+    """Of a path as it stands, then as the web address that it may be (without the query, or what Label Studio's `?d=`
+    names, with %20 resolved): all endings, the longest first."""
+    address, _, query = path.partition("?")
+    for spelling in (path, unquote(parse_qs(query).get("d", [address])[0])):
+        parts = unicodedata.normalize("NFC", spelling).replace("\\", "/").split("/")
+        parts = [part for part in parts if part not in ("", ".", "..")]
+        yield from ("/".join(parts[start:]) for start in range(len(parts)))
 
 
 def _checked_path(path: Any) -> str:

@@ -1,9 +1,10 @@
 """What the readers of the layouts take and give."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
-from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
+from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Rejected
 
 
 @dataclass(frozen=True)
@@ -12,11 +13,15 @@ class SourceOptions:
     phrase: what the objects are called where the annotation does not say it.
     mask_threshold: grey value from which a pixel of a mask image counts; None leaves it to `decode_mask_bytes`.
     max_pixels: largest H * W of a mask.
+    ignore_labels: objects of these names are left out, whatever their shape.
+    on_crowd: see `PrepareConfig`.
     """
 
     phrase: str
     mask_threshold: int | None
     max_pixels: int
+    ignore_labels: frozenset[str] = frozenset()
+    on_crowd: Literal["quarantine", "ignore", "use"] = "quarantine"
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,18 @@ class Item:
     frame: int | None = None  # from 0
     patient: str | None = field(default=None, repr=False)
     run: str | None = field(default=None, repr=False)
+    plain_name: str | None = field(default=None, repr=False)
+    """`image` without what a tool put into it; it tells the patient."""
+    document: str | None = field(default=None, repr=False)
+    """Name of the label file."""
+    place: str | None = None
+    """Where in the label file it stands, as jq would say it: `.images[4]`."""
+
+    def at(self, document: str, place: str | None) -> Self:
+        return replace(self, document=document, place=place)
+
+    def called(self, plain_name: str) -> Self:
+        return replace(self, plain_name=plain_name)
 
 
 def build_item(layout: str, find_image: Callable[[], str], annotate: Callable[[], Annotation]) -> Item:
@@ -39,3 +56,7 @@ def build_item(layout: str, find_image: Callable[[], str], annotate: Callable[[]
         return Item(layout, image, annotate())
     except Rejected as rejected:
         return Item(layout, image, rejected.with_traceback(None))  # which would hold on to the content of the item
+
+
+def ignored_finding(count: int) -> Finding:
+    return Finding("label_ignored", f"{count} object(s) whose label is one of `ignore_labels` were left out.")

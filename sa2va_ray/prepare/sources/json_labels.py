@@ -17,8 +17,8 @@ _ANNOTATIONS = "annotations.json"  # a file of this name must be readable, other
 _KNOWN_FIELDS = ("image", "mask", "conversations", "text", "images", "annotations", "shapes", "segmentation")
 
 
-def read_json_labels(folder: Folder, options: SourceOptions) -> tuple[list[Item], int]:
-    """All items, and the number of LabelMe files that have no image.
+def read_json_labels(folder: Folder, options: SourceOptions) -> tuple[list[Item], dict[str, str]]:
+    """All items, and the LabelMe files that have no image, each with the reason.
 
     JSON files with the stem of an image are taken for LabelMe's by a look at a few; all others are opened here.
 
@@ -28,21 +28,29 @@ def read_json_labels(folder: Folder, options: SourceOptions) -> tuple[list[Item]
     paired = labelme.pair_labels(folder)
     pairs = paired if labelme.are_labelme(folder, list(paired)) else {}
     items: list[Item] = []
-    num_orphans = 0
+    lonely: dict[str, str] = {}
     for name in folder.json_files:
         if name in paired:
             continue
         content = _parse(folder, name)
         if isinstance(content, Rejected):
-            items.append(Item(UNRECOGNISED, None, content))
+            items.append(Item(UNRECOGNISED, None, content).at(name, None))
         elif not labelme.is_labelme(content):
             items += _read_document(folder, name, content, options)
         elif image := labelme.find_image(folder, name, content):
             pairs[name] = [image]
         else:
-            num_orphans += 1
+            lonely[name] = _why_lonely(folder, name, content)
     items += labelme.read_labels(folder, dict(sorted(pairs.items())), options)
-    return items, num_orphans
+    return items, lonely
+
+
+def _why_lonely(folder: Folder, name: str, content: dict[str, Any]) -> str:
+    if kinds := folder.unread_beside(name):
+        return f"The file with the stem of this label is of a kind that is not read ({', '.join(kinds)}). Save as PNG."
+    if content.get("imageData"):
+        return "The image is only inside the label file (imageData). Write it out with labelme's own tools."
+    return ""
 
 
 def _parse(folder: Folder, name: str) -> Any:

@@ -2,18 +2,18 @@
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from typing import Any
 
-import numpy as np
-
+from sa2va_ray.prepare.config import MAX_PIXELS
 from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected, Shape
 from sa2va_ray.prepare.sources.folder import Folder, group_by, in_label_folder, key_of
-from sa2va_ray.prepare.sources.items import Item, SourceOptions
-from sa2va_ray.prepare.sources.shapes import no_objects, parse_json, to_polygon, to_size, to_text, wrong_type
+from sa2va_ray.prepare.sources.items import Item, SourceOptions, ignored_finding
+from sa2va_ray.prepare.sources.labelme_shapes import to_shape
+from sa2va_ray.prepare.sources.shapes import no_objects, parse_json, to_size, to_text, wrong_type
 
 LAYOUT = "labelme"
-_OTHER_SHAPES = ("line", "linestrip", "point", "points", "circle", "mask")
 _NUM_PEEKED = 5
 
 
@@ -46,58 +46,52 @@ def find_image(folder: Folder, name: str, content: dict[str, Any]) -> str | None
     if not isinstance(path, str):
         return None
     try:
-        return folder.find_image(name, path.replace("\\", "/").rpartition("/")[2])
+        return folder.find_image_by_name(name, path.replace("\\", "/").rpartition("/")[2])
     except Rejected:
         return None
 
 
 def read_labels(folder: Folder, pairs: dict[str, list[str]], options: SourceOptions) -> Iterator[Item]:
     """An item for each image, or for each label whose image is not clear."""
+    read = partial(read_labelme, ignore_labels=options.ignore_labels, max_pixels=options.max_pixels)
     labels = group_by((image, name) for name, images in pairs.items() for image in images)
     for name, images in pairs.items():
         if len(images) > 1:
             for image in images:
-                yield Item(LAYOUT, image, _ambiguous(f"{len(images)} images have the stem of one label file"))
+                what = f"{len(images)} images have the stem of one label file"
+                yield Item(LAYOUT, image, _ambiguous(what)).at(name, None)
         elif len(labels[images[0]]) > 1:
-            yield Item(LAYOUT, images[0], _ambiguous(f"{len(labels[images[0]])} label files have the stem of an image"))
+            what = f"{len(labels[images[0]])} label files have the stem of an image"
+            yield Item(LAYOUT, images[0], _ambiguous(what)).at(name, None)
         else:
-            yield Item(LAYOUT, images[0], LabelFile(folder.uri_of(name), read_labelme, options.phrase))
+            yield Item(LAYOUT, images[0], LabelFile(folder.uri_of(name), read, options.phrase)).at(name, None)
 
 
-def read_labelme(data: bytes, phrase: str) -> Annotation:
+def read_labelme(
+    data: bytes, phrase: str, ignore_labels: Collection[str] = (), max_pixels: int = MAX_PIXELS
+) -> Annotation:
     """The content of a LabelMe file; its labels are the phrases, so `phrase` is not needed.
 
     Raises:
-        Rejected: no LabelMe, no shapes, a shape that is neither polygon nor rectangle, a wrong polygon, an empty label.
+        Rejected: no LabelMe, no shapes, a shape without area, a wrong polygon, an empty label.
     """
     content = parse_json(data)
     if not is_labelme(content):
         raise Rejected("wrong_type", "The JSON file with the stem of the image is no LabelMe file.")
     if not content["shapes"]:
         raise no_objects("The LabelMe file")
+    size = to_size(content.get("imageHeight"), content.get("imageWidth"))
     objects: dict[str, list[Shape]] = defaultdict(list)
+    num_ignored = 0
     for shape in content["shapes"]:
         if not isinstance(shape, dict):
             raise wrong_type("A shape", "a mapping", shape)
-        objects[to_text(shape.get("label"), "The label of a shape")].append(_to_polygon(shape))
-    return Annotation(dict(objects), to_size(content.get("imageHeight"), content.get("imageWidth")))
-
-
-def _to_polygon(shape: dict[str, Any]) -> np.ndarray:
-    kind, points = shape.get("shape_type", "polygon"), shape.get("points")
-    if kind == "polygon":
-        return to_polygon(points)
-    if kind == "rectangle":
-        return _to_rectangle(points)
-    known = kind if kind in _OTHER_SHAPES else "unknown"
-    raise Rejected("shape_type", f"A shape of type {known} has no area that is known; polygon and rectangle are read.")
-
-
-def _to_rectangle(points: Any) -> np.ndarray:
-    if not isinstance(points, list) or len(points) != 2 or not all(isinstance(each, list) for each in points):
-        raise Rejected("wrong_type", "A rectangle is not given by two opposite corners.")
-    first, second = points
-    return to_polygon([first, [*second[:1], *first[1:]], second, [*first[:1], *second[1:]]])
+        label = to_text(shape.get("label"), "The label of a shape")
+        if label in ignore_labels:
+            num_ignored += 1
+        else:
+            objects[label].append(to_shape(shape, size, max_pixels))
+    return Annotation(dict(objects), size, (ignored_finding(num_ignored),) if num_ignored else ())
 
 
 def _beside(label: str, images: list[str]) -> list[str]:

@@ -46,10 +46,11 @@ def read_mask_images(folder: Folder, pairs: MaskPairs, options: SourceOptions) -
     for image in pairs.images:
         masks = pairs.masks_of(image)
         if masks and pairs.is_clear(image):
-            yield Item(LAYOUT, image, mask_label(folder, masks[0], options))
+            yield Item(LAYOUT, image, mask_label(folder, masks[0], options)).at(masks[0], None)
         elif masks:
             reason = f"The stem is shared by {len(masks)} mask(s) and several images, or by several masks"
-            yield Item(LAYOUT, image, Rejected("ambiguous_pair", f"{reason}; which belong together is unknown."))
+            rejected = Rejected("ambiguous_pair", f"{reason}; which belong together is unknown.")
+            yield Item(LAYOUT, image, rejected).at(masks[0], None)
 
 
 def mask_label(folder: Folder, name: str, options: SourceOptions) -> LabelFile:

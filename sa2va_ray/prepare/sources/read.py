@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sa2va_ray.config import UserError
-from sa2va_ray.prepare.records import Quarantined, Record, Rejected
+from sa2va_ray.prepare.records import Place, Quarantined, Record, Rejected
 from sa2va_ray.prepare.sources.annotation_lists import UNRECOGNISED
 from sa2va_ray.prepare.sources.dicom_frames import DicomFrames
 from sa2va_ray.prepare.sources.folder import Folder, in_label_folder, label_keys
@@ -35,6 +35,12 @@ class Source:
     quarantined: list[Quarantined]
 
     @property
+    def places(self) -> dict[int, Place]:
+        """By index."""
+        used = {each.index: each.place for each in self.records}
+        return used | {each.index: each.place for each in self.quarantined}
+
+    @property
     def num_items(self) -> int:
         """Orphans included."""
         return len(self.records) + len(self.quarantined)
@@ -50,55 +56,89 @@ def read_source(source: str, options: SourceOptions) -> Source:
         UserError: no such source, or none of the layouts that are read. It says what is there by kind, never by name.
     """
     folder = Folder(locate(source))
-    items, num_lonely = read_json_labels(folder, options)
+    items, lonely = read_json_labels(folder, options)
     named = {item.image for item in items if item.image is not None}
     frames = DicomFrames(folder, named)
     pairs = MaskPairs(folder, named, frames.masks)
-    if not num_lonely and not _are_recognised(items):
+    if not lonely and not _are_recognised(items):
         items += read_mask_images(folder, pairs, options)
     items += frames.read(options)
-    if not num_lonely:
+    if not lonely:
         _check_recognised(folder, items)
-    orphans = Counter(_find_orphans(items, pairs, frames.files))
-    orphans.update(orphan_label=num_lonely, name_twice=folder.clashes)
+    orphans = list(_find_orphans(items, pairs, frames.files))
+    orphans += [_Orphan("orphan_label", name, reason) for name, reason in lonely.items()]
+    orphans += [_Orphan("name_twice", name) for name in folder.clashes]
+    orphans.sort(key=lambda orphan: (list(_ORPHANS).index(orphan.code), orphan.name))
     return _assemble(folder, items, pairs, orphans)
 
 
-def _find_orphans(items: Sequence[Item], pairs: MaskPairs, dicoms: Sequence[str]) -> Iterator[str]:
-    """A code of `_ORPHANS` for each file that no item is about. Masks of images are not: they are compared with."""
+@dataclass(frozen=True)
+class _Orphan:
+    """A file that no item is about."""
+
+    code: str  # of `_ORPHANS`
+    name: str
+    reason: str = ""  # where there is a better one than that of the code
+
+    def to_quarantined(self, index: int, folder: Folder) -> Quarantined:
+        number = folder.number_of(self.name)
+        place = Place(label_file=number) if self.code == "orphan_label" else Place(image_file=number)
+        return Quarantined(index, self.code, self.reason or _ORPHANS[self.code], place)
+
+
+def _find_orphans(items: Sequence[Item], pairs: MaskPairs, dicoms: Sequence[str]) -> Iterator[_Orphan]:
+    """Masks of images are none: they are compared with."""
     used = {item.image for item in items}
     for name in pairs.images:
         if name not in used:
-            yield "orphan_label" if in_label_folder(name) or len(label_keys(name)) > 1 else "orphan_image"
-    yield from ("orphan_label" for _ in pairs.lonely)
-    yield from ("orphan_image" for name in dicoms if name not in used)
+            is_label = in_label_folder(name) or len(label_keys(name)) > 1
+            yield _Orphan("orphan_label" if is_label else "orphan_image", name)
+    yield from (_Orphan("orphan_label", name) for name in pairs.lonely)
+    yield from (_Orphan("orphan_image", name) for name in dicoms if name not in used)
 
 
-def _assemble(folder: Folder, items: Sequence[Item], pairs: MaskPairs, orphans: Counter[str]) -> Source:
+def _assemble(folder: Folder, items: Sequence[Item], pairs: MaskPairs, orphans: Sequence[_Orphan]) -> Source:
     source = Source(dict(Counter(item.layout for item in items)), [], [])
     times = Counter((item.image, item.frame) for item in items)
     for index, item in enumerate(items):
-        if isinstance(item.label, Rejected):
-            source.quarantined.append(item.label.to_quarantined(index))
-        elif times[item.image, item.frame] > 1:
-            source.quarantined.append(_PATH_TWICE.to_quarantined(index))
+        rejected = item.label if isinstance(item.label, Rejected) else None
+        if rejected is None and times[item.image, item.frame] > 1:
+            rejected = _PATH_TWICE
+        if rejected:
+            source.quarantined.append(rejected.to_quarantined(index, _place(item, folder), _name(item)))
         else:
             source.records.append(_to_record(index, item, folder, pairs))
-    codes = [code for code in _ORPHANS for _ in range(orphans[code])]
-    source.quarantined.extend(Quarantined(len(items) + at, code, _ORPHANS[code]) for at, code in enumerate(codes))
+    source.quarantined.extend(orphan.to_quarantined(len(items) + at, folder) for at, orphan in enumerate(orphans))
     return source
+
+
+def _place(item: Item, folder: Folder) -> Place:
+    image, document = (name and folder.number_of(name) for name in (item.image, item.document))
+    return Place(image or None, document or None, item.place)
+
+
+def _name(item: Item) -> str | None:
+    return item.image if item.frame is None else f"{item.image}#{item.frame}"
 
 
 def _to_record(index: int, item: Item, folder: Folder, pairs: MaskPairs) -> Record:
     image, label = item.image, item.label
     assert image is not None
     assert not isinstance(label, Rejected)
-    if item.frame is not None:
-        name = f"{image}#{item.frame}"
-        return Record(index, name, folder.uri_of(image), label, item.frame, patient=item.patient, run=item.run)
-    has_mask = item.layout != MASK_IMAGES and pairs.is_clear(image)
-    mask_uri = folder.uri_of(pairs.masks_of(image)[0]) if has_mask else None
-    return Record(index, image, folder.uri_of(image), label, mask_uri=mask_uri)
+    is_frame = item.frame is not None
+    has_mask = not is_frame and item.layout != MASK_IMAGES and pairs.is_clear(image)
+    return Record(
+        index,
+        f"{image}#{item.frame}" if is_frame else image,
+        folder.uri_of(image),
+        label,
+        item.frame,
+        mask_uri=folder.uri_of(pairs.masks_of(image)[0]) if has_mask else None,
+        patient=item.patient,
+        run=item.run,
+        plain_name=item.plain_name,
+        place=_place(item, folder),
+    )
 
 
 def _are_recognised(items: Sequence[Item]) -> bool:

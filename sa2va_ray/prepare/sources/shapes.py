@@ -1,6 +1,8 @@
 """Checks of values in annotations: polygons, run lengths, texts, sizes. Reasons never repeat a value that is a text."""
 
+import ast
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -35,9 +37,19 @@ def to_size(height: Any, width: Any) -> tuple[int, int] | None:
     """(H, W); None where the annotation states none."""
     if height is None and width is None:
         return None
-    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+    size = to_whole(height), to_whole(width)
+    if size[0] is None or size[1] is None or min(size[0], size[1]) < 1:
         raise Rejected("wrong_type", "Height and width of the annotation are not both whole numbers above 0.")
-    return height, width
+    return size[0], size[1]
+
+
+def to_whole(value: Any) -> int | None:
+    """A whole number however a tool wrote it: 7, 7.0, "7" or "7.0"; None for anything else."""
+    if type(value) is str and re.fullmatch(r"-?(0|[1-9]\d{0,17})(\.0+)?", value.strip(), re.ASCII):
+        return int(value.strip().partition(".")[0])
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
 
 
 def is_polygon(value: Any) -> bool:
@@ -73,10 +85,16 @@ def to_polygons(value: Any, where: str) -> list[np.ndarray]:
     return [to_polygon(each) for each in value]
 
 
+def to_segmentation(value: Any, where: str) -> list[np.ndarray]:
+    """COCO's list of polygons, or one polygon without a list around it."""
+    return to_polygons([value] if isinstance(value, list) and value and _is_lone_polygon(value) else value, where)
+
+
 def to_rle(value: dict[str, Any], max_pixels: int) -> dict[str, Any]:
     """COCO RLE, compressed or not -> compressed, checked: pycocotools fills what short counts leave with old memory."""
-    size, counts = value.get("size"), value.get("counts")
-    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+    sides, counts = value.get("size"), value.get("counts")
+    size = [to_whole(side) or 0 for side in sides] if isinstance(sides, list) else []
+    if len(size) != 2 or min(size) < 1:
         raise Rejected("rle_broken", "The `size` of a run-length mask is not two whole numbers above 0.")
     height, width = size
     if height * width > max_pixels:
@@ -98,6 +116,11 @@ def wrong_type(where: str, expected: str, value: Any) -> Rejected:
     return Rejected("wrong_type", f"{where} is not {expected} but of type {type(value).__name__}.")
 
 
+def _is_lone_polygon(value: list[Any]) -> bool:
+    """[x, y, ...], or [[x, y], ...] of enough points: as polygons they would all have a single point."""
+    return set(map(type, value)) <= _NUMBERS or (len(value) >= 3 and _are_pairs(value))
+
+
 def _are_pairs(value: list[Any]) -> bool:
     """A polygon of two numbers would be too short, so a list of pairs can only be points."""
     return bool(value) and all(type(each) is list and len(each) == 2 for each in value)
@@ -105,10 +128,20 @@ def _are_pairs(value: list[Any]) -> bool:
 
 def _run_lengths(counts: Any) -> list[int]:
     if isinstance(counts, str):
-        return _decompress(counts)
+        return _decompress(_unquoted(counts))
     if not isinstance(counts, list) or not set(map(type, counts)) <= {int}:
         raise Rejected("rle_broken", "The counts of a run-length mask are neither whole numbers nor a text.")
     return counts
+
+
+def _unquoted(counts: str) -> str:
+    """Counts that were printed as Python bytes, b'...', taken out of them: COCO's packing has no quotes."""
+    if not re.fullmatch(r"b(['\"]).*\1", counts, re.DOTALL):
+        return counts
+    try:
+        return ast.literal_eval(counts).decode("ascii")
+    except (ValueError, SyntaxError):
+        raise Rejected("rle_broken", "The counts of a run-length mask are damaged Python bytes.") from None
 
 
 def _decompress(counts: str) -> list[int]:

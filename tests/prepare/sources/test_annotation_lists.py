@@ -111,7 +111,7 @@ def test_the_size_of_an_item_is_kept(read_items):
         (HIDDEN, "wrong_type"),
         (lists([SQUARE], height=12), "wrong_type"),
         (lists([SQUARE], height=0, width=12), "wrong_type"),
-        (lists([SQUARE], height="12", width=12), "wrong_type"),
+        (lists([SQUARE], height="12 px", width=12), "wrong_type"),
         (lists([SQUARE, SQUARE, SQUARE], text=["a", "b"]), "text_count"),
         (lists([SQUARE, SQUARE], text=[]), "text_count"),
         (lists([[SQUARE], [SQUARE]], text=HIDDEN), "text_count"),
@@ -202,7 +202,7 @@ def test_mask_images_of_the_same_stems_come_along_and_are_no_orphans(tmp_path, r
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ({"images": [], "annotations": [], HIDDEN: 1}, "mapping of 3 keys with the fields images, annotations and 1"),
+        ({"images": [{}], "annotations": [], HIDDEN: 1}, "mapping of 3 keys with the fields images, annotations and 1"),
         ([{"image": HIDDEN, "mask": {"a": 1}, "text": ["x"]}], "a list of 1 items .* mask a dict"),
         ([], "a list with 0 items"),
         (HIDDEN, "a str"),

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sa2va_ray.data.masks import mask_to_rle, rle_to_mask
-from tests.prepare.sources.conftest import HIDDEN, SQUARE, codes, write_image, write_json
+from sa2va_ray.prepare.sources import read_source
+from tests.prepare.sources.conftest import HIDDEN, OPTIONS, SQUARE, codes, write_image, write_json
 
 H, W = 12, 16
 MASK = np.zeros((H, W), bool)
@@ -39,9 +41,7 @@ def annotation(segmentation, category_id=1, **fields):
 
 def test_polygons_and_both_forms_of_rle_are_grouped_by_category(read_coco):
     packed, plain = mask_to_rle(MASK), {"size": [H, W], "counts": COUNTS}
-    source = read_coco(
-        annotation([SQUARE], 2), annotation(packed), annotation(plain, iscrowd=1), annotation([SQUARE, SQUARE], 2)
-    )
+    source = read_coco(annotation([SQUARE], 2), annotation(packed), annotation(plain), annotation([SQUARE, SQUARE], 2))
     assert source.layouts == {"coco": 2}
     assert [record.name for record in source.records] == [f"train/{HIDDEN}_1.jpg", "train/b.jpg"]
     label = source.records[0].label
@@ -62,8 +62,12 @@ def test_packed_counts_of_any_mask_are_read(read_coco):
 @pytest.mark.parametrize(
     ("wrong", "code"),
     [
-        (annotation([]), "no_objects"),
-        (annotation(None), "wrong_type"),
+        (annotation([]), "no_area"),
+        (annotation(None, bbox=[1, 1, 9, 9]), "no_area"),
+        (annotation(HIDDEN), "wrong_type"),
+        (annotation([{"size": [H, W], "counts": COUNTS}, SQUARE]), "wrong_type"),
+        (annotation({"size": [H, W], "counts": "b'PP"}), "rle_broken"),
+        (annotation({"size": [H, W], "counts": "b'\\xff'"}), "rle_broken"),
         (annotation([SQUARE[:-1]]), "odd_polygon"),
         (annotation([SQUARE], 9), "category_id"),
         (annotation([SQUARE], [HIDDEN]), "category_id"),
@@ -100,6 +104,157 @@ def test_an_image_id_that_several_share_names_none(read_coco):
 def test_categories_that_share_an_id_name_none(read_coco):
     source = read_coco(categories=({"id": 1, "name": "vessel"}, {"id": 1, "name": HIDDEN}, HIDDEN))
     assert codes(source) == {"category_id": 1, "no_objects": 1}
+
+
+@pytest.mark.parametrize(
+    ("image_id", "named"), [("7", 7), (7, "7"), (7, 7.0), (7.0, "7"), ("7.0", 7), ("a-7", "a-7"), ("007", "007")]
+)
+def test_an_id_is_the_same_as_text_and_as_number(tmp_path, read, image_id, named):
+    write_image(tmp_path / "a.jpg", (H, W))
+    label = {"image_id": named, "category_id": "3", "segmentation": [SQUARE]}
+    content = {"images": [image(image_id, "a.jpg")], "annotations": [label], "categories": [{"id": 3.0, "name": "x"}]}
+    write_json(tmp_path / "coco.json", content)
+    assert list(read().records[0].label.objects) == ["x"]
+
+
+@pytest.mark.parametrize("image_id", ["007", "7 a", True, None, 7.5])
+def test_an_image_whose_id_no_annotation_names_is_told_that_others_name_none(tmp_path, read, image_id):
+    write_image(tmp_path / "a.jpg", (H, W))
+    label = {"image_id": 7, "category_id": 3, "segmentation": [SQUARE]}
+    content = {"images": [image(image_id, "a.jpg")], "annotations": [label], "categories": [{"id": 3, "name": "x"}]}
+    write_json(tmp_path / "coco.json", content)
+    first, orphan = read().quarantined
+    assert first.code == ("image_id" if image_id in (None, True, 7.5) else "no_objects")
+    assert first.code == "image_id" or "1 annotation(s) of this file name ids that no image has" in first.reason
+    assert orphan.place.item == ".annotations[0]"
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [{"size": [H, W], "counts": COUNTS}],
+        [mask_to_rle(MASK)],
+        {"size": [float(H), str(W)], "counts": COUNTS},
+        {"size": [H, W], "counts": repr(mask_to_rle(MASK)["counts"].encode())},
+        [mask_to_rle(MASK & (np.arange(W) < 6)), {"size": [H, W], "counts": COUNTS}],
+    ],
+)
+def test_run_lengths_are_read_in_a_list_and_as_printed_bytes(read_coco, segmentation):
+    label = read_coco(annotation(segmentation)).records[0].label
+    np.testing.assert_array_equal(np.logical_or.reduce([rle_to_mask(each) for each in label.objects["vessel"]]), MASK)
+
+
+@pytest.mark.parametrize("segmentation", [SQUARE, [[1, 1], [9, 1], [9, 9], [1, 9]], [[[1, 1], [9, 1], [9, 9], [1, 9]]]])
+def test_a_polygon_without_a_list_around_it_is_one(read_coco, segmentation):
+    (polygon,) = read_coco(annotation(segmentation)).records[0].label.objects["vessel"]
+    np.testing.assert_array_equal(polygon, np.reshape(SQUARE, (-1, 2)))
+
+
+@pytest.mark.parametrize("size", [(12.0, 16.0), ("12", "16"), ("12.0", 16)])
+def test_a_size_is_the_same_as_text_and_as_number(tmp_path, read, size):
+    write_image(tmp_path / "a.jpg", (H, W))
+    label = {"image_id": 7, "category_id": 3, "segmentation": [SQUARE]}
+    entry = {"id": 7, "file_name": "a.jpg", "height": size[0], "width": size[1]}
+    write_json(
+        tmp_path / "coco.json", {"images": [entry], "annotations": [label], "categories": [{"id": 3, "name": "x"}]}
+    )
+    assert read().records[0].label.size == (12, 16)
+
+
+def without_categories(tmp_path, *category_ids, **fields):
+    write_image(tmp_path / "a.jpg", (H, W))
+    labels = [{"image_id": 7, "category_id": each, "segmentation": [SQUARE]} for each in category_ids]
+    write_json(tmp_path / "coco.json", {"images": [image(7, "a.jpg")], "annotations": labels, **fields})
+
+
+@pytest.mark.parametrize("fields", [{}, {"categories": []}, {"categories": None}])
+def test_without_categories_objects_of_one_id_are_called_as_the_config_says(tmp_path, read, fields):
+    without_categories(tmp_path, 1, 1.0, **fields)
+    assert list(read().records[0].label.objects) == [OPTIONS.phrase]
+
+
+@pytest.mark.parametrize("fields", [{}, {"categories": []}, {"categories": {HIDDEN: 1}}])
+def test_without_categories_objects_of_several_ids_are_refused(tmp_path, read, fields):
+    without_categories(tmp_path, 1, 2, **fields)
+    assert codes(read()) == {"category_id": 1}
+
+
+@pytest.mark.parametrize(("how", "num_shapes"), [("ignore", 1), ("use", 2), ("quarantine", 0)])
+def test_crowd_regions_beside_objects_are_what_the_config_says(tmp_path, read_coco, how, num_shapes):
+    read_coco(annotation([SQUARE], iscrowd=0), annotation(mask_to_rle(MASK), iscrowd=1))
+    source = read_source(str(tmp_path), replace(OPTIONS, on_crowd=how))
+    if not num_shapes:
+        assert codes(source) == {"crowd_region": 1}
+        return
+    label = source.records[0].label
+    assert len(label.objects["vessel"]) == num_shapes
+    assert [each.code for each in label.findings] == (["crowd_ignored"] if how == "ignore" else [])
+
+
+def test_an_image_of_crowd_regions_alone_is_used(read_coco):
+    label = read_coco(annotation(mask_to_rle(MASK), iscrowd=1), annotation([SQUARE], iscrowd=True)).records[0].label
+    assert len(label.objects["vessel"]) == 2
+
+
+def test_ignored_categories_are_left_out_whatever_is_wrong_with_their_shapes(tmp_path, read_coco):
+    read_coco(annotation([SQUARE]), annotation(None, 2, bbox=[1, 1, 2, 2]), annotation([[1, 2]], 2))
+    source = read_source(str(tmp_path), replace(OPTIONS, ignore_labels=frozenset({"catheter"})))
+    label = source.records[0].label
+    assert list(label.objects) == ["vessel"]
+    (finding,) = label.findings
+    assert (finding.code, finding.detail[:9]) == ("label_ignored", "2 object(")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"..\\..\\label-studio\\media\\upload\\4\\cb0618f6-{HIDDEN}_frame_1.png",
+        f"images\\1/cb0618f6-{HIDDEN}_frame_1.png",
+        f"/data/upload/4/cb0618f6-{HIDDEN}_frame_1.png",
+        f"http://localhost:8080/data/upload/4/cb0618f6-{HIDDEN}_frame_1.png",
+        f"/data/local-files/?d=left%20eye/cb0618f6-{HIDDEN}_frame_1.png",
+        f"https://host/bucket/left%20eye/cb0618f6-{HIDDEN}_frame_1.png?token=a/b",
+        f"s3://bucket/left eye/cb0618f6-{HIDDEN}_frame_1.png",
+        f"C:\\Users\\me\\cb0618f6-{HIDDEN}_frame_1.PNG",
+        f"left%20eye/cb0618f6-{HIDDEN}_frame_1.png",
+        f"left eye/CB0618F6-{HIDDEN}_frame_1.png",
+    ],
+)
+def test_paths_of_another_computer_are_found_by_how_they_end(tmp_path, read, path):
+    name = f"left eye/cb0618f6-{HIDDEN}_frame_1.png"
+    write_image(tmp_path / "images" / name, (H, W))
+    write_image(tmp_path / "images/right eye/other.png", (H, W))
+    label = {"image_id": 7, "category_id": 3, "segmentation": [SQUARE]}
+    content = {"images": [image(7, path)], "annotations": [label], "categories": [{"id": 3, "name": "x"}]}
+    write_json(tmp_path / "result.json", content)
+    (record,) = read().records
+    assert record.name == f"images/{name}"
+    assert (record.plain_name is not None) == any(sign in path for sign in ("upload", "images", "local-files"))
+    assert record.plain_name in (None, f"images/left eye/{HIDDEN}_frame_1.png")
+
+
+def test_of_images_with_one_name_the_one_whose_folder_fits_is_meant(tmp_path, read):
+    for side in ("left", "right"):
+        write_image(tmp_path / f"{side}/a.png", (H, W))
+    paths = ("D:\\study\\left\\a.png", "/mnt/a.png")
+    labels = [{"image_id": n, "category_id": 3, "segmentation": [SQUARE]} for n in range(2)]
+    content = {"images": [image(n, path) for n, path in enumerate(paths)], "annotations": labels}
+    write_json(tmp_path / "result.json", content)
+    source = read()
+    assert [record.name for record in source.records] == ["left/a.png"]
+    assert codes(source) == {"image_ambiguous": 1, "orphan_image": 1}
+
+
+def test_an_upload_is_found_without_its_prefix_and_named_once_only(tmp_path, read):
+    write_image(tmp_path / "a.png", (H, W))
+    paths = [f"/data/upload/1/{prefix}-a.png" for prefix in ("cb0618f6", "90fbb0c7")]
+    labels = [{"image_id": n, "category_id": 3, "segmentation": [SQUARE]} for n in range(2)]
+    content = {"images": [image(0, paths[0])], "annotations": labels[:1]}
+    write_json(tmp_path / "result.json", content)
+    assert [record.name for record in read().records] == ["a.png"]
+    content = {"images": [image(n, path) for n, path in enumerate(paths)], "annotations": labels}
+    write_json(tmp_path / "result.json", content)
+    assert codes(read()) == {"path_twice": 2}
 
 
 def test_the_size_is_that_of_the_rle_where_the_image_states_none(tmp_path, read):

@@ -1,15 +1,24 @@
+import base64
+import io
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from sa2va_ray.prepare.polygons import to_masks
 from sa2va_ray.prepare.records import Rejected
 from sa2va_ray.prepare.sources import read_source
 from sa2va_ray.prepare.sources.labelme import read_labelme
 from tests.prepare.sources.conftest import HIDDEN, OPTIONS, codes, write_image, write_json
 
 POINTS = [[1, 1], [9, 1], [9.5, 9]]
+PART = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 1]], bool)
+_BUFFER = io.BytesIO()
+Image.fromarray(PART).save(_BUFFER, "PNG")
+PNG = base64.b64encode(_BUFFER.getvalue()).decode()
 
 
 def labelme(*shapes, **fields):
@@ -38,11 +47,100 @@ def test_polygons_and_rectangles_are_grouped_by_label():
     np.testing.assert_equal(label.objects["right"], [[[8, 7], [2, 7], [2, 3], [8, 3]]])
 
 
+@pytest.mark.parametrize("kind", [None, "polygon"])
+def test_a_shape_without_type_is_a_polygon(kind):
+    without = {key: value for key, value in shape().items() if key != "shape_type"}
+    for each in (shape(kind=kind), without):
+        np.testing.assert_equal(read_label(each).objects["left artery"], [np.array(POINTS, float)])
+
+
+def filled(kind, points, size=(64, 64), **fields):
+    """(H, W) bool of a single shape."""
+    content = labelme(shape(points, kind=kind) | fields, imageHeight=size[0], imageWidth=size[1])
+    masks, _ = to_masks(read_labelme(json.dumps(content).encode(), ""), *size, label_size=None)
+    return masks["left artery"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "points", "axes"),
+    [
+        ("circle", [[32, 30], [44, 30]], (12, 12)),
+        ("circle", [[32, 30], [32, 18]], (12, 12)),
+        ("ellipse", [[12, 24], [52, 36]], (20, 6)),
+        ("ellipse", [[32, 30], [52, 30], [32, 24]], (20, 6)),
+    ],
+)
+def test_circles_and_ellipses_cover_their_area(kind, points, axes):
+    y, x = np.mgrid[:64, :64]
+    distance = ((x - 32) / axes[0]) ** 2 + ((y - 30) / axes[1]) ** 2
+    mask = filled(kind, points)
+    # The rasteriser counts pixels that the outline touches, half a pixel on each side.
+    half_pixel = 0.75 / min(axes)
+    assert mask[distance <= (1 - half_pixel) ** 2].all()
+    assert not mask[distance >= (1 + half_pixel) ** 2].any()
+
+
+@pytest.mark.parametrize("kind", ["rectangle", "rotation", "oriented_rectangle"])
+def test_rectangles_of_four_corners_are_polygons(kind):
+    corners = [[32, 10], [52, 30], [32, 50], [12, 30]]
+    np.testing.assert_array_equal(filled(kind, corners), filled("polygon", corners))
+
+
+def test_a_mask_lies_where_its_first_corner_is():
+    expected = np.zeros((12, 16), bool)
+    expected[3:7, 5:8] = PART
+    np.testing.assert_array_equal(filled("mask", [[5.0, 3.0], [7.0, 6.0]], (12, 16), mask=PNG), expected)
+
+
+def test_ignored_labels_are_left_out_whatever_their_shape():
+    fovea = shape([[6, 6]], "fovea ", "point")
+    content = json.dumps(labelme(shape(), fovea, shape(None, "fovea"))).encode()
+    label = read_labelme(content, "", ignore_labels={"fovea"})
+    assert list(label.objects) == ["left artery"]
+    assert [(each.code, each.detail[0]) for each in label.findings] == [("label_ignored", "2")]
+    with pytest.raises(Rejected, match="ignore_labels"):
+        read_labelme(content, "")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "data", "reason"),
+    [
+        ("heic", None, r"not read \(heic\)"),
+        (HIDDEN, None, r"not read \(unknown\)"),
+        (None, "aGFucw==", "only inside the label file"),
+        (None, None, "misspelt"),
+    ],
+)
+def test_a_label_without_image_says_why(tmp_path, read, suffix, data, reason):
+    write_json(tmp_path / f"{HIDDEN}.json", labelme(imageData=data))
+    if suffix:
+        (tmp_path / f"{HIDDEN}.{suffix}").write_bytes(b"?")
+    write_image(tmp_path / "a.png")
+    write_json(tmp_path / "a.json", labelme())
+    (orphan,) = read().quarantined
+    assert orphan.code == "orphan_label"
+    assert re.search(reason, orphan.reason)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names[orphan.place.label_file - 1] == f"{HIDDEN}.json"
+
+
 @pytest.mark.parametrize(
     ("shapes", "fields", "code"),
     [
         ([shape(kind="line")], {}, "shape_type"),
-        ([shape(kind="circle")], {}, "shape_type"),
+        ([shape(kind="linestrip")], {}, "shape_type"),
+        ([shape(POINTS[:1], kind="point")], {}, "shape_type"),
+        ([shape(kind="circle")], {}, "wrong_type"),
+        ([shape([[3, 3], [3, 3]], kind="circle")], {}, "short_polygon"),
+        ([shape(POINTS[:1], kind="ellipse")], {}, "wrong_type"),
+        ([shape(kind="rotation")], {}, "wrong_type"),
+        ([shape([[1, float("nan")], [2, 3]], kind="circle")], {}, "wrong_type"),
+        ([shape(None)], {}, "wrong_type"),
+        ([shape(POINTS[:2], kind="mask")], {}, "mask_unreadable"),
+        ([shape(POINTS[:2], kind="mask") | {"mask": HIDDEN}], {}, "mask_unreadable"),
+        ([shape([[9, 9], [12, 11]], kind="mask") | {"mask": PNG}], {}, "polygon_outside"),
+        ([shape(POINTS[:2], kind="mask") | {"mask": PNG}], {"imageHeight": None, "imageWidth": None}, "wrong_type"),
+        ([shape([[1, 1], [4, 5]], kind="mask") | {"mask": PNG}], {"imageHeight": 10**7}, "label_too_large"),
         ([shape(kind=HIDDEN)], {}, "shape_type"),
         ([shape(kind=["polygon"])], {}, "shape_type"),
         ([shape(POINTS[:2])], {}, "short_polygon"),
