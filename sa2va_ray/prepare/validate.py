@@ -51,8 +51,10 @@ class Checked:
 
 
 def check_sample(record: Record, config: PrepareConfig) -> Checked:
-    """Raises `Rejected`: the image cannot be used, or the label does not fit it. Its `seen` has what was measured before,
-    for the report."""
+    """
+    Raises:
+        Rejected: the image cannot be used, or the label does not fit it. Its `seen` has what was measured before.
+    """
     seen: dict[str, Any] = {}
     try:
         with rejecting():
