@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sa2va_ray.config import UserError
 from sa2va_ray.models.key_layouts import EMBEDDING, LM_HEAD, SAM2_PREFIX
 from sa2va_ray.models.load_report import LoadReport, SourceReport, some, source_report
+from sa2va_ray.models.quantised import check_tensors
 from sa2va_ray.models.source_folder import SourceFolder
 from sa2va_ray.models.weight_files import StoredTensor, WeightSource
 from sa2va_ray.telemetry import LOGGER
@@ -47,9 +48,10 @@ def plan_load(
         sources: the first is the folder itself.
 
     Raises:
-        UserError: a tensor that no source has and that may not be fresh; a source of which nothing, or not all that
-            has to, fits; adapters whose scale is not given or does not fit.
+        UserError: quantised weights; a tensor that no source has and that may not be fresh; a source of which nothing,
+            or not all that has to, fits; adapters whose scale is not given or does not fit.
     """
+    check_tensors(expected, sources)
     plan: dict[str, Planned] = {}
     reports = []
     if folder.tied and EMBEDDING in sources[0].tensors:
@@ -128,6 +130,8 @@ def _check_total(missing: list[str], reports: Sequence[SourceReport], folder: So
         return
     unfit = [text for report in reports if report.role in (BASE, SAM2) for text in report.names("mismatched")]
     cause = f" Of another shape than config.json says: {some(unfit)}." if unfit else ""
+    if missing == [LM_HEAD]:
+        cause += " If it is tied to the embedding, config.json has to say so: tie_word_embeddings in llm_config."
     if any(name.startswith(SAM2_PREFIX) for name in missing):
         if folder.kind == "base" and all(report.role != SAM2 for report in reports):
             cause += " An InternVL3 base has no SAM 2: give sam2_checkpoint (sam2_hiera_large.pt)."

@@ -10,6 +10,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from sa2va_ray.config import UserError
 from sa2va_ray.models.load_plan import Planned
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
@@ -27,7 +28,11 @@ def build_empty_model(config: Sa2VAConfig) -> Sa2VAModel:
 
 
 def fill_model(model: Sa2VAModel, plan: dict[str, Planned], device: str, dtype: torch.dtype, seed: int) -> None:
-    """Allocates and fills each tensor once; files are read one after the other."""
+    """Allocates and fills each tensor once; files are read one after the other.
+
+    Raises:
+        UserError: a tensor with numbers that are not finite.
+    """
     with ExitStack() as stack:
         adapters: dict[Path, Read] = {}
         for path in {planned.adapter[0].path for planned in plan.values() if planned.adapter}:
@@ -37,6 +42,7 @@ def fill_model(model: Sa2VAModel, plan: dict[str, Planned], device: str, dtype: 
                 for name in names:
                     tensor = _allocate(model, name, device, dtype)
                     _fill(tensor, name, plan[name], read, adapters, seed)
+                    check_finite(tensor, name, path)
     _initialise_head(model, [name for name, planned in plan.items() if not planned.stored], device, dtype, seed)
     nn.Module.to(model, device=torch.device(device))  # the tables; they keep their own dtype
 
@@ -84,6 +90,22 @@ def _fill(target: Tensor, name: str, planned: Planned, read: Read, adapters: dic
         known = value[: planned.known_rows]
         target[: planned.known_rows].copy_(known)
         target[planned.known_rows :].copy_(new_rows(known, len(target) - len(known), seed ^ zlib.crc32(name.encode())))
+
+
+def check_finite(tensor: Tensor, name: str, path: Path) -> None:
+    """Raises `UserError` with the number of values, in a tensor of the file `path`, that are NaN or infinite.
+
+    One NaN, or a number that is too large for the dtype, makes every answer rubbish. The extremes tell it in 0.06 s
+    for a GB; to count, once there is something to count, takes thirty times as long.
+    """
+    if tensor.numel() and not all(extreme.isfinite() for extreme in tensor.aminmax()):
+        bad = int((~tensor.isfinite()).sum())
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{name}, from {path.name}, has {bad} of {tensor.numel()} numbers that are not finite in {dtype}. Its "
+            "training went wrong, or the file is damaged: fetch it again, or take an older checkpoint. Numbers too "
+            "large for float16 are finite in bfloat16."
+        )
 
 
 def new_rows(known: Tensor, count: int, seed: int) -> Tensor:

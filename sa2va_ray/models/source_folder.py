@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from sa2va_ray.config import UserError
+from sa2va_ray.models.quantised import check_config
 from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE, Sa2VAConfig
 from sa2va_ray.models.sa2va.processing_sa2va import (
     IMAGE_END,
@@ -52,9 +53,8 @@ def read_source_folder(folder: Path, location: str, grounding_config: dict[str, 
     Raises:
         UserError: not a model folder, or a model of another family.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{location} is not a model folder: it has no config.json.")
-    values = json.loads((folder / "config.json").read_text())
+    values = _read_config(folder, location)
+    check_config(folder, values, location)
     if values.get("architectures") == ["Sa2VAModel"]:
         return _read_own(folder, location, grounding_config)
     kind: Literal["upstream", "base"] = "upstream" if values.get("model_type") == "sa2va_chat" else "base"
@@ -91,6 +91,20 @@ def read_source_folder(folder: Path, location: str, grounding_config: dict[str, 
     # transformers' default for Qwen2 is untied, for "-hf" folders as a whole it is tied.
     tied = bool(llm.get("tie_word_embeddings", False) or values.get("tie_word_embeddings", False))
     return SourceFolder(kind, config, tokenizer, known_tokens, tied)
+
+
+def _read_config(folder: Path, location: str) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        is_adapter = (folder / "adapter_config.json").is_file()
+        cure = " It is an adapter (PEFT): merge it into its base, and give that." if is_adapter else ""
+        raise UserError(f"{location} is not a model folder: it has no config.json.{cure}")
+    try:
+        values = json.loads((folder / "config.json").read_bytes())
+    except ValueError as error:
+        raise UserError(f"config.json of {location} is not JSON: {error}. It may be cut off; fetch it again.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"config.json of {location} holds {type(values).__name__}, not the settings of a model.")
+    return values
 
 
 def _read_own(folder: Path, location: str, grounding_config: dict[str, Any] | None) -> SourceFolder:

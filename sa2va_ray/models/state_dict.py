@@ -26,7 +26,7 @@ from sa2va_ray.models.placing import build_empty_model, fill_model
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.source_folder import read_source_folder
-from sa2va_ray.models.weight_files import WeightSource, open_folder, open_pickle
+from sa2va_ray.models.weight_files import WeightSource, check_no_pointers, open_folder, open_pickle
 
 MODEL_MANIFEST = "sa2va_manifest.json"
 
@@ -72,12 +72,13 @@ def load_model(
         seed: of what is newly initialised.
 
     Raises:
-        UserError: files that are missing, damaged or of another family; a tensor that no source has; a source that
-            does not fit. The report is logged before.
+        UserError: files that are missing, damaged, quantised or of another family; a tensor that no source has, or
+            with numbers that are not finite; a source that does not fit. The report is logged before.
     """
     with ExitStack() as stack:
         location = str(source)
         local = stack.enter_context(local_copy(location))
+        check_no_pointers(local, location)
         manifest = _verified_manifest(location, local)
         folder = read_source_folder(local, location, grounding_config)
         if folder.kind != "base" and (sam2_checkpoint or initialise_from):
@@ -98,6 +99,7 @@ def load_model(
 
 
 def _open(role: str, location: str, path: Path) -> WeightSource:
+    check_no_pointers(path, location)
     if (path / "config.json").is_file():
         return open_folder(path, role, location)
     return open_pickle(path, role, location, prefix=SAM2_PREFIX if role == SAM2 else "")

@@ -6,6 +6,7 @@ costs no memory and nothing in a file is ever run.
 
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,10 +19,24 @@ from torch import Tensor
 
 from sa2va_ray.config import UserError
 from sa2va_ray.models.key_layouts import Placement, adapter_target, placements
+from sa2va_ray.models.load_report import some
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _DEEPSPEED_FILE = "mp_rank_00_model_states.pt"
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I8": torch.int8,
+    "I32": torch.int32,
+}
+_OTHER_DTYPE = torch.uint8  # that no weight may have
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_MAX_POINTER_BYTES = 1024
 # Tables that old transformers versions saved although every model computes them.
 _NOT_WEIGHTS = ("rotary_emb.inv_freq", "embeddings.position_ids")
 
@@ -63,7 +78,7 @@ class WeightSource:
             self.adapters.setdefault(name, {})[side] = StoredTensor(path, key, Placement(name), shape, dtype)
             return
         for placement in placements(prefix + key):
-            rows = (shape[0] // placement.parts, *shape[1:]) if placement.parts > 1 else shape
+            rows = (shape[0] // placement.parts, *shape[1:]) if placement.parts > 1 and shape else shape
             self.tensors[placement.name] = StoredTensor(path, key, placement, rows, dtype)
 
 
@@ -73,22 +88,19 @@ def open_folder(folder: Path, role: str, location: str) -> WeightSource:
     Raises:
         UserError: no weights, or a shard that is missing or damaged.
     """
-    if (folder / _INDEX).is_file():
-        names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
-    else:
-        names = [_WEIGHTS]
+    names = _shards(folder, location)
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise UserError(
             f"{location} lacks {len(absent)} of its {len(names)} weight files: {', '.join(absent[:3])}. "
-            "The download is incomplete, or its weights are not safetensors."
+            + _why_absent(folder)
         )
     source = WeightSource(role, location)
     for name in names:
         with _opened(folder / name) as file:
             for key in file.keys():  # noqa: SIM118 (no mapping)
                 header = file.get_slice(key)
-                dtype = _DTYPES.get(header.get_dtype(), torch.int64)
+                dtype = _DTYPES.get(header.get_dtype(), _OTHER_DTYPE)
                 source.add(folder / name, key, tuple(header.get_shape()), dtype)
     return source
 
@@ -118,6 +130,46 @@ def reading(path: Path) -> Iterator[Read]:
         yield lambda stored: tensors[stored.key][_rows(stored.placement, stored.shape)]
 
 
+def check_no_pointers(path: Path, location: str) -> None:
+    """
+    Raises:
+        UserError: a file, or some directly in a folder, are what Git LFS leaves in place of the content.
+    """
+    files = [path] if path.is_file() else [each for each in sorted(path.iterdir()) if each.is_file()]
+    pointers = [each.name for each in files if _is_pointer(each)]
+    if pointers:
+        raise UserError(
+            f"{location} has {len(pointers)} Git LFS pointer(s) in place of the files: {some(pointers)}. Fetch the "
+            "files with `git lfs install && git lfs pull` in the clone, or with `hf download`."
+        )
+
+
+def _is_pointer(path: Path) -> bool:
+    if path.stat().st_size > _MAX_POINTER_BYTES:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
+
+
+def _shards(folder: Path, location: str) -> list[str]:
+    """Names of the weight files that a folder says it has."""
+    if not (folder / _INDEX).is_file():
+        return [_WEIGHTS]
+    try:
+        return sorted(set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{_INDEX} of {location} is no index of weights: it may be cut off. Fetch it again.") from None
+
+
+def _why_absent(folder: Path) -> str:
+    files = [each.name for each in folder.iterdir()]
+    if not (folder / _INDEX).is_file() and (shards := [name for name in files if _SHARD.fullmatch(name)]):
+        return f"It has {len(shards)} shards and no {_INDEX}: fetch that, too."
+    if any(name.endswith((".bin", ".pt", ".pth")) for name in files):
+        return "Its weights are pickles, which a folder is not loaded from: save it with safetensors (save_pretrained)."
+    return "The download is incomplete, or its weights are not safetensors."
+
+
 def _rows(placement: Placement, shape: tuple[int, ...]) -> slice | EllipsisType:
     if placement.parts == 1:
         return ...
@@ -129,7 +181,11 @@ def _opened(path: Path) -> Iterator:
     try:
         opened = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}. Fetch it again.") from None
+        size = path.stat().st_size if path.is_file() else 0
+        raise UserError(
+            f"{path} is not a readable safetensors file: {error}. It has {size} bytes and may be cut off; fetch it "
+            "again."
+        ) from None
     with opened as file:
         yield file
 

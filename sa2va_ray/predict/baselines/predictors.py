@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from sa2va_ray import storage
 from sa2va_ray.manifest import digest, read_manifest, verify_files
+from sa2va_ray.models.placing import check_finite
 from sa2va_ray.models.state_dict import MODEL_MANIFEST
 from sa2va_ray.predict.baselines.unet import Unet, UnetConfig, resize_maps, to_square
 from sa2va_ray.predict.baselines.vessel_filter import FittedFilter
@@ -91,7 +92,10 @@ class UnetPredictor(BaselinePredictor):
     def _load(cls, folder: Path, manifest: dict[str, Any], device: str) -> Self:
         config = UnetConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
         model = Unet(config)
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        weights = load_file(folder / WEIGHTS_FILE)
+        for name, tensor in weights.items():
+            check_finite(tensor, name, folder / WEIGHTS_FILE)
+        model.load_state_dict(weights)
         return cls(model, config.image_size, device, manifest)
 
     @torch.inference_mode()
