@@ -70,8 +70,10 @@ def build_model(config: ModelConfig, precision: torch.dtype = torch.float32) -> 
     with torch.random.fork_rng():
         torch.manual_seed(config.init_seed)
         model = Sa2VAModel(model_config)
-    if precision == torch.bfloat16:
-        model.bfloat16()
+    for tensor in model.state_dict(
+        keep_vars=True
+    ).values():  # not the rotary tables, whose angles bfloat16 would change
+        tensor.data = tensor.data.to(precision)
     return model, Sa2VAProcessor(model_config, tokenizer)
 
 

@@ -12,7 +12,7 @@ import yaml
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
-from sa2va_ray.models.build import build_model, weights_sha256
+from sa2va_ray.models.build import PRECISIONS, build_model, weights_sha256
 from sa2va_ray.models.checkpoint import TrainState, find_checkpoint
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.telemetry import parse_progress
@@ -62,7 +62,7 @@ def test_a_checkpoint_holds_what_its_contract_says(checkpoint_uri, prepared_uri)
 def test_its_config_builds_the_same_base(checkpoint_uri):
     config = TrainConfig.parse(yaml.safe_load(storage.read_bytes(f"{checkpoint_uri}/config.yaml")))
     state = TrainState.model_validate_json(storage.read_bytes(f"{checkpoint_uri}/train_state.json"))
-    assert weights_sha256(build_model(config.model)[0]) == state.base_sha256
+    assert weights_sha256(build_model(config.model, PRECISIONS[state.precision])[0]) == state.base_sha256
 
 
 def test_every_trained_tensor_is_there_and_has_moved(checkpoint_uri, weights):
