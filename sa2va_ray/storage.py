@@ -12,10 +12,12 @@ import uuid
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+from pydantic import AfterValidator
 
 from sa2va_ray.config import UserError
 
@@ -54,6 +56,15 @@ def join(uri: str, *names: str) -> str:
 def absolute(uri: str) -> str:
     """A local path made absolute, so that other processes with another working directory find it; a URI as it is."""
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+Uri = Annotated[str, AfterValidator(absolute)]
+"""A config's path or URI: a path is made absolute where the config is read, since workers run in other folders."""
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI is a path of the machine on which it is resolved."""
+    return "://" not in uri or uri.startswith("file://")
 
 
 def exists(uri: str) -> bool:

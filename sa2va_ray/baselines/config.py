@@ -5,9 +5,11 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from sa2va_ray.config import Config
+from sa2va_ray.data.cluster import ClusterConfig
 from sa2va_ray.data.pipeline import PipelineConfig
 from sa2va_ray.predict.baselines.unet import UnetConfig
 from sa2va_ray.predict.baselines.vessel_filter import FilterConfig
+from sa2va_ray.storage import Uri
 
 
 class UnetTrainingConfig(Config):
@@ -23,7 +25,8 @@ class UnetTrainingConfig(Config):
     """Samples of one optimizer step, over all workers."""
     seed: int = 0
     num_workers: int = Field(1, gt=0)
-    use_gpu: bool = True
+    use_gpu: bool | None = True
+    """A GPU for each worker; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
     cpus_per_worker: float = Field(1.0, gt=0)
     """Leave CPUs of the cluster for the data pipeline, or it waits for ever."""
 
@@ -49,15 +52,15 @@ class FilterFittingConfig(FilterConfig):
     """Whether vessels are brighter or darker than what is around them; `auto` takes what has the higher Dice."""
 
 
-class BaselineConfig(Config):
+class BaselineConfig(ClusterConfig):
     """One baseline."""
 
     kind: Literal["unet", "vessel_filter"]
     name: str
     """Name of the model, shown in every result."""
-    data_uri: str
+    data_uri: Uri
     """Prepared data set."""
-    out: str
+    out: Uri
     """Folder of the model."""
     unet: UnetTrainingConfig = Field(default_factory=UnetTrainingConfig)
     vessel_filter: FilterFittingConfig = Field(default_factory=FilterFittingConfig)

@@ -10,6 +10,7 @@ from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.filter_fitting import fit_filter
 from sa2va_ray.baselines.unet_training import train_unet
 from sa2va_ray.config import UserError
+from sa2va_ray.data.cluster import check_paths
 from sa2va_ray.manifest import digest, read_manifest, write_manifest
 from sa2va_ray.models.state_dict import MODEL_MANIFEST
 from sa2va_ray.telemetry import LOGGER, configure_logging
@@ -30,6 +31,7 @@ def fit_baseline(config: BaselineConfig) -> str:
     storage.check_writable(config.out)
     if not ray.is_initialized():
         ray.init()
+    check_paths(config, data_uri=config.data_uri, out=config.out)
     fitted = train_unet(config) if config.kind == "unet" else fit_filter(config)
     facts = {
         "kind": config.kind,

@@ -22,7 +22,7 @@ from sa2va_ray.baselines.config import BaselineConfig, UnetTrainingConfig
 from sa2va_ray.baselines.fitted import Fitted
 from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch
-from sa2va_ray.data.cluster import check_cluster
+from sa2va_ray.data.cluster import check_cluster, decide_use_gpu
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import SampleIndex, stream_steps
 from sa2va_ray.predict.baselines.predictors import CONFIG_FILE, WEIGHTS_FILE
@@ -40,7 +40,7 @@ def train_unet(config: BaselineConfig) -> Fitted:
     Raises:
         UserError: the cluster is too small, or what ended the training.
     """
-    unet = config.unet
+    unet = config.unet.model_copy(update={"use_gpu": decide_use_gpu(config.unet.use_gpu)})
     check_cluster(
         unet.resources(),
         "Lower unet.num_workers, unet.cpus_per_worker or unet.pipeline.cpus_per_actor, set unet.use_gpu=false, or add "
@@ -48,13 +48,13 @@ def train_unet(config: BaselineConfig) -> Fitted:
     )
     trainer = TorchTrainer(
         train_loop_per_worker,  # type: ignore[arg-type]  # Ray's annotation leaves return values out
-        train_loop_config={"data_uri": storage.absolute(config.data_uri), "unet": unet.model_dump(mode="json")},
+        train_loop_config={"data_uri": config.data_uri, "unet": unet.model_dump(mode="json")},
         scaling_config=ray.train.ScalingConfig(
             num_workers=unet.num_workers,
-            use_gpu=unet.use_gpu,
+            use_gpu=bool(unet.use_gpu),
             resources_per_worker={"CPU": unet.cpus_per_worker} | ({"GPU": 1} if unet.use_gpu else {}),
         ),
-        run_config=ray.train.RunConfig(name=_RAY_RUN, storage_path=storage.absolute(config.out)),
+        run_config=ray.train.RunConfig(name=_RAY_RUN, storage_path=config.out),
     )
     try:
         weights, loss = trainer.fit().return_value  # type: ignore[attr-defined]  # rank 0's; Ray's annotation is that of V1

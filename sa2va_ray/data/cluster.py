@@ -1,26 +1,174 @@
-"""What a run asks of the cluster, held against what is there."""
+"""What a job asks of the cluster, held against what is up and what its autoscaler may start; and the settings in which
+all jobs say it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import ray
+import torch
+import yaml
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sa2va_ray.config import UserError
+from sa2va_ray import storage
+from sa2va_ray.config import Config, UserError
+from sa2va_ray.telemetry import LOGGER
+
+_AUTOSCALER = "--autoscaling-config="
+_HEAD = "node:__internal_head__"
+_MAX_WORKERS = 2  # Ray's own, where a cluster's file does not say
+_ACTORS_CURE = "Lower num_actors or cpus_per_actor, set use_gpu=false, or add nodes."
+
+
+class ClusterConfig(Config):
+    """What every job that runs on the cluster says of it."""
+
+    paths_are_shared: bool = False
+    """Local paths lie on a disk that all nodes of the cluster have in the same place. Without it, a cluster of several
+    nodes takes `s3://...` only."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Resource -> amount.
+
+    Attributes:
+        present: of the nodes that are up.
+        most: of these and of the nodes that the autoscaler may start.
+        num_nodes: of both together, at most.
+    """
+
+    present: Mapping[str, float]
+    most: Mapping[str, float]
+    num_nodes: int
+
+
+def read_capacity() -> Capacity:
+    """Of the cluster that this process is connected to."""
+    present, config = ray.cluster_resources(), _autoscaler_config(ray.get_runtime_context().gcs_address)
+    kinds = config.get("available_node_types", {})
+    workers = [kind for name, kind in kinds.items() if name != config.get("head_node_type")]
+    limit = config.get("max_workers", _MAX_WORKERS)
+    num_started = min(limit, sum(kind.get("max_workers", limit) for kind in workers))
+    most = dict(present)
+    for name in {name for kind in workers for name in kind["resources"]}:
+        startable = sorted(
+            (
+                amount
+                for kind in workers
+                for amount in [kind["resources"].get(name, 0.0)] * kind.get("max_workers", limit)
+            ),
+            reverse=True,
+        )
+        most[name] = max(present.get(name, 0.0), _head().get("Resources", {}).get(name, 0.0) + sum(startable[:limit]))
+    return Capacity(present, most, max(len(_alive()), 1 + num_started))
 
 
 def check_cluster(wanted: Mapping[str, float], cure: str) -> None:
-    """Ray would wait for ever, with only a warning, for what the cluster does not have.
+    """Ray would wait for ever, with only a warning, for what the cluster does not have and cannot start. That the job
+    waits for what is to be started is logged.
 
     Args:
-        wanted: resource -> amount, of the workers and their data pipelines together.
+        wanted: resource -> amount, of all workers or actors and what feeds them together.
         cure: which keys to lower, a sentence.
 
     Raises:
-        UserError: a resource of which there is less.
+        UserError: a resource of which there can only be less.
     """
-    present = ray.cluster_resources()
+    capacity = read_capacity()
+    waits = []
     for resource, amount in wanted.items():
-        if present.get(resource, 0.0) < amount:
+        present, most = capacity.present.get(resource, 0.0), capacity.most.get(resource, 0.0)
+        if most < amount:
+            startable = f" and may start up to {most:g}" if most > present else ""
             raise UserError(
-                f"The run wants {amount:g} {resource} (workers and their data pipelines), the cluster has "
-                f"{present.get(resource, 0.0):g}. {cure}"
+                f"The job wants {amount:g} {resource} in all, the cluster has {present:g}{startable}. {cure}"
             )
+        if present < amount:
+            waits.append(f"{amount:g} {resource} (now {present:g})")
+    if waits:
+        LOGGER.info("the job waits until the autoscaler has started nodes: it wants %s", ", ".join(waits))
+
+
+def check_actors(num_actors: int, cpus_per_actor: float, use_gpu: bool) -> None:
+    """`check_cluster` for actors that hold a model. Raises like it."""
+    gpus = float(num_actors) if use_gpu else 0.0
+    check_cluster({"CPU": num_actors * cpus_per_actor, "GPU": gpus}, _ACTORS_CURE)
+
+
+def decide_use_gpu(use_gpu: bool | None) -> bool:
+    """What `use_gpu` means in every job: a GPU for each worker or actor (true), none (false), or as the cluster has any
+    or may start any (null)."""
+    return read_capacity().most.get("GPU", 0.0) >= 1 if use_gpu is None else use_gpu
+
+
+def check_paths(config: ClusterConfig, **paths: str | None) -> None:
+    """
+    Args:
+        paths: key -> URI of what workers read or write.
+
+    Raises:
+        UserError: a local path, while there are or may be several nodes, each with a disk of its own.
+    """
+    local = [f"{key}={uri}" for key, uri in paths.items() if uri and storage.is_local(uri)]
+    if local and not config.paths_are_shared and (num_nodes := read_capacity().num_nodes) > 1:
+        raise UserError(
+            f"{', '.join(local)} is a path of this machine, while the cluster has or may start {num_nodes} nodes, each "
+            "with a disk of its own. Give s3://..., or set paths_are_shared=true if all nodes have it in the same "
+            "place."
+        )
+
+
+def least_gpu_bytes(waits: bool) -> int | None:
+    """Memory of the smallest GPU of the cluster, as its nodes tell it. None where no node with a GPU is up or its GPU
+    cannot be asked.
+
+    Args:
+        waits: while no node with a GPU is up, wait for one that the autoscaler starts.
+    """
+    measure = ray.remote(num_cpus=0, num_gpus=0.01, max_calls=1)(_gpu_bytes)  # max_calls: no process stays on the GPU
+    nodes = [node["NodeID"] for node in _alive() if node["Resources"].get("GPU")]
+    if not nodes and not waits:
+        return None
+    on_each = [measure.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
+    found = ray.get([task.remote() for task in on_each or [measure]])
+    return min((num_bytes for num_bytes in found if num_bytes), default=None)
+
+
+def _gpu_bytes() -> int | None:
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _head() -> dict[str, Any]:
+    return next((node for node in _alive() if _HEAD in node["Resources"]), {})
+
+
+@lru_cache
+def _autoscaler_config(gcs_address: str) -> dict[str, Any]:
+    """What `ray up` was given; empty where there is no autoscaler. Ray's autoscaler does not tell which nodes it may
+    start, so the head node is asked, on which it runs."""
+    head = _head()
+    if not head:
+        return {}
+    on_head = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
+    read = ray.remote(num_cpus=0)(_read_autoscaler_config).options(scheduling_strategy=on_head)
+    return ray.get(read.remote(gcs_address))
+
+
+def _read_autoscaler_config(gcs_address: str) -> dict[str, Any]:
+    """Of the autoscaler of this cluster, if its process is on this machine."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has ended, or is another user's
+            continue
+        files = [each.removeprefix(_AUTOSCALER) for each in arguments if each.startswith(_AUTOSCALER)]
+        if files and f"--gcs-address={gcs_address}" in arguments:
+            return yaml.safe_load(Path(files[0]).expanduser().read_text())
+    return {}

@@ -19,9 +19,9 @@ _OPACITY = 0.4
 
 
 class PreviewConfig(Config):
-    data_uri: str
+    data_uri: storage.Uri
     """URI of a prepared data set."""
-    out: str = Field(pattern=r"\.png$")
+    out: storage.Uri = Field(pattern=r"\.png$")
     """URI of the PNG. It shows images of patients: keep it where the data may be."""
     split: str = "train"
     """Split that the samples are from."""

@@ -14,6 +14,7 @@ import numpy as np
 import ray
 
 from sa2va_ray.config import UserError
+from sa2va_ray.data.cluster import check_actors, check_paths, decide_use_gpu
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.data.images import ImageError, codec_errors
 from sa2va_ray.data.masks import mask_to_rle
@@ -33,7 +34,14 @@ _Row = dict[str, Any]
 
 def answer(subject: Subject, split: Split, config: PassConfig) -> ray.data.Dataset:
     """One row per object of each image, in any order: `row` (the sample's number in the split), `place` (the object's
-    in the sample), `sample_id`, `patient_id`, `phrase`, and what `Answer` adds."""
+    in the sample), `sample_id`, `patient_id`, `phrase`, and what `Answer` adds.
+
+    Raises:
+        UserError: the cluster has not, and cannot start, what the actors want; local paths on several nodes.
+    """
+    use_gpu = decide_use_gpu(config.use_gpu)
+    check_actors(config.num_actors, config.cpus_per_actor, use_gpu)
+    check_paths(config, model=subject.uri, data=split.data_uri)
     num_blocks = -(-split.num_images // _ROWS_PER_BLOCK)
     questions = ray.data.range(split.num_images, override_num_blocks=num_blocks).map_batches(
         partial(read_questions, data_uri=split.data_uri, split=split.name),
@@ -46,7 +54,7 @@ def answer(subject: Subject, split: Split, config: PassConfig) -> ray.data.Datas
         batch_size=config.batch_size,
         compute=ray.data.ActorPoolStrategy(size=config.num_actors),
         num_cpus=config.cpus_per_actor,
-        num_gpus=1 if config.use_gpu else 0,
+        num_gpus=1 if use_gpu else 0,
     )
     answers.context.enable_progress_bars = False  # `log_progress` tells more in the log of a job
     return answers

@@ -4,22 +4,24 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from sa2va_ray.config import Config
+from sa2va_ray.data.cluster import ClusterConfig
 from sa2va_ray.metrics import TOLERANCE_PX
+from sa2va_ray.storage import Uri
 
 
-class PassConfig(Config):
+class PassConfig(ClusterConfig):
     """One pass of a model over one split."""
 
-    model: str
+    model: Uri
     """Folder of an exported model or a baseline, with its `sa2va_manifest.json`."""
-    data: str
+    data: Uri
     """Prepared data set."""
     batch_size: int = Field(4, gt=0)
     """Images of one forward pass."""
     num_actors: int = Field(1, gt=0)
     """Predictors at work side by side."""
-    use_gpu: bool = True
+    use_gpu: bool | None = None
+    """A GPU for each actor; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
     cpus_per_actor: float = Field(1.0, gt=0)
     allow_train_split: bool = False
     """Go on where the model was trained on the split; the report then says so in its title."""
@@ -28,9 +30,9 @@ class PassConfig(Config):
 class EvaluateConfig(PassConfig):
     """One evaluation."""
 
-    against: str | None = None
+    against: Uri | None = None
     """A second model, measured on the same images; the report has the paired differences, `model` minus `against`."""
-    out: str
+    out: Uri
     """Folder for `metrics.json`, `images.jsonl` and `report.html`."""
     split: Literal["train", "val", "test"] = "test"
     surface_tolerance_px: float = Field(TOLERANCE_PX, ge=0)
@@ -49,7 +51,7 @@ class CalibrateConfig(PassConfig):
     """Of `objective=recall`: least mean recall."""
     tune_cleanup: bool = False
     """Also choose what is done to the mask: least component, largest hole that is filled. Without it, nothing is."""
-    out: str | None = None
+    out: Uri | None = None
     """Folder for `calibration.html`; the model's own by default."""
     allow_test_split: bool = False
     """Go on with `split=test`, which then can no longer tell how good the model is on new patients."""

@@ -5,14 +5,15 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from sa2va_ray.config import Config
+from sa2va_ray.storage import Uri
 
 
 class ExportConfig(Config):
     """One export (`checkpoint` and `out`), or the checks on a folder that is there (`verify`)."""
 
-    checkpoint: str | None = None
+    checkpoint: Uri | None = None
     """A checkpoint folder, or a run's folder, which stands for its newest complete checkpoint."""
-    out: str | None = None
+    out: Uri | None = None
     """Folder of the exported model, local or s3://. An exported model there is replaced once the new one has passed."""
     name: str = "sa2va"
     """Name of the model, shown in its card, by the endpoint and in every reply."""
@@ -25,7 +26,7 @@ class ExportConfig(Config):
     hub_private: bool = True
     """Whether `hub_repo`, where it is new, is seen by its owner only."""
 
-    verify: str | None = None
+    verify: Uri | None = None
     """An exported folder to be checked; nothing is exported."""
 
     @model_validator(mode="after")

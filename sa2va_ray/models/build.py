@@ -20,6 +20,7 @@ from sa2va_ray.models.sa2va.processing_sa2va import (
 )
 from sa2va_ray.models.state_dict import load_model
 from sa2va_ray.models.tokenizer import build_tokenizer
+from sa2va_ray.storage import Uri
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -27,11 +28,11 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 class BaseConfig(Config):
     """Weights that a model starts from; arguments of `load_model`, which says what came from where."""
 
-    source: str
+    source: Uri
     """Folder of an InternVL3 base, of an upstream Sa2VA, or one that we exported."""
-    sam2_checkpoint: str | None = None
+    sam2_checkpoint: Uri | None = None
     """SAM 2.0's own `.pt`; an InternVL3 base needs it."""
-    initialise_from: str | None = None
+    initialise_from: Uri | None = None
     """A Sa2VA of any size; what fits a base by name and shape is taken from it."""
     grounding_config: dict[str, Any] | None = None
     """Sizes of SAM 2 for folders that do not give them; hiera-large by default."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 from PIL import Image
 
+from sa2va_ray.data.cluster import check_actors, decide_use_gpu
 from sa2va_ray.data.images import ImageError, decode_image_bytes
 from sa2va_ray.data.masks import mask_to_rle
 from sa2va_ray.predict.columns import PREDICTION_SCHEMA, PROBABILITY_STEPS
@@ -67,10 +68,14 @@ def map_predictions(
     """Adds the columns of `PREDICTION_SCHEMA` to rows with `image` and `prompt`; see `PredictImages`.
 
     Ray restarts an actor that dies and gives it its rows again. The result is lazy: `streaming.stream_tables` runs it.
+
+    Raises:
+        UserError: the cluster has not, and cannot start, what the actors want.
     """
+    use_gpu = decide_use_gpu(pool.use_gpu)
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    use_gpu = num_gpus > 0 if pool.use_gpu is None else pool.use_gpu
     num_actors = pool.num_actors or (max(num_gpus, 1) if use_gpu else 1)
+    check_actors(num_actors, pool.cpus_per_actor, use_gpu)
     return rows.map_batches(
         PredictImages,
         fn_constructor_args=(model_uri, options),

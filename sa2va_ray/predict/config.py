@@ -5,8 +5,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from sa2va_ray.config import Config
+from sa2va_ray.data.cluster import ClusterConfig
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.storage import Uri
 
 TTA = Literal["none", "flips"]
 
@@ -32,27 +34,27 @@ class PredictOptions(Config):
         }
 
 
-class PoolConfig(Config):
+class PoolConfig(ClusterConfig):
     """The actors that hold the model."""
 
     num_actors: int | None = Field(None, gt=0)
-    """Predictors at work side by side: one for each GPU of the cluster by default, one without GPUs."""
+    """Predictors at work side by side: one for each GPU of the nodes that are up by default, else one."""
     batch_size: int = Field(4, gt=0)
     """Images of one forward pass."""
     use_gpu: bool | None = None
-    """One GPU for each actor; by default if the cluster has any."""
+    """A GPU for each actor; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
     cpus_per_actor: float = Field(1.0, gt=0)
 
 
 class PredictConfig(PredictOptions, PoolConfig):
     """One prediction job."""
 
-    model: str
+    model: Uri
     """Exported model."""
     images: str
     """An image, a folder, a glob, a video, a DICOM file or a prepared data set: a path, `s3://...` or
     `hf://datasets/owner/name[@revision][/path]`."""
-    out: str
+    out: Uri
     """Folder for the masks and the results. A second start with the same `out` predicts what is missing."""
     split: Literal["train", "val", "test"] | None = None
     """Of a prepared data set; all by default."""

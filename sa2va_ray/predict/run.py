@@ -14,6 +14,7 @@ import ray
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.data.cluster import check_paths
 from sa2va_ray.predict.batch import map_predictions
 from sa2va_ray.predict.config import PredictConfig
 from sa2va_ray.predict.facts import ModelFacts, read_model_facts
@@ -36,13 +37,14 @@ def predict(config: PredictConfig) -> dict[str, int]:
         UserError: model, images or storage do not work; a model that does not match its manifest.
     """
     configure_logging()
-    config = config.model_copy(update={name: storage.absolute(getattr(config, name)) for name in ("model", "out")})
     model = read_model_facts(config.model)
     storage.check_writable(config.out)
     sources = find_sources(config.images, config.split)
     _check_out(config.out, config.images, sources)
     if not ray.is_initialized():
         ray.init()
+    images = None if "://" in config.images else config.images
+    check_paths(config, model=config.model, images=images, out=config.out)
     items = _list(sources, config)
     finished = _finished_rows(items, model, config)
     missing = [item for item in items if _key(item, config) not in finished]

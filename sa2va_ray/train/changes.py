@@ -39,6 +39,7 @@ RULES: dict[str, Rule] = {
     "num_workers": Rule.FREE,
     "min_workers": Rule.FREE,
     "use_gpu": Rule.FREE,
+    "paths_are_shared": Rule.FREE,
     "cpus_per_worker": Rule.FREE,
     "strategy": Rule.FREE,
     "activation_checkpointing": Rule.FREE,

@@ -5,8 +5,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from sa2va_ray.config import Config
+from sa2va_ray.data.cluster import ClusterConfig
 from sa2va_ray.data.pipeline import PipelineConfig
 from sa2va_ray.models.build import ModelConfig
+from sa2va_ray.storage import Uri
 from sa2va_ray.train.losses import LossConfig
 
 
@@ -36,14 +38,14 @@ class ValidationConfig(Config):
     network once."""
 
 
-class TrainConfig(Config):
+class TrainConfig(ClusterConfig):
     """One training run."""
 
     name: str
     """Name of the run, a folder below `runs_uri`."""
-    data_uri: str
+    data_uri: Uri
     """Prepared data set."""
-    runs_uri: str
+    runs_uri: Uri
     """Folder of runs. Checkpoints and TensorBoard files go to `runs_uri/name`."""
 
     model: ModelConfig
@@ -61,7 +63,8 @@ class TrainConfig(Config):
     seed: int = 0
 
     num_workers: int = Field(4, gt=0)
-    use_gpu: bool = True
+    use_gpu: bool | None = True
+    """A GPU for each worker; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
     cpus_per_worker: float = Field(1.0, gt=0)
     """Leave CPUs of the cluster for the data pipeline, or it waits for ever."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -94,7 +97,8 @@ class TrainConfig(Config):
 
     strategy: Literal["auto", "zero2", "zero3", "zero3_offload"] = "zero3"
     """What DeepSpeed shards over the workers: gradients and optimizer state (`zero2`), the weights too (`zero3`), or
-    all of it on the CPU (`zero3_offload`). `auto`: the first of these that the memory plan finds room for."""
+    all of it on the CPU (`zero3_offload`). `auto`: the first of these that the memory plan finds room for on the
+    cluster's smallest GPU."""
     activation_checkpointing: bool = False
     """Keep only the inputs of the language model's layers, and of SAM 2's where they train, and compute the rest again
     in the backward pass: a third more time, a fraction of the memory."""

@@ -108,7 +108,7 @@ def _deepspeed_config(config: TrainConfig, precision: str) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optim.max_grad_norm,
         "bf16": {"enabled": precision == "bf16"},
-        "zero_optimization": zero_config(config.strategy, config.use_gpu),
+        "zero_optimization": zero_config(config.strategy, bool(config.use_gpu)),
         # torch's AdamW, on the CPU too: DeepSpeed's own is compiled on first use, which needs a CUDA toolkit.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

@@ -11,8 +11,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.models.build import PRECISIONS
@@ -30,21 +28,21 @@ _STEP_BYTES = 8  # per trained value in the update: the gradient in float32, and
 _CHECKPOINT_BYTES = 12  # per trained value: weight and two moments in float32
 
 
-def log_plan(config: TrainConfig, num_samples: int) -> MemoryPlan:
-    """Logs the plan of a run, against this machine's GPU if it has one, and the local disk if checkpoints go there.
+def log_plan(config: TrainConfig, num_samples: int, gpu_bytes: int | None) -> MemoryPlan:
+    """Logs the plan of a run, against the GPU that its workers get, and the local disk if checkpoints go there.
 
     Args:
         num_samples: of the training split.
+        gpu_bytes: memory of that GPU; None where it is not known, or none is used.
 
     Raises:
         UserError: the base is no model folder; `auto`, and nothing fits.
     """
     facts = read_model_facts(config.model, PRECISIONS[choose_precision(config)])
-    has_gpu = config.use_gpu and torch.cuda.is_available()
     plan = plan_memory(
         facts,
         config,
-        gpu_bytes=torch.cuda.get_device_properties(0).total_memory if has_gpu else None,
+        gpu_bytes=gpu_bytes,
         num_samples=num_samples,
         free_bytes=_free_bytes(config.runs_uri),
     )

@@ -1,14 +1,16 @@
 """The driver side of a training run: checks and the plan first, then a Ray Train TorchTrainer."""
 
+import os
 from functools import partial
 
 import ray
 import ray.train
+import torch
 from ray.train.torch import TorchTrainer
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.data.cluster import check_cluster
+from sa2va_ray.data.cluster import check_cluster, check_paths, decide_use_gpu, least_gpu_bytes
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import Saved, newest_sound, read_saved, read_whole
 from sa2va_ray.storage import StorageError
@@ -48,7 +50,7 @@ def train(config: TrainConfig) -> str | None:
             "split.val_fraction, or train without validation: validation.every_steps=0."
         )
     if config.plan:
-        log_plan(config, num_samples)
+        log_plan(config, num_samples, _gpu_bytes_for_a_plan(config))
         return None
     storage.check_writable(config.runs_uri)
     _refuse_where_never(config, run_uri)
@@ -70,11 +72,14 @@ def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLoc
     if saved and _is_at_end(saved):
         LOGGER.info("the run %s is at its end already: checkpoint %s", config.name, saved.uri)
         return saved.uri
-    plan = log_plan(config, num_samples)
-    config = config.model_copy(update={"strategy": plan.strategy})
     if not ray.is_initialized():
         ray.init()
+    config = config.model_copy(update={"use_gpu": decide_use_gpu(config.use_gpu)})
     check_cluster(config.resources(), "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, or add nodes.")
+    check_paths(config, data_uri=config.data_uri, runs_uri=config.runs_uri, **_paths_of_base(config))
+    gpu_bytes = least_gpu_bytes(waits=config.strategy == "auto") if config.use_gpu else None
+    plan = log_plan(config, num_samples, gpu_bytes)
+    config = config.model_copy(update={"strategy": plan.strategy})
     # Ray would look for checkpoints that are not there any more; the workers find the newest one by themselves.
     storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT})
     lock.confirm()
@@ -84,6 +89,23 @@ def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLoc
     log_measured_peak(plan, trained.state.metrics)
     LOGGER.info("trained: checkpoint %s", trained.uri)
     return trained.uri
+
+
+def _paths_of_base(config: TrainConfig) -> dict[str, str | None]:
+    base = config.model.base
+    keys = ("source", "sam2_checkpoint", "initialise_from") if base else ()
+    return {f"model.base.{key}": getattr(base, key) for key in keys}
+
+
+def _gpu_bytes_for_a_plan(config: TrainConfig) -> int | None:
+    """Of the cluster's nodes that are up, where this process belongs to a cluster; else of this machine."""
+    if config.use_gpu is False:
+        return None
+    if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
+        return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    if not ray.is_initialized():
+        ray.init()
+    return least_gpu_bytes(waits=False)
 
 
 def _read_newest(run_uri: str, config: TrainConfig, data_sha256: str) -> Saved | None:
@@ -116,7 +138,7 @@ def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str) -
         train_loop_config=config.model_dump(mode="json"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=_num_workers(config),  # type: ignore[arg-type]  # Ray's annotation leaves ranges out
-            use_gpu=config.use_gpu,
+            use_gpu=bool(config.use_gpu),
             resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
