@@ -3,7 +3,10 @@
 import pytest
 
 from sa2va_ray.config import UserError
-from sa2va_ray.manifest import MANIFEST, digest, read_manifest, verify_files, write_manifest
+from sa2va_ray.export.target import check_target
+from sa2va_ray.manifest import MANIFEST, DamagedError, digest, read_manifest, verify_files, write_manifest
+from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.predict.load import load_predictor
 
 
 @pytest.fixture
@@ -45,3 +48,29 @@ def test_a_changed_byte_is_found_by_its_hash(folder):
     (folder / "a.bin").write_bytes(b"a" * 9 + b"x")
     with pytest.raises(UserError, match=r"a\.bin does not have the content"):
         verify_files(folder, read_manifest(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"of 0 bytes is empty or cut off, or no JSON"),
+        (b'{"files": {"a.bin": {"sha', "is empty or cut off"),
+        (b"\x00" * 40, "is empty or cut off"),
+        (b"[]", "does not name files"),
+        (b'{"files": null}', "does not name files"),
+        (b'{"files": {"a.bin": {"size": 10}}}', "does not name files"),
+        (b'{"files": {"a.bin": {"size": -1, "sha256": "%s"}}}' % (b"a" * 64), "does not name files"),
+        (b'{"files": {"../a.bin": {"size": 1, "sha256": "%s"}}}' % (b"a" * 64), "outside its folder"),
+        (b'{"files": {"/a.bin": {"size": 1, "sha256": "%s"}}}' % (b"a" * 64), "outside its folder"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_damage(folder, content, message):
+    """Everywhere: a model is not loaded, and not taken for one of another kind; a target with it is not replaced."""
+    for name in (MANIFEST, MODEL_MANIFEST):
+        (folder / name).write_bytes(content)
+    with pytest.raises(DamagedError, match=message):
+        read_manifest(str(folder))
+    with pytest.raises(DamagedError, match=message):
+        load_predictor(str(folder))
+    with pytest.raises(UserError, match=message.removeprefix("of 0 bytes ")):
+        check_target(str(folder))

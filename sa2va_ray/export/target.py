@@ -1,6 +1,5 @@
 """Where an export goes: what may be replaced, whether it fits, and how it gets there."""
 
-import json
 import shutil
 import tempfile
 import uuid
@@ -11,6 +10,7 @@ from pathlib import Path
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.export.merge import STORED_DTYPE
+from sa2va_ray.manifest import parse_manifest
 from sa2va_ray.models.build import ModelConfig, random_architecture
 from sa2va_ray.models.placing import build_empty_model
 from sa2va_ray.models.source_folder import read_source_folder
@@ -29,8 +29,7 @@ def check_target(uri: str) -> None:
     if present:
         exported = set()
         if MODEL_MANIFEST in present:
-            manifest = json.loads(storage.read_bytes(storage.join(uri, MODEL_MANIFEST)))
-            exported = {MODEL_MANIFEST, *manifest["files"]}
+            exported = {MODEL_MANIFEST, *_files_of(uri)}
         if foreign := present.keys() - exported:
             raise UserError(
                 f"{uri} holds {len(foreign)} files that are not of an exported model (which names its files in "
@@ -38,6 +37,16 @@ def check_target(uri: str) -> None:
             )
     if is_remote(uri):
         storage.check_writable(uri)
+
+
+def _files_of(uri: str) -> list[str]:
+    try:
+        return list(parse_manifest(storage.read_bytes(storage.join(uri, MODEL_MANIFEST)))["files"])
+    except ValueError as error:
+        raise UserError(
+            f"{uri} is not replaced: its {MODEL_MANIFEST} {error}, so that nobody can tell which files are the "
+            "model's. Give another out=, or delete that folder."
+        ) from None
 
 
 @contextmanager

@@ -97,6 +97,8 @@ def newest_sound(run_uri: str, read: Callable[[str], T]) -> T | None:
             return read(uri)
         except DamagedError as error:
             LOGGER.warning("checkpoint %s is passed over: %s", uri, error)
+        except FileNotFoundError:
+            LOGGER.warning("checkpoint %s is passed over: it has just been deleted", uri)
     return None
 
 

@@ -1,11 +1,11 @@
 """Any model that answers queries with masks, loaded by what its manifest says it is."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.manifest import read_manifest
 from sa2va_ray.models.state_dict import MODEL_MANIFEST
 from sa2va_ray.predict.baselines.predictors import UnetPredictor, VesselFilterPredictor
 from sa2va_ray.predict.cleanup import CleanupConfig
@@ -52,8 +52,6 @@ def load_predictor(uri: str, device: str | None = None) -> Predictor:
 
 
 def _kind(uri: str) -> str:
-    try:
-        manifest = json.loads(storage.read_bytes(storage.join(uri, MODEL_MANIFEST)))
-    except FileNotFoundError:
+    if not storage.exists(storage.join(uri, MODEL_MANIFEST)):
         return "sa2va"
-    return manifest.get("kind", "sa2va")
+    return read_manifest(uri, MODEL_MANIFEST, what="model").get("kind", "sa2va")

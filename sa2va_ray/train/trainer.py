@@ -39,6 +39,8 @@ def train(config: TrainConfig) -> str | None:
     check_trackers(config.trackers)
     run_uri = storage.join(config.runs_uri, config.name)
     data_manifest = read_manifest(config.data_uri, what="prepared data set")
+    if "counts" not in data_manifest:
+        raise UserError(f"{config.data_uri} is no prepared data set: its manifest counts no samples.")
     num_samples = data_manifest["counts"]["train"]["samples"]
     if num_samples * config.repeats < config.num_workers:
         raise UserError(

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -176,20 +177,25 @@ def fresh_cluster(tmp_path):
     config.write_text(yaml.safe_dump(AUTOSCALER))
     command = [str(SCRIPTS_DIR / "ray"), "start", "--head", "--block", "--num-cpus=0", f"--port={port}"]
     command += [f"--autoscaling-config={config}", "--include-dashboard=false", "--disable-usage-stats"]
-    command += [f"--temp-dir={tmp_path}/r", f"--ray-client-server-port={free_port(21_346)}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "disabled", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    with (tmp_path / "head.log").open("w") as log:
-        head = subprocess.Popen(
-            [*command, f"--object-store-memory={10**8}"], env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-    deadline_s = time.monotonic() + 120
-    while "will now block" not in (tmp_path / "head.log").read_text():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.2)
-    yield f"127.0.0.1:{port}"
-    head.terminate()
-    head.wait(timeout=60)
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:  # a socket's path is short
+        command += [f"--temp-dir={folder}", f"--ray-client-server-port={free_port(21_346)}"]
+        log = tmp_path / "head.log"
+        with log.open("w") as output:
+            head = subprocess.Popen(
+                [*command, f"--object-store-memory={10**8}"], env=environment, stdout=output, stderr=subprocess.STDOUT
+            )
+        try:
+            deadline_s = time.monotonic() + 120
+            while "will now block" not in log.read_text():
+                assert time.monotonic() < deadline_s, log.read_text()[-2000:]
+                assert head.poll() is None, log.read_text()[-2000:]
+                time.sleep(0.2)
+            yield f"127.0.0.1:{port}"
+        finally:
+            head.terminate()
+            head.wait(timeout=60)
 
 
 @pytest.mark.soak

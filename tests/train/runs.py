@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sa2va_ray import storage
 from sa2va_ray.demo.stack import SCRIPTS_DIR
+from sa2va_ray.manifest import read_manifest
 from sa2va_ray.models.checkpoint import find_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +130,7 @@ def train_workers() -> list[psutil.Process]:
 def weights_of(uri: str, kind: str = "model") -> dict[str, Tensor]:
     """Trained tensors, or the moments ("optimizer"), of a checkpoint or of a run's newest one."""
     uri = find_checkpoint(uri)
-    names = [name for name in storage.list_files(uri) if name.startswith(f"{kind}-") and name.endswith(".safetensors")]
+    names = [name for name in read_manifest(uri)["files"] if name.startswith(f"{kind}-")]
     return {key: value for name in names for key, value in load(storage.read_bytes(f"{uri}/{name}")).items()}
 
 

@@ -43,15 +43,23 @@ def assert_same(run_uri, undisturbed):
 
 
 def test_a_killed_driver_and_a_second_start_give_the_same_weights(start, undisturbed, runs_uri):
-    """Stopped inside an epoch; bit by bit the same losses and weights."""
+    """Stopped inside an epoch; bit by bit the same losses and weights. While it runs nobody else can train the run, and
+    with other settings it is not started again."""
     run = start("killed")
     run.wait_for("step_00000011: saved")
+    second = start("killed")
+    assert f"process {run.process.pid} on" in second.error()
     run.kill_driver()
     output = start("killed").finish()
+    assert "taken over from process" in output
     assert "step 11 of 24" in output
     assert_same(f"{runs_uri}/killed", undisturbed)
     assert read_state(list_checkpoints(f"{runs_uri}/killed")[-1]).samples_seen == 90
     assert "at its end already" in start("killed").finish()
+    for setting, told in (("repeats=6", "repeats was 5, is 6"), ("optim.lr=0.5", "optim.lr was 0.001, is 0.5")):
+        error = start("killed", setting).error()
+        assert told in error
+        assert "RayTrainWorker" not in error
 
 
 def test_a_lost_worker_and_a_silent_store_change_nothing(start, stack, undisturbed, runs_uri):
@@ -98,6 +106,14 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(start, undisturbed, runs_
     storage.write_bytes(f"{newest}/{name}", bytes(data))
     output = start("damaged", "save_every_steps=5").finish()
     assert f"checkpoint {newest} is passed over" in output
+    last = list_checkpoints(run_uri)[-1]
+    state = storage.read_bytes(f"{last}/train_state.json")
+    storage.write_bytes(f"{last}/train_state.json", state[: len(state) // 2])
+    storage.write_bytes(f"{run_uri}/step_00000015/{MANIFEST}", b"")  # in the middle: saves go on all the same
+    output = start("damaged", "save_every_steps=5").finish()
+    assert f"checkpoint {last} is passed over" in output
+    assert "step 20 of 24" in output
+    assert "at its end already" in start("damaged", "save_every_steps=5").finish()
     expected, found = weights_of(undisturbed), weights_of(run_uri)
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
