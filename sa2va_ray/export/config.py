@@ -15,8 +15,8 @@ class ExportConfig(Config):
     """A checkpoint folder, or a run's folder, which stands for its newest complete checkpoint."""
     out: Uri | None = None
     """Folder of the exported model, local or s3://. An exported model there is replaced once the new one has passed."""
-    name: str = "sa2va"
-    """Name of the model, shown in its card, by the endpoint and in every reply."""
+    name: str = Field("sa2va", pattern=r"^\w[\w .+()-]{0,99}$")
+    """Name of the model, shown in its card: letters, digits and ` .+()_-`, which mean nothing in Markdown."""
     layout: Literal["own", "upstream"] = "own"
     """`upstream`: tensor names and config.json of upstream's code, which is not in the folder."""
     max_shard_gib: float = Field(4.0, gt=0)
