@@ -54,6 +54,9 @@ class LimitsConfig(Config):
     """Images in one request to /v1/segment/batch."""
     read_timeout_s: float = Field(30.0, gt=0)
     """How long a request's body may take to arrive."""
+    max_bodies_at_once: int = Field(64, gt=0)
+    """Bodies that may be arriving at a time in each ingress, which holds them in memory meanwhile. For one more, the
+    one that began first is given up with 503."""
     retry_after_s: int = Field(1, gt=0)
     """When a request that found all replicas busy should come again."""
 

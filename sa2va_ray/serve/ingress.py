@@ -23,7 +23,7 @@ from sa2va_ray.serve import label_studio, open_inference, openapi
 from sa2va_ray.serve.access import Access, Scope
 from sa2va_ray.serve.ask import Asked, Models
 from sa2va_ray.serve.audit import AuditLog
-from sa2va_ray.serve.body import read_images, read_json
+from sa2va_ray.serve.body import BodyReader
 from sa2va_ray.serve.config import ServeArgs
 from sa2va_ray.serve.exchange import Exchange, Recorder
 from sa2va_ray.serve.fetch import fetch
@@ -40,6 +40,7 @@ from sa2va_ray.telemetry import LOGGER
 
 _REQUEST_ID = "Sa2va-Request-ID"  # Serve puts an X-Request-ID of its own, or the caller's, on each reply
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+_STREAMED = {"X-Accel-Buffering": "no"}  # nginx would hold lines back until it has a buffer full of them
 _PREDICT: Scope = "predict"
 
 api = FastAPI(
@@ -103,6 +104,7 @@ class Ingress:
     def __init__(self, models: dict[str, DeploymentHandle], infos: dict[str, ModelInfo], args: ServeArgs):
         prepare_process()
         self._models, self._args = Models(models, infos, args), args
+        self._bodies = BodyReader(args.limits, args.uris)
         access = Access.load(args.api_keys_file)
         LOGGER.info(access.says())
         audit = AuditLog(Path(args.audit_dir) / f"{uuid.uuid4().hex}.jsonl") if args.audit_dir else None
@@ -115,7 +117,7 @@ class Ingress:
         (one or several), `threshold`, `cleanup`, `output`, `model`. With `Accept: image/png` the reply is the union of
         the masks itself."""
         async with self._recorder.exchange(request, "segment", _PREDICT) as exchange:
-            images, options = await read_images(request, self._args.limits, self._args.uris, several=False)
+            images, options = await self._bodies.images(request, several=False)
             exchange.lap("read")
             pixels, asked = await self._ask(images[0], options, exchange)
             if request.headers.get("accept") == PNG:
@@ -128,10 +130,12 @@ class Ingress:
         """As `/v1/segment` for several images with the same options: a line of JSON for each, as soon as it is ready,
         with its `index`; an image that fails has a `problem` there."""
         async with self._recorder.exchange(request, "segment_batch", _PREDICT) as exchange:
-            images, options = await read_images(request, self._args.limits, self._args.uris, several=True)
+            images, options = await self._bodies.images(request, several=True)
             self._models.info(options.model)
             exchange.lap("read")
-        return StreamingResponse(self._lines(request, images, options), media_type="application/x-ndjson")
+        return StreamingResponse(
+            self._lines(request, images, options), media_type="application/x-ndjson", headers=_STREAMED
+        )
 
     @api.get("/v1/models", **openapi.READ)
     async def models(self, request: Request) -> ModelList:
@@ -190,14 +194,14 @@ class Ingress:
     async def label_studio_setup(self, request: Request) -> dict[str, Any]:
         """What Label Studio asks when the back end is added."""
         async with self._recorder.exchange(request, "label_studio", _PREDICT):
-            await read_json(request, self._args.limits)
+            await self._bodies.json_object(request)
             return label_studio.setup_reply(self._label_version())
 
     @api.post("/label_studio/predict", **openapi.LABEL_TASKS)
     async def label_studio_predict(self, request: Request) -> dict[str, Any]:
         """Pre-annotations of Label Studio's tasks, as brush strokes. A task that fails alone has a `problem`."""
         async with self._recorder.exchange(request, "label_studio", _PREDICT) as whole:
-            body = await read_json(request, self._args.limits)
+            body = await self._bodies.json_object(request)
             config, tasks = label_studio.read_tasks(body)
             at_a_time = asyncio.Semaphore(self._args.limits.max_batch_images)
             results = await asyncio.gather(*(self._label(whole, config, image, at_a_time) for _, image in tasks))
