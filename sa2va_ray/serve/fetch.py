@@ -110,6 +110,7 @@ class _Place:
     def of(cls, uri: str) -> Self | None:
         """None where a URI is of another scheme, says who asks, or could mean another place than it seems to."""
         try:
+            uri.encode()  # half of a surrogate pair is no text
             if uri.startswith("s3://"):
                 bucket, _, key = uri.removeprefix("s3://").partition("/")
                 return cls("s3", bucket, None, _folders(key)) if bucket and _is_plain(key) else None

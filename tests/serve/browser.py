@@ -22,7 +22,8 @@ _FLAGS = (
     "--disable-gpu",
     "--no-first-run",
     "--force-prefers-reduced-motion",  # drawing a spinner takes the CPU that the model waits for
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # offline, but for the endpoint
+    # Offline, but for this machine, of which evil.example is another name.
+    "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
 

@@ -320,6 +320,14 @@ def test_what_is_below_a_prefix(uri, allowed):
         assert problem_of(lambda: asyncio.run(fetch(uri, policy, MAX_BYTES))).status == 403
 
 
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/\ud800", "s3://\udfff/a", "https://a.example.org/\ud800", "https://\udfff/"]
+)
+def test_half_a_surrogate_pair_is_no_uri(uri):
+    policy = UriPolicy(allowed_uri_prefixes=("s3://bucket/", "https://a.example.org/"))
+    assert problem_of(lambda: asyncio.run(fetch(uri, policy, MAX_BYTES))).status == 403
+
+
 def test_without_prefixes_all_is_refused():
     problem = problem_of(lambda: asyncio.run(fetch(f"https://{HOST}/{SECRET}", UriPolicy(), MAX_BYTES)))
     assert (problem.status, "fetches none" in problem.detail) == (403, True)
@@ -338,7 +346,8 @@ def test_objects_of_the_store(bucket_uri):
     storage.write_bytes(f"{bucket_uri}/a/large", bytes(MAX_BYTES + 1))
     policy = UriPolicy(allowed_uri_prefixes=[bucket_uri])
     assert asyncio.run(fetch(f"{bucket_uri}/a/{SECRET}", policy, MAX_BYTES)) == b"image"
-    for name, status in (("large", 413), (f"{SECRET}2", 422), ("", 422)):
+    odd = ("a" * 2000, "ü", "a//b", "x?y=1", "x#y", "%ff", "\x7f", "😀", "\x85", "\u2028", "&<>")
+    for name, status in (("large", 413), (f"{SECRET}2", 422), ("", 422), *((name, 422) for name in odd)):
         assert problem_of(lambda n=name: asyncio.run(fetch(f"{bucket_uri}/a/{n}", policy, MAX_BYTES))).status == status
 
 

@@ -168,12 +168,21 @@ def test_wrong_bodies(body):
     assert "smith" not in str(caught.value.document())
 
 
+@pytest.mark.parametrize("label", ["a" * 2000, "a" * 3000, "a\ud800", "a\0"])
+def test_labels_that_cannot_be_asked_for(label):
+    config = CONFIG.replace("Nerve", label)
+    with pytest.raises(Problem) as caught:
+        read_label_config(config)
+    assert (caught.value.status, label in str(caught.value.document())) == (422, False)
+
+
 def test_data_uris():
     data = bytes(range(256))
     assert read_data_uri("data:image/png;base64," + base64.b64encode(data).decode()) == data
     assert read_data_uri("data:image/png;base64," + base64.b64encode(data).decode().replace("+", "%2B")) == data
     assert read_data_uri("data:,a%20b") == b"a b"
-    for wrong in ("data:image/png;base64,?", "data:image/png;base64", "https://a,b"):
+    halves = ("data:;base64,\ud800", "data:,\ud800", "data:;base64,\xfc")
+    for wrong in ("data:image/png;base64,?", "data:image/png;base64", "https://a,b", *halves):
         with pytest.raises(Problem):
             read_data_uri(wrong)
 

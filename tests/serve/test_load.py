@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -40,8 +41,11 @@ PATIENCE_S = 90  # of a client that is told to come again
 class Endpoint:
     """`tiny`, on one to two replicas."""
 
-    def __init__(self, folder: Path, model_uri: str):
-        self._folder, self.port = folder, free_port(preferred=8000)
+    def __init__(self, folder: Path, model_uri: str, **args: Any):
+        """Args:
+        args: of the application.
+        """
+        self._folder, self._args, self.port = folder, args, free_port(preferred=8000)
         self.url = f"http://127.0.0.1:{self.port}"
         self.deploy(model_uri)
         wait_ready(self.url)
@@ -61,7 +65,7 @@ class Endpoint:
             "look_back_period_s": 3,
         }
         args["models"] = {"tiny": model | {"uri": model_uri, "autoscaling": autoscaling}}
-        args["cache_dir"] = str(self._folder / "models")
+        args |= {"cache_dir": str(self._folder / "models"), **self._args}
         path = self._folder / "config.yaml"
         path.write_text(yaml.safe_dump(config))
         subprocess.run([SCRIPTS_DIR / "serve", "deploy", path], check=True, timeout=120, capture_output=True)
@@ -206,7 +210,7 @@ def test_five_thousand_connections(endpoint, at_once: int):
     async def one(room: asyncio.Semaphore) -> str:
         async with room:
             reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
-            writer.write(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             answer = await asyncio.wait_for(reader.read(), timeout=120)
             writer.close()
             status, *headers = answer.partition(b"\r\n\r\n")[0].lower().decode().split("\r\n")

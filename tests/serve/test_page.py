@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
 
 from sa2va_ray.data.masks import rle_to_mask
@@ -279,6 +279,51 @@ def test_a_key_is_asked_for_and_a_request_can_be_cancelled(devtools, image):
         page.wait_for("document.getElementById('status').innerText === 'Cancelled.'")
         assert not is_shown(page, "problem")
         check_behaviour(page, url)
+
+
+def evil_site(url: str) -> FastAPI:
+    """A site with a form and a link that go to the endpoint."""
+    site = FastAPI()
+    html = f"""<form method="post" enctype="multipart/form-data" action="{url}/v1/segment"><input name="file"></form>
+        <a href="{url}/">the endpoint</a>"""
+
+    @site.get("/", response_class=HTMLResponse)
+    def page() -> str:
+        return html
+
+    return site
+
+
+def statuses(page: Page, url: str) -> list[int]:
+    """Of the replies that came from there so far; forgets them."""
+    page.run("0")  # reports that have come by now are read
+    replies = [sent["response"] for event, sent in page.events if event == "Network.responseReceived"]
+    page.events.clear()
+    return [reply["status"] for reply in replies if reply["url"].startswith(url)]
+
+
+def test_another_site_can_lead_here_and_do_nothing_else(devtools, page_url):
+    """Not by its scripts and forms, nor under its own name (DNS rebinding), although they ask from this machine."""
+    port = urlsplit(page_url).port
+    with served(evil_site(page_url)) as url, new_page(devtools) as page:
+        site = url.replace("127.0.0.1", "evil.example")
+        page.open(site)
+        for path, options in (
+            ("v1/models", "{}"),
+            ("v1/segment", "{method: 'POST', body: new FormData()}"),
+            ("", "{}"),
+        ):
+            page.run(f"fetch('{page_url}/{path}', {{mode: 'no-cors', ...{options}}}).then(() => 0)")
+            assert statuses(page, page_url) == [403], path
+        page.run("document.querySelector('form').submit()")
+        page.wait_for("document.body.innerText.includes('Not allowed')")
+        assert statuses(page, page_url) == [403]
+        page.send("Page.navigate", url=f"http://evil.example:{port}/")
+        page.wait_for("document.body.innerText.includes('Not allowed')")
+        assert statuses(page, "http://evil.example") == [403]
+        page.open(site)
+        page.run("document.querySelector('a').click()")
+        page.wait_for("document.getElementById('prompt')?.value")
 
 
 def in_page(masks: np.ndarray) -> str:
