@@ -6,26 +6,36 @@ from pydantic import Field
 
 from sa2va_ray.config import Config
 
+_MAX_RADIUS_PX = 256  # 2 s on 64 megapixels; twice the radius takes twice as long
+_MAX_AREA_PX = 2**31 - 1  # OpenCV's count of a component's pixels
+
 
 class CleanupConfig(Config):
     """Steps in the order in which they are done; a value of 0 leaves a step out. Nothing is done by default."""
 
-    close_px: int = Field(0, ge=0)
+    close_px: int = Field(0, ge=0, le=_MAX_RADIUS_PX)
     """Radius of the closing, which bridges gaps of up to twice as many pixels: its element is a square of
     2 x radius + 1 pixels a side, so 1 is the usual 3x3."""
-    open_px: int = Field(0, ge=0)
+    open_px: int = Field(0, ge=0, le=_MAX_RADIUS_PX)
     """Radius of the opening, with the same element. It takes away all that is narrower: 1 deletes vessels of 2 px."""
-    min_component_px: int = Field(0, ge=0)
+    min_component_px: int = Field(0, ge=0, le=_MAX_AREA_PX)
     """Components (8-connected) of fewer pixels are removed."""
-    max_hole_px: int = Field(0, ge=0)
+    max_hole_px: int = Field(0, ge=0, le=_MAX_AREA_PX)
     """Holes (4-connected background that the mask encloses) of up to so many pixels are filled. Background that
     touches the border of the image is no hole."""
 
 
+NO_CLEANUP = CleanupConfig()
+
+
 def to_masks(probabilities: np.ndarray, threshold: float, cleanup: CleanupConfig) -> np.ndarray:
     """(N, H, W) float -> (N, H, W) bool: above the threshold, then cleaned, each mask on its own."""
-    masks = probabilities > threshold
-    if cleanup == CleanupConfig() or not len(masks):
+    return clean_masks(probabilities > threshold, cleanup)
+
+
+def clean_masks(masks: np.ndarray, cleanup: CleanupConfig) -> np.ndarray:
+    """`clean_mask` of each of (N, H, W)."""
+    if cleanup == NO_CLEANUP or not len(masks):
         return masks
     return np.stack([clean_mask(mask, cleanup) for mask in masks])
 

@@ -24,6 +24,10 @@ class Predictor(Protocol):
         """Answers all queries in one batch."""
         ...
 
+    def num_tokens(self, prompt: str) -> int:
+        """What a prompt costs; 0 where the model has no language."""
+        ...
+
 
 _LOADERS: dict[str, Callable[[str, str | None], Predictor]] = {
     "sa2va": Sa2VAPredictor.from_pretrained,

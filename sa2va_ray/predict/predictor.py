@@ -4,7 +4,7 @@ Shapes: N masks of one answer, H W pixels of the query's image.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.pixels_sa2va import rgb_image
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.state_dict import load_model
-from sa2va_ray.predict.cleanup import CleanupConfig, to_masks
+from sa2va_ray.predict.cleanup import CleanupConfig, clean_masks, to_masks
 from sa2va_ray.predict.facts import ModelFacts
 
 
@@ -60,6 +60,10 @@ class Prediction:
     def union(self) -> np.ndarray:
         """(H, W) bool: all masks of the answer together, empty where there is none."""
         return np.any(self.masks, axis=0)
+
+    def cleaned(self, cleanup: CleanupConfig) -> "Prediction":
+        """Of one whose masks are not cleaned yet."""
+        return replace(self, masks=clean_masks(self.masks, cleanup), cleanup=cleanup)
 
 
 def rgb_images(queries: Sequence[Query]) -> list[Image.Image]:
@@ -135,10 +139,14 @@ class Sa2VAPredictor:
         )
         return [self._to_prediction(query, result) for query, result in zip(queries, segmentations, strict=True)]
 
+    def num_tokens(self, prompt: str) -> int:
+        """Of the prompt's own text."""
+        return len(self._processor.follow_up_ids(prompt)) - len(self._processor.follow_up_ids(""))
+
     def _to_prediction(self, query: Query, result: Segmentation) -> Prediction:
         threshold = self.threshold if query.threshold is None else query.threshold
         cleanup = self.cleanup if query.cleanup is None else query.cleanup
-        probabilities = result.mask_logits.sigmoid().numpy()
+        probabilities = result.mask_logits.sigmoid_().numpy()  # in place: 4 bytes for each pixel and mask
         return Prediction(
             text=result.text.removesuffix(self._processor.template.end),
             masks=to_masks(probabilities, threshold, cleanup),

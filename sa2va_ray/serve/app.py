@@ -3,7 +3,6 @@
 # Serve reads the raw annotation of the builder's one parameter: no `from __future__ import annotations` here.
 from ray import serve
 
-from sa2va_ray.predict.facts import read_model_facts
 from sa2va_ray.serve.access import Access
 from sa2va_ray.serve.config import ModelArgs, ServeArgs
 from sa2va_ray.serve.deployment import SegmentationModel
@@ -21,8 +20,9 @@ def build_app(args: ServeArgs) -> serve.Application:
         UserError: a model that is not there, or API keys that cannot be read; found before a replica is started.
     """
     Access.load(args.api_keys_file)
-    models = {name: _bind_model(name, model, args.cache_dir) for name, model in args.models.items()}
-    infos = {name: _info(name, model, args) for name, model in args.models.items()}
+    sources = {name: ModelSource.read(model.uri) for name, model in args.models.items()}
+    models = {name: _bind_model(name, model, sources[name], args) for name, model in args.models.items()}
+    infos = {name: _info(name, model, sources[name], args) for name, model in args.models.items()}
     capacity = sum(model.max_ongoing_requests + model.max_queued_requests for model in args.models.values())
     ingress = Ingress.options(  # type: ignore[attr-defined]
         num_replicas=args.num_ingresses,
@@ -35,7 +35,7 @@ def build_app(args: ServeArgs) -> serve.Application:
     return ingress.bind(models, infos, args)
 
 
-def _bind_model(name: str, model: ModelArgs, cache_dir: str):
+def _bind_model(name: str, model: ModelArgs, source: ModelSource, args: ServeArgs):
     scaling = {"autoscaling_config": model.autoscaling} if model.autoscaling else {"num_replicas": model.num_replicas}
     deployment = SegmentationModel.options(  # type: ignore[attr-defined]
         name=f"model-{name}",
@@ -46,17 +46,15 @@ def _bind_model(name: str, model: ModelArgs, cache_dir: str):
         max_surge_percent=model.max_surge_percent,
         user_config=model.batching.model_dump(),
     )
-    return deployment.bind(name, ModelSource.read(model.uri), cache_dir, model.default_prompt)
+    return deployment.bind(name, source, args.cache_dir, model.default_prompt, args.limits.max_prompt_tokens)
 
 
-def _info(name: str, model: ModelArgs, args: ServeArgs) -> ModelInfo:
-    facts = read_model_facts(model.uri)
-    assert facts.sha256, "ModelSource.read has refused a folder without a manifest"
+def _info(name: str, model: ModelArgs, source: ModelSource, args: ServeArgs) -> ModelInfo:
     return ModelInfo(
         name=name,
-        sha256=facts.sha256,
-        threshold=facts.threshold,
-        cleanup=facts.cleanup,
+        sha256=source.sha256,
+        threshold=source.threshold,
+        cleanup=source.cleanup,
         default_prompt=model.default_prompt,
         limits=args.limits,
     )

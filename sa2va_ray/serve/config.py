@@ -57,6 +57,18 @@ class LimitsConfig(Config):
     max_bodies_at_once: int = Field(64, gt=0)
     """Bodies that may be arriving at a time in each ingress, which holds them in memory meanwhile. For one more, the
     one that began first is given up with 503."""
+    max_tasks: int = Field(256, gt=0)
+    """Tasks in one request of Label Studio, which sends 100 by default."""
+    max_prompt_tokens: int = Field(512, gt=0)
+    """Tokens of a prompt: they, and not its characters, are what it costs."""
+    max_outline_points: int = Field(2 * 10**6, gt=0)
+    """Points of all outlines in one reply as polygons or as Label Studio's regions: a point takes 280 bytes while they
+    are made. Masks of vessels have few, those of noise have 0.8 a pixel."""
+    max_memory_bytes: int = Field(2**30, gt=0)
+    """Of decoded images and of their answers, in each ingress at a time; more are told to come again. A request that
+    alone takes more is answered when there is no other."""
+    answer_timeout_s: float = Field(120.0, gt=0)
+    """How long an image may take from when its turn comes until its reply is made."""
     retry_after_s: int = Field(1, gt=0)
     """When a request that found all replicas busy should come again."""
 
@@ -71,6 +83,9 @@ class ServeArgs(Config):
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     uris: UriPolicy = Field(default_factory=UriPolicy)
     """Which URIs requests may bring in place of an image; none by default."""
+    revision: str = ""
+    """Any text. Serve reads nothing again while the args are as they were: another text here has a model served that
+    was exported or calibrated anew at its URI, and a deployment tried again that has failed."""
     api_keys_file: str | None = None
     """JSON file of API keys (`python -m sa2va_ray.serve.access new`); else the variable SA2VA_API_KEYS. Without keys
     only requests from this machine are served."""

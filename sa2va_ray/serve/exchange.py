@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from fastapi import Request
 from sa2va_ray.serve.access import Access, Scope
 from sa2va_ray.serve.audit import AuditLog
 from sa2va_ray.serve.metrics import RequestMetrics
-from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.problems import Problem, as_problem
 from sa2va_ray.telemetry import LOGGER, Stopwatch
 
 _RETRY_AFTER_S = 60  # a disk does not become free in a second
@@ -61,6 +62,7 @@ class Recorder:
     access: Access
     metrics: RequestMetrics
     audit: AuditLog | None
+    _audit_thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     async def let_in(self, request: Request) -> None:
         """To be asked of every request, before its route.
@@ -101,15 +103,20 @@ class Recorder:
         try:
             yield exchange
             status = 200
-        except Problem as problem:
+        except Exception as error:
+            problem = as_problem(error, exchange.request_id)
             status = problem.status
             self.metrics.problem(problem.title)
-            raise
+            raise problem from None
         finally:
             self.metrics.end(route, status)
             self.metrics.stages(exchange.timing_ms)
             if self.audit:
-                await asyncio.to_thread(self._put_on_record, self.audit, exchange, status, 1000 * watch.lap_s())
+                latency_ms = 1000 * watch.lap_s()
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(
+                    self._audit_thread, self._put_on_record, self.audit, exchange, status, latency_ms
+                )
 
     @staticmethod
     def _put_on_record(audit: AuditLog, exchange: Exchange, status: int, latency_ms: float) -> None:

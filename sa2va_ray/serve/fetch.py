@@ -24,10 +24,22 @@ from yarl import URL
 from sa2va_ray import storage
 from sa2va_ray.config import Config
 from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.threads import Threads
 
 _MAX_REDIRECTS = 3
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 64 * 1024
+
+_THREADS = Threads(
+    32,
+    Problem(
+        503,
+        "Too busy",
+        "All threads that fetch images wait for a store or a name server.",
+        "Try again after the seconds in Retry-After, or send the image itself.",
+        retry_after_s=5,
+    ),
+)
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -67,7 +79,7 @@ def address_is_allowed(address: str) -> bool:
 
 async def resolve_host(host: str, port: int) -> list[str]:
     """The addresses of a host, as the system finds them. Raises `OSError` where there are none."""
-    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    infos = await _THREADS.run(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     return [str(info[4][0]) for info in infos]
 
 
@@ -87,13 +99,13 @@ async def fetch(
         resolve, address_is_allowed, ssl_context: other than the default in tests only.
 
     Raises:
-        Problem: 403 not allowed; 413 too large; 422 not there, not reached, or not in time.
+        Problem: 403 not allowed; 413 too large; 422 not there, not reached, or not in time; 503 too many at a time.
     """
     _check_allowed(uri, policy)
     try:
         async with asyncio.timeout(policy.timeout_s):
             if uri.startswith("s3://"):
-                return await asyncio.to_thread(_read_object, uri, max_bytes)
+                return await _THREADS.run(_read_object, uri, max_bytes)
             return await _Https(policy, max_bytes, resolve, address_is_allowed, ssl_context).get(URL(uri))
     except TimeoutError:
         raise _not_fetched(f"It did not come within {policy.timeout_s:g} s.") from None

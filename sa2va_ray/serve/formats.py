@@ -57,6 +57,15 @@ def to_polygons(mask: np.ndarray) -> dict[str, Any]:
     return {"type": "MultiPolygon", "coordinates": list(polygons.values())}
 
 
+def num_points(mask: np.ndarray) -> int:
+    """How many points the rings of `to_polygons` have, without making them; but for the last of each ring."""
+    pixels = np.pad(mask, 1).view(np.uint8)
+    top_left, top_right, bottom_left, bottom_right = _four_around(pixels)
+    is_turn = top_left ^ top_right ^ bottom_left ^ bottom_right
+    is_saddle = (top_left ^ top_right) & (top_left ^ bottom_left) & ~is_turn
+    return int(np.count_nonzero(is_turn)) + 2 * int(np.count_nonzero(is_saddle))
+
+
 class _Corners:
     """Where outlines turn, in the order of rows, then columns. Where two pixels touch diagonally, two outlines turn.
 

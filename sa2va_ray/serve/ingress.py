@@ -4,13 +4,12 @@
 """
 
 import asyncio
-import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from ray import serve
@@ -28,20 +27,23 @@ from sa2va_ray.serve.config import ServeArgs
 from sa2va_ray.serve.exchange import Exchange, Recorder
 from sa2va_ray.serve.fetch import fetch
 from sa2va_ray.serve.head import HeadAsGet
-from sa2va_ray.serve.images import decode_image
 from sa2va_ray.serve.label_studio import LabelConfig
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.page import page_routes
-from sa2va_ray.serve.problems import Problem, problem_of_fault
-from sa2va_ray.serve.process import prepare_process
+from sa2va_ray.serve.problems import Problem, as_problem
+from sa2va_ray.serve.process import give_memory_back, prepare_process
 from sa2va_ray.serve.protocol import ModelInfo, ModelList, SegmentOptions, SegmentReply
-from sa2va_ray.serve.replies import PNG, problem_line, to_body, to_picture
+from sa2va_ray.serve.replies import PNG, problem_line, to_body, to_json, to_picture, to_regions
+from sa2va_ray.serve.workbench import Workbench, is_large
 from sa2va_ray.telemetry import LOGGER
+
+T = TypeVar("T")
 
 _REQUEST_ID = "Sa2va-Request-ID"  # Serve puts an X-Request-ID of its own, or the caller's, on each reply
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 _STREAMED = {"X-Accel-Buffering": "no"}  # nginx would hold lines back until it has a buffer full of them
 _PREDICT: Scope = "predict"
+_TASKS_AT_A_TIME = 16  # of one request of Label Studio
 
 api = FastAPI(
     title="sa2va_ray",
@@ -71,10 +73,8 @@ async def _respond(request: Request, call_next: Callable[[Request], Awaitable[Re
         ingress: Any = serve.get_replica_context().servable_object
         await ingress.let_in(request)
         return await call_next(request)
-    except Problem as problem:
-        return problem.response(request.state.id)
     except Exception as error:
-        return problem_of_fault(error, request.state.id).response(request.state.id)
+        return as_problem(error, request.state.id).response(request.state.id)
 
 
 @api.exception_handler(Problem)
@@ -103,8 +103,11 @@ class Ingress:
 
     def __init__(self, models: dict[str, DeploymentHandle], infos: dict[str, ModelInfo], args: ServeArgs):
         prepare_process()
+        give_memory_back()
         self._models, self._args = Models(models, infos, args), args
         self._bodies = BodyReader(args.limits, args.uris)
+        self._workbench = Workbench(args.limits)
+        self._to_body = partial(to_body, args.limits.max_outline_points)
         access = Access.load(args.api_keys_file)
         LOGGER.info(access.says())
         audit = AuditLog(Path(args.audit_dir) / f"{uuid.uuid4().hex}.jsonl") if args.audit_dir else None
@@ -119,11 +122,10 @@ class Ingress:
         async with self._recorder.exchange(request, "segment", _PREDICT) as exchange:
             images, options = await self._bodies.images(request, several=False)
             exchange.lap("read")
-            pixels, asked = await self._ask(images[0], options, exchange)
             if request.headers.get("accept") == PNG:
-                return await asyncio.to_thread(to_picture, asked, options, exchange)
-            body = await asyncio.to_thread(to_body, pixels, asked, options, exchange)
-            return Response(exchange.gave(body), media_type="application/json")
+                return await self._answer(images[0], options, exchange, to_picture, wait=False)
+            body = await self._answer(images[0], options, exchange, self._to_body, wait=False)
+            return Response(body, media_type="application/json")
 
     @api.post("/v1/segment/batch", **openapi.SEGMENT_BATCH)
     async def segment_batch(self, request: Request) -> StreamingResponse:
@@ -156,7 +158,7 @@ class Ingress:
 
     @api.get("/readyz", **openapi.READY)
     async def ready(self) -> dict[str, str]:
-        """A replica of each model answers; of those that are scaled to nothing none is asked."""
+        """A replica of each model runs, busy or not; a model that may be scaled to nothing needs none."""
         await self._models.check_ready()
         return {"status": "ready"}
 
@@ -198,14 +200,16 @@ class Ingress:
             return label_studio.setup_reply(self._label_version())
 
     @api.post("/label_studio/predict", **openapi.LABEL_TASKS)
-    async def label_studio_predict(self, request: Request) -> dict[str, Any]:
+    async def label_studio_predict(self, request: Request) -> Response:
         """Pre-annotations of Label Studio's tasks, as brush strokes. A task that fails alone has a `problem`."""
         async with self._recorder.exchange(request, "label_studio", _PREDICT) as whole:
             body = await self._bodies.json_object(request)
-            config, tasks = label_studio.read_tasks(body)
-            at_a_time = asyncio.Semaphore(self._args.limits.max_batch_images)
+            config, tasks = label_studio.read_tasks(body, self._args.limits.max_tasks)
+            at_a_time = asyncio.Semaphore(_TASKS_AT_A_TIME)
             results = await asyncio.gather(*(self._label(whole, config, image, at_a_time) for _, image in tasks))
-            return label_studio.predict_reply(results, self._label_version(), request.state.id)
+            reply = label_studio.predict_reply(results, self._label_version(), request.state.id)
+            encoded = await self._workbench.run(to_json, reply, alone=False)
+            return Response(encoded, media_type="application/json")
 
     async def _label(
         self, whole: Exchange, config: LabelConfig, image: str, at_a_time: asyncio.Semaphore
@@ -213,8 +217,8 @@ class Ingress:
         try:
             async with at_a_time, self._recorder.part(whole, "label_studio_task") as exchange:
                 return await self._label_image(config, image, exchange)
-        except Problem as problem:
-            return problem
+        except Exception as error:
+            return as_problem(error, whole.request_id)
 
     async def _label_image(self, config: LabelConfig, image: str, exchange: Exchange) -> dict[str, Any]:
         """One question for each label, about the image at a URI or in a data URI."""
@@ -222,25 +226,33 @@ class Ingress:
         most = self._args.limits.max_upload_bytes
         data = label_studio.read_data_uri(image) if is_inline else await fetch(image, self._args.uris, most)
         exchange.lap("read")
-        prompts = [evaluation_prompt(label) for label in config.labels]
-        _, asked = await self._ask(data, SegmentOptions(prompt=prompts), exchange)
-        prediction = await asyncio.to_thread(label_studio.task_prediction, config, asked.model_name, asked.answers)
-        exchange.lap("encode")
-        exchange.gave(json.dumps(prediction).encode())
-        return prediction
+        options = SegmentOptions(prompt=[evaluation_prompt(label) for label in config.labels])
+        max_points = self._args.limits.max_outline_points
+        return await self._answer(data, options, exchange, partial(to_regions, config, max_points), wait=True)
 
     def _label_version(self) -> str:
         info = self._models.info(None)
         return label_studio.model_version(info.name, info.sha256)
 
-    async def _ask(self, data: bytes, options: SegmentOptions, exchange: Exchange) -> tuple[np.ndarray, Asked]:
+    async def _answer(
+        self,
+        data: bytes,
+        options: SegmentOptions,
+        exchange: Exchange,
+        encode: Callable[[Asked, Exchange], T],
+        wait: bool,
+    ) -> T:
+        """Decodes, asks and encodes. One of several images of a request waits for memory; others are told to come
+        again."""
         exchange.brought(data)
-        pixels = await asyncio.to_thread(decode_image, data, self._args.limits.max_image_pixels)
-        exchange.lap("decode")
-        asked = await self._models.ask(pixels, options)
-        exchange.answered_by(asked.model_name, asked.answers.sha256)
-        exchange.split_lap("queue", "predict", asked.answers.predict_ms)
-        return pixels, asked
+        num_prompts = min(len(options.prompt or [""]), self._args.limits.max_prompts)
+        async with self._workbench.decoded(data, num_prompts, options.output == "probability", wait) as pixels:
+            exchange.lap("decode")
+            asked = await self._models.ask(pixels, options)
+            exchange.answered_by(asked.model_name, asked.answers.sha256)
+            exchange.split_lap("queue", "predict", asked.answers.predict_ms)
+            alone = options.output == "polygons" or is_large(asked.height * asked.width)
+            return await self._workbench.run(encode, asked, exchange, alone=alone)
 
     async def _lines(self, request: Request, images: list[bytes], options: SegmentOptions) -> AsyncIterator[bytes]:
         waiting = [asyncio.create_task(self._line(request, *each, options)) for each in enumerate(images)]
@@ -254,8 +266,7 @@ class Ingress:
     async def _line(self, request: Request, index: int, data: bytes, options: SegmentOptions) -> bytes:
         try:
             async with self._recorder.exchange(request, "segment_batch_image", _PREDICT) as exchange:
-                pixels, asked = await self._ask(data, options, exchange)
-                body = await asyncio.to_thread(to_body, pixels, asked, options, exchange)
-                return b'{"index": %d, ' % index + exchange.gave(body)[1:] + b"\n"
-        except Problem as problem:
-            return problem_line(index, problem.document(request.state.id))
+                body = await self._answer(data, options, exchange, self._to_body, wait=True)
+                return b'{"index": %d, ' % index + body[1:] + b"\n"
+        except Exception as error:  # whatever it is: each image has its line
+            return problem_line(index, as_problem(error, request.state.id).document(request.state.id))

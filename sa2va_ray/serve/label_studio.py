@@ -79,7 +79,7 @@ def read_label_config(text: str) -> LabelConfig:
     return LabelConfig(brush.attrib["name"], brush.attrib["toName"], key[1:], labels)
 
 
-def read_tasks(body: Any) -> tuple[LabelConfig, list[tuple[int, str]]]:
+def read_tasks(body: Any, max_tasks: int) -> tuple[LabelConfig, list[tuple[int, str]]]:
     """The labelling interface in a body of `/predict`, and of each task its id and its image: a URI or a data URI.
 
     Raises:
@@ -89,6 +89,13 @@ def read_tasks(body: Any) -> tuple[LabelConfig, list[tuple[int, str]]]:
         raise _wrong_body("It has no list 'tasks'.")
     if not isinstance(body.get("label_config"), str):
         raise _wrong_body("It has no text 'label_config'.")
+    if len(body["tasks"]) > max_tasks:
+        raise Problem(
+            413,
+            "Too many tasks",
+            f"The request has {len(body['tasks'])} tasks, the limit is {max_tasks}.",
+            "Send them in several requests: Label Studio's batch size is a setting of its own.",
+        )
     config = read_label_config(body["label_config"])
     return config, [_read_task(task, position, config.data_key) for position, task in enumerate(body["tasks"])]
 

@@ -2,12 +2,13 @@
 bits, probabilities only where they are asked for, and then in the 16 bits that replies have."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.predictor import Prediction
+from sa2va_ray.serve.problems import Problem
 
 _ONE = 65535  # of 16 bits
 _MEGAPIXEL = 10**6
@@ -27,6 +28,22 @@ class Question:
     def megapixels(self) -> int:
         height, width = self.image.shape[:2]
         return max(1, math.ceil(height * width * len(self.prompts) / _MEGAPIXEL))
+
+    def parts(self, max_megapixels: int) -> "list[Question]":
+        """As few questions of fewer prompts as are needed for none to be larger, where that can be."""
+        height, width = self.image.shape[:2]
+        at_a_time = max(1, max_megapixels * _MEGAPIXEL // (height * width))
+        return [
+            replace(self, prompts=self.prompts[first : first + at_a_time])
+            for first in range(0, len(self.prompts), at_a_time)
+        ]
+
+    @property
+    def message_bytes(self) -> int:
+        """Of the question, or of its answers, whichever is more, with a mask for each prompt."""
+        height, width = self.image.shape[:2]
+        bits = len(self.prompts) * (17 if self.wants_probabilities else 1)
+        return max(self.image.nbytes, height * width * bits // 8)
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,7 @@ class Answers:
     findings: one for each prompt.
     sha256, threshold, cleanup: of the model that answered, which may be another from one request to the next.
     predict_ms: that the model took for the batch.
-    error: the class of what went wrong on this image; then there are no findings.
+    problem: what is wrong with this question; then there are no findings.
     """
 
     findings: tuple[Finding, ...]
@@ -86,9 +103,10 @@ class Answers:
     threshold: float
     cleanup: CleanupConfig
     predict_ms: float
-    error: str = ""
+    problem: Problem | None = None
 
 
 def to_uint16(probabilities: np.ndarray) -> np.ndarray:
     """[0, 1] -> uint16, round(p x 65535)."""
-    return np.rint(probabilities * _ONE).astype(np.uint16)
+    scaled = probabilities * np.float32(_ONE)
+    return np.rint(scaled, out=scaled).astype(np.uint16)

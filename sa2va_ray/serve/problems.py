@@ -12,7 +12,7 @@ class Problem(Exception):
     """A request that cannot be served: becomes an `application/problem+json` reply.
 
     Args:
-        status: HTTP status, 4xx or 503; 500 for a fault of our own.
+        status: HTTP status, 4xx, 503 or 504; 500 for a fault of our own.
         title: the kind of problem, the same words each time.
         detail: what was wrong with this request; without names of files and without any of its content.
         cure: what to do about it.
@@ -52,9 +52,11 @@ class Problem(Exception):
         )
 
 
-def problem_of_fault(error: Exception, request_id: str) -> Problem:
-    """Of an exception that nobody foresaw. Its text may hold what the caller sent, so the log gets its type and place
-    alone."""
+def as_problem(error: Exception, request_id: str) -> Problem:
+    """A problem as it is. Of an exception that nobody foresaw the text may hold what the caller sent, so the log gets
+    its type and place alone."""
+    if isinstance(error, Problem):
+        return error
     place = "".join(traceback.format_tb(error.__traceback__))
     LOGGER.error("request %s ended in a %s:\n%s", request_id, type(error).__name__, place)
     return Problem(

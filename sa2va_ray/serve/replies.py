@@ -1,6 +1,7 @@
 """From what the model found to what is sent."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,16 +9,25 @@ from fastapi import Response
 
 from sa2va_ray.serve.ask import Asked
 from sa2va_ray.serve.exchange import Exchange
-from sa2va_ray.serve.formats import to_png, to_probability_png
-from sa2va_ray.serve.protocol import AnsweringModel, SegmentOptions, SegmentReply, to_answer
+from sa2va_ray.serve.formats import num_points, to_png, to_probability_png
+from sa2va_ray.serve.label_studio import LabelConfig, task_prediction
+from sa2va_ray.serve.messages import Finding
+from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.protocol import AnsweringModel, SegmentReply, to_answer
 
 PNG = "image/png"
 
 
-def to_body(pixels: np.ndarray, asked: Asked, options: SegmentOptions, exchange: Exchange) -> bytes:
-    """A `SegmentReply` as JSON; ends the stage `encode`."""
+def to_body(max_points: int, asked: Asked, exchange: Exchange) -> bytes:
+    """A `SegmentReply` as JSON; ends the stage `encode`.
+
+    Raises:
+        Problem: polygons of more than `max_points` in all.
+    """
     findings = asked.answers.findings
-    answers = [to_answer(*each, options.output) for each in zip(asked.prompts, findings, strict=True)]
+    if asked.output == "polygons":
+        _check_points(findings, max_points)
+    answers = [to_answer(*each, asked.output) for each in zip(asked.prompts, findings, strict=True)]
     exchange.lap("encode")
     reply = SegmentReply(
         request_id=exchange.request_id,
@@ -27,23 +37,27 @@ def to_body(pixels: np.ndarray, asked: Asked, options: SegmentOptions, exchange:
             threshold=asked.answers.threshold,
             cleanup=asked.answers.cleanup,
         ),
-        height=pixels.shape[0],
-        width=pixels.shape[1],
+        height=asked.height,
+        width=asked.width,
         threshold=findings[0].threshold,
         cleanup=findings[0].cleanup,
         answers=answers,
         timing_ms=exchange.timing_ms,
     )
-    return reply.model_dump_json(exclude_none=True).encode()
+    return exchange.gave(reply.model_dump_json(exclude_none=True).encode())
 
 
-def to_picture(asked: Asked, options: SegmentOptions, exchange: Exchange) -> Response:
-    """All masks of all answers in one PNG, and whose they are in the headers."""
+def to_picture(asked: Asked, exchange: Exchange) -> Response:
+    """All masks of all answers in one PNG, and whose they are in the headers; ends the stage `encode`."""
     findings = asked.answers.findings
-    if options.output == "probability":
-        body = to_probability_png(np.concatenate([each.probabilities for each in findings]))
-    else:
-        body = to_png(np.any([each.masks().any(axis=0) for each in findings], axis=0))
+    union = np.zeros((asked.height, asked.width), np.uint16 if asked.output == "probability" else bool)
+    for finding in findings:
+        maps = finding.probabilities if asked.output == "probability" else finding.masks()
+        assert maps is not None, "Models.ask wants probabilities for this output"
+        for each in maps:
+            np.maximum(union, each, out=union)
+    body = to_probability_png(union) if asked.output == "probability" else to_png(union)
+    exchange.lap("encode")
     headers = {
         "X-Model-Name": asked.model_name,
         "X-Model-SHA256": asked.answers.sha256,
@@ -52,6 +66,30 @@ def to_picture(asked: Asked, options: SegmentOptions, exchange: Exchange) -> Res
     return Response(exchange.gave(body), media_type=PNG, headers=headers)
 
 
+def to_regions(config: LabelConfig, max_points: int, asked: Asked, exchange: Exchange) -> dict[str, Any]:
+    """What Label Studio gets for a task; ends the stage `encode`. Raises as `to_body` does."""
+    _check_points(asked.answers.findings, max_points)
+    prediction = task_prediction(config, asked.model_name, asked.answers)
+    exchange.lap("encode")
+    exchange.gave(to_json(prediction))
+    return prediction
+
+
+def to_json(reply: dict[str, Any]) -> bytes:
+    return json.dumps(reply).encode()
+
+
 def problem_line(index: int, problem: dict[str, Any]) -> bytes:
     """A line of /v1/segment/batch for an image that failed."""
     return json.dumps({"index": index, "problem": problem}).encode() + b"\n"
+
+
+def _check_points(findings: Sequence[Finding], most: int) -> None:
+    found = sum(num_points(mask) for finding in findings for mask in finding.masks())
+    if found > most:
+        raise Problem(
+            422,
+            "Too many points",
+            f"The outlines of the masks have {found:,} points, the limit is {most:,}.",
+            "Ask for output 'rle' or 'png', which hold the same masks, or for clean-up with min_component_px.",
+        )

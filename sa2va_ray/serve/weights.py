@@ -1,18 +1,23 @@
 """Weights on the node: a replica loads exactly the model that the application was deployed with."""
 
 import fcntl
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.predict.facts import read_model_facts
 
-_KEPT = 3  # models in a node's cache, the newest
+_KEPT = 3  # models in a node's cache that no process uses, the last used
+_IN_USE: list[IO[str]] = []
+"""Open files, whose locks say that this process uses a model. They end with it, however it ends."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,13 @@ class ModelSource:
     """Attributes:
     sha256: digest of the exported folder at `uri` when the application was built: all replicas serve this one, and a
         model that is exported again to the same place is another.
+    threshold, cleanup: the model's own, as it was calibrated then. They are no part of the hash.
     """
 
     uri: str
     sha256: str
+    threshold: float
+    cleanup: CleanupConfig
 
     @classmethod
     def read(cls, uri: str) -> "ModelSource":
@@ -31,7 +39,9 @@ class ModelSource:
         Raises:
             UserError: no exported model there, or the store does not answer.
         """
-        return cls(uri, digest(read_manifest(uri, MODEL_MANIFEST, what="exported model")))
+        facts = read_model_facts(uri)
+        assert facts.sha256, "read_model_facts refuses a folder without a manifest"
+        return cls(uri, facts.sha256, facts.threshold, facts.cleanup)
 
 
 def local_model(source: ModelSource, cache_dir: str) -> str:
@@ -45,11 +55,19 @@ def local_model(source: ModelSource, cache_dir: str) -> str:
         _check(source, source.uri)
         return source.uri
     folder = Path(cache_dir) / source.sha256
-    with _lock(folder):
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = folder.with_suffix(".lock").open("w")
+    _IN_USE.append(file)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    while not (folder / MODEL_MANIFEST).is_file():
+        fcntl.flock(file, fcntl.LOCK_EX)  # one of the replicas that start together downloads
         if not (folder / MODEL_MANIFEST).is_file():
             _check(source, source.uri)
+            _delete_unused(folder.parent)
             storage.download_folder(source.uri, folder)
-            _delete_old(folder.parent)
+        # Taking the lesser lock may let go of the greater one for a moment, in which another may delete the model.
+        fcntl.flock(file, fcntl.LOCK_SH)
+    os.utime(folder)
     _check(source, str(folder))
     return str(folder)
 
@@ -59,21 +77,19 @@ def _check(source: ModelSource, uri: str) -> None:
     if found != source.sha256:
         raise UserError(
             f"{uri} holds the model {found[:12]}, the application was deployed with {source.sha256[:12]}. Deploy it "
-            "again to serve the new one."
+            "with another `revision` to serve the new one."
         )
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Held by one process of the machine at a time: replicas that start together download once."""
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with folder.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _delete_old(cache_dir: Path) -> None:
-    """All but the newest. A model that a replica has mapped into memory stays there until that ends."""
+def _delete_unused(cache_dir: Path) -> None:
+    """All but the models that were used last, and none that a process uses, or is downloading."""
     folders = sorted((each for each in cache_dir.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime)
-    for folder in folders[:-_KEPT]:
-        shutil.rmtree(folder, ignore_errors=True)
+    unused = []
+    with ExitStack() as locks:
+        for folder in folders:
+            file = locks.enter_context(folder.with_suffix(".lock").open("w"))
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                unused.append(folder)
+        for folder in unused[:-_KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -15,6 +15,7 @@ from sa2va_ray.demo.stack import SCRIPTS_DIR, free_port
 from sa2va_ray.predict.predictor import Sa2VAPredictor
 
 ROOT = Path(__file__).parents[2]
+MAX_UPLOAD_BYTES = 8 * 10**6
 
 
 @pytest.fixture(scope="package")
@@ -39,7 +40,8 @@ def endpoint(stack, exported_uri, tmp_path_factory, audit_dir) -> Iterator[str]:
         },
     }
     args["default_model"] = "tiny"
-    args["limits"] = {"max_image_pixels": 500_000, "max_upload_bytes": 10**6, "read_timeout_s": 2}
+    args["limits"] = {"max_upload_bytes": MAX_UPLOAD_BYTES, "read_timeout_s": 2}
+    args["uris"] = {"allowed_uri_prefixes": ["s3://tests/silent/"], "timeout_s": 1}
     args |= {"audit_dir": str(audit_dir), "cache_dir": str(tmp_path_factory.mktemp("models"))}
     path = tmp_path_factory.mktemp("serve") / "config.yaml"
     path.write_text(yaml.safe_dump(config))

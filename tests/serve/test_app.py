@@ -202,7 +202,7 @@ def test_concurrent_requests_keep_their_own_images(endpoint, predictor):
         ({"json": ["a"]}, 422, "Not an object"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "Not JSON"),
         ({"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "Unsupported content type"),
-        ({"files": {"file": bytes(1_000_001)}}, 413, "Request too large"),
+        ({"files": {"file": bytes(8_000_001)}}, 413, "Request too large"),
         ({"json": {"image": "aaaa"}, "headers": {"content-encoding": "gzip"}}, 415, "Compressed body"),
         ({"json": {"uri": "http://127.0.0.1/image.png"}}, 403, None),
         ({"json": {"uri": "s3://other/image.png"}}, 403, None),
@@ -222,7 +222,7 @@ def test_bad_requests_get_a_problem_document(endpoint, request_arguments, status
 
 def test_unknown_fields_wrong_values_broken_and_huge_images(endpoint, png):
     huge = io.BytesIO()
-    Image.new("L", (1000, 1000)).save(huge, "PNG")
+    Image.new("L", (8001, 8001)).save(huge, "PNG")
     for files, fields, status, title in (
         ({"file": png}, {"promt": "a"}, 422, "Wrong field"),
         ({"file": png}, {"threshold": "1.5"}, 422, "Wrong field"),
@@ -242,7 +242,7 @@ def test_health_and_models(endpoint, predictor):
     assert HTTP.get(f"{endpoint}/readyz").status_code == 200
     models = HTTP.get(f"{endpoint}/v1/models").json()["models"]
     assert {each["name"]: each["sha256"] for each in models} == dict.fromkeys(("tiny", "again"), predictor.sha256)
-    assert HTTP.get(f"{endpoint}/v1/models/tiny").json()["limits"]["max_upload_bytes"] == 10**6
+    assert HTTP.get(f"{endpoint}/v1/models/tiny").json()["limits"]["max_upload_bytes"] == 8 * 10**6
     assert HTTP.get(f"{endpoint}/v1/models/other").json()["title"] == "Unknown model"
 
 

@@ -143,7 +143,7 @@ def test_tasks():
         "label_config": CONFIG,
         "params": {"login": None, "password": None, "context": None},
     }
-    config, tasks = read_tasks(body)
+    config, tasks = read_tasks(body, max_tasks=9)
     assert config.labels == ("Vessel", "Nerve")
     assert tasks == [(3, "s3://bucket/a.png"), (5, "data:,x")]
 
@@ -163,7 +163,7 @@ def test_tasks():
 )
 def test_wrong_bodies(body):
     with pytest.raises(Problem) as caught:
-        read_tasks(body)
+        read_tasks(body, max_tasks=9)
     assert caught.value.status == 422
     assert "smith" not in str(caught.value.document())
 

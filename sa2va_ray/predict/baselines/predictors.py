@@ -21,7 +21,7 @@ from sa2va_ray.models.placing import check_finite
 from sa2va_ray.models.state_dict import MODEL_MANIFEST
 from sa2va_ray.predict.baselines.unet import Unet, UnetConfig, resize_maps, to_square
 from sa2va_ray.predict.baselines.vessel_filter import FittedFilter
-from sa2va_ray.predict.cleanup import CleanupConfig, to_masks
+from sa2va_ray.predict.cleanup import CleanupConfig, clean_masks
 from sa2va_ray.predict.predictor import Prediction, Query, rgb_images
 
 CONFIG_FILE = "config.json"
@@ -53,10 +53,13 @@ class BaselinePredictor(ABC):
             return cls._load(folder, manifest, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def predict(self, queries: Sequence[Query]) -> list[Prediction]:
-        """One mask for each query; images may differ in size and mode. `score` is the mean probability of the mask's
-        pixels, 0.0 where it has none."""
+        """One mask for each query; images may differ in size and mode. `score` is the mean probability of the
+        pixels above the threshold, 0.0 where there are none."""
         maps = self._probabilities(rgb_images(queries)) if queries else []
         return [self._to_prediction(query, each) for query, each in zip(queries, maps, strict=True)]
+
+    def num_tokens(self, prompt: str) -> int:
+        return 0
 
     @classmethod
     @abstractmethod
@@ -69,12 +72,12 @@ class BaselinePredictor(ABC):
     def _to_prediction(self, query: Query, probabilities: np.ndarray) -> Prediction:
         threshold = self.threshold if query.threshold is None else query.threshold
         cleanup = self.cleanup if query.cleanup is None else query.cleanup
-        masks = to_masks(probabilities[None], threshold, cleanup)
+        is_vessel = probabilities > threshold
         return Prediction(
             text="",
-            masks=masks,
+            masks=clean_masks(is_vessel[None], cleanup),
             probabilities=probabilities[None],
-            score=float(probabilities[masks[0]].mean()) if masks.any() else 0.0,
+            score=float(probabilities[is_vessel].mean()) if is_vessel.any() else 0.0,
             threshold=threshold,
             cleanup=cleanup,
         )

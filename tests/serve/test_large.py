@@ -1,0 +1,126 @@
+"""Images and answers of any size within the limits, and the memory that they take."""
+
+import base64
+import io
+import json
+import os
+import re
+import threading
+
+import cv2
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from sa2va_ray.data.masks import rle_to_mask
+
+HTTP = httpx.Client(timeout=120)
+LABELS = (
+    '<View><Image name="image" value="$image"/>'
+    '<BrushLabels name="tag" toName="image"><Label value="Vessel"/></BrushLabels></View>'
+)
+FORMS = ["rle", "polygons", "png", "probability"]
+
+
+def encoded(height: int, width: int, channels: int, bits: int) -> bytes:
+    """A PNG with smooth shapes: few bytes for many pixels."""
+    rows, columns = np.ogrid[:height, :width]
+    waves = (columns // 64 + rows // 64) % 200 + 20
+    values = waves.astype(np.uint8 if bits == 8 else np.uint16)
+    if bits == 16:
+        values *= 257
+    if channels == 3:
+        values = np.stack([values, values // 2, values // 3], axis=-1)
+    written, data = cv2.imencode(".png", values, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert written
+    return data.tobytes()
+
+
+def memory_mib() -> dict[str, int]:
+    """Resident, without what is shared with Ray's object store, of the ingress and of the replica of each model."""
+    found = {}
+    for each in psutil.process_iter(["cmdline", "environ", "memory_info"]):
+        name = re.match(r"ray::ServeReplica:sa2va:([\w-]+)", " ".join(each.info["cmdline"] or []))
+        if name and (each.info["environ"] or {}).get("RAY_AUTH_TOKEN") == os.environ["RAY_AUTH_TOKEN"]:
+            found[name[1]] = (each.info["memory_info"].rss - each.info["memory_info"].shared) // 2**20
+    return found
+
+
+def test_colour_images_and_answers_above_the_limit_of_a_grpc_message(endpoint):
+    """4 MiB is gRPC's own: 1190 x 1190 px in colour, 2048 x 2048 px in grey."""
+    for data in (encoded(1190, 1190, 3, 8), encoded(2048, 2048, 1, 8)):
+        reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": data}, data={"output": "probability"})
+        assert reply.status_code == 200, reply.text
+        body = reply.json()
+        picture = base64.b64decode(body["answers"][0]["masks"][0]["probability"])
+        assert Image.open(io.BytesIO(picture)).size == (body["width"], body["height"])
+
+
+def test_a_small_image_whose_answer_is_large(endpoint):
+    noise = np.random.default_rng(1).integers(0, 256, (1000, 1000), np.uint8)
+    form = {"output": "probability", "prompt": [f"vessel {number}" for number in range(4)]}
+    _, data = cv2.imencode(".png", noise)
+    reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": data.tobytes()}, data=form)
+    assert reply.status_code == 200, reply.text
+    assert len(reply.content) > 4 * 2**20
+
+
+def test_a_batch_of_small_large_small_has_a_line_for_each(endpoint, png):
+    files = [("file", png), ("file", encoded(1500, 1500, 3, 8)), ("file", png)]
+    with HTTP.stream("POST", f"{endpoint}/v1/segment/batch", files=files) as reply:
+        lines = sorted((json.loads(line) for line in reply.iter_lines()), key=lambda line: line["index"])
+    assert [(line["index"], "answers" in line) for line in lines] == [(0, True), (1, True), (2, True)]
+
+
+def test_the_largest_image(endpoint):
+    data = encoded(8000, 8000, 3, 8)
+    reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": data})
+    assert reply.status_code == 200, reply.text
+    assert rle_to_mask(reply.json()["answers"][0]["masks"][0]["rle"]).shape == (8000, 8000)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_largest_image_in_every_form(endpoint, channels, bits):
+    data = encoded(8000, 8000, channels, bits)
+    for output in FORMS:
+        reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": data}, data={"output": output})
+        assert reply.status_code == 200, (output, reply.text)
+        reply = HTTP.post(
+            f"{endpoint}/v1/segment", files={"file": data}, data={"output": output}, headers={"Accept": "image/png"}
+        )
+        assert reply.status_code == 200, (output, reply.text)
+    uri = "data:image/png;base64," + base64.b64encode(data).decode()
+    tasks = {"tasks": [{"id": 1, "data": {"image": uri}}], "label_config": LABELS}
+    reply = HTTP.post(f"{endpoint}/label_studio/predict", json=tasks)
+    assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.soak
+def test_a_batch_of_largest_images_takes_memory_for_a_few_and_gives_it_back(endpoint):
+    """Six of 62 megapixels made the ingress grow to 5.1 GB and keep 4.5."""
+    data = encoded(7874, 7874, 1, 8)
+    before, most = memory_mib(), {}
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            for name, mib in memory_mib().items():
+                most[name] = max(most.get(name, 0), mib)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    files = [("file", data)] * 6
+    with HTTP.stream("POST", f"{endpoint}/v1/segment/batch", files=files) as reply:
+        lines = [json.loads(line) for line in reply.iter_lines()]
+    done.set()
+    watcher.join()
+    assert sorted(line["index"] for line in lines) == list(range(6))
+    assert all("answers" in line for line in lines), lines
+    after = memory_mib()
+    print(f"MiB before {before}, most {most}, after {after}")
+    assert most["Ingress"] - before["Ingress"] < 1536  # 1 GiB that is given out, and one that is decoded or encoded
+    assert after["Ingress"] - before["Ingress"] < 256
