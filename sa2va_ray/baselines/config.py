@@ -38,6 +38,10 @@ class UnetTrainingConfig(Config):
             )
         return self
 
+    def resources_per_worker(self) -> dict[str, float]:
+        """What one worker wants of its node."""
+        return {"CPU": self.cpus_per_worker} | ({"GPU": 1.0} if self.use_gpu else {})
+
     def resources(self) -> dict[str, float]:
         """CPUs and GPUs that the run asks of the cluster: workers, and the pipelines that feed them."""
         data = self.pipeline.actors_per_rank * self.pipeline.cpus_per_actor

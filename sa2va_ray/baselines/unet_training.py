@@ -45,6 +45,7 @@ def train_unet(config: BaselineConfig) -> Fitted:
         unet.resources(),
         "Lower unet.num_workers, unet.cpus_per_worker or unet.pipeline.cpus_per_actor, set unet.use_gpu=false, or add "
         "nodes.",
+        unet.resources_per_worker(),
     )
     trainer = TorchTrainer(
         train_loop_per_worker,  # type: ignore[arg-type]  # Ray's annotation leaves return values out
@@ -52,7 +53,7 @@ def train_unet(config: BaselineConfig) -> Fitted:
         scaling_config=ray.train.ScalingConfig(
             num_workers=unet.num_workers,
             use_gpu=bool(unet.use_gpu),
-            resources_per_worker={"CPU": unet.cpus_per_worker} | ({"GPU": 1} if unet.use_gpu else {}),
+            resources_per_worker=unet.resources_per_worker(),
         ),
         run_config=ray.train.RunConfig(name=_RAY_RUN, storage_path=config.out),
     )

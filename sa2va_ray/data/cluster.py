@@ -1,7 +1,7 @@
 """What a job asks of the cluster, held against what is up and what its autoscaler may start; and the settings in which
 all jobs say it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,11 +37,13 @@ class Capacity:
     Attributes:
         present: of the nodes that are up.
         most: of these and of the nodes that the autoscaler may start.
+        nodes: what each of them has, those that may be started by their kinds.
         num_nodes: of both together, at most.
     """
 
     present: Mapping[str, float]
     most: Mapping[str, float]
+    nodes: Sequence[Mapping[str, float]]
     num_nodes: int
 
 
@@ -63,19 +65,21 @@ def read_capacity() -> Capacity:
             reverse=True,
         )
         most[name] = max(present.get(name, 0.0), _head().get("Resources", {}).get(name, 0.0) + sum(startable[:limit]))
-    return Capacity(present, most, max(len(_alive()), 1 + num_started))
+    nodes = [node["Resources"] for node in _alive()] + [kind["resources"] for kind in workers]
+    return Capacity(present, most, nodes, max(len(_alive()), 1 + num_started))
 
 
-def check_cluster(wanted: Mapping[str, float], cure: str) -> None:
+def check_cluster(wanted: Mapping[str, float], cure: str, each: Mapping[str, float] | None = None) -> None:
     """Ray would wait for ever, with only a warning, for what the cluster does not have and cannot start. That the job
     waits for what is to be started is logged.
 
     Args:
         wanted: resource -> amount, of all workers or actors and what feeds them together.
         cure: which keys to lower, a sentence.
+        each: of that, what one of them wants of one node.
 
     Raises:
-        UserError: a resource of which there can only be less.
+        UserError: a resource of which there can only be less, or no node that has enough for one of them.
     """
     capacity = read_capacity()
     waits = []
@@ -88,14 +92,17 @@ def check_cluster(wanted: Mapping[str, float], cure: str) -> None:
             )
         if present < amount:
             waits.append(f"{amount:g} {resource} (now {present:g})")
+    if each and not any(all(node.get(name, 0.0) >= amount for name, amount in each.items()) for node in capacity.nodes):
+        one = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
+        raise UserError(f"Each worker or actor wants {one} of one node, and no node has or would have these. {cure}")
     if waits:
         LOGGER.info("the job waits until the autoscaler has started nodes: it wants %s", ", ".join(waits))
 
 
 def check_actors(num_actors: int, cpus_per_actor: float, use_gpu: bool) -> None:
     """`check_cluster` for actors that hold a model. Raises like it."""
-    gpus = float(num_actors) if use_gpu else 0.0
-    check_cluster({"CPU": num_actors * cpus_per_actor, "GPU": gpus}, _ACTORS_CURE)
+    each = {"CPU": cpus_per_actor, "GPU": 1.0 if use_gpu else 0.0}
+    check_cluster({name: num_actors * amount for name, amount in each.items()}, _ACTORS_CURE, each)
 
 
 def decide_use_gpu(use_gpu: bool | None) -> bool:

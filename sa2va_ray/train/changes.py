@@ -60,6 +60,7 @@ RULES: dict[str, Rule] = {
 """Key of `TrainConfig`, or of a part of it -> rule. The longest key that is, or begins, a setting's name decides."""
 
 _NOT_GIVEN = "not given"
+_OPEN = {"precision": "auto", "strategy": "auto", "use_gpu": None}
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ def _changes(saved: Saved, config: TrainConfig) -> list[Change]:
     before = _flat(_parse_settings(saved).model_dump(mode="json"))
     after = _flat(config.model_dump(mode="json"))
     before["precision"] = saved.state.precision
-    if config.precision == "auto":
-        after["precision"] = saved.state.precision  # each worker holds what "auto" is there against the checkpoint
+    # What is left open is no change: the driver decides it later, and each worker what precision "auto" is there.
+    after |= {key: before[key] for key, is_open in _OPEN.items() if after[key] == is_open}
     return [
         Change(key, before.get(key, _NOT_GIVEN), after.get(key, _NOT_GIVEN))
         for key in sorted(before.keys() | after.keys())

@@ -97,11 +97,11 @@ def add_earlier_attempts(run_uri: str, facts: dict[str, Any]) -> dict[str, Any]:
         return facts
     try:
         earlier = json.loads(data)
-    except ValueError:
+        return facts | {key: earlier[key] + facts[key] for key in ("attempts", "warnings")}
+    except (ValueError, KeyError, TypeError):
         storage.write_bytes(f"{uri}.damaged", data)
         LOGGER.warning("%s is damaged: it is begun anew, what it was is in %s.damaged", uri, FACTS_FILE)
         return facts
-    return facts | {key: earlier[key] + facts[key] for key in ("attempts", "warnings")}
 
 
 def write_run_facts(run_uri: str, facts: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from sa2va_ray.train.run_facts import git_commit
 from sa2va_ray.train.step import AgreedError
 from sa2va_ray.train.trackers import check_trackers
 
+_CURE = "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, or add nodes."
 _RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
@@ -77,7 +78,7 @@ def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLoc
     if not ray.is_initialized():
         ray.init()
     config = config.model_copy(update={"use_gpu": decide_use_gpu(config.use_gpu)})
-    check_cluster(config.resources(), "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, or add nodes.")
+    check_cluster(config.resources(), _CURE, config.resources_per_worker())
     check_paths(config, data_uri=config.data_uri, runs_uri=config.runs_uri, **_paths_of_base(config))
     gpu_bytes = least_gpu_bytes(waits=config.strategy == "auto") if config.use_gpu else None
     plan = log_plan(config, num_samples, gpu_bytes)
@@ -141,7 +142,7 @@ def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str) -
         scaling_config=ray.train.ScalingConfig(
             num_workers=_num_workers(config),  # type: ignore[arg-type]  # Ray's annotation leaves ranges out
             use_gpu=bool(config.use_gpu),
-            resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.use_gpu else {}),
+            resources_per_worker=config.resources_per_worker(),
         ),
         run_config=ray.train.RunConfig(
             name=config.name,

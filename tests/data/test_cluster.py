@@ -93,11 +93,22 @@ def test_what_may_be_started_counts(monkeypatch, lines):
 
 def test_without_an_autoscaler_what_is_up_counts(monkeypatch, lines):
     as_if(monkeypatch, {"CPU": 4.0}, {})
-    assert read_capacity() == Capacity({"CPU": 4.0}, {"CPU": 4.0}, 1)
+    head = {"node:__internal_head__": 1.0}
+    assert read_capacity() == Capacity({"CPU": 4.0}, {"CPU": 4.0}, [head], 1)
     check_cluster({"CPU": 4, "GPU": 0}, "cure")
     assert lines() == set()
     with pytest.raises(UserError, match=r"wants 1 GPU in all, the cluster has 0\. .* use_gpu=false"):
         check_actors(1, 1.0, use_gpu=True)
+
+
+def test_a_worker_that_fits_on_no_node_is_refused(monkeypatch):
+    """Ten CPUs in all, at most four of them on a node."""
+    as_if(monkeypatch, {}, AUTOSCALER)
+    check_cluster({"CPU": 8, "GPU": 2}, "cure", {"CPU": 4, "GPU": 2})
+    with pytest.raises(UserError, match=r"wants 5 CPU and 1 GPU of one node, and no node has .* cure"):
+        check_cluster({"CPU": 10, "GPU": 2}, "cure", {"CPU": 5, "GPU": 1})
+    with pytest.raises(UserError, match=r"wants 6 CPU of one node"):
+        check_actors(1, 6, use_gpu=False)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +147,7 @@ def test_no_job_waits_for_gpus_that_never_come(monkeypatch, tmp_path):
 def test_a_run_is_planned_for_the_gpu_that_its_workers_get(monkeypatch, tmp_path):
     """And not for the driver's: `strategy=auto` waits for a node that can be asked."""
     as_if(monkeypatch, {"CPU": 64.0, "GPU": 8.0}, {})
+    monkeypatch.setattr(trainer, "check_cluster", lambda *arguments: None)
     asked = []
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(trainer, "least_gpu_bytes", lambda waits: asked.append(waits) or 80 * 2**30)
