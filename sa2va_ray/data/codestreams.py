@@ -17,7 +17,7 @@ _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 class Facts:
     """Attributes:
     channels, bits: samples of a pixel, and bits of a sample.
-    is_signed: only JPEG 2000 may be.
+    is_signed: what JPEG 2000 says; lossy JPEG is not; of lossless JPEG and JPEG-LS, which hold any bits, None.
     has_ycc: whether three channels are brightness and colour differences, by what the stream says itself; None where
         it says nothing. Of JPEG 2000: whether its decoder makes RGB of them.
     is_usual: a JPEG of a kind that libjpeg reads: baseline, extended or progressive.
@@ -27,7 +27,7 @@ class Facts:
     width: int
     channels: int
     bits: int
-    is_signed: bool = False
+    is_signed: bool | None = False
     has_ycc: bool | None = None
     is_usual: bool = True
 
@@ -66,14 +66,15 @@ def _jpeg_facts(code: bytes) -> Facts:
     for marker, start in _markers(code):
         if marker == _JFIF and code[start : start + 5] == b"JFIF\0" and has_ycc is None:
             has_ycc = True
-        elif marker == _ADOBE and code[start : start + 5] == b"Adobe":
+        elif marker == _ADOBE and code[start : start + 5] == b"Adobe" and has_ycc is None:
             has_ycc = code[start + 11] != 0
         elif marker in _FRAMES:
             bits, height, width, channels = struct.unpack_from(">BHHB", code, start)
             names = code[start + 6 : start + 6 + 3 * channels : 3]
             if has_ycc is None and names == b"RGB":
                 has_ycc = False
-            return Facts(height, width, channels, bits, False, has_ycc, marker in _DECODED)
+            is_usual = marker in _DECODED
+            return Facts(height, width, channels, bits, False if is_usual else None, has_ycc, is_usual)
     raise ValueError("no frame")
 
 

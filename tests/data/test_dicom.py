@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pydicom
 import pytest
+from openjpeg.utils import encode_array
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -22,6 +23,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     RLELossless,
     XRayAngiographicImageStorage,
@@ -166,6 +168,34 @@ def test_negative_slope_inverts():
     np.testing.assert_array_equal(decoded(same), BYTES[0])
 
 
+def test_a_window_of_zeros_is_none():
+    np.testing.assert_array_equal(decoded(dataset(WORDS, WindowCenter=0, WindowWidth=0)), stretched(WORDS[0]))
+
+
+@pytest.mark.parametrize(
+    ("center", "width"), [("2000,5", "1500,5"), ("2000,5\\5", "1500,5\\3"), (" 2000.5 ", "1500.5")]
+)
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_window_with_decimal_commas(center, width, syntax):
+    ds = dataset(WORDS, 12, syntax)
+    for name, value in (("WindowCenter", center), ("WindowWidth", width)):
+        ds.add_new(name, "LO", value)
+    data = (
+        to_bytes(ds).replace(b"\x28\0\x50\x10LO", b"\x28\0\x50\x10DS").replace(b"\x28\0\x51\x10LO", b"\x28\0\x51\x10DS")
+    )
+    np.testing.assert_array_equal(decode_frame(data, 0, MAX_PIXELS), windowed(WORDS[0], 2000.5, 1500.5))
+
+
+@pytest.mark.parametrize("name", ["WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"])
+def test_a_number_that_is_none_is_named(name):
+    tags = {"WindowCenter": 5, "WindowWidth": 9, "RescaleSlope": 2, "RescaleIntercept": 1}
+    ds = dataset(WORDS, **{key: value for key, value in tags.items() if key != name})
+    ds.add_new(name, "LO", "Doe")
+    with pytest.raises(ImageError, match=f"{name} is not a number"):
+        decode_frame(to_bytes(ds), 0, MAX_PIXELS)
+    assert refusal(dataset(WORDS, RescaleSlope=0, RescaleIntercept=1)) == "dicom_number"
+
+
 @pytest.mark.parametrize("window", [{"WindowCenter": 5, "WindowWidth": 0}, {"WindowCenter": 5, "WindowWidth": -3}])
 def test_a_window_that_cannot_be_is_refused(window):
     assert refusal(dataset(WORDS, **window)) == "dicom_window"
@@ -215,6 +245,263 @@ def test_functional_groups_of_enhanced_files():
     )
     np.testing.assert_array_equal(decoded(ds, 1), windowed(WORDS[1] * 2.0 - 50, 3000, 800))
     np.testing.assert_array_equal(decoded(ds, 2), windowed(WORDS[2] * 2.0 - 50, 1000, 800))
+
+
+RAMP = np.add.outer(np.arange(35) * 40, np.arange(41) * 30).astype(np.uint16)[None]  # 0 to 2,560, of 12 bits
+SIGNED_RAMP = RAMP.astype(np.int16) - 1200
+
+
+def in_syntax(ds, syntax):
+    if syntax == RLELossless:
+        ds.compress(RLELossless)
+    return ds
+
+
+@pytest.mark.parametrize("syntax", [*SYNTAXES, RLELossless])
+@pytest.mark.parametrize("high_bit", [11, 13, 15])
+@pytest.mark.parametrize("values", [RAMP, SIGNED_RAMP])
+def test_bits_lie_where_the_header_says_whatever_is_beside_them(values, high_bit, syntax):
+    shift = high_bit - 11
+    overlay = (RANDOM.integers(0, 2**16, RAMP.shape) & ~(0xFFF << shift)).astype(np.uint16)
+    cells = (values.view(np.uint16) & 0xFFF) << shift | overlay
+    native = ExplicitVRLittleEndian if syntax == RLELossless else syntax
+    ds = dataset(cells, 12, native, HighBit=high_bit, PixelRepresentation=int(values is SIGNED_RAMP))
+    np.testing.assert_array_equal(decoded(in_syntax(ds, syntax)), stretched(values[0]))
+
+
+@pytest.mark.parametrize(("stored", "high_bit"), [(12, 9), (12, 16), (20, 19), (0, 0)])
+def test_bits_that_do_not_fit_their_cells_are_refused_with_the_numbers(stored, high_bit):
+    with pytest.raises(ImageError, match=rf"{stored} bits up to number {high_bit} .* cells of 16"):
+        decode_frame(to_bytes(dataset(WORDS, BitsStored=stored, HighBit=high_bit)), 0, MAX_PIXELS)
+
+
+@pytest.mark.parametrize(
+    "name", ["Rows", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored"]
+)
+def test_a_missing_tag_is_named(name):
+    ds = dataset(WORDS)
+    delattr(ds, name)
+    with pytest.raises(ImageError, match=f"does not say {name}"):
+        decode_frame(to_bytes(ds), 0, MAX_PIXELS)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_what_viewers_assume_is_assumed(syntax):
+    ds = dataset(padded(4095).astype(np.uint16), 12, syntax)
+    ds.add_new("PixelPaddingValue", "US", 4095)
+    del ds.PixelRepresentation, ds.HighBit
+    outside_is_black(decoded(ds), WORDS[0])
+
+
+def jpeg2000_of(values, bits, **tags):
+    """Values in a code stream of their own sign and of `bits`, under a header of unsigned 12 bits, but for `tags`."""
+    code = bytes(encode_array(values, bits_stored=bits))
+    header = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0}
+    return encapsulated([code], RAMP, JPEG2000Lossless, **{**header, **tags})
+
+
+@pytest.mark.parametrize("bits", [12, 13, 16])
+def test_a_code_stream_may_have_more_bits_than_its_values(bits):
+    np.testing.assert_array_equal(decoded(jpeg2000_of(RAMP[0], bits)), stretched(RAMP[0]))
+    signed = jpeg2000_of(SIGNED_RAMP[0], bits, PixelRepresentation=1)
+    np.testing.assert_array_equal(decoded(signed), stretched(SIGNED_RAMP[0]))
+
+
+def test_a_code_stream_may_be_of_whole_cells():
+    overlaid = RAMP[0] | 0x8000
+    np.testing.assert_array_equal(decoded(jpeg2000_of(overlaid, 16)), stretched(RAMP[0]))
+    shifted = RAMP[0] << 4 | 5
+    np.testing.assert_array_equal(decoded(jpeg2000_of(shifted, 16, HighBit=15)), stretched(RAMP[0]))
+
+
+@pytest.mark.parametrize(
+    ("values", "bits", "tags", "said"),
+    [
+        (RAMP[0] * 16, 16, {}, r"12 bits \(unsigned\).* 16 bits \(unsigned\)"),
+        (RAMP[0], 12, {"BitsStored": 16, "HighBit": 15}, "16 bits .* 12 bits"),
+        (RAMP[0], 12, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, "8 bits .* 12 bits"),
+        (SIGNED_RAMP[0], 12, {}, r"12 bits \(unsigned\).* 12 bits \(signed\)"),
+        (SIGNED_RAMP[0].view(np.uint16), 16, {"PixelRepresentation": 1}, r"\(signed\).* 16 bits \(unsigned\)"),
+        (SIGNED_RAMP[0].view(np.uint16) & 0xFFF, 12, {"PixelRepresentation": 1}, r"\(signed\).* 12 bits \(unsigned\)"),
+    ],
+)
+def test_header_and_code_stream_that_disagree_are_refused_with_both_numbers(values, bits, tags, said):
+    with pytest.raises(ImageError, match=said) as caught:
+        decode_frame(to_bytes(jpeg2000_of(values, bits, **tags)), 0, MAX_PIXELS)
+    assert caught.value.code == "dicom_bits"
+
+
+def test_a_sign_that_no_value_has_is_no_disagreement():
+    unsigned = jpeg2000_of(RAMP[0] // 2, 12, PixelRepresentation=1)
+    np.testing.assert_array_equal(decoded(unsigned), stretched(RAMP[0] // 2))
+    signed = jpeg2000_of((RAMP[0] // 2).astype(np.int16), 12)
+    np.testing.assert_array_equal(decoded(signed), stretched(RAMP[0] // 2))
+
+
+def test_jpeg_of_other_bits_than_the_header():
+    grey = (RAMP // 11).astype(np.uint8)
+    header = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11}
+    with pytest.raises(ImageError, match=r"12 bits .* 8 bits"):
+        decode_frame(to_bytes(encapsulated(jpeg(grey), grey, JPEGBaseline8Bit, **header)), 0, MAX_PIXELS)
+    (code,) = jpeg(grey)
+    code = code.replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc1\0\x0b\x0c")
+    with pytest.raises(ImageError, match=r"of 12 bits is not read.*pylibjpeg-libjpeg"):
+        decode_frame(to_bytes(encapsulated([code], grey, JPEGExtended12Bit, **header)), 0, MAX_PIXELS)
+
+
+TINTED = np.stack([RAMP[0] // 11, 255 - RAMP[0] // 11, RAMP[0] // 20], axis=-1).astype(np.uint8)
+YCC = np.asarray(Image.fromarray(TINTED).convert("YCbCr"))
+
+
+OF_YCC = 3  # PIL cuts off, not rounds, what it makes of RGB: 1 of Y and 1.772 of Cb, then half a step
+
+
+def colour_jpeg(stored, marker):
+    """Three components as they are given, told to be what `marker` says; `names` are the components' numbers."""
+    buffer = io.BytesIO()
+    Image.fromarray(stored, "YCbCr").save(buffer, "JPEG", quality=100, subsampling=0)
+    code = buffer.getvalue()
+    start, end = code.index(b"\xff\xe0"), code.index(b"\xff\xdb")
+    adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
+    told = {"JFIF": code[start:end], "Adobe RGB": adobe + b"\0", "Adobe YCC": adobe + b"\1", "RGB": b"", "nothing": b""}
+    code = code[:start] + told[marker] + code[end:]
+    if marker == "RGB":
+        frame, scan = code.index(b"\xff\xc0") + 10, code.index(b"\xff\xda") + 5
+        code = bytearray(code)
+        for channel, name in enumerate(b"RGB"):
+            code[frame + 3 * channel] = code[scan + 2 * channel] = name
+    return bytes(code)
+
+
+@pytest.mark.parametrize("said", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize("marker", ["JFIF", "Adobe RGB", "Adobe YCC", "RGB", "nothing"])
+def test_colours_of_jpeg_are_what_the_code_stream_says_then_what_the_header_says(marker, said):
+    is_ycc = said != "RGB" if marker == "nothing" else marker in ("JFIF", "Adobe YCC")
+    code = colour_jpeg(YCC if is_ycc else TINTED, marker)
+    pixels = decoded(encapsulated([code], TINTED[None], JPEGBaseline8Bit, PhotometricInterpretation=said))
+    assert np.abs(pixels.astype(int) - TINTED).max() <= 6  # JPEG of quality 100, and rounding of YCC
+
+
+@pytest.mark.parametrize("said", ["RGB", "YBR_RCT", "YBR_ICT", "YBR_FULL"])
+@pytest.mark.parametrize("is_transformed", [True, False])
+def test_colours_of_jpeg_2000_by_header_and_code_stream(said, is_transformed):
+    stored = YCC if said == "YBR_FULL" else TINTED
+    code = bytes(encode_array(stored, photometric_interpretation=1, use_mct=is_transformed))
+    ds = encapsulated([code], TINTED[None], JPEG2000Lossless, PhotometricInterpretation=said)
+    del ds.PlanarConfiguration  # which says nothing of compressed pixels
+    if is_transformed == (said == "YBR_FULL") and said != "RGB":
+        with pytest.raises(ImageError, match=f"says {said}.*transformed"):
+            decode_frame(to_bytes(ds), 0, MAX_PIXELS)
+    else:
+        assert np.abs(decoded(ds).astype(int) - TINTED).max() <= (OF_YCC if said == "YBR_FULL" else 0)
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"SamplesPerPixel": 1}, "RGB, which has 3 samples a pixel, and 1"),
+        ({"PhotometricInterpretation": "MONOCHROME2"}, "MONOCHROME2, which has 1 samples a pixel, and 3"),
+        ({"PhotometricInterpretation": "HSV"}, "none of those read"),
+        ({"PhotometricInterpretation": "YBR_RCT"}, "YBR_RCT, and the file is no JPEG 2000"),
+        ({"PlanarConfiguration": None}, "PlanarConfiguration"),
+        ({"PlanarConfiguration": 2}, "PlanarConfiguration"),
+    ],
+)
+def test_colours_that_contradict_themselves_are_refused(tags, said):
+    with pytest.raises(ImageError, match=said):
+        decode_frame(to_bytes(dataset(COLOURS, **tags)), 0, MAX_PIXELS)
+
+
+def test_native_ybr_422():
+    pairs = np.repeat(TINTED[:, :40:2], 2, axis=1)  # pairs of equal pixels lose nothing
+    ycc = np.asarray(Image.fromarray(pairs).convert("YCbCr"))
+    stored = np.stack([ycc[:, ::2, 0], ycc[:, 1::2, 0], ycc[:, ::2, 1], ycc[:, ::2, 2]], axis=-1)
+    ds = dataset(pairs[None], PhotometricInterpretation="YBR_FULL_422")
+    ds.PixelData = stored.tobytes()
+    assert np.abs(decoded(ds).astype(int) - pairs).max() <= OF_YCC
+
+
+def test_more_pixels_than_the_header_says_are_refused_with_both_numbers():
+    """Of words that the header calls bytes, of frames that it does not count, of colours that are not subsampled."""
+    words = dataset(RAMP)
+    words.BitsAllocated = words.BitsStored = 8
+    words.HighBit = 7
+    frames = dataset(BYTES, NumberOfFrames=1)
+    pairs = dataset(COLOURS[:1, :, :40], PhotometricInterpretation="YBR_FULL_422")
+    for ds, said in ((words, r"1435 .* 2870"), (frames, r"1435 .* 4306"), (pairs, r"2800 .* 4200")):
+        for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+            ds.file_meta.TransferSyntaxUID = syntax
+            ds["PixelData"].VR = "OW"
+            with pytest.raises(ImageError, match=said):
+                decode_frame(to_bytes(ds), 0, MAX_PIXELS)
+
+
+def test_floating_point_pixels_are_refused_by_name():
+    ds = dataset(WORDS)
+    del ds.PixelData
+    ds.add_new("FloatPixelData", "OF", WORDS.astype(np.float32).tobytes())
+    with pytest.raises(ImageError, match="floating point"):
+        decode_frame(to_bytes(ds), 0, MAX_PIXELS)
+
+
+ROUND = np.add.outer((np.arange(35) - 17.0) ** 2, (np.arange(41) - 20.0) ** 2) < 200
+
+
+def padded(value, values=WORDS[0]):
+    return np.where(ROUND, values, value)[None]
+
+
+def outside_is_black(pixels, values, **view):
+    """Contrast from the pixels inside, 0 outside."""
+    low, high = float(values[ROUND].min()), float(values[ROUND].max())
+    shown = np.rint((values - low) * 255 / (high - low)).clip(0, 255)
+    np.testing.assert_array_equal(pixels, np.where(ROUND, 255 - shown if view.get("inverted") else shown, 0))
+
+
+@pytest.mark.parametrize("syntax", [*SYNTAXES, RLELossless, JPEG2000Lossless])
+@pytest.mark.parametrize("value", [-2000, 0, 63_000, 65_535])
+def test_padding_is_left_out_of_the_contrast_and_becomes_black(value, syntax):
+    kind = np.int16 if value < 0 else np.uint16
+    native = syntax if syntax in SYNTAXES else ExplicitVRLittleEndian
+    ds = dataset(padded(value).astype(kind), None, native, PixelPaddingValue=value)
+    if native != syntax:
+        ds.compress(syntax)
+    outside_is_black(decoded(ds), WORDS[0])
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_range_window_and_inversion(photometric):
+    tags = {"PhotometricInterpretation": photometric, "PixelPaddingValue": 60_010, "PixelPaddingRangeLimit": 60_000}
+    values = padded(60_000 + RANDOM.integers(0, 11, ROUND.shape)).astype(np.uint16)
+    outside_is_black(decoded(dataset(values, **tags)), WORDS[0], inverted=photometric == "MONOCHROME1")
+    shown = windowed(WORDS[0], 900, 600)
+    shown = 255 - shown if photometric == "MONOCHROME1" else shown
+    pixels = decoded(dataset(values, WindowCenter=900, WindowWidth=600, **tags))
+    np.testing.assert_array_equal(pixels, np.where(ROUND, shown, 0))
+
+
+def test_padding_written_with_the_other_sign_or_beyond_the_stored_bits():
+    signed = dataset(padded(-2000).astype(np.int16))
+    signed.add_new("PixelPaddingValue", "US", 63_536)
+    outside_is_black(decoded(signed), WORDS[0])
+    unsigned = dataset(padded(63_536).astype(np.uint16))
+    unsigned.add_new("PixelPaddingValue", "SS", -2000)
+    outside_is_black(decoded(unsigned), WORDS[0])
+    bright = np.where(np.eye(35, 41, dtype=bool), 4095, WORDS[0])  # as the stored bits of the padding would be
+    beyond = dataset(padded(65_535, bright).astype(np.uint16), 12, PixelPaddingValue=65_535)
+    outside_is_black(decoded(beyond), bright)
+
+
+def test_padding_of_8_bit_frames_and_a_frame_of_nothing_else():
+    ds = dataset(np.where(ROUND, BYTES[0], 255)[None].astype(np.uint8), PixelPaddingValue=255)
+    np.testing.assert_array_equal(decoded(ds), np.where(ROUND & (BYTES[0] < 255), BYTES[0], 0))
+    assert refusal(dataset(np.full((1, 4, 4), 9, np.uint16), PixelPaddingValue=9)) == "dicom_padding"
+
+
+def test_frames_that_differ_inside_of_their_padding_only_stay_different():
+    frames = [decoded(dataset(padded(65_535, WORDS[n]).astype(np.uint16), PixelPaddingValue=65_535)) for n in (0, 1)]
+    assert len(np.unique(frames[0])) > 200
+    assert (frames[0] != frames[1])[ROUND].mean() > 0.9
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
