@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import weakref
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image
-    """The path of an encoded file, its bytes, the file opened, or pixels, which are sent as PNG."""
+    """The path of an encoded file, its bytes, the file opened, or pixels, of which all bits are sent."""
     Prompt = str | Sequence[str] | None
     """One question or several about the image; None leaves it to the endpoint."""
 
 T = TypeVar("T")
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm"}
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
 _ID_LENGTH = 16  # as in jobs.predict
+# Modes of PIL, by the kind of file that holds all their bits.
+_AS_PNG, _AS_TIFF = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16", "I;16B"), ("I", "I;16L", "I;16N", "F")
+_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT, _BLACK_IS_ZERO = 258, 259, 262, 339, 1  # of TIFF
 _BUSY = (429, 503)
 _NOT_OF_THE_IMAGE = (401, 403, 404, *_BUSY)
 _LOST = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
@@ -386,9 +389,42 @@ def _encoded(image: "ImageLike") -> bytes:
         return _read_opened(image)
     if not hasattr(image, "save"):
         raise TypeError(f"An image is a path, bytes, an opened file or a PIL.Image, not a {type(image).__name__}.")
+    return _encoded_pixels(image)
+
+
+def _encoded_pixels(image: "Image") -> bytes:
+    """A file that holds all bits of an image and nothing else, turned as its EXIF says.
+
+    Raises:
+        ValueError: the endpoint would not read such pixels, or PIL does not hold those of the file.
+    """
+    from PIL import ImageOps
+
+    if image.mode not in (*_AS_PNG, *_AS_TIFF):
+        raise ValueError(f"Pixels of the kind {image.mode} are ambiguous: send image.convert('RGB'), or grey values.")
+    if not _is_faithful(image):
+        raise ValueError("PIL does not hold all that the file of this image says: give its path, not the opened image.")
+    turned = ImageOps.exif_transpose(image)
+    turned.info = {name: value for name, value in turned.info.items() if name == "transparency"}
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    convert = {"I;16N": "I", "PA": "RGBA"}.get(image.mode, image.mode)
+    plain = turned.convert(convert) if convert != image.mode else turned.copy()  # a copy has no tags
+    plain.save(buffer, "PNG" if image.mode in _AS_PNG else "TIFF")
     return buffer.getvalue()
+
+
+def _is_faithful(image: "Image") -> bool:
+    """PIL keeps 8 of 16 bits of colours, and reads some wide samples of TIFF otherwise than its tags say."""
+    if image.mode in ("RGB", "RGBA") and any(";16" in str(arguments) for *_, arguments in getattr(image, "tile", ())):
+        return False
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    bits, formats = max(tags.get(_BITS, (1,))), tags.get(_SAMPLE_FORMAT, 1)
+    if bits <= 8:
+        return formats in (1, (1,), (1, 1, 1), (1, 1, 1, 1))
+    is_uint32 = image.mode == "I" and bits == 32 and formats in (1, (1,))
+    is_mixed_up = image.mode in ("I", "F") and tags.get(_COMPRESSION, 1) != 1 and getattr(tags, "prefix", b"") == b"MM"
+    is_grey = image.mode not in ("RGB", "RGBA") and tags.get(_PHOTOMETRIC) == _BLACK_IS_ZERO
+    return is_grey and not is_uint32 and not is_mixed_up
 
 
 def _read_opened(file: Any) -> bytes:

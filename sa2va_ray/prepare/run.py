@@ -56,6 +56,8 @@ def prepare(config: PrepareConfig) -> str | None:
     configure_logging()
     source = read_source(config.source, _source_options(config))
     LOGGER.info("source: %s", ", ".join(f"{count} items of layout {name}" for name, count in source.layouts.items()))
+    if source.unread:
+        LOGGER.info("files not read: %s", ", ".join(f"{count} {suffix}" for suffix, count in source.unread.items()))
     write.check_replaceable(config.out)
     storage.check_writable(config.out)
     tasks, quarantined = _plan(source, config)
@@ -206,6 +208,7 @@ def _facts(source: Source, config: PrepareConfig) -> dict[str, Any]:
     return {
         "layouts": source.layouts,
         "num_items": source.num_items,
+        "files_not_read": source.unread,
         "split": config.split.model_dump(exclude={"list_uri"}) | {"by_list": config.split.list_uri is not None},
         "checks": config.checks.model_dump(),
         "num_ignored_labels": len(config.ignore_labels),

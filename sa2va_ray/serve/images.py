@@ -11,7 +11,7 @@ _OTHER = (422, "Broken image")
 
 
 def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
-    """PNG, JPEG, TIFF, BMP or DICOM, of 8 or 16 bits, one image -> (H, W) or (H, W, 3) uint8.
+    """PNG, JPEG, TIFF, BMP, WebP or DICOM, one image -> (H, W) or (H, W, 3) uint8.
 
     Raises:
         Problem: not an image, a broken one, several, or more pixels than allowed, which is checked before decoding.
@@ -20,7 +20,7 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
         return decode_image_bytes(data, max_pixels)
     except ImageError as error:
         status, title = _STATUS.get(error.code, _OTHER)
-        raise Problem(status, title, error.reason, "Send one image as PNG, JPEG, TIFF, BMP or DICOM.") from None
+        raise Problem(status, title, error.reason, "Send one image as PNG, JPEG, TIFF, BMP, WebP or DICOM.") from None
 
 
 def decode_if_small(data: bytes, max_pixels: int) -> np.ndarray | None:

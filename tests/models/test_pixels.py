@@ -9,6 +9,7 @@ import tifffile
 import torch
 from PIL import Image, ImageOps
 
+from sa2va_ray.client import _encoded
 from sa2va_ray.data.images import ImageError, decode_image_bytes
 from sa2va_ray.models.sa2va import modeling_sa2va
 from sa2va_ray.models.sa2va.generation_sa2va import Segmentation
@@ -70,6 +71,7 @@ FILES = {
     "16 bits, big endian": tiff(WIDE, byteorder=">"),
     "16 bits, white is zero": tiff(WIDE, photometric="miniswhite"),
     "8 bits, white is zero": tiff(GREY, photometric="miniswhite"),
+    "16 bits, big endian, compressed": tiff(WIDE, byteorder=">", compression="zlib"),
     "int16": tiff(WIDE.astype(np.int16) - 2000),
     "int32": tiff(WIDE.astype(np.int32) - 2000),
     "uint32": tiff(WIDE.astype(np.uint32) * 1_000_000),
@@ -141,17 +143,21 @@ def test_ambiguous_modes_are_refused_by_name_as_in_files(mode):
 
 
 @pytest.mark.parametrize(
-    "image",
+    "data",
     [
-        opened(cv2.imencode(".png", np.dstack([WIDE] * 3))[1].tobytes()),
-        opened(cv2.imencode(".tiff", np.dstack([WIDE, WIDE, WIDE + 9]))[1].tobytes()),
-        opened(tiff((GREY // 2).astype(np.int8))),
-        opened(tiff(WIDE.astype(np.int32), byteorder=">", compression="zlib")),
+        cv2.imencode(".png", np.dstack([WIDE] * 3))[1].tobytes(),
+        cv2.imencode(".tiff", np.dstack([WIDE, WIDE, WIDE + 9]))[1].tobytes(),
+        tiff((GREY // 2).astype(np.int8)),
+        tiff(WIDE.astype(np.int32), byteorder=">", compression="zlib"),
+        tiff(WIDE.astype(np.float32), byteorder=">", compression="zlib"),
     ],
 )
-def test_what_pil_has_lost_is_not_guessed(image):
+def test_what_pil_has_lost_is_not_guessed(data):
     with pytest.raises(ImageError, match="array"):
-        rgb_image(image)
+        rgb_image(opened(data))
+    with pytest.raises(ValueError, match="path"):
+        _encoded(opened(data))
+    assert decode_image_bytes(data, 10_000).shape[:2] == (20, 30)
 
 
 @pytest.mark.parametrize(
@@ -215,3 +221,37 @@ def test_the_models_own_calls_see_the_same_picture(parity, monkeypatch):
         np.testing.assert_array_equal(image, np.dstack([stretched(WIDE)] * 3))
     with pytest.raises(ImageError, match="CMYK"):
         model.chat(Image.new("CMYK", (5, 4)), asked, tokenizer)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_the_client_sends_the_same_picture_or_refuses_it(kind):
+    for image in (opened(FILES[kind]), opened(FILES[kind]).copy()):
+        try:
+            sent = _encoded(image)
+        except ValueError as error:
+            refused = ("16 bits, white is zero", "float, white is zero", "uint32")
+            assert ("path" in str(error), kind in refused, hasattr(image, "tag_v2")) == (True,) * 3  # noqa: PT017
+        else:
+            np.testing.assert_array_equal(decode_image_bytes(sent, 10_000), image_pixels(image))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I;16N", "I", "F", "PA"])
+def test_the_client_sends_all_bits(mode):
+    dtype = {"I;16B": ">u2", "I": np.int32, "F": np.float32}.get(mode, "<u2")
+    image = Image.frombytes(mode, (30, 20), WIDE.astype(dtype).tobytes())
+    image.info = {"exif": of_doe(), "Comment": "Doe", "icc_profile": b"Doe"}
+    sent = _encoded(image)
+    np.testing.assert_array_equal(decode_image_bytes(sent, 10_000), image_pixels(image))
+    assert b"Doe" not in sent
+
+
+def of_doe():
+    exif = Image.Exif()
+    exif[274], exif[270] = 6, "Doe"
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr", "HSV", "RGBX", "La", "RGBa"])
+def test_the_client_refuses_ambiguous_modes_by_name(mode):
+    with pytest.raises(ValueError, match=f"kind {mode} .*RGB"):
+        _encoded(Image.new(mode, (5, 4)))

@@ -222,7 +222,7 @@ def _check_lost_bits(image: Image.Image) -> None:
     rawmodes = [str(args[0] if isinstance(args, tuple) else args) for *_, args in getattr(image, "tile", [])]
     bits = max(tags.get(_BITS, (1,)))
     has_lost = image.mode in ("RGB", "RGBA") and (bits > 8 or any(";16" in rawmode for rawmode in rawmodes))
-    is_mixed_up = bits > 8 and tags.get(_COMPRESSION, 1) != 1 and getattr(tags, "_endian", "<") == ">"
+    is_mixed_up = image.mode in ("I", "F") and tags.get(_COMPRESSION, 1) != 1 and getattr(tags, "prefix", b"") == b"MM"
     is_signed = image.mode == "L" and 2 in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
     if has_lost or is_mixed_up or is_signed:
         raise ImageError(

@@ -8,7 +8,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -23,22 +23,26 @@ _KINDS = {
     "json": "JSON",
     "jpg": "JPEG",
     "jpeg": "JPEG",
+    "jpe": "JPEG",
+    "jfif": "JPEG",
     "png": "PNG",
     "bmp": "BMP",
     "tif": "TIFF",
     "tiff": "TIFF",
+    "webp": "WebP",
     "dcm": "DICOM",
     "dicom": "DICOM",
     "parquet": "Parquet",
 }
-_IMAGE_KINDS = {"JPEG", "PNG", "BMP", "TIFF"}
+_IMAGE_KINDS = {"JPEG", "PNG", "BMP", "TIFF", "WebP"}
 _IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "dicom", "dicoms", "dcm"}
 _LABEL_FOLDERS = {
     *("mask", "masks", "label", "labels", "gt", "ground_truth", "groundtruth", "annotation", "annotations"),
     *("seg", "segmentation", "segmentations", "segmentationclass", "json", "labelme"),
 }
 _LABEL_SUFFIX = re.compile(r"(.+)[_-](?:mask|label|gt|seg)s?", re.IGNORECASE | re.DOTALL)
-_UNREAD_IMAGES = {"gif", "heic", "heif", "avif", "webp", "jfif", "jp2", "j2k", "jxl", "svg", "pdf", "nii", "mha", "mhd"}
+_UNREAD_IMAGES = {"gif", "heic", "heif", "avif", "jp2", "j2k", "jxl", "svg", "pdf", "nii", "mha", "mhd"}
+_UNREAD = {*_UNREAD_IMAGES, "csv", "txt", "xml", "yaml", "xlsx", "npy", "npz", "mat", "zip", "mp4", "avi", "mov"}
 _RUBBISH = {"__macosx", "thumbs.db", "desktop.ini"}
 
 
@@ -136,6 +140,13 @@ class Folder:
             if kind_of(each) == "other" and key_of(each.rpartition(".")[0] + ".png") == key
         }
         return sorted({suffix if suffix in _UNREAD_IMAGES else "unknown" for suffix in suffixes})
+
+    def count_unread(self, read: Container[str]) -> dict[str, int]:
+        """Number of the files that nobody reads, by suffix; "other" where it is none of the usual ones, since it may be
+        a part of a name. `read`: files that are read whatever they are called."""
+        names = [name for name in self.names if kind_of(name) in ("other", "Parquet") and name not in read]
+        suffixes = [name.rpartition(".")[2].lower() for name in names]
+        return dict(Counter(sorted(each if each in _UNREAD or each in _KINDS else "other" for each in suffixes)))
 
     def count_kinds(self) -> str:
         """What is there, for people, without any name."""
@@ -265,5 +276,7 @@ def _outside() -> Rejected:
 
 def _as_image(name: str) -> str:
     if kind_of(name) not in _IMAGE_KINDS:
-        raise Rejected("image_format", f"The image is a {kind_of(name)} file; JPEG, PNG, TIFF and BMP are read here.")
+        raise Rejected(
+            "image_format", f"The image is a {kind_of(name)} file; JPEG, PNG, TIFF, BMP and WebP are read here."
+        )
     return name

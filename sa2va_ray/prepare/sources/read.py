@@ -28,11 +28,13 @@ class Source:
     """Attributes:
     layouts: layout -> number of its items, the bad ones included; orphans belong to none.
     records: in the order of their index.
+    unread: suffix -> number of its files, which are of no kind that is read.
     """
 
     layouts: dict[str, int]
     records: list[Record]
     quarantined: list[Quarantined]
+    unread: dict[str, int]
 
     @property
     def places(self) -> dict[int, Place]:
@@ -69,7 +71,7 @@ def read_source(source: str, options: SourceOptions) -> Source:
     orphans += [_Orphan("orphan_label", name, reason) for name, reason in lonely.items()]
     orphans += [_Orphan("name_twice", name) for name in folder.clashes]
     orphans.sort(key=lambda orphan: (list(_ORPHANS).index(orphan.code), orphan.name))
-    return _assemble(folder, items, pairs, orphans)
+    return _assemble(folder, items, pairs, orphans, folder.count_unread(set(frames.files)))
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ def _find_orphans(items: Sequence[Item], pairs: MaskPairs, dicoms: Sequence[str]
     yield from (_Orphan("orphan_image", name) for name in dicoms if name not in used)
 
 
-def _assemble(folder: Folder, items: Sequence[Item], pairs: MaskPairs, orphans: Sequence[_Orphan]) -> Source:
-    source = Source(dict(Counter(item.layout for item in items)), [], [])
+def _assemble(
+    folder: Folder, items: Sequence[Item], pairs: MaskPairs, orphans: Sequence[_Orphan], unread: dict[str, int]
+) -> Source:
+    source = Source(dict(Counter(item.layout for item in items)), [], [], unread)
     times = Counter((item.image, item.frame) for item in items)
     for index, item in enumerate(items):
         rejected = item.label if isinstance(item.label, Rejected) else None
