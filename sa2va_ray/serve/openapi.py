@@ -31,6 +31,7 @@ _MEANINGS = {
     429: "Over the key's rate limit; see Retry-After.",
     500: "A fault of the server itself.",
     503: "Too busy, or not ready; see Retry-After.",
+    504: "No answer within the time limit.",
 }
 
 
@@ -45,7 +46,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 ANY: dict[int | str, dict[str, Any]] = problems(403, 500)
 """What each route may answer."""
 _GUARDED = (401, 403, 429)
-_UPLOAD = (400, *_GUARDED, 404, 408, 411, 413, 415, 422, 503)
+_UPLOAD = (400, *_GUARDED, 404, 408, 411, 413, 415, 422, 503, 504)
 _OPTIONS = SegmentOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
 
 

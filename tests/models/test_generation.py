@@ -150,3 +150,14 @@ def test_regions_are_told_with_their_own_tokens(random_model):
     image = Image.new("RGB", (40, 40))
     with_regions = Request(image, "<image>Which?", "[SEG]", regions=regions)
     assert segment(model, processor, [with_regions])[0].mask_logits.shape == (1, 40, 40)
+
+
+@pytest.mark.parametrize(
+    "before", [{"history": [("<image>What is it?", "A vessel.")]}, {"past_text": "<|im_start|>user\n<image>"}], ids=str
+)
+def test_regions_of_a_later_question_are_refused_by_their_number(random_model, before):
+    model, processor = random_model
+    regions = np.ones((2, 40, 40), bool)
+    image = Image.new("RGB", (40, 40))
+    with pytest.raises(ValueError, match="2 regions"):
+        segment(model, processor, [Request(image, "And this?", "[SEG]", regions=regions, **before)])

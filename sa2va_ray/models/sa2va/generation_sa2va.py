@@ -37,7 +37,8 @@ class Request:
         answer: a reply to be taken as said, without its end token; None lets the model speak.
         history: earlier (question, answer) turns about the same image.
         past_text: the same as upstream gives it, in the template's own words; not together with `history`.
-        regions: (R, H, W) bool, regions of the image that the prompt is about (visual prompts).
+        regions: (R, H, W) bool, regions of the image that the prompt is about (visual prompts); of a first
+            question only, so not together with `history` or `past_text`.
     """
 
     image: Image.Image | None
@@ -138,6 +139,11 @@ def _distinct(images: Sequence[Image.Image | None]) -> tuple[list[Image.Image | 
 
 
 def _prompt_ids(processor: Sa2VAProcessor, request: Request, num_tiles: int, regions: Tensor) -> list[int]:
+    if len(regions) and (request.past_text or request.history or request.image is None):
+        raise ValueError(
+            f"The question has {len(regions)} regions, which stand beside the image in the first question of a talk. "
+            "Ask about them first, or leave out the regions or what was said before."
+        )
     if request.past_text:
         return processor.past_text_ids(request.past_text, num_tiles) + processor.follow_up_ids(request.prompt)
     if request.history:

@@ -1,0 +1,104 @@
+"""What `serve deploy` of a changed file does to what runs."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from ray import serve
+
+from sa2va_ray import storage
+from sa2va_ray.demo.request import wait_ready
+from sa2va_ray.demo.stack import SCRIPTS_DIR, free_port
+from sa2va_ray.manifest import read_manifest, to_json
+from sa2va_ray.models.state_dict import MODEL_MANIFEST
+
+pytestmark = pytest.mark.soak
+
+ROOT = Path(__file__).parents[2]
+START_S = 120
+
+
+@pytest.fixture
+def application(ray_cluster, exported_uri, bucket_uri, tmp_path):
+    """local_cpu.yaml with a copy of the tiny model, not deployed yet; and a function that deploys it."""
+    storage.download_folder(exported_uri, tmp_path / "model")
+    storage.upload_folder(tmp_path / "model", bucket_uri, last=MODEL_MANIFEST)
+    config = yaml.safe_load((ROOT / "serve_configs/local_cpu.yaml").read_text())
+    config["http_options"]["port"] = free_port(preferred=8000)
+    args = config["applications"][0]["args"]
+    args["models"]["demo"]["uri"] = bucket_uri
+    args["cache_dir"] = str(tmp_path / "cache")
+
+    def deploy() -> None:
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        command = [SCRIPTS_DIR / "serve", "deploy", tmp_path / "config.yaml"]
+        subprocess.run(command, check=True, timeout=120, capture_output=True)
+
+    yield config, deploy
+    subprocess.run([SCRIPTS_DIR / "serve", "shutdown", "--yes"], check=True, timeout=120, capture_output=True)
+
+
+def until(is_so: Callable[[], Any]) -> Any:
+    deadline_s = time.monotonic() + START_S
+    while not (found := is_so()):
+        assert time.monotonic() < deadline_s, serve.status()
+        time.sleep(0.5)
+    return found
+
+
+def status() -> Any:
+    return serve.status().applications["sa2va"]
+
+
+def replica_ids() -> set[str]:
+    controller = serve.context._get_global_client()._controller
+    import ray
+
+    details = ray.get(controller.get_serve_instance_details.remote())
+    deployments = details["applications"]["sa2va"]["deployments"]
+    return {each["replica_id"] for each in deployments["model-demo"]["replicas"] if each["state"] == "RUNNING"}
+
+
+def test_batches_change_in_place_and_a_calibration_with_the_revision(application, png):
+    config, deploy = application
+    (app,) = config["applications"]
+    url = f"http://127.0.0.1:{config['http_options']['port']}"
+    deploy()
+    wait_ready(url)
+    first = replica_ids()
+    app["deployments"] = [{"name": "model-demo", "user_config": {"max_batch_megapixels": 2}}]
+    deploy()
+    until(lambda: status().status == "RUNNING")
+    assert replica_ids() == first
+    assert httpx.post(f"{url}/v1/segment", files={"file": png}, timeout=60).status_code == 200
+
+    uri = app["args"]["models"]["demo"]["uri"]
+    manifest = read_manifest(uri, MODEL_MANIFEST)
+    sha256 = httpx.get(f"{url}/v1/models/demo", timeout=60).json()["sha256"]
+    facts = {name: value for name, value in manifest.items() if name != "files"}
+    calibrated = {**facts, "threshold": 0.31, "cleanup": {"min_component_px": 7}}
+    storage.write_bytes(storage.join(uri, MODEL_MANIFEST), to_json(manifest["files"], calibrated))
+    app["args"]["revision"] = "calibrated"
+    deploy()
+    until(lambda: httpx.get(f"{url}/v1/models/demo", timeout=60).json()["threshold"] == 0.31)
+    until(lambda: replica_ids() and not replica_ids() & first)
+    reply = httpx.post(f"{url}/v1/segment", files={"file": png}, timeout=60).json()
+    assert (reply["threshold"], reply["cleanup"]["min_component_px"]) == (0.31, 7)
+    assert reply["model"]["sha256"] == sha256
+
+
+def test_a_deployment_that_failed_is_tried_again_with_another_revision(application, tmp_path):
+    config, deploy = application
+    args = config["applications"][0]["args"]
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    deploy()
+    until(lambda: status().status == "DEPLOY_FAILED")
+    (tmp_path / "cache").unlink()
+    args["revision"] = "the folder is free"
+    deploy()
+    wait_ready(f"http://127.0.0.1:{config['http_options']['port']}")
