@@ -30,7 +30,7 @@ from tests.serve.browser import Page, chromium, new_page
 
 PROMPT = "Please segment the blood vessels."
 STEP = 1 / 65535  # of the probabilities in a 16-bit PNG
-LIMITS = {"max_upload_bytes": 10**6, "max_image_pixels": 10**6, "max_prompt_characters": 2000, "max_prompts": 8}
+LIMITS = {"max_upload_bytes": 8 * 10**6, "max_image_pixels": 10**6, "max_prompt_characters": 2000, "max_prompts": 8}
 
 
 @contextmanager
@@ -226,7 +226,7 @@ def test_problem_documents_are_shown(page, image):
     assert not is_shown(page, "problem")
     give(page, bytes(LIMITS["max_upload_bytes"] + 1), "image/png")
     press_segment(page)
-    assert text(page, "problem-detail") == "The file has 1,000,001 bytes, the limit is 1,000,000."
+    assert text(page, "problem-detail") == "The file has 8,000,001 bytes, the limit is 8,000,000."
 
 
 @pytest.mark.parametrize("view", ["overlay", "side", "mask"])
