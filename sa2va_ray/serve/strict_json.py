@@ -19,7 +19,8 @@ def parse_json(data: bytes | str) -> Any:
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_float, parse_int=_int)
-        json.dumps(value, ensure_ascii=False).encode()
+        if isinstance(data, str) or "\\u" in text:  # without escapes UTF-8 has kept halves of pairs out
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError:
         raise ValueError("It is not UTF-8.") from None
     except UnicodeEncodeError:

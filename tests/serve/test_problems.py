@@ -1,7 +1,9 @@
 import json
+import logging.handlers
 import pickle
 
-from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.problems import Problem, problem_of_fault
+from sa2va_ray.telemetry import LOGGER
 
 
 def test_the_reply_has_cause_cure_and_request():
@@ -28,3 +30,19 @@ def test_it_survives_the_way_between_two_processes():
     problem = pickle.loads(pickle.dumps(Problem(503, "Busy", "All are busy.", "Wait.", 3)))
     assert (problem.document(), problem.retry_after_s) == (Problem(503, "Busy", "All are busy.", "Wait.").document(), 3)
     assert str(problem) == "All are busy."
+
+
+def test_the_log_of_a_fault_has_its_place_and_nothing_of_the_request():
+    handler = logging.handlers.BufferingHandler(10)
+    LOGGER.addHandler(handler)
+    try:
+        int("Mustermann")
+    except ValueError as error:
+        problem = problem_of_fault(error, "r1")
+    finally:
+        LOGGER.removeHandler(handler)
+    (record,) = handler.buffer
+    said = record.getMessage() + str(problem.document())
+    assert (problem.status, "Mustermann" in said.replace('int("Mustermann")', "")) == (500, False)
+    assert "r1 ended in a ValueError" in said
+    assert "test_problems.py" in said
