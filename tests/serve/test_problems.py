@@ -2,7 +2,7 @@ import json
 import logging.handlers
 import pickle
 
-from sa2va_ray.serve.problems import Problem, problem_of_fault
+from sa2va_ray.serve.problems import Problem, as_problem
 from sa2va_ray.telemetry import LOGGER
 
 
@@ -38,7 +38,7 @@ def test_the_log_of_a_fault_has_its_place_and_nothing_of_the_request():
     try:
         int("Mustermann")
     except ValueError as error:
-        problem = problem_of_fault(error, "r1")
+        problem = as_problem(error, "r1")
     finally:
         LOGGER.removeHandler(handler)
     (record,) = handler.buffer
