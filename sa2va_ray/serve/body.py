@@ -37,6 +37,8 @@ class BodyReader:
             Problem: another content type, a body that is too large, too slow or cut off, no image, a wrong field.
         """
         _check_headers(request, self._limits)
+        if request.query_params:
+            raise Problem(422, "Wrong field", "Options stand in the address.", "Send them in the body.")
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type == _FORM:
             async with self._turn():

@@ -2,6 +2,7 @@ import base64
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -98,6 +99,16 @@ def test_rate_limit_lets_a_burst_pass_and_then_says_when():
     for _ in range(4):
         access.check({"x-api-key": key}, REMOTE, "predict")
     assert status_of(access, {"x-api-key": key}) == 429  # an hour of rest is not saved up
+
+
+def test_rate_limits_go_by_a_clock_that_does_not_jump(monkeypatch):
+    key, stored = new_key("slow", ["predict"], requests_per_minute=1)
+    access = Access([stored])
+    access.check({"x-api-key": key}, REMOTE, "predict")
+    now_s = time.time()
+    for jumped_s in (now_s + 86_400, 0.0):
+        monkeypatch.setattr(time, "time", lambda jumped_s=jumped_s: jumped_s)
+        assert status_of(access, {"x-api-key": key}) == 429
 
 
 def test_no_keys_means_this_machine_only(monkeypatch):

@@ -147,6 +147,12 @@ def test_a_field_that_is_given_twice_is_refused(endpoint, png, field):
     assert refused(reply)["detail"] == f"{field}: Given 2 times"
 
 
+def test_options_in_the_address_are_not_passed_over(endpoint, png):
+    for path in ("/v1/segment", "/v1/segment/batch"):
+        reply = HTTP.post(f"{endpoint}{path}", params={"threshold": 0.9}, files={"file": png})
+        assert refused(reply)["title"] == "Wrong field"
+
+
 def test_a_part_without_a_file_name_is_an_image_of_any_size(endpoint, png):
     named = HTTP.post(f"{endpoint}/v1/segment", files={"file": png}).json()
     unnamed = HTTP.post(f"{endpoint}/v1/segment", files={"file": (None, png)}).json()
