@@ -31,7 +31,7 @@ from sa2va_ray.serve.label_studio import LabelConfig
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.page import page_routes
 from sa2va_ray.serve.problems import Problem, as_problem
-from sa2va_ray.serve.process import give_memory_back, prepare_process
+from sa2va_ray.serve.process import check_message_length, give_memory_back, prepare_process
 from sa2va_ray.serve.protocol import ModelInfo, ModelList, SegmentOptions, SegmentReply
 from sa2va_ray.serve.replies import PNG, problem_line, to_body, to_json, to_picture, to_regions
 from sa2va_ray.serve.workbench import Workbench, is_large
@@ -102,6 +102,7 @@ class Ingress:
     """One HTTP front."""
 
     def __init__(self, models: dict[str, DeploymentHandle], infos: dict[str, ModelInfo], args: ServeArgs):
+        check_message_length()
         prepare_process()
         give_memory_back()
         self._models, self._args = Models(models, infos, args), args

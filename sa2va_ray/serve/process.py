@@ -3,8 +3,12 @@
 import ctypes
 import sys
 
+from ray.serve._private.constants import RAY_SERVE_PROXY_USE_GRPC, RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH
+
+from sa2va_ray.config import UserError
 from sa2va_ray.telemetry import configure_logging
 
+_GRPC_DEFAULT_BYTES = 4 * 2**20
 _SWITCH_INTERVAL_S = 0.0005
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 _MMAP_THRESHOLD_BYTES = 2**20
@@ -22,3 +26,16 @@ def give_memory_back() -> None:
     go, up to 32 MiB, and keeps what lies below."""
     if sys.platform == "linux":
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+
+
+def check_message_length() -> None:
+    """
+    Raises:
+        UserError: replies go to the proxy over gRPC, which would cut off the large ones.
+    """
+    if RAY_SERVE_PROXY_USE_GRPC and RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH <= _GRPC_DEFAULT_BYTES:
+        raise UserError(
+            f"Serve uses gRPC here, and cuts off replies of more than {RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH} "
+            "bytes. Start Ray on every node with RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH=2147483647, or without "
+            "RAY_SERVE_USE_GRPC_BY_DEFAULT."
+        )

@@ -18,6 +18,7 @@ from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.room import Room
 from sa2va_ray.serve.threads import Threads
 from sa2va_ray.serve.workbench import Workbench
+from tests.serve.processes import replicas_of
 
 HTTP = httpx.Client(timeout=60)
 BUSY = Problem(503, "Too busy", "All are busy.", "Wait.", 1)
@@ -92,6 +93,22 @@ def test_a_silent_store_holds_up_only_those_who_ask_for_it(endpoint, stack, png)
         finally:
             store.send_signal(signal.SIGCONT)
     assert statuses == {422: 32, 503: 8}
+
+
+def test_an_endpoint_is_ready_while_its_replica_is_busy(endpoint, png):
+    (replica,) = replicas_of("model-again")
+    with ThreadPoolExecutor(3) as pool:
+        replica.send_signal(signal.SIGSTOP)  # it predicts, for as long as we like
+        try:
+            asked = [
+                pool.submit(HTTP.post, f"{endpoint}/v1/segment", files={"file": png}, data={"model": "again"})
+                for _ in range(3)
+            ]
+            ready = HTTP.get(f"{endpoint}/readyz", timeout=10)
+        finally:
+            replica.send_signal(signal.SIGCONT)
+    assert ready.status_code == 200, ready.text
+    assert [each.result().status_code for each in asked] == [200] * 3
 
 
 def test_threads_that_hang_are_counted_until_they_end():

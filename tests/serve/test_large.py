@@ -3,18 +3,16 @@
 import base64
 import io
 import json
-import os
-import re
 import threading
 
 import cv2
 import httpx
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
 from sa2va_ray.data.masks import rle_to_mask
+from tests.serve.processes import replicas_of
 
 HTTP = httpx.Client(timeout=120)
 LABELS = (
@@ -38,14 +36,11 @@ def encoded(height: int, width: int, channels: int, bits: int) -> bytes:
     return data.tobytes()
 
 
-def memory_mib() -> dict[str, int]:
-    """Resident, without what is shared with Ray's object store, of the ingress and of the replica of each model."""
-    found = {}
-    for each in psutil.process_iter(["cmdline", "environ", "memory_info"]):
-        name = re.match(r"ray::ServeReplica:sa2va:([\w-]+)", " ".join(each.info["cmdline"] or []))
-        if name and (each.info["environ"] or {}).get("RAY_AUTH_TOKEN") == os.environ["RAY_AUTH_TOKEN"]:
-            found[name[1]] = (each.info["memory_info"].rss - each.info["memory_info"].shared) // 2**20
-    return found
+def memory_mib(deployment: str) -> int:
+    """Resident, without what is shared with Ray's object store."""
+    (process,) = replicas_of(deployment)
+    memory = process.memory_info()
+    return (memory.rss - memory.shared) // 2**20
 
 
 def noise(height: int, width: int, channels: int) -> bytes:
@@ -111,13 +106,15 @@ def test_the_largest_image_in_every_form(endpoint, channels, bits):
 def test_a_batch_of_largest_images_takes_memory_for_a_few_and_gives_it_back(endpoint):
     """Six of 62 megapixels made the ingress grow to 5.1 GB and keep 4.5."""
     data = encoded(7874, 7874, 1, 8)
-    before, most = memory_mib(), {}
+    names = ("Ingress", "model-tiny")
+    before = {name: memory_mib(name) for name in names}
+    most = dict(before)
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.05):
-            for name, mib in memory_mib().items():
-                most[name] = max(most.get(name, 0), mib)
+            for name in names:
+                most[name] = max(most[name], memory_mib(name))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -128,7 +125,7 @@ def test_a_batch_of_largest_images_takes_memory_for_a_few_and_gives_it_back(endp
     watcher.join()
     assert sorted(line["index"] for line in lines) == list(range(6))
     assert all("answers" in line for line in lines), lines
-    after = memory_mib()
+    after = {name: memory_mib(name) for name in names}
     print(f"MiB before {before}, most {most}, after {after}")
     assert most["Ingress"] - before["Ingress"] < 1536  # 1 GiB that is given out, and one that is decoded or encoded
     assert after["Ingress"] - before["Ingress"] < 256
