@@ -13,6 +13,7 @@ import numpy as np
 from pydicom import config as pydicom_config
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
@@ -43,7 +44,7 @@ def read_facts(data: bytes) -> DicomFacts:
     Raises:
         ImageError: the file is broken, has no pixels, or says that they show text.
     """
-    with codec_errors():
+    with codec_errors(BytesLengthException, InvalidDicomError):
         dataset, _ = _read_header(data)
         layout = read_layout(dataset)
         return DicomFacts(
@@ -72,7 +73,7 @@ def decode_frame(data: bytes, frame: int, max_pixels: int) -> np.ndarray:
         ImageError: the file cannot be used, contradicts itself, or says that its pixels show text
             (`BurnedInAnnotation`).
     """
-    with codec_errors():
+    with codec_errors(BytesLengthException, InvalidDicomError):
         dataset, start = _read_header(data)
         layout = read_layout(dataset)
         check_num_pixels(layout.height, layout.width, max_pixels)
@@ -157,7 +158,7 @@ def _colours(values: np.ndarray, dataset: Dataset, layout: Layout) -> np.ndarray
     """(H, W) palette indices or (H, W, 3) RGB -> (H, W, 3) uint8."""
     bits = layout.stored
     if layout.photometric == PALETTE:
-        with codec_errors():
+        with codec_errors(BytesLengthException, InvalidDicomError):
             values = apply_color_lut(values, dataset)[..., :3]
         bits = 8 * values.itemsize
     return values.astype(np.uint8) if bits == 8 else to_8_bits(values, 0, 2**bits - 1)

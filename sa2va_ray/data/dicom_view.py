@@ -125,7 +125,7 @@ def _lut(macro: Dataset, name: str, endian: str) -> Lut | None:
     if not macro.get(name):
         return None
     item = macro[name][0]
-    num_entries, first, _ = item.LUTDescriptor
+    num_entries, first, _ = (int(number) for number in item.LUTDescriptor)
     num_entries = num_entries or 2**16
     stored = item.LUTData
     if isinstance(stored, bytes):

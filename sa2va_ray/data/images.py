@@ -108,14 +108,24 @@ def check_num_pixels(height: int, width: int, max_pixels: int) -> None:
 
 
 @contextmanager
-def codec_errors() -> Iterator[None]:
+def codec_errors(*more: type[Exception]) -> Iterator[None]:
     """Turns what a decoder raises for broken data into `ImageError`. Goes around calls of decoders and nothing else, so
-    that a fault of this program keeps its own name."""
+    that a fault of this program keeps its own name.
+
+    Args:
+        more: exceptions that the decoder has of its own.
+    """
     try:
         yield
     except ImageError:
         raise
-    except _BROKEN_DATA:
+    except Image.DecompressionBombError:
+        raise ImageError(
+            "image_too_large",
+            f"The image is larger than Pillow decodes here (Image.MAX_IMAGE_PIXELS, "
+            f"{Image.MAX_IMAGE_PIXELS}); make it smaller.",
+        ) from None
+    except _BROKEN_DATA + more:
         raise ImageError(
             "image_unreadable", "The image file is broken, cut off, or of a kind that is not read; save it as PNG."
         ) from None
@@ -158,6 +168,8 @@ def _load(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
         data = png.trimmed(data)
     elif reader is JpegImageFile:
         _check_jpeg(data)
+    elif reader is WebPImageFile:
+        check_num_pixels(*_webp_size(data), max_pixels)  # Pillow allocates it before it tells the size
     image = _open(reader, data, max_pixels)
     if getattr(image, "is_animated", False):
         raise _several_images("several images")
@@ -224,6 +236,16 @@ def _check_jpeg(data: bytes) -> None:
     if facts.bits != 8 or not facts.is_usual:
         kind = f"{facts.bits} bits a sample" if facts.is_usual else "the lossless or arithmetic kind"
         raise ImageError("image_mode", f"JPEG files of {kind} are not read; save it as PNG.")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(height, width) by the header; (0, 0) where it is none."""
+    if data[12:16] == b"VP8X":
+        return int.from_bytes(data[27:30], "little") + 1, int.from_bytes(data[24:27], "little") + 1
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    return int.from_bytes(data[28:30], "little") & 0x3FFF, int.from_bytes(data[26:28], "little") & 0x3FFF
 
 
 def _has_wide_colours(image: ImageFile.ImageFile, data: bytes) -> bool:

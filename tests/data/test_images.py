@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, WebPImagePlugin
 
 from sa2va_ray.data.images import ImageError, decode_image_bytes, decode_mask_bytes, to_png
 
@@ -369,6 +369,21 @@ def test_webp(lossless):
     frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
     assert refusal(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:])) == "image_frames"
     assert refusal(data, max_pixels=GREY.size - 1) == "image_too_large"
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"lossless": False}, {"lossless": True, "exif": Image.Exif()}])
+def test_the_size_of_a_webp_is_known_before_it_is_decoded(options, monkeypatch):
+    if "exif" in options:
+        options["exif"][274] = 1  # makes an extended file (VP8X)
+    data = encoded(RGB, "WEBP", **options)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RGB.shape[0] * RGB.shape[1])
+    assert decode_image_bytes(data, 800).shape == RGB.shape
+    monkeypatch.setattr(WebPImagePlugin._webp, "WebPAnimDecoder", None)
+    assert refusal(data, max_pixels=799) == "image_too_large"
+
+
+def test_a_palette_that_is_missing():
+    assert refusal(png(40, 20, 8, 3, b"".join(b"\0" + row.tobytes() for row in GREY))) == "image_unreadable"
 
 
 def test_what_follows_the_end_of_a_jpeg_does_not_matter():

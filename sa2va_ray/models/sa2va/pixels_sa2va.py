@@ -145,6 +145,8 @@ def colour_values(image: Image.Image, values: np.ndarray) -> np.ndarray:
         return colours[..., 0] if image.mode == "La" else colours
     if image.mode not in ("P", "PA") and "transparency" not in image.info:
         return values
+    if image.mode == "P" and image.palette is None:
+        raise ImageError("image_unreadable", "The image has colours by number, and no palette; save it as RGB.")
     if values.dtype.itemsize > 1:
         raise ImageError("image_mode", "One wide value stands for transparent pixels; save the image without it.")
     return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
