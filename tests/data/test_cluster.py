@@ -212,7 +212,7 @@ def fresh_cluster(tmp_path):
 
 @pytest.mark.soak
 def test_a_fresh_cluster_takes_its_first_job(fresh_cluster):
-    """One that `ray up` has just started: the job asks the head what may come, and waits for a node with a GPU."""
+    """One that `ray up` has just started: the job asks the head what may come."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     driver = subprocess.run(
         [sys.executable, __file__, fresh_cluster],
@@ -226,9 +226,8 @@ def test_a_fresh_cluster_takes_its_first_job(fresh_cluster):
     found = json.loads(driver.stdout.splitlines()[-1])
     assert found["most"] == [10, 4]
     assert found["use_gpu"]
-    assert found["gpus_before"] == 0
-    assert found["gpus_after"] >= 1
-    assert found["gpu_bytes"] == [None, None]  # none is up; one is, and is no real one
+    assert found["gpus_up"] == 0
+    assert found["gpu_bytes"] is None
     assert "may start up to 4" in found["refusal"]
 
 
@@ -237,9 +236,8 @@ def main(address: str) -> None:
     capacity = read_capacity()
     found = {"most": [capacity.most["CPU"], capacity.most["GPU"]], "use_gpu": decide_use_gpu(None)}
     check_cluster({"CPU": 8, "GPU": 3}, "cure")
-    found["gpus_before"] = ray.cluster_resources().get("GPU", 0)
-    found["gpu_bytes"] = [least_gpu_bytes(waits=False), least_gpu_bytes(waits=True)]
-    found["gpus_after"] = ray.cluster_resources().get("GPU", 0)
+    found["gpus_up"] = ray.cluster_resources().get("GPU", 0)
+    found["gpu_bytes"] = least_gpu_bytes(waits=False)
     try:
         check_cluster({"GPU": 5}, "cure")
     except UserError as error:
