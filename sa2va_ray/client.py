@@ -201,8 +201,11 @@ class AsyncClient:
 
         Started again, it makes what is missing or was refused; all of it, where prompt, options or model have changed.
 
-        Raises: as `segment`, at what is no fault of an image.
+        Raises:
+            ValueError: `out` is `folder` or lies in it, so that the next start would ask about its own masks.
+            EndpointError: as `segment`, at what is no fault of an image.
         """
+        _check_outside(Path(out), Path(folder))
         asked = {"prompt": prompt, **options, "model_sha256": await self._sha256_of(options.get("model"))}
         results = _Results(Path(out), asked)
         paths = _images_below(Path(folder))
@@ -455,6 +458,14 @@ def _retry_after_s(response: httpx.Response, number: int) -> float:
 def _back_off_s(number: int) -> float:
     """After the try of this number, from 1."""
     return min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2 ** (number - 1)) * random.uniform(0.5, 1)
+
+
+def _check_outside(out: Path, folder: Path) -> None:
+    images = folder.resolve()
+    if any(place.resolve().is_relative_to(images) for place in (out, out / "masks")):
+        raise ValueError(
+            "`out` lies within `folder`, so that the next start would ask about its own masks. Choose one beside it."
+        )
 
 
 def _images_below(folder: Path) -> list[Path]:

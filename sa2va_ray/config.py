@@ -4,6 +4,7 @@ A job is `python -m jobs.VERB [config.yaml] [key=value ...]`: the YAML file is r
 (`optim.lr=3e-4` sets a nested key), and the result is checked against the job's config class before anything starts.
 """
 
+import os.path
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,14 +30,14 @@ class Config(BaseModel):
         """Builds the config from command-line arguments: YAML files and `a.b=c` overrides, later ones win.
 
         Raises:
-            UserError: a file that is missing or is no YAML mapping, an unknown key (the valid ones are listed), a
-                value of the wrong type.
+            UserError: a file that is missing or is no YAML mapping, what is no YAML or has a key twice, an unknown key
+                (the valid ones are listed), a value of the wrong type.
         """
         values: dict[str, Any] = {}
         for argument in arguments:
-            if "=" in argument:
+            if "=" in argument and not os.path.isfile(argument):
                 key, _, text = argument.partition("=")
-                _set(values, key, yaml.safe_load(text))
+                _set(values, key, _parse_override(key, text))
             else:
                 _merge(values, _read_yaml(Path(argument)))
         return cls.parse(values)
@@ -67,12 +68,52 @@ def run_job(config_class: type[C], run: Callable[[C], object], arguments: Sequen
         raise SystemExit(error.exit_status) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML would take the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key {', '.join(twice)} stands there twice", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+# What PyYAML's constructors raise for `!!int x`, `!!bool x`, a date of month 13 and the like, besides its own errors.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, RecursionError)
+
+
+def _parse_yaml(text: str, what: str, cure: str) -> Any:
+    """Of the text only the place of the fault is repeated."""
+    try:
+        return yaml.load(text, _Loader)
+    except _YAML_ERRORS as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+        raise UserError(f"{what} is not YAML{place}: {problem}. {cure}") from None
+
+
+def _parse_override(key: str, text: str) -> Any:
+    """A text without quotes is taken as it stands: after a blank, # begins a comment in a file only."""
+    cure = f"Put a text with signs that mean something in YAML into quotes: '{key}=\"...\"'."
+    value = _parse_yaml(text, f"The value of {key}=", cure)
+    return text.strip() if isinstance(value, str) and text.strip()[0] not in "'\"|>!&*" else value
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(
             f"There is no config file {path}. Overrides are written key=value; see jobs/configs/ for files."
         )
-    values = yaml.safe_load(path.read_text())
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
+    values = _parse_yaml(text, str(path), "Compare its indents, brackets and quotes with the files in jobs/configs/.")
     if not isinstance(values, dict):
         raise UserError(f"{path} holds {type(values).__name__}, not a YAML mapping of config keys.")
     return values

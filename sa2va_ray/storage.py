@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -120,8 +120,37 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def list_files(uri: str) -> dict[str, int]:
-    """Files below a folder: path relative to it -> size in bytes. Empty where there is no such folder."""
+    """Files below a folder: path relative to it -> size in bytes. Empty where there is no such folder.
+
+    Links to folders are followed, but for those back up the tree, which would never end.
+    """
+    filesystem, path = resolve(uri)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return _translated(uri, lambda: dict(_walk(path, "", _ancestors(path))))
     return {info.path[len(_base(uri)) :]: info.size for info in _entries(uri, recursive=True) if info.is_file}
+
+
+def check_outside(out: str, inputs: Mapping[str, str | None], key: str = "out", replaced: bool = False) -> None:
+    """
+    Args:
+        inputs: by the name of their config key; None for what was not given.
+        key: name of the config key of `out`.
+        replaced: whether what is in `out` is deleted or written over, so that no input may lie in it.
+
+    Raises:
+        UserError: `out` is one of the inputs or lies in it, where it would be read with them at the next start; or an
+            input lies in `out`. No path is repeated: it may tell a patient.
+    """
+    place = _place(out)
+    for name, uri in inputs.items():
+        other = _place(uri) if uri else None
+        if place is None or other is None:
+            continue
+        if place == other or place.startswith(f"{other}/"):
+            where = "is the same folder as" if place == other else "lies within"
+            raise UserError(f"`{key}` {where} `{name}`, and would be read with it. Choose a folder beside it.")
+        if replaced and other.startswith(f"{place}/"):
+            raise UserError(f"`{name}` lies within `{key}`, which is replaced. Choose a folder beside it.")
 
 
 def size(uri: str) -> int:
@@ -205,6 +234,41 @@ def _s3_filesystem() -> pafs.S3FileSystem:
         connect_timeout=_CONNECT_TIMEOUT_S,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_MAX_ATTEMPTS),
     )
+
+
+def _place(uri: str) -> str | None:
+    """Where a URI leads, links resolved, to be compared with others; None for what is no folder of ours."""
+    if "://" in uri and not uri.startswith(("s3://", "file://")):
+        return None
+    filesystem, path = resolve(uri)
+    return os.path.realpath(path) if isinstance(filesystem, pafs.LocalFileSystem) else f"s3://{os.path.normpath(path)}"
+
+
+def _ancestors(path: str) -> frozenset[tuple[int, int]]:
+    """Device and number of a folder and of all above it, links resolved."""
+    real = Path(path).resolve()
+    existing = [each for each in (real, *real.parents) if each.exists()]
+    return frozenset((info.st_dev, info.st_ino) for info in map(os.stat, existing))
+
+
+def _walk(path: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+    """Name below the first folder, and size, of the files in and below a local folder.
+
+    Raises:
+        OSError: a folder that cannot be read.
+        UnicodeDecodeError: a name that is not UTF-8.
+    """
+    if not os.path.isdir(path):
+        return
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = prefix + os.fsencode(entry.name).decode()
+            if os.path.isfile(entry):  # not entry.is_file(), which raises for a link to itself
+                yield name, entry.stat().st_size
+            elif os.path.isdir(entry):
+                info = entry.stat()
+                if (info.st_dev, info.st_ino) not in above:
+                    yield from _walk(entry.path, f"{name}/", above | {(info.st_dev, info.st_ino)})
 
 
 def _base(uri: str) -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import time
 
 LOGGER = logging.getLogger("sa2va_ray")
@@ -24,6 +25,12 @@ def configure_logging() -> None:
 def log_progress(what: str, done: int, total: int, detail: str = "") -> None:
     """Logs `progress WHAT DONE/TOTAL DETAIL`, which `parse_progress` reads back."""
     LOGGER.info("progress %s %d/%d %s", what, done, total, detail)
+
+
+def log_result(uri: str, *command: str) -> None:
+    """The last line of a job: where its result is, and the arguments of `python -m` for what comes next. Words in
+    capitals stand for what the user has to give."""
+    LOGGER.info("result: %s   next: %s", uri, shlex.join(["python", "-m", *command]))
 
 
 def parse_progress(line: str) -> tuple[str, int, int] | None:

@@ -179,7 +179,8 @@ def test_image_may_be_a_path_or_pixels(endpoint: Endpoint, tmp_path: Path):
 
 def test_an_image_may_be_given_as_files_usually_are(endpoint: Endpoint, tmp_path: Path):
     data = png(MASK)
-    path = tmp_path / "image.png"
+    path = tmp_path / "images/image.png"
+    path.parent.mkdir()
     path.write_bytes(data)
     with Client(endpoint.url) as client:
         expected = client.segment(data).answers
@@ -189,7 +190,7 @@ def test_an_image_may_be_given_as_files_usually_are(endpoint: Endpoint, tmp_path
             client.segment(text)
         with pytest.raises(TypeError, match="not a dict"):
             client.segment({})
-        assert client.segment_folder(str(tmp_path), str(tmp_path / "out"), progress=False).done == 1
+        assert client.segment_folder(str(path.parent), str(tmp_path / "out"), progress=False).done == 1
 
 
 def test_busy_endpoint_is_asked_again_when_it_says(segment: Segment, endpoint: Endpoint):
@@ -340,6 +341,20 @@ def test_folder(endpoint: Endpoint, folder: Path, tmp_path: Path, capfd: pytest.
     shown = "".join(capfd.readouterr())
     assert "4/4" in shown
     assert "Mustermann" not in shown + (out / "results.jsonl").read_text()
+
+
+@pytest.mark.parametrize("out", ["images", "images/out", "link/out", "images/../images", "masks_above"])
+def test_masks_within_the_folder_of_the_images_are_refused(endpoint: Endpoint, folder: Path, tmp_path: Path, out: str):
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    target = tmp_path / out
+    if out == "masks_above":  # whose `masks` are the images
+        target.mkdir()
+        folder.rename(target / "masks")
+        folder = target / "masks"
+    before = sorted(tmp_path.rglob("*"))
+    with Client(endpoint.url) as client, pytest.raises(ValueError, match="lies within `folder`"):
+        client.segment_folder(folder, target, progress=False)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_folder_is_resumed(endpoint: Endpoint, folder: Path, tmp_path: Path):

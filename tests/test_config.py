@@ -1,5 +1,7 @@
 """Configs: files, overrides, and messages that name the wrong key and its cure."""
 
+import re
+
 import pytest
 from pydantic import Field
 
@@ -56,3 +58,61 @@ def test_a_bug_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         run_job(Outer, broken, ["name=a"])
+
+
+def message(*arguments):
+    """Of the one line with which a job ends."""
+    with pytest.raises(UserError) as caught:
+        Outer.load([str(argument) for argument in arguments])
+    assert caught.value.__cause__ is None
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"name: [a\n", r"a\.yaml is not YAML at line 2, column 1: expected ',' or '\]'"),
+        (b"name: a\n  optim: 1\n", r"is not YAML at line 2, column 8: mapping values are not allowed"),
+        (b"name: a\n\toptim: 1\n", "is not YAML at line 2, column 1: found character"),
+        (b"name: a\nname: b\n", "at line 1, column 1: the key name stands there twice"),
+        (b"name: a\noptim:\n  lr: 1\n  warmup: 2\n  lr: 2\n", "at line 3, column 3: the key lr stands there twice"),
+        (b"name: !!python/object:os.system a\n", "could not determine a constructor"),
+        (b"name: !!int a\n", "is not YAML: ValueError"),
+        (b"name: 2026-13-41\n", "is not YAML: ValueError"),
+        (b"name: *a\n", "found undefined alias"),
+        (b"name: a\x00\n", "special characters are not allowed"),
+        (b"a" * 3 + b"[" * 20_000, "not YAML mapping|holds str"),
+        (b"name: " + b"[" * 20_000, "is not YAML: RecursionError"),
+        ("name: Müller\n".encode("latin-1"), r"a\.yaml is not UTF-8 text \(byte 7\)"),
+        ("name: a\n".encode("utf-16"), "is not UTF-8 text"),
+        (b"", "holds NoneType, not a YAML mapping"),
+        (b"- a\n", "holds list, not a YAML mapping"),
+    ],
+)
+def test_a_file_that_is_no_yaml_says_where(tmp_path, content, expected):
+    (tmp_path / "a.yaml").write_bytes(content)
+    assert re.search(expected, message(tmp_path / "a.yaml"))
+
+
+def test_merged_keys_and_a_byte_order_mark_are_yaml(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_bytes(b"\xef\xbb\xbfname: a\noptim: {<<: &x {lr: 1.0, warmup: 1}, warmup: 2}\n")
+    assert Outer.load([str(file)]).optim == Inner(lr=1.0, warmup=2)
+
+
+@pytest.mark.parametrize("value", ["[a", "{a", "'a", '"a', "*", "@a", "%a", "a: b: c", "!!int a", "`a", "{a: 1, a: 2}"])
+def test_an_override_that_is_no_yaml_names_its_key_and_the_cure(value):
+    told = message(f"name={value}")
+    assert re.match(r"The value of name= is not YAML.*'name=\"\.\.\.\"'", told)
+    assert Outer.load([f"name='{value}'"] if "'" not in value else ['name="a"'])
+
+
+def test_an_override_is_not_cut_at_a_hash_sign():
+    assert Outer.load(["name=/data/prep #2"]).name == "/data/prep #2"
+    assert Outer.load(["name=' a '"]).name == " a "
+    assert Outer.load(["name=a", "optim.lr=3e-4"]).optim.lr == 3e-4
+
+
+def test_a_file_with_an_equals_sign_in_its_name_is_a_file(tmp_path):
+    (tmp_path / "lr=3.yaml").write_text("name: a\n")
+    assert Outer.load([str(tmp_path / "lr=3.yaml")]).name == "a"

@@ -70,3 +70,61 @@ def test_unreachable_endpoint_is_told_soon(bucket_uri: str, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9"):
         storage.check_writable(bucket_uri)
     assert time.monotonic() - start_s < 20
+
+
+def test_links_back_up_the_tree_are_not_followed_and_others_are(tmp_path: Path) -> None:
+    source, other = tmp_path / "source", tmp_path / "other"
+    for folder in (source / "a", source / "b", other):
+        folder.mkdir(parents=True)
+    for name in ("source/x.png", "source/a/x.png", "other/x.png"):
+        (tmp_path / name).write_bytes(b"123")
+    for link, target in {"up": "..", "a/up": "..", "a/b": "../b", "b/a": "../a", "far": "../other"}.items():
+        (source / link).symlink_to(target, target_is_directory=True)
+    (source / "root").symlink_to("/", target_is_directory=True)
+    (source / "itself").symlink_to("itself")
+    (source / "broken").symlink_to("nowhere")
+    (source / "file.png").symlink_to("x.png")
+    expected = {"x.png", "a/x.png", "b/a/x.png", "far/x.png", "file.png"}
+    assert storage.list_files(str(source)) == dict.fromkeys(expected, 3)
+    (tmp_path / "link").symlink_to(source, target_is_directory=True)
+    assert storage.list_files(f"file://{tmp_path}/link/").keys() == expected
+    assert storage.list_files(str(tmp_path / "none")) == {}
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path.joinpath("a") / "b\udcff.png").touch()
+    with pytest.raises(UnicodeDecodeError):
+        storage.list_files(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("out", "source", "replaced", "refused"),
+    [
+        ("{0}/a", "{0}/a", False, "is the same folder as `source`"),
+        ("{0}/a/", "file://{0}/a", False, "is the same folder as `source`"),
+        ("{0}/a/out", "{0}/a", False, "lies within `source`"),
+        ("{0}/link/out/deeper", "{0}/a", False, "lies within `source`"),
+        ("{0}/b/../a/out", "{0}/link/", False, "lies within `source`"),
+        ("s3://bucket/a/out/", "s3://bucket/a", False, "lies within `source`"),
+        ("{0}", "{0}/a", True, "`source` lies within `out`"),
+        ("s3://bucket", "s3://bucket/a/", True, "`source` lies within `out`"),
+        ("{0}", "{0}/a", False, ""),
+        ("{0}/ab", "{0}/a", True, ""),
+        ("s3://bucket/ab", "s3://bucket/a", True, ""),
+        ("s3://bucket/a", "/bucket/a", True, ""),
+        ("{0}/a", "hf://datasets/owner/name", True, ""),
+        ("{0}/a", None, True, ""),
+    ],
+)
+def test_an_output_within_an_input_is_refused(tmp_path: Path, out, source, replaced, refused) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("a", target_is_directory=True)
+    inputs = {"source": source and source.format(tmp_path)}
+    if not refused:
+        storage.check_outside(out.format(tmp_path), inputs, replaced=replaced)
+        return
+    with pytest.raises(UserError, match=refused) as caught:
+        storage.check_outside(out.format(tmp_path), inputs, replaced=replaced)
+    assert str(tmp_path) not in str(caught.value)

@@ -13,7 +13,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data.cluster import check_paths
 from sa2va_ray.manifest import digest, read_manifest, write_manifest
 from sa2va_ray.models.state_dict import MODEL_MANIFEST
-from sa2va_ray.telemetry import LOGGER, configure_logging
+from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
 
 def fit_baseline(config: BaselineConfig) -> str:
@@ -26,6 +26,7 @@ def fit_baseline(config: BaselineConfig) -> str:
         UserError: data, storage or cluster do not fit the config, or training failed.
     """
     configure_logging()
+    storage.check_outside(config.out, {"data_uri": config.data_uri}, replaced=True)
     data_manifest = read_manifest(config.data_uri, what="prepared data set")
     _check_replaceable(config.out)
     storage.check_writable(config.out)
@@ -51,6 +52,8 @@ def fit_baseline(config: BaselineConfig) -> str:
         storage.delete_folder(config.out)
         storage.upload_folder(local, config.out, last=MODEL_MANIFEST)
     LOGGER.info("%s: %s, threshold %.3f, model %s", config.kind, config.out, fitted.threshold, model_sha256[:12])
+    model, data = storage.absolute(config.out), storage.absolute(config.data_uri)
+    log_result(model, "jobs.evaluate", f"model={model}", f"data={data}", "out=EVALUATION")
     return model_sha256
 
 

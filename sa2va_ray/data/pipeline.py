@@ -112,7 +112,7 @@ class SampleIndex:
             raise UserError(f"{data_uri} was prepared by an older version of sa2va_ray. Prepare the data set again.")
         names = sorted(name for name in num_rows if name.startswith(f"{split}-"))
         if not names:
-            raise UserError(f"{data_uri} has no samples in the split '{split}'. Prepare it with another split_seed.")
+            raise UserError(f"{data_uri} has no samples in the split '{split}'. Prepare it with another split.seed.")
         self._uris = [storage.join(data_uri, name) for name in names]
         self._starts = np.cumsum([0, *(num_rows[name] for name in names)])  # of each file, and the end of the last
         self._file = lru_cache(RUNS_PER_WINDOW)(self._open)

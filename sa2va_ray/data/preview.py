@@ -11,6 +11,7 @@ from sa2va_ray.config import Config
 from sa2va_ray.data.augment import AugmentConfig, augment
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.telemetry import configure_logging, log_result
 
 _TILE_PX = 384
 _GAP_PX = 4
@@ -41,12 +42,18 @@ def preview(config: PreviewConfig) -> None:
     Raises:
         UserError: no samples in the split, or storage that does not work.
     """
+    storage.check_outside(config.out, {"data_uri": config.data_uri})
     samples = SampleIndex(config.data_uri, config.split)
     random = np.random.default_rng(config.seed)
     indices = random.choice(len(samples), min(config.num_samples, len(samples)), replace=False)
     rows = [list(_tiles(samples[int(index)], int(index), config)) for index in indices]
     _, png = cv2.imencode(".png", cv2.cvtColor(_grid(rows), cv2.COLOR_RGB2BGR))
     storage.write_bytes(config.out, png.tobytes())
+    configure_logging()
+    data = storage.absolute(config.data_uri)
+    log_result(
+        storage.absolute(config.out), "jobs.train", "CONFIG.yaml", f"data_uri={data}", "runs_uri=RUNS", "name=NAME"
+    )
 
 
 def _tiles(sample: dict, index: int, config: PreviewConfig) -> Iterator[np.ndarray]:

@@ -24,7 +24,7 @@ from sa2va_ray.evaluate.subjects import Split, Subject
 from sa2va_ray.evaluate.summary import BOOTSTRAP_SEED, probability_calibration, threshold_curves
 from sa2va_ray.metrics import THRESHOLDS, bootstrap_interval, calibration_counts, dequantise, probability_counts
 from sa2va_ray.predict.cleanup import CleanupConfig
-from sa2va_ray.telemetry import LOGGER, configure_logging
+from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
 _EVERY = 8  # of the thresholds in the manifest's summary of the curve
 _FEW_PATIENTS = 5
@@ -56,6 +56,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
             threshold reaches the target.
     """
     configure_logging()
+    storage.check_outside(config.out or config.model, {"data": config.data})
     split, subject = Split.read(config.data, config.split), Subject.read(config.model)
     _refuse_test_split(config)
     subject.refuse_if_trained_on(split, config.allow_train_split)
@@ -75,6 +76,11 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     storage.write_bytes(storage.join(out, "calibration.html"), page)
     subject.store(facts)
     LOGGER.info("calibrated: threshold %.4f, %s %.4f", choice.threshold, config.objective, choice.values.mean())
+    model, data = storage.absolute(config.model), storage.absolute(config.data)
+    log_result(
+        storage.join(storage.absolute(out), "calibration.html"),
+        *("jobs.evaluate", f"model={model}", f"data={data}", "out=EVALUATION"),
+    )
     return facts
 
 

@@ -22,7 +22,7 @@ from sa2va_ray.evaluate.summary import (
     summarize,
     threshold_curves,
 )
-from sa2va_ray.telemetry import LOGGER, configure_logging
+from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
 _Row = dict[str, Any]
 
@@ -37,6 +37,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         UserError: model, data or storage do not work; the split is empty, or was trained on.
     """
     configure_logging()
+    inputs = {"model": config.model, "against": config.against, "data": config.data}
+    storage.check_outside(config.out, inputs)
     split = Split.read(config.data, config.split)
     subjects = [Subject.read(uri) for uri in (config.model, config.against) if uri]
     for subject in subjects:
@@ -54,6 +56,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     )
     storage.write_bytes(storage.join(config.out, "metrics.json"), (json.dumps(result, indent=2) + "\n").encode())
     LOGGER.info("evaluated: %s", ", ".join(f"{name} {result['per_image'][name]:.4f}" for name in METRICS))
+    report = storage.join(storage.absolute(config.out), "report.html")
+    log_result(report, "jobs.predict", f"model={storage.absolute(config.model)}", "images=IMAGES", "out=PREDICTIONS")
     return result
 
 

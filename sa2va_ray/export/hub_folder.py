@@ -37,7 +37,7 @@ from sa2va_ray.manifest import digest, read_manifest, to_json, write_manifest
 from sa2va_ray.models.checkpoint import OPTIMIZER, Checkpoint, build_base, find_checkpoint, open_checkpoint
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
 from sa2va_ray.models.state_dict import MODEL_MANIFEST, local_copy
-from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress
+from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress, log_result
 
 _NUM_STAGES = 3
 _THRESHOLD = 0.5  # upstream's; calibration writes the model's own
@@ -61,6 +61,7 @@ def export(config: ExportConfig) -> str:
         return _verify(config, config.verify)
     assert config.checkpoint is not None
     assert config.out is not None
+    storage.check_outside(config.out, {"checkpoint": config.checkpoint}, replaced=True)
     check_target(config.out)
     uri = find_checkpoint(config.checkpoint)
     with _opened(uri) as checkpoint, staging_folder(config.out) as staged:
@@ -69,6 +70,7 @@ def export(config: ExportConfig) -> str:
         if config.hub_repo:
             _upload(folder, config)
     LOGGER.info("exported: %s, step %d, model %s", config.out, checkpoint.state.step, model_sha256[:12])
+    log_result(storage.absolute(config.out), "jobs.calibrate", f"model={storage.absolute(config.out)}", "data=DATA")
     return model_sha256
 
 
@@ -81,7 +83,9 @@ def _verify(config: ExportConfig, uri: str) -> str:
         raise_for_failed(checks, uri)
         if config.hub_repo:
             _upload(folder, config)
-        return digest(read_manifest(str(folder), MODEL_MANIFEST))
+        model_sha256 = digest(read_manifest(str(folder), MODEL_MANIFEST))
+    log_result(storage.absolute(uri), "jobs.evaluate", f"model={storage.absolute(uri)}", "data=DATA", "out=EVALUATION")
+    return model_sha256
 
 
 @contextmanager

@@ -20,11 +20,11 @@ from sa2va_ray.predict.config import PredictConfig
 from sa2va_ray.predict.facts import ModelFacts, read_model_facts
 from sa2va_ray.predict.items import Item
 from sa2va_ray.predict.results import read_rows, replace_rows, write_results
-from sa2va_ray.predict.sources import Source, find_sources
+from sa2va_ray.predict.sources import Source, find_sources, takes
 from sa2va_ray.predict.stages import list_images, name_of, read_rows_of, stem_of
 from sa2va_ray.predict.streaming import IO_TASK, stream_tables
 from sa2va_ray.predict.write import mask_file, picture_files, write_block
-from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress
+from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress, log_result
 
 
 def predict(config: PredictConfig) -> dict[str, int]:
@@ -54,12 +54,15 @@ def predict(config: PredictConfig) -> dict[str, int]:
     by_key = {(row["id"], row["name"]): row for row in read_rows(config.out)}
     rows = [by_key[_key(item, config)] for item in items]
     write_results(config.out, rows)
-    return _summarize(rows, len(missing), config)
+    counts = _summarize(rows, len(missing), config)
+    log_result(config.out, "jobs.evaluate", f"model={config.model}", "data=DATA", "out=EVALUATION")
+    return counts
 
 
 def _check_out(out: str, images: str, sources: Sequence[Source]) -> None:
-    folder = storage.absolute(images).rstrip("/") + "/"
-    if out.startswith(folder) or any(source.uri.startswith(f"{out}/") for source in sources):
+    storage.check_outside(out, {"images": images})
+    written = storage.join(out, "masks", "0.png")
+    if takes(images, written) or any(source.uri.startswith(f"{out}/") for source in sources):
         raise UserError(
             "`out` lies within `images`, so that the next start would predict masks of masks. Choose one beside it."
         )

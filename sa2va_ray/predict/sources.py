@@ -80,7 +80,7 @@ def find_sources(images: str, split: str | None = None) -> list[Source]:
 
 def _prepared(uri: str, split: str | None) -> list[Source] | None:
     """The Parquet files of a prepared data set; None where `uri` is something else."""
-    if _WILDCARDS.search(uri) or not storage.exists(storage.join(uri, MANIFEST)):
+    if not storage.exists(storage.join(uri, MANIFEST)):
         return None
     if "num_rows" not in json.loads(storage.read_bytes(storage.join(uri, MANIFEST))):
         return None
@@ -93,19 +93,40 @@ def _prepared(uri: str, split: str | None) -> list[Source] | None:
 
 
 def _list(uri: str) -> tuple[str, list[str]]:
-    """A folder, and the names below it that are meant."""
+    """A folder, and the names below it that are meant. What is there is meant itself, whatever its name looks like."""
     if storage.exists(uri):
         filesystem, path = storage.resolve(uri)
         if filesystem.get_file_info(path).is_file:
             folder, _, name = uri.rpartition("/")
             return folder, [name]
         return uri, list(storage.list_files(uri))
-    wildcard = _WILDCARDS.search(uri)
-    if not wildcard:
+    if not _WILDCARDS.search(uri):
         return uri, []
-    folder, _, _ = uri[: wildcard.start()].rpartition("/")
-    pattern = re.compile(glob_translate(uri[len(folder) + 1 :]))
+    folder, pattern = _to_pattern(uri)
     return folder, [name for name in storage.list_files(folder) if pattern.match(name)]
+
+
+def _to_pattern(uri: str) -> tuple[str, re.Pattern[str]]:
+    """A glob as the folder that its files are in or below, and a pattern for their names below that. Parts of the path
+    that exist are themselves, before they are patterns."""
+    wildcard = _WILDCARDS.search(uri)
+    assert wildcard
+    folder = uri[: wildcard.start()].rpartition("/")[0]
+    while "/" in (rest := uri[len(folder) + 1 :]):
+        deeper = storage.join(folder, rest.partition("/")[0])
+        if not storage.exists(deeper):
+            break
+        folder = deeper
+    return folder, re.compile(glob_translate(rest))
+
+
+def takes(images: str, uri: str) -> bool:
+    """Whether `images`, read once more, would take a file at `uri`, too."""
+    images = storage.absolute(images)
+    if images.startswith("hf://") or storage.exists(images) or not _WILDCARDS.search(images):
+        return False
+    folder, pattern = _to_pattern(images)
+    return uri.startswith(f"{folder}/") and bool(pattern.match(uri[len(folder) + 1 :]))
 
 
 def _kind(name: str) -> Kind | None:

@@ -30,7 +30,7 @@ from sa2va_ray.prepare.records import Quarantined, Rejected
 from sa2va_ray.prepare.report import build_report, render_html
 from sa2va_ray.prepare.sources import Source, SourceOptions, read_source
 from sa2va_ray.prepare.split import PatientSplits, check_splits, find_leaks
-from sa2va_ray.telemetry import LOGGER, configure_logging
+from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
 Outcomes = dict[int, dict[str, Any]]  # index -> row of examine.SCHEMA
 Counts = dict[str, dict[str, int]]  # split -> {"samples", "patients", "objects"}
@@ -54,6 +54,8 @@ def prepare(config: PrepareConfig) -> str | None:
             only the report is written.
     """
     configure_logging()
+    storage.check_outside(config.out, {"source": config.source}, replaced=True)
+    config = config.model_copy(update={"out": storage.absolute(config.out)})
     source = read_source(config.source, _source_options(config))
     LOGGER.info("source: %s", ", ".join(f"{count} items of layout {name}" for name, count in source.layouts.items()))
     if source.unread:
@@ -69,9 +71,10 @@ def prepare(config: PrepareConfig) -> str | None:
     if refusal or config.validate_only:
         folder = storage.join(config.out, write.VALIDATION)
         _write_files(folder, report_files)
-        LOGGER.info("report written to %s", storage.join(folder, "report.html"))
+        report = storage.join(folder, "report.html")
         if refusal:
-            raise DataRefused(f"{refusal} No data set was written; the report is in `out`/{write.VALIDATION}.")
+            raise DataRefused(f"{refusal} No data set was written; the report is {report}.")
+        log_result(report, "jobs.prepare", "source=SOURCE", f"out={config.out}")
         return None
     used = [task for task in tasks if outcomes[task.record.index]["split"]]
     return _write_data_set(used, outcomes, facts, report_files, config)
@@ -183,6 +186,7 @@ def _write_data_set(
     reused = sum(each["reused"] for each in written)
     LOGGER.info("%d of %d files were there from an earlier run", reused, len(written))
     LOGGER.info("prepared data set written, data_sha256 %s", data_sha256)
+    log_result(config.out, "jobs.train", "CONFIG.yaml", f"data_uri={config.out}", "runs_uri=RUNS", "name=NAME")
     return data_sha256
 
 

@@ -14,7 +14,7 @@ from sa2va_ray.data.cluster import check_cluster, check_paths, decide_use_gpu, l
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import Saved, newest_sound, read_saved, read_whole
 from sa2va_ray.storage import StorageError
-from sa2va_ray.telemetry import LOGGER, configure_logging
+from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 from sa2va_ray.train.changes import check_changes
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.lock import LOCK_FILE, RunLock
@@ -74,6 +74,7 @@ def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLoc
     saved = _read_newest(run_uri, config, data_sha256)
     if saved and _is_at_end(saved):
         LOGGER.info("the run %s is at its end already: checkpoint %s", config.name, saved.uri)
+        _log_result(saved.uri)
         return saved.uri
     if not ray.is_initialized():
         ray.init()
@@ -91,6 +92,7 @@ def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLoc
     assert trained, "a run that has ended has saved its end"
     log_measured_peak(plan, trained.state.metrics)
     LOGGER.info("trained: checkpoint %s", trained.uri)
+    _log_result(trained.uri)
     return trained.uri
 
 
@@ -109,6 +111,11 @@ def _gpu_bytes_for_a_plan(config: TrainConfig) -> int | None:
     if not ray.is_initialized():
         ray.init()
     return least_gpu_bytes(waits=False)
+
+
+def _log_result(checkpoint_uri: str) -> None:
+    uri = storage.absolute(checkpoint_uri)
+    log_result(uri, "jobs.export", f"checkpoint={uri}", "out=MODEL", "name=NAME")
 
 
 def _read_newest(run_uri: str, config: TrainConfig, data_sha256: str) -> Saved | None:

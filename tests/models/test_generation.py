@@ -1,5 +1,7 @@
 """A draft changes the time that an answer takes, and nothing else."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -161,3 +163,40 @@ def test_regions_of_a_later_question_are_refused_by_their_number(random_model, b
     image = Image.new("RGB", (40, 40))
     with pytest.raises(ValueError, match="2 regions"):
         segment(model, processor, [Request(image, "And this?", "[SEG]", regions=regions, **before)])
+
+
+@pytest.mark.parametrize("order", list(permutations(("image", "msgs", "tokenizer"))))
+def test_arguments_of_chat_in_another_order_are_named(parity, order):
+    given = {
+        "image": parity.image,
+        "msgs": [{"role": "user", "content": parity.prompt}],
+        "tokenizer": parity.loaded.processor.tokenizer,
+    }
+    arguments = [given[name] for name in order]
+    if order == ("image", "msgs", "tokenizer"):
+        assert parity.loaded.model.chat(*arguments)
+        return
+    with pytest.raises(TypeError, match=r"(msgs|tokenizer) must be .* The order is chat\(image, msgs, tokenizer\)"):
+        parity.loaded.model.chat(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("msgs", "message"),
+    [
+        ("Segment.", "msgs must be a list .*, not str"),
+        (["Segment."], "number 0, from 0, is of type str"),
+        ([{"role": "user"}], "number 0, from 0, lacks"),
+        ([{"role": "user", "content": [{"type": "text", "text": "Segment."}]}], "or it is no text"),
+    ],
+)
+def test_messages_of_another_kind_are_named(parity, msgs, message):
+    with pytest.raises(TypeError, match=message):
+        parity.loaded.model.chat(parity.image, msgs, parity.loaded.processor.tokenizer)
+
+
+def test_arguments_of_predict_forward_in_another_order_are_named(parity):
+    model, tokenizer = parity.loaded.model, parity.loaded.processor.tokenizer
+    with pytest.raises(TypeError, match="text must be a text, not Image"):
+        model.predict_forward("Segment.", parity.image, tokenizer)
+    with pytest.raises(TypeError, match="tokenizer must be the model's own, not NoneType"):
+        model.predict_forward(parity.image, "Segment.")

@@ -5,7 +5,7 @@ import pytest
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.predict.sources import find_sources
+from sa2va_ray.predict.sources import find_sources, takes
 
 NAMES = ["a/Doe.jpg", "a/b/Doe_2.PNG", "c.tif", "run.MP4", "d/1.2.840.33", "plain"]
 LEFT_OUT = ["a/._Doe.jpg", "notes.txt", "a/Thumbs.db", "__MACOSX/Doe.jpg", ".hidden/x.png", "labels.json"]
@@ -47,6 +47,33 @@ def test_one_file(folder):
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path):
     storage.write_bytes(str(tmp_path / "run[1].png"), b"x")
     assert names(str(tmp_path / "run[1].png")) == ["run[1].png"]
+
+
+@pytest.mark.parametrize("name", ["prep [v2]", "a*b", "what?", "[", "100%", "#1"])
+def test_a_folder_that_exists_is_a_folder_before_it_is_a_pattern(tmp_path, prepared_uri, name):
+    folder = tmp_path / name
+    fill(str(folder / "images"))
+    assert names(str(folder / "images")) == names(f"{folder}/images/") == sorted(NAMES)
+    assert names(f"{folder}/images/*.tif") == ["c.tif"]
+    assert names(f"{folder}/*/a/*") == ["images/a/Doe.jpg"]
+    storage.download_folder(prepared_uri, folder / "data")
+    assert {source.kind for source in find_sources(str(folder / "data"))} == {"samples"}
+
+
+def test_links_back_up_the_tree_end(tmp_path):
+    fill(str(tmp_path / "images"))
+    for name in ("images/a/up", "images/d/up"):
+        (tmp_path / name).symlink_to(tmp_path / "images", target_is_directory=True)
+    assert names(str(tmp_path / "images")) == sorted(NAMES)
+    assert names(f"{tmp_path}/images/**/*.tif") == ["c.tif"]
+
+
+def test_it_is_told_whether_a_glob_takes_a_file(tmp_path):
+    fill(str(tmp_path))
+    assert takes(f"{tmp_path}/**/*.png", f"{tmp_path}/out/masks/0.png")
+    assert not takes(f"{tmp_path}/*.png", f"{tmp_path}/out/masks/0.png")
+    assert not takes(f"{tmp_path}/**/*.jpg", f"{tmp_path}/out/masks/0.png")
+    assert not takes(str(tmp_path), f"{tmp_path}/out/masks/0.png")
 
 
 def test_stems_lose_known_suffixes_only(folder):

@@ -157,8 +157,11 @@ class Sa2VAModel(PreTrainedModel):
             the answer without its end token; with `return_masks` also one (H, W) bool array for each [SEG] in it.
 
         Raises:
+            TypeError: arguments in another order, or of another kind.
             ValueError: turns that do not alternate, beginning and ending with the user; an image that cannot be used.
         """
+        _check_messages(msgs)
+        _check_tokenizer(tokenizer, "chat(image, msgs, tokenizer)")
         roles = [message["role"] for message in msgs]
         if roles != [("user", "assistant")[i % 2] for i in range(len(msgs))] or len(msgs) % 2 == 0:
             raise ValueError(f"msgs must alternate user, assistant, ..., user; the roles are {roles}.")
@@ -188,7 +191,13 @@ class Sa2VAModel(PreTrainedModel):
 
         Returns:
             `prediction`, the answer with special tokens, and `prediction_masks`, a (1, H, W) bool array for each [SEG].
+
+        Raises:
+            TypeError: arguments in another order, or of another kind.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a text, not {type(text).__name__}: predict_forward(image, text, tokenizer).")
+        _check_tokenizer(tokenizer, "predict_forward(image, text, tokenizer)")
         regions = None if mask_prompts is None else np.asarray(mask_prompts[0])
         request = Request(_rgb(image), prompt=text, past_text=past_text, regions=regions)
         result = segment(self, Sa2VAProcessor(self.config, tokenizer), [request], max_new_tokens=max_new_tokens)[0]
@@ -211,6 +220,22 @@ def pixel_shuffle(patches: Tensor, downsample_ratio: float) -> Tensor:
     x = patches.view(tiles, side, half, int(channels / downsample_ratio)).transpose(1, 2).contiguous()
     x = x.view(tiles, half, half, int(channels / downsample_ratio**2)).transpose(1, 2)
     return x.reshape(tiles, half * half, -1)
+
+
+def _check_messages(msgs) -> None:
+    expected = 'msgs must be a list of {"role": str, "content": str}'
+    if not isinstance(msgs, Sequence) or isinstance(msgs, str):
+        raise TypeError(f"{expected}, not {type(msgs).__name__}. The order is chat(image, msgs, tokenizer).")
+    for number, message in enumerate(msgs):
+        if not isinstance(message, Mapping):
+            raise TypeError(f"{expected}; number {number}, from 0, is of type {type(message).__name__}.")
+        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise TypeError(f"{expected}; number {number}, from 0, lacks one of the two, or it is no text.")
+
+
+def _check_tokenizer(tokenizer, order: str) -> None:
+    if not hasattr(tokenizer, "convert_tokens_to_ids"):
+        raise TypeError(f"tokenizer must be the model's own, not {type(tokenizer).__name__}. The order is {order}.")
 
 
 def _rgb(image: Image.Image | np.ndarray | None) -> Image.Image | None:
