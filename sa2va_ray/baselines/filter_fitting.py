@@ -6,6 +6,7 @@ small interval of the response. All that is fitted follows from these counts.
 Shapes: I images, P polarities, R intervals of the response.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -14,12 +15,11 @@ import numpy as np
 import ray
 from scipy.optimize import isotonic_regression
 
-from sa2va_ray import storage
 from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.fitted import Fitted
 from sa2va_ray.config import UserError
+from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
-from sa2va_ray.manifest import read_manifest
 from sa2va_ray.predict.baselines.predictors import CONFIG_FILE
 from sa2va_ray.predict.baselines.vessel_filter import (
     POLARITIES,
@@ -33,6 +33,7 @@ from sa2va_ray.telemetry import LOGGER, log_progress
 # Images are standardised before: a response of 100 would be a vessel a hundred standard deviations high, one of 1e-4
 # is far below the noise. An interval is 3 % wide.
 _EDGES = np.geomspace(1e-4, 100, 451)
+_SAMPLES_PER_TASK = 8
 
 
 def fit_filter(config: BaselineConfig) -> Fitted:
@@ -91,25 +92,30 @@ def _dice_from(counts: np.ndarray) -> np.ndarray:
 
 def _count_all(data_uri: str, config: FilterConfig, polarities: tuple[Polarity, ...]) -> np.ndarray:
     """(I, P, 2, R) int64."""
-    files = [name for name in read_manifest(data_uri)["files"] if name.startswith("train-")]
-    if not files:
-        raise UserError(f"{data_uri} has no samples in the split 'train'. Prepare it with another split.seed.")
-    filesystem, _ = storage.resolve(data_uri)
-    paths = [storage.resolve(storage.join(data_uri, name))[1] for name in files]
-    samples = ray.data.read_parquet(paths, filesystem=filesystem, columns=["image", "objects"])
-    total, counts = samples.count(), []
-    for row in samples.map(partial(_count, config, polarities)).iter_rows():
+    total = len(SampleIndex(data_uri, "train"))
+    # Not `ray.data.read_parquet`, which takes paths for web addresses: `prep #2%20` has no files there.
+    indices = ray.data.range(total, override_num_blocks=math.ceil(total / _SAMPLES_PER_TASK))
+    counts: list[np.ndarray] = []
+    for row in indices.map_batches(partial(_count_batch, data_uri, config, polarities), batch_size=None).iter_rows():
         counts.append(row["counts"])
         log_progress("filter", len(counts), total)
     return np.stack(counts)
 
 
-def _count(config: FilterConfig, polarities: tuple[Polarity, ...], sample: dict[str, Any]) -> dict[str, np.ndarray]:
-    """One sample -> `counts` (P, 2, R) int64."""
+def _count_batch(
+    data_uri: str, config: FilterConfig, polarities: tuple[Polarity, ...], batch: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """`id`, numbers of I samples -> `counts` (I, P, 2, R) int64."""
     cv2.setNumThreads(1)  # a task has one core
+    samples = SampleIndex(data_uri, "train").read(batch["id"])
+    return {"counts": np.stack([_count(config, polarities, sample) for sample in samples])}
+
+
+def _count(config: FilterConfig, polarities: tuple[Polarity, ...], sample: dict[str, Any]) -> np.ndarray:
+    """One sample -> (P, 2, R) int64."""
     image, vessel = decode_image(sample), np.any(object_masks(sample), axis=0)
     counts = [_histogram(filter_response(image, config, polarity), vessel) for polarity in polarities]
-    return {"counts": np.stack(counts)}
+    return np.stack(counts)
 
 
 def _histogram(response: np.ndarray, vessel: np.ndarray) -> np.ndarray:
