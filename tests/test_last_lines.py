@@ -25,7 +25,10 @@ from sa2va_ray.predict.run import predict
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.run import prepare
 from sa2va_ray.telemetry import LOGGER, configure_logging
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.trainer import train
 
+DEMO = str(Path(__file__).parents[1] / "jobs/configs/demo.yaml")
 CPU = {"use_gpu": False, "cpus_per_actor": 0.5}
 
 
@@ -111,8 +114,9 @@ def test_outputs_within_inputs_are_refused_by_every_job(tmp_path):
         (calibrate, CalibrateConfig(model="x", data=outer, out=inner)),
         (fit_baseline, BaselineConfig(data_uri=outer, out=inner, **baseline)),
         (fit_baseline, BaselineConfig(data_uri=inner, out=outer, **baseline)),
+        (train, TrainConfig.load([DEMO, f"data_uri={outer}", f"runs_uri={inner}", "name=x"])),
         (preview, PreviewConfig(data_uri=outer, out=f"{inner}/x.png")),
     ):
-        with pytest.raises(UserError, match=r"^`\w+` (lies within|is the same folder as) `\w+`"):
+        with pytest.raises(UserError, match=r"^`\w+` lies within `\w+`"):
             run(config)
     assert list(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a/b"]

@@ -38,6 +38,8 @@ def train(config: TrainConfig) -> str | None:
     """
     configure_logging()
     check_trackers(config.trackers)
+    base = config.model.base.source if config.model.base else None
+    storage.check_outside(config.runs_uri, {"data_uri": config.data_uri, "model.base": base}, key="runs_uri")
     run_uri = storage.join(config.runs_uri, config.name)
     data_manifest = read_manifest(config.data_uri, what="prepared data set")
     if "counts" not in data_manifest:
