@@ -38,11 +38,14 @@ def read_coco(folder: Folder, document: str, content: dict[str, Any], options: S
     for place, image in enumerate(content["images"]):
         item = reader.read(image, by_image.get(_id(image), []), is_only=times[_id(image)] == 1)
         yield item.at(document, f".images[{place}]")
+    places: dict[Any, int] = {}
+    for place, annotation in enumerate(content["annotations"]):
+        places.setdefault(_image_id(annotation), place)
     for image_id, group in by_image.items():
         if image_id not in times:
             reason = f"{len(group)} COCO annotation(s) name an image id that no image has."
-            place = content["annotations"].index(group[0])
-            yield Item(LAYOUT, None, Rejected("orphan_label", reason)).at(document, f".annotations[{place}]")
+            rejected = Rejected("orphan_label", reason)
+            yield Item(LAYOUT, None, rejected).at(document, f".annotations[{places[image_id]}]")
 
 
 class _Reader:
@@ -164,7 +167,7 @@ def _agreed_size(size: tuple[int, int] | None, objects: dict[str, list[Shape]]) 
 def _group(annotations: list[Any]) -> dict[Any, list[Any]]:
     groups: dict[Any, list[Any]] = defaultdict(list)
     for each in annotations:
-        groups[_to_id(each.get("image_id")) if isinstance(each, dict) else None].append(each)
+        groups[_image_id(each)].append(each)
     return groups
 
 
@@ -198,6 +201,10 @@ def _without_prefix(path: str) -> str:
 
 def _id(entry: Any) -> Any:
     return _to_id(entry.get("id")) if isinstance(entry, dict) else None
+
+
+def _image_id(annotation: Any) -> Any:
+    return _to_id(annotation.get("image_id")) if isinstance(annotation, dict) else None
 
 
 def _to_id(value: Any) -> int | str | None:
