@@ -52,8 +52,7 @@ def fit_baseline(config: BaselineConfig) -> str:
         storage.delete_folder(config.out)
         storage.upload_folder(local, config.out, last=MODEL_MANIFEST)
     LOGGER.info("%s: %s, threshold %.3f, model %s", config.kind, config.out, fitted.threshold, model_sha256[:12])
-    model, data = storage.absolute(config.out), storage.absolute(config.data_uri)
-    log_result(model, "jobs.evaluate", f"model={model}", f"data={data}", "out=EVALUATION")
+    log_result(config.out, "jobs.evaluate", f"model={config.out}", f"data={config.data_uri}", "out=EVALUATION")
     return model_sha256
 
 

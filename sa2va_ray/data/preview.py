@@ -50,10 +50,8 @@ def preview(config: PreviewConfig) -> None:
     _, png = cv2.imencode(".png", cv2.cvtColor(_grid(rows), cv2.COLOR_RGB2BGR))
     storage.write_bytes(config.out, png.tobytes())
     configure_logging()
-    data = storage.absolute(config.data_uri)
-    log_result(
-        storage.absolute(config.out), "jobs.train", "CONFIG.yaml", f"data_uri={data}", "runs_uri=RUNS", "name=NAME"
-    )
+    given = f"data_uri={config.data_uri}"
+    log_result(config.out, "jobs.train", "CONFIG.yaml", given, "runs_uri=RUNS", "name=NAME")
 
 
 def _tiles(sample: dict, index: int, config: PreviewConfig) -> Iterator[np.ndarray]:

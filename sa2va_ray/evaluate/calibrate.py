@@ -76,11 +76,8 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     storage.write_bytes(storage.join(out, "calibration.html"), page)
     subject.store(facts)
     LOGGER.info("calibrated: threshold %.4f, %s %.4f", choice.threshold, config.objective, choice.values.mean())
-    model, data = storage.absolute(config.model), storage.absolute(config.data)
-    log_result(
-        storage.join(storage.absolute(out), "calibration.html"),
-        *("jobs.evaluate", f"model={model}", f"data={data}", "out=EVALUATION"),
-    )
+    report = storage.join(out, "calibration.html")
+    log_result(report, "jobs.evaluate", f"model={config.model}", f"data={config.data}", "out=EVALUATION")
     return facts
 
 

@@ -56,8 +56,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     )
     storage.write_bytes(storage.join(config.out, "metrics.json"), (json.dumps(result, indent=2) + "\n").encode())
     LOGGER.info("evaluated: %s", ", ".join(f"{name} {result['per_image'][name]:.4f}" for name in METRICS))
-    report = storage.join(storage.absolute(config.out), "report.html")
-    log_result(report, "jobs.predict", f"model={storage.absolute(config.model)}", "images=IMAGES", "out=PREDICTIONS")
+    report = storage.join(config.out, "report.html")
+    log_result(report, "jobs.predict", f"model={config.model}", "images=IMAGES", "out=PREDICTIONS")
     return result
 
 

@@ -70,7 +70,7 @@ def export(config: ExportConfig) -> str:
         if config.hub_repo:
             _upload(folder, config)
     LOGGER.info("exported: %s, step %d, model %s", config.out, checkpoint.state.step, model_sha256[:12])
-    log_result(storage.absolute(config.out), "jobs.calibrate", f"model={storage.absolute(config.out)}", "data=DATA")
+    log_result(config.out, "jobs.calibrate", f"model={config.out}", "data=DATA")
     return model_sha256
 
 
@@ -84,7 +84,7 @@ def _verify(config: ExportConfig, uri: str) -> str:
         if config.hub_repo:
             _upload(folder, config)
         model_sha256 = digest(read_manifest(str(folder), MODEL_MANIFEST))
-    log_result(storage.absolute(uri), "jobs.evaluate", f"model={storage.absolute(uri)}", "data=DATA", "out=EVALUATION")
+    log_result(uri, "jobs.evaluate", f"model={uri}", "data=DATA", "out=EVALUATION")
     return model_sha256
 
 

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from sa2va_ray.config import Config
+from sa2va_ray.storage import Uri
 
 MAX_PIXELS = 8192 * 8192
 MAX_NEAR_DUPLICATE_BITS = 15  # what `duplicates.near_duplicates` finds without comparing all with all
@@ -64,7 +65,7 @@ class PrepareConfig(Config):
     source: str
     """Folder, `s3://` URI or Hugging Face data set id of the annotated images. All machines of the cluster must see
     a local folder."""
-    out: str
+    out: Uri
     """URI of the prepared data set. Empty, or a former prepared data set, which is replaced."""
     patient_pattern: str = r"(?:.*/)?(?P<patient>[^_/]+)_frame_(?P<frame>\d+)"
     """Regular expression that matches the whole path of an image below `source`, without its suffix. Group `patient`

@@ -55,7 +55,6 @@ def prepare(config: PrepareConfig) -> str | None:
     """
     configure_logging()
     storage.check_outside(config.out, {"source": config.source}, replaced=True)
-    config = config.model_copy(update={"out": storage.absolute(config.out)})
     source = read_source(config.source, _source_options(config))
     LOGGER.info("source: %s", ", ".join(f"{count} items of layout {name}" for name, count in source.layouts.items()))
     if source.unread:

@@ -38,8 +38,8 @@ def train(config: TrainConfig) -> str | None:
     """
     configure_logging()
     check_trackers(config.trackers)
-    base = config.model.base.source if config.model.base else None
-    storage.check_outside(config.runs_uri, {"data_uri": config.data_uri, "model.base": base}, key="runs_uri")
+    inputs = {"data_uri": config.data_uri, **_paths_of_base(config)}
+    storage.check_outside(config.runs_uri, inputs, key="runs_uri")
     run_uri = storage.join(config.runs_uri, config.name)
     data_manifest = read_manifest(config.data_uri, what="prepared data set")
     if "counts" not in data_manifest:
@@ -116,8 +116,7 @@ def _gpu_bytes_for_a_plan(config: TrainConfig) -> int | None:
 
 
 def _log_result(checkpoint_uri: str) -> None:
-    uri = storage.absolute(checkpoint_uri)
-    log_result(uri, "jobs.export", f"checkpoint={uri}", "out=MODEL", "name=NAME")
+    log_result(checkpoint_uri, "jobs.export", f"checkpoint={checkpoint_uri}", "out=MODEL", "name=NAME")
 
 
 def _read_newest(run_uri: str, config: TrainConfig, data_sha256: str) -> Saved | None:
