@@ -124,8 +124,8 @@ def list_files(uri: str) -> dict[str, int]:
 
     Links to folders are followed, but for those back up the tree, which would never end.
     """
-    filesystem, path = resolve(uri)
-    if isinstance(filesystem, pafs.LocalFileSystem):
+    if is_local(uri):
+        path = resolve(uri)[1]
         return _translated(uri, lambda: dict(_walk(path, "", _ancestors(path))))
     return {info.path[len(_base(uri)) :]: info.size for info in _entries(uri, recursive=True) if info.is_file}
 
@@ -238,10 +238,10 @@ def _s3_filesystem() -> pafs.S3FileSystem:
 
 def _place(uri: str) -> str | None:
     """Where a URI leads, links resolved, to be compared with others; None for what is no folder of ours."""
-    if "://" in uri and not uri.startswith(("s3://", "file://")):
-        return None
-    filesystem, path = resolve(uri)
-    return os.path.realpath(path) if isinstance(filesystem, pafs.LocalFileSystem) else f"s3://{os.path.normpath(path)}"
+    if is_local(uri):
+        return os.path.realpath(resolve(uri)[1])
+    scheme, _, path = uri.partition("://")
+    return f"s3://{os.path.normpath(path)}" if scheme == "s3" else None
 
 
 def _ancestors(path: str) -> frozenset[tuple[int, int]]:
