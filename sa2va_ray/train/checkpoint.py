@@ -28,7 +28,7 @@ from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.disks import check_room
-from sa2va_ray.train.lock import check_owner, check_owner_together
+from sa2va_ray.train.lock import check_owner
 from sa2va_ray.train.retention import delete_old_checkpoints
 from sa2va_ray.train.step import AgreedError
 from sa2va_ray.train.zero_state import MOMENTS, WEIGHT, gather_owned
@@ -44,11 +44,9 @@ def save_checkpoint(engine, state: TrainState, config: TrainConfig, lock_owner: 
     """Gathers, writes and reports a checkpoint `step_NNNNNNNN`. Every rank calls it at the same step.
 
     Raises:
-        AgreedError: another job has taken the run over.
         AgreedError: a rank's local disk has no room; with what it needs.
         OSError: it took the room for more than it has.
     """
-    check_owner_together(storage.join(config.runs_uri, config.name), lock_owner)
     rank, world_size = dist.get_rank(), dist.get_world_size()
     save_id = [uuid.uuid4().hex]  # tells the files of this save from those of one that was cut off
     dist.broadcast_object_list(save_id, src=0)
