@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -54,6 +55,31 @@ _BROKEN_DATA = (  # what decoders raise for it; others, like `MemoryError`, tell
 def is_dicom(data: bytes) -> bool:
     """Whether a file begins as DICOM files do."""
     return data[128:132] == b"DICM"
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of the one image in a file, as its header says; nothing is decoded, and an EXIF orientation is
+    not looked at.
+
+    Raises:
+        ImageError: no header of an image that is read.
+    """
+    if is_dicom(data):
+        facts = _dicom().read_facts(data)
+        return facts.height, facts.width
+    reader = _reader(data)
+    if reader is TiffImageFile:
+        page = _select_page(tiff.read_pages(data), None)
+        return page.height, page.width
+    with codec_errors():
+        if reader is PngImageFile:
+            width, height = struct.unpack_from(">II", data, len(png.SIGNATURE) + 8)  # of the chunk that is always first
+            return height, width
+        if reader is JpegImageFile:
+            jpeg = codestreams.read_facts(data)
+            return jpeg.height, jpeg.width
+        image = reader(io.BytesIO(data))
+    return image.height, image.width
 
 
 def decode_image_bytes(data: bytes, max_pixels: int, frame: int | None = None) -> np.ndarray:
@@ -141,13 +167,18 @@ class _Stored:
     image: ImageFile.ImageFile | None = None
 
 
-def _decode_dicom(data: bytes, max_pixels: int, frame: int | None) -> np.ndarray:
+def _dicom() -> ModuleType:
     try:
         from sa2va_ray.data import dicom
     except ModuleNotFoundError:
         raise ImageError(
             "dicom_missing", "The file is DICOM, and pydicom is not installed: pip install 'sa2va-ray[dicom]'."
         ) from None
+    return dicom
+
+
+def _decode_dicom(data: bytes, max_pixels: int, frame: int | None) -> np.ndarray:
+    dicom = _dicom()
     if frame is None:
         num_frames = dicom.read_facts(data).num_frames
         if num_frames > 1:
@@ -155,13 +186,18 @@ def _decode_dicom(data: bytes, max_pixels: int, frame: int | None) -> np.ndarray
     return dicom.decode_frame(data, frame or 0, max_pixels)
 
 
-def _load(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
+def _reader(data: bytes) -> type[ImageFile.ImageFile]:
     reader = next((reader for signature, reader in _READERS.items() if data.startswith(signature)), None)
     if reader is None:
         raise ImageError(
             "image_unreadable",
             f"The {len(data)} bytes do not begin as a PNG, JPEG, TIFF, BMP, WebP or DICOM file does.",
         )
+    return reader
+
+
+def _load(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
+    reader = _reader(data)
     if reader is TiffImageFile:
         return _load_tiff(data, max_pixels, frame)
     if reader is PngImageFile:

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 
 from sa2va_ray.serve.config import LimitsConfig
-from sa2va_ray.serve.images import decode_if_small, decode_image
+from sa2va_ray.serve.images import decode_image, read_num_pixels
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.room import Room
 
@@ -51,33 +51,14 @@ class Workbench:
         Raises:
             Problem: not one image within the limits, no memory for it now, or no answer in time.
         """
-        small, limit = min(_SMALL_PIXELS, self._limits.max_image_pixels), self._limits.max_image_pixels
+        limit = self._limits.max_image_pixels
+        num_pixels = await self.run(read_num_pixels, data, limit, alone=False)
         for_answers = num_prompts * ((_PROBABILITY_BYTES if with_probabilities else 0) + 1 / _MASKS_IN_A_BYTE)
-        async with AsyncExitStack() as stack:
-            pixels = await self._decode(stack, decode_if_small, data, small, for_answers, wait)
-            if pixels is None:
-                await stack.aclose()
-                pixels = await self._decode(stack, decode_image, data, limit, for_answers, wait)
+        most = round(num_pixels * (_COLOURS + for_answers))
+        async with self._memory.hold(most, None if wait else self._refusal) as keep, self._in_time():
+            pixels = await self.run(decode_image, data, limit, alone=is_large(num_pixels))
+            keep(round(pixels.nbytes + num_pixels * for_answers))
             yield pixels
-
-    async def _decode(
-        self,
-        stack: AsyncExitStack,
-        decoder: Callable[[bytes, int], T],
-        data: bytes,
-        max_pixels: int,
-        for_answers: float,
-        wait: bool,
-    ) -> T:
-        """Takes memory and time as for `max_pixels`, and gives back what the image does not need."""
-        most = round(max_pixels * (_COLOURS + for_answers))
-        keep = await stack.enter_async_context(self._memory.hold(most, None if wait else self._refusal))
-        await stack.enter_async_context(self._in_time())
-        pixels = await self.run(decoder, data, max_pixels, alone=is_large(max_pixels))
-        if isinstance(pixels, np.ndarray):
-            height, width = pixels.shape[:2]
-            keep(round(pixels.nbytes + height * width * for_answers))
-        return pixels
 
     async def run(self, work: Callable[..., T], *args: Any, alone: bool) -> T:
         """In a thread, and to its end, since as long it holds its memory.

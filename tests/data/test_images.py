@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, WebPImagePlugin
 
-from sa2va_ray.data.images import ImageError, decode_image_bytes, decode_mask_bytes, to_png
+from sa2va_ray.data.images import ImageError, decode_image_bytes, decode_mask_bytes, read_size, to_png
 
 MAX_PIXELS = 1_000_000
 GREY = np.random.default_rng(0).integers(0, 256, (20, 40), np.uint8)
@@ -274,6 +274,12 @@ SAMPLES = {
 }
 
 
+@pytest.mark.parametrize("data", [*SAMPLES.values(), encoded(RGB, "WEBP")], ids=[*SAMPLES, "webp"])
+def test_the_header_tells_the_size(data):
+    assert read_size(data) == decode_image_bytes(data, MAX_PIXELS).shape[:2]
+    assert refusal(data[:14], decode=lambda data, max_pixels: read_size(data)) == "image_unreadable"
+
+
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_files_that_are_cut_off_are_refused(kind):
     data = SAMPLES[kind]
@@ -296,7 +302,7 @@ def test_no_file_raises_anything_else(kind):
         data = np.frombuffer(SAMPLES[kind], np.uint8).copy()
         places = random.integers(0, random.choice([64, len(data)]), random.integers(1, 9))
         data[places % len(data)] = random.integers(0, 256, len(places))
-        for decode in (decode_image_bytes, decode_mask_bytes):
+        for decode in (decode_image_bytes, decode_mask_bytes, lambda data, _: read_size(data)):
             try:
                 decode(data.tobytes(), MAX_PIXELS)
             except ImageError as error:

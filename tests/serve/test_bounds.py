@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import httpx
 import numpy as np
 import pytest
@@ -165,6 +166,23 @@ def test_room_is_given_in_order_and_given_back():
             pass
 
     asyncio.run(share())
+
+
+def test_images_take_as_much_memory_as_they_have_pixels():
+    """Sixteen fundus images at once fit into the memory of four of the largest images: none is told to come again."""
+    bench = Workbench(LimitsConfig(max_memory_bytes=4 * 3 * 64 * 10**6))
+    fundus = cv2.imencode(".png", np.full((2048, 2048, 3), (10, 20, 30), np.uint8))[1].tobytes()
+    inside = asyncio.Barrier(16)
+
+    async def ask() -> None:
+        async with bench.decoded(fundus, 1, with_probabilities=False, wait=False):
+            await inside.wait()
+
+    async def ask_at_once() -> None:
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(ask() for _ in range(16)))
+
+    asyncio.run(ask_at_once())
 
 
 def test_an_answer_that_takes_too_long_is_a_problem_and_its_memory_is_free(png):
