@@ -31,6 +31,7 @@ class Query:
         answer: a reply to be taken as said, without its end token; None lets the model speak.
         threshold: of the probabilities, in [0, 1]; None takes the model's calibrated one.
         cleanup: of the masks; None takes the model's own.
+        max_masks: that the answer may have; None for any number.
     """
 
     image: Image.Image | np.ndarray
@@ -38,6 +39,7 @@ class Query:
     answer: str | None = None
     threshold: float | None = None
     cleanup: CleanupConfig | None = None
+    max_masks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Sa2VAPredictor:
 
         Raises:
             ImageError: an image cannot be used.
+            TooManyMasksError: an answer has more masks than its query allows.
         """
         if not queries:
             return []
@@ -133,7 +136,10 @@ class Sa2VAPredictor:
         segmentations = segment(
             self._model,
             self._processor,
-            [Request(image, query.prompt, query.answer) for image, query in zip(images, queries, strict=True)],
+            [
+                Request(image, query.prompt, query.answer, max_masks=query.max_masks)
+                for image, query in zip(images, queries, strict=True)
+            ],
             max_new_tokens=max_new_tokens,
             any_rank=any_rank,
         )

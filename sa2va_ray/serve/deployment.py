@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from ray import serve
 
+from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.load import Predictor, load_predictor
 from sa2va_ray.predict.predictor import Prediction, Query
@@ -105,7 +106,7 @@ class SegmentationModel:
                 "the model failed on %d images, %d megapixels: %s", len(questions), megapixels(questions), kind
             )
             if len(questions) == 1:
-                return [(_failed(kind), 1000 * watch.lap_s())]
+                return [(_problem(error), 1000 * watch.lap_s())]
             return [self._predict_good([question])[0] for question in questions]
         predict_ms = 1000 * watch.lap_s()
         return [([next(predictions) for _ in question.prompts], predict_ms) for question in questions]
@@ -115,7 +116,10 @@ class SegmentationModel:
         queries = []
         for each in questions:
             threshold = self._source.threshold if each.threshold is None else each.threshold
-            queries += [Query(each.image, prompt, threshold=threshold, cleanup=NO_CLEANUP) for prompt in each.prompts]
+            queries += [
+                Query(each.image, prompt, threshold=threshold, cleanup=NO_CLEANUP, max_masks=each.max_masks)
+                for prompt in each.prompts
+            ]
         return self._predictor.predict(queries)
 
     def _finish(self, question: Question, predictions: Sequence[Prediction]) -> tuple[Finding, ...]:
@@ -142,10 +146,14 @@ class SegmentationModel:
         return Answers(findings, source.sha256, source.threshold, source.cleanup, predict_ms, problem)
 
 
-def _failed(kind: str) -> Problem:
+def _problem(error: Exception) -> Problem:
+    if isinstance(error, TooManyMasksError):
+        return Problem(
+            422, "Too many masks", str(error), "Ask as the model was trained to be asked, or send it smaller."
+        )
     return Problem(
         422,
         "The model failed",
-        f"The model could not work on this image ({kind}). Other requests are not touched.",
+        f"The model could not work on this image ({type(error).__name__}). Other requests are not touched.",
         "Send it smaller, or in 8 bits; tell whoever runs this endpoint the request id.",
     )

@@ -12,6 +12,8 @@ from sa2va_ray.serve.problems import Problem
 
 _ONE = 65535  # of 16 bits
 _MEGAPIXEL = 10**6
+_MASK_PIXELS = 32 * _MEGAPIXEL  # of all masks of an answer; the replica takes nine bytes for each
+_MASKS = 4  # whatever their size: one for each of a few kinds of vessels
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class Question:
     def megapixels(self) -> int:
         height, width = self.image.shape[:2]
         return max(1, math.ceil(height * width * len(self.prompts) / _MEGAPIXEL))
+
+    @property
+    def max_masks(self) -> int:
+        """In the answer to each prompt."""
+        height, width = self.image.shape[:2]
+        return max(_MASKS, _MASK_PIXELS // (height * width))
 
     def parts(self, max_megapixels: int) -> "list[Question]":
         """As few questions of fewer prompts as are needed for none to be larger, where that can be."""

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sa2va_ray.models.build import build_model
-from sa2va_ray.models.sa2va.generation_sa2va import Request, Sampling, decode_answers, segment
+from sa2va_ray.models.sa2va.generation_sa2va import Request, Sampling, TooManyMasksError, decode_answers, segment
 
 MAX_NEW_TOKENS = 12
 
@@ -200,3 +200,14 @@ def test_arguments_of_predict_forward_in_another_order_are_named(parity):
         model.predict_forward("Segment.", parity.image, tokenizer)
     with pytest.raises(TypeError, match="tokenizer must be the model's own, not NoneType"):
         model.predict_forward(parity.image, "Segment.")
+
+
+def test_an_answer_of_more_masks_than_allowed_is_refused_before_they_are_made(parity):
+    model, processor, image = parity.loaded.model, parity.loaded.processor, parity.image
+
+    def num_masks(most: int | None) -> int:
+        return len(segment(model, processor, [Request(image, "Which?", 5 * "[SEG]", max_masks=most)])[0].mask_logits)
+
+    assert num_masks(5) == num_masks(None)
+    with pytest.raises(TooManyMasksError, match="has 5 masks, where 4 are allowed"):
+        num_masks(4)

@@ -15,6 +15,7 @@ import pytest
 
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.serve.config import LimitsConfig
+from sa2va_ray.serve.messages import Question
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.room import Room
 from sa2va_ray.serve.threads import Threads
@@ -166,6 +167,12 @@ def test_room_is_given_in_order_and_given_back():
             pass
 
     asyncio.run(share())
+
+
+@pytest.mark.parametrize(("side", "most"), [(512, 122), (1024, 30), (2048, 7), (8000, 4)])
+def test_answers_have_as_many_masks_as_there_is_memory_for(side, most):
+    image = np.broadcast_to(np.uint8(0), (side, side))
+    assert Question(image, ("Which?",)).max_masks == most
 
 
 def test_images_take_as_much_memory_as_they_have_pixels():

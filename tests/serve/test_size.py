@@ -61,8 +61,7 @@ def test_images_and_answers_above_the_limit_of_a_grpc_message(endpoint, shape):
 
 
 def test_a_reply_above_the_limit_of_a_grpc_message_comes_whole(endpoint):
-    prompts = [f"vessel {number}" for number in range(8)]
-    form = {"output": "probability", "prompt": prompts}
+    form = {"output": "probability", "prompt": 8 * ["Please segment the vessel."]}
     reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": noise(1150, 1150, 1)}, data=form)
     assert reply.status_code == 200, reply.text
     masks = [mask for answer in reply.json()["answers"] for mask in answer["masks"]]

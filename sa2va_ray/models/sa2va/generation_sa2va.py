@@ -27,6 +27,10 @@ AnyRank = Callable[[bool], bool]
 that of a process on its own."""
 
 
+class TooManyMasksError(ValueError):
+    """An answer has more masks than were asked for."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What is asked of the model.
@@ -39,6 +43,7 @@ class Request:
         past_text: the same as upstream gives it, in the template's own words; not together with `history`.
         regions: (R, H, W) bool, regions of the image that the prompt is about (visual prompts); of a first
             question only, so not together with `history` or `past_text`.
+        max_masks: that the answer may have, since each takes memory for the whole image; None for any number.
     """
 
     image: Image.Image | None
@@ -47,6 +52,7 @@ class Request:
     history: Sequence[tuple[str, str]] = ()
     past_text: str = ""
     regions: np.ndarray | None = None
+    max_masks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,9 @@ def segment(
         model: `Sa2VAModel` in evaluation mode.
         draft: the answer that is expected; it changes the time that the answer takes, and nothing else.
         sampling: None decodes greedily.
+
+    Raises:
+        TooManyMasksError: an answer has more masks than its request allows.
     """
     images, places = _distinct([request.image for request in requests])
     tiles = [processor.image_tiles(image) if image else _NO_TILES for image in images]
@@ -127,8 +136,18 @@ def segment(
         max_new_tokens=max_new_tokens,
         any_rank=any_rank,
     )
+    for request, reply in zip(requests, replies, strict=True):
+        _check_num_masks(len(reply.seg_states), request.max_masks)
     masks = _decode_masks(model, processor, images, places, [reply.seg_states for reply in replies], any_rank)
     return [Segmentation(processor.decode(reply.ids), *mask) for reply, mask in zip(replies, masks, strict=True)]
+
+
+def _check_num_masks(num_masks: int, most: int | None) -> None:
+    if most is not None and num_masks > most:
+        raise TooManyMasksError(
+            f"The model's answer has {num_masks} masks, where {most} are allowed for an image of this size. A model "
+            "says so many where it was not trained on such a question."
+        )
 
 
 def _distinct(images: Sequence[Image.Image | None]) -> tuple[list[Image.Image | None], list[int]]:
