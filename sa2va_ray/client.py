@@ -141,8 +141,14 @@ class AsyncClient:
         """
         Args:
             endpoint: `http://host:port` or `https://host`.
+            api_key: without blanks and line ends, such as a file of one may have.
             timeout_s: longest silence of the endpoint in one try.
+
+        Raises:
+            ValueError: a key with other characters; the message does not hold it.
         """
+        if api_key and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+            raise ValueError(f"The API key of {len(api_key)} characters has blanks, line ends or the like; strip it.")
         self._http = httpx.AsyncClient(
             base_url=endpoint,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
@@ -202,9 +208,15 @@ class AsyncClient:
         Started again, it makes what is missing or was refused; all of it, where prompt, options or model have changed.
 
         Raises:
-            ValueError: `out` is `folder` or lies in it, so that the next start would ask about its own masks.
+            NotADirectoryError: `folder` is none.
+            ValueError: `out` is `folder` or lies in it, so that the next start would ask about its own masks; or
+                `concurrency` is below 1.
             EndpointError: as `segment`, at what is no fault of an image.
         """
+        if not Path(folder).is_dir():
+            raise NotADirectoryError(f"{folder} is no folder of images.")
+        if concurrency < 1:
+            raise ValueError(f"concurrency is {concurrency}; 1 is the least.")
         _check_outside(Path(out), Path(folder))
         asked = {"prompt": prompt, **options, "model_sha256": await self._sha256_of(options.get("model"))}
         results = _Results(Path(out), asked)

@@ -325,6 +325,22 @@ def lines_of(out: Path) -> dict[str, dict[str, Any]]:
     return {line["id"]: line for line in lines}
 
 
+def test_what_would_do_nothing_is_refused(endpoint: Endpoint, folder: Path, tmp_path: Path):
+    with Client(endpoint.url) as client:
+        for wrong in (tmp_path / "nope", folder / "a.png"):
+            with pytest.raises(NotADirectoryError):
+                client.segment_folder(wrong, tmp_path / "out")
+        with pytest.raises(ValueError, match="concurrency is 0"):
+            client.segment_folder(folder, tmp_path / "out", concurrency=0)
+
+
+@pytest.mark.parametrize("key", ["secret-key\n", " secret-key", "secret-k\u00e9y"])
+def test_a_key_that_no_header_can_hold_is_refused_without_telling_it(key: str):
+    with pytest.raises(ValueError, match=f"of {len(key)} characters") as refused:
+        Client("http://127.0.0.1:1", key)
+    assert "secret" not in str(refused.value)
+
+
 def test_folder(endpoint: Endpoint, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     endpoint.refused = {b"Mustermann/b.JPG": problem(415, "Not an image")}
     out = tmp_path / "out"

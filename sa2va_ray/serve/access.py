@@ -90,7 +90,7 @@ class Access:
         if not self._keys:
             loopback.check_request(request)
 
-    def check(self, headers: Mapping[str, str], client_host: str | None, scope: Scope) -> str:
+    def identify(self, headers: Mapping[str, str], client_host: str | None) -> str:
         """Id of the key that a request brings, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
 
         Label Studio can send a password only: `Authorization: Basic` with the key as the password is taken, too.
@@ -100,22 +100,32 @@ class Access:
             client_host: address of the other end of the connection.
 
         Raises:
-            Problem: 401 no valid key; 403 not of this scope, or no keys and not from this machine; 429 too often.
+            Problem: 401 no valid key; 403 no keys and not from this machine.
         """
         if not self._keys:
             loopback.check_headers(headers, client_host)
             return LOOPBACK_ID
-        key = self._find(_presented(headers))
-        if scope not in key.scopes:
-            raise Problem(
-                403,
-                "Not allowed",
-                f"The key '{key.id}' is for {', '.join(key.scopes)}, and this needs {scope}.",
-                "Use a key of this scope.",
-            )
-        if key.id in self._buckets:
-            self._buckets[key.id].take()
-        return key.id
+        return self._find(_presented(headers)).id
+
+    def admit(self, key_id: str, scope: Scope) -> None:
+        """Counts a request against the limit of its key.
+
+        Args:
+            key_id: from `identify`.
+
+        Raises:
+            Problem: 403 not of this scope; 429 too often.
+        """
+        for key in self._keys:
+            if key.id == key_id and scope not in key.scopes:
+                raise Problem(
+                    403,
+                    "Not allowed",
+                    f"The key '{key.id}' is for {', '.join(key.scopes)}, and this needs {scope}.",
+                    "Use a key of this scope.",
+                )
+        if key_id in self._buckets:
+            self._buckets[key_id].take()
 
     def _find(self, presented: str) -> ApiKey:
         digest = _sha256(presented)

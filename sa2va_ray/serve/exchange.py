@@ -15,6 +15,7 @@ from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.problems import Problem, as_problem
 from sa2va_ray.telemetry import LOGGER, Stopwatch
 
+_GONE = 499  # as nginx calls it: the caller has not waited for the reply
 _RETRY_AFTER_S = 60  # a disk does not become free in a second
 
 
@@ -86,7 +87,8 @@ class Recorder:
             Problem: no access.
         """
         async with self._recorded(Exchange(request.state.id), route) as exchange:
-            exchange.key_id = self.access.check(request.headers, request.client.host if request.client else "", scope)
+            exchange.key_id = self.access.identify(request.headers, request.client.host if request.client else "")
+            self.access.admit(exchange.key_id, scope)
             yield exchange
 
     @asynccontextmanager
@@ -108,15 +110,18 @@ class Recorder:
             status = problem.status
             self.metrics.problem(problem.title)
             raise problem from None
+        except asyncio.CancelledError:
+            status = _GONE
+            raise
         finally:
             self.metrics.end(route, status)
             self.metrics.stages(exchange.timing_ms)
             if self.audit:
                 latency_ms = 1000 * watch.lap_s()
-                loop = asyncio.get_running_loop()
-                await loop.run_in_executor(
+                record = asyncio.get_running_loop().run_in_executor(
                     self._audit_thread, self._put_on_record, self.audit, exchange, status, latency_ms
                 )
+                await asyncio.shield(record)  # a caller who has gone may not take it back
 
     @staticmethod
     def _put_on_record(audit: AuditLog, exchange: Exchange, status: int, latency_ms: float) -> None:

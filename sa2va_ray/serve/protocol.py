@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from sa2va_ray.predict.cleanup import CleanupConfig
@@ -21,15 +21,21 @@ Output = Literal["rle", "polygons", "png", "probability"]
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 
 
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is asked for, not true or false")
+    return value
+
+
 class SegmentOptions(BaseModel):
     """What is asked of an image. In JSON beside `image` or `uri`, in a form as fields beside `file`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: Annotated[list[Prompt], Field(min_length=1)] | None = None
+    prompt: Annotated[list[Prompt], Field(min_length=1, fail_fast=True)] | None = None
     """Several questions share one image encoding; in JSON one may be given as a string."""
-    model: str | None = None
-    threshold: Annotated[float | None, Field(ge=0, le=1)] = None
+    model: Annotated[str | None, Field(min_length=1)] = None
+    threshold: Annotated[float | None, Field(ge=0, le=1), BeforeValidator(_no_bool)] = None
     cleanup: CleanupConfig | None = None
     """In a form as JSON text."""
     output: Output = "rle"
@@ -110,12 +116,24 @@ def parse_options(fields: dict[str, Any]) -> SegmentOptions:
     Raises:
         Problem: an unknown or wrong field.
     """
+    _check_names(fields, SegmentOptions)
+    if isinstance(cleanup := fields.get("cleanup"), dict):
+        _check_names(cleanup, CleanupConfig, "cleanup.")
     if isinstance(fields.get("prompt"), str):
         fields = {**fields, "prompt": [fields["prompt"]]}
     try:
         return SegmentOptions.model_validate(fields)
     except ValidationError as error:
-        raise _wrong_field("; ".join(map(_says, error.errors()[:_MAX_PROBLEMS]))) from None
+        raise _wrong_field("; ".join(map(_says, error.errors(include_input=False, include_url=False)))) from None
+
+
+def _check_names(fields: dict[str, Any], model: type[BaseModel], parent: str = "") -> None:
+    """Before pydantic, which makes an error of a kilobyte for each of a million unknown names."""
+    unknown = [name for name in fields if name not in model.model_fields][:_MAX_PROBLEMS]
+    if unknown:
+        raise _wrong_field(
+            "; ".join(f"{parent}{name[:_MAX_NAME_CHARACTERS]}: Extra inputs are not permitted" for name in unknown)
+        )
 
 
 def form_options(items: list[tuple[str, str]]) -> SegmentOptions:

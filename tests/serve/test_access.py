@@ -27,9 +27,15 @@ def key_and_access():
     return key, Access([other, stored])
 
 
+def check(access, headers, host, scope):
+    key_id = access.identify(headers, host)
+    access.admit(key_id, scope)
+    return key_id
+
+
 def status_of(access, headers, host=REMOTE, scope="predict"):
     with pytest.raises(Problem) as caught:
-        access.check(headers, host, scope)
+        check(access, headers, host, scope)
     return caught.value.status
 
 
@@ -42,7 +48,7 @@ def test_each_way_to_send_a_key(key_and_access):
         {"x-api-key": key},
         {"authorization": f"Basic {basic}"},
     ):
-        assert access.check(headers, REMOTE, "predict") == "clinic"
+        assert check(access, headers, REMOTE, "predict") == "clinic"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +70,7 @@ def test_no_valid_key(key_and_access, headers):
     assert status_of(access, headers) == 401
     assert status_of(access, headers, host="127.0.0.1") == 401  # being local does not help once there are keys
     with pytest.raises(Problem) as caught:
-        access.check(headers, REMOTE, "predict")
+        check(access, headers, REMOTE, "predict")
     assert caught.value.response().headers["www-authenticate"] == "Bearer"
 
 
@@ -85,26 +91,26 @@ def test_rate_limit_lets_a_burst_pass_and_then_says_when():
     clock = Clock()
     access = Access([stored, free_stored], clock)
     for _ in range(4):
-        access.check({"x-api-key": key}, REMOTE, "predict")
+        check(access, {"x-api-key": key}, REMOTE, "predict")
     with pytest.raises(Problem) as caught:
-        access.check({"x-api-key": key}, REMOTE, "predict")
+        check(access, {"x-api-key": key}, REMOTE, "predict")
     assert (caught.value.status, caught.value.retry_after_s) == (429, 15)
     for _ in range(10):
-        access.check({"x-api-key": free}, REMOTE, "predict")  # another key is not held up
+        check(access, {"x-api-key": free}, REMOTE, "predict")  # another key is not held up
     clock.now_s += 14
     assert status_of(access, {"x-api-key": key}) == 429
     clock.now_s += 1
-    access.check({"x-api-key": key}, REMOTE, "predict")
+    check(access, {"x-api-key": key}, REMOTE, "predict")
     clock.now_s += 3600
     for _ in range(4):
-        access.check({"x-api-key": key}, REMOTE, "predict")
+        check(access, {"x-api-key": key}, REMOTE, "predict")
     assert status_of(access, {"x-api-key": key}) == 429  # an hour of rest is not saved up
 
 
 def test_rate_limits_go_by_a_clock_that_does_not_jump(monkeypatch):
     key, stored = new_key("slow", ["predict"], requests_per_minute=1)
     access = Access([stored])
-    access.check({"x-api-key": key}, REMOTE, "predict")
+    check(access, {"x-api-key": key}, REMOTE, "predict")
     now_s = time.time()
     for jumped_s in (now_s + 86_400, 0.0):
         monkeypatch.setattr(time, "time", lambda jumped_s=jumped_s: jumped_s)
@@ -116,7 +122,7 @@ def test_no_keys_means_this_machine_only(monkeypatch):
     access = Access.load(None)
     assert "this machine only" in access.says()
     for host in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"):
-        assert access.check({}, host, "predict") == LOOPBACK_ID
+        assert check(access, {}, host, "predict") == LOOPBACK_ID
     for host in (REMOTE, "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1", "", "localhost", None):
         assert status_of(access, {}, host) == 403
     for name in ("x-forwarded-for", "forwarded", "x-real-ip"):
@@ -129,9 +135,9 @@ def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):
     in_environment, other = new_key("environment", ["predict"])
     monkeypatch.setenv(KEYS_VARIABLE, json.dumps([other.model_dump(mode="json")]))
     access = Access.load(str(tmp_path / "keys.json"))
-    assert access.check({"x-api-key": in_file}, REMOTE, "admin") == "file"
+    assert check(access, {"x-api-key": in_file}, REMOTE, "admin") == "file"
     assert status_of(access, {"x-api-key": in_environment}) == 401
-    assert Access.load(None).check({"x-api-key": in_environment}, REMOTE, "predict") == "environment"
+    assert check(Access.load(None), {"x-api-key": in_environment}, REMOTE, "predict") == "environment"
     assert "1 API key" in access.says()
 
 
@@ -164,7 +170,7 @@ def test_what_the_generator_prints_works(tmp_path):
     command = [sys.executable, "-m", "sa2va_ray.serve.access", "new", "clinic", "--scopes", "predict", "admin"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     (tmp_path / "keys.json").write_text(f"[{lines[3]}]")
-    assert Access.load(str(tmp_path / "keys.json")).check({"x-api-key": lines[1]}, REMOTE, "admin") == "clinic"
+    assert check(Access.load(str(tmp_path / "keys.json")), {"x-api-key": lines[1]}, REMOTE, "admin") == "clinic"
     bad = subprocess.run([*command[:4], "two words"], capture_output=True, text=True)
     assert bad.returncode == 2
     assert "Traceback" not in bad.stderr

@@ -39,7 +39,7 @@ def test_parts_are_recorded_under_the_requests_key_and_do_not_use_up_its_limit(t
     asyncio.run(label_three_images())
     records = [json.loads(line) for line in file.read_text().splitlines()]
     assert [record["status"] for record in records] == [200, 200, 422, 200, 429]
-    assert [record["key_id"] for record in records[:4]] == ["clinic"] * 4
+    assert [record["key_id"] for record in records] == ["clinic"] * 5
     assert {record["request_id"] for record in records} == {"a1"}
     assert records[0]["input_sha256"] != records[1]["input_sha256"]
 
@@ -72,3 +72,28 @@ def test_a_request_that_is_let_in_nowhere_is_on_record(tmp_path):
         asyncio.run(recorder.let_in(Request({**scope, "state": {"id": "a1"}})))
     (record,) = map(json.loads, (tmp_path / "audit.jsonl").read_text().splitlines())
     assert (record["status"], record["request_id"]) == (403, "a1")
+
+
+def test_a_caller_who_leaves_is_on_record(tmp_path):
+    recorder = Recorder(Access([]), RequestMetrics(), AuditLog(tmp_path / "audit.jsonl"))
+    request = Request({"type": "http", "headers": [], "client": ("127.0.0.1", 1), "state": {"id": "a1"}})
+
+    async def ask(begun: asyncio.Event) -> None:
+        async with recorder.exchange(request, "segment", "predict") as exchange:
+            exchange.brought(b"image")
+            begun.set()
+            await asyncio.sleep(60)
+
+    async def leave() -> None:
+        asking = asyncio.create_task(ask(begun := asyncio.Event()))
+        await begun.wait()
+        for _ in range(3):  # as a cancelled scope of anyio does, at whatever is awaited next
+            asking.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    asyncio.run(leave())
+    recorder._audit_thread.shutdown()
+    (record,) = map(json.loads, (tmp_path / "audit.jsonl").read_text().splitlines())
+    assert (record["status"], record["input_sha256"] is None) == (499, False)
