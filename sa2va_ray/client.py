@@ -430,7 +430,7 @@ def _encoded_pixels(image: "Image") -> bytes:
 
 def _is_faithful(image: "Image") -> bool:
     """PIL keeps 8 of 16 bits of colours, and reads some wide samples of TIFF otherwise than its tags say."""
-    if image.mode in ("RGB", "RGBA") and any(";16" in str(arguments) for *_, arguments in getattr(image, "tile", ())):
+    if not image.mode.startswith(("I", "F")) and _has_wide_source(image):
         return False
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     bits, formats = max(tags.get(_BITS, (1,))), tags.get(_SAMPLE_FORMAT, 1)
@@ -440,6 +440,26 @@ def _is_faithful(image: "Image") -> bool:
     is_mixed_up = image.mode in ("I", "F") and tags.get(_COMPRESSION, 1) != 1 and getattr(tags, "prefix", b"") == b"MM"
     is_grey = image.mode not in ("RGB", "RGBA") and tags.get(_PHOTOMETRIC) == _BLACK_IS_ZERO
     return is_grey and not is_uint32 and not is_mixed_up
+
+
+def _has_wide_source(image: "Image") -> bool:
+    """Whether the samples that PIL is about to decode have more than 8 bits."""
+    for codec, _, _, arguments in getattr(image, "tile", ()):
+        last: Any = arguments[-1] if isinstance(arguments, tuple) else None
+        is_wide = codec == "SGI16" or (codec == "sgi_rle" and last == 2)  # bytes of a sample
+        is_wide |= codec in ("ppm", "ppm_plain") and last > 255  # the greatest value
+        if is_wide or ";16" in str(arguments) or (codec == "jpeg2k" and _jpeg_2000_bits(image) > 8):
+            return True
+    return False
+
+
+def _jpeg_2000_bits(image: Any) -> int:
+    """Of a sample; by the code stream, since PIL does not tell."""
+    position = image.fp.tell()
+    image.fp.seek(0)
+    _, _, code = image.fp.read().partition(b"\xff\x4f\xff\x51")
+    image.fp.seek(position)
+    return max((depth & 127) + 1 for depth in code[38:][: 3 * int.from_bytes(code[36:38]) : 3])
 
 
 def _read_opened(file: Any) -> bytes:

@@ -25,7 +25,8 @@ _SUBFILE, _OLD_SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 254, 255, 338, 339
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # unsigned integers, which all these tags are
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
-_UNCOMPRESSED, _DEFLATE, _BY_LIBTIFF = 1, (8, 32946), (5, 32773, 34925, 50000)  # LZW, PackBits, LZMA, Zstandard
+_UNCOMPRESSED, _PACKBITS, _DEFLATE = 1, 32773, (8, 32946)
+_BY_LIBTIFF = (5, _PACKBITS, 34925, 50000)  # LZW, PackBits, LZMA, Zstandard
 _WHOLE = (8, 16, 32, 64)  # bits that fill a number of numpy
 _KINDS = {1: "u", 2: "i", 3: "f"}  # by sample format
 _KIND_NAMES = {1: "unsigned", 2: "signed", 3: "floating point", 4: "untyped", 5: "complex", 6: "complex"}
@@ -95,6 +96,8 @@ class Page:
         """Samples of up to 8 bits, in the combinations that Pillow reads as the tags say."""
         if max(self.tags.get(_BITS, (1,))) > 8 or set(self.tags.get(_SAMPLE_FORMAT, (1,))) != {1}:
             return False
+        if self.get(_PREDICTOR, 1) != 1 and self.compression in (_UNCOMPRESSED, _PACKBITS):
+            return False  # where libtiff does not heed it
         if self.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
             return self.num_samples == 1 and self.bits in (1, 2, 4, 8)
         return not self.is_planar or self.photometric == _RGB
@@ -221,6 +224,7 @@ def _check_kind(page: Page) -> None:
         and len(bits) == len(formats) == 1
         and page.bits in widths
         and num_colours <= page.num_samples <= num_colours + 1
+        and (page.num_samples != 2 or page.get(_EXTRA_SAMPLES, 0) in (_PREMULTIPLIED, _ALPHA))  # else two images
         and page.compression in (_UNCOMPRESSED, *_DEFLATE, *_BY_LIBTIFF)
         and page.get(_PREDICTOR, 1) in ((1, 2, 3) if kind == "f" else (1, 2))
         and (page.bits in _WHOLE or (page.get(_PREDICTOR, 1) == 1 and page.num_samples == num_colours))

@@ -127,6 +127,27 @@ def by_hand(values, bits, byteorder="<", strip=None, **tags):
     return start + packed + bytes(len(packed) % 2) + directory
 
 
+@pytest.mark.parametrize("num_samples", [1, 3])
+@pytest.mark.parametrize("compression", [1, 32773])
+def test_differences_that_libtiff_does_not_undo(compression, num_samples):
+    values = random_values("uint8", num_samples)
+    rows = np.diff(values, axis=1, prepend=np.zeros_like(values[:, :1])).reshape(len(values), -1)
+    as_packbits = b"".join(bytes([len(row) - 1]) + row.tobytes() for row in rows)
+    strip = as_packbits if compression == 32773 else rows.tobytes()
+    tags = {"t259": compression, "t317": 2, "t277": num_samples, "t262": 1 if num_samples == 1 else 2}
+    check(by_hand(values, 8, strip=strip, **tags), shown(values))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_two_greys_are_refused_where_the_second_is_not_alpha(dtype, photometric):
+    for meaning in ("unspecified", None):
+        data = tiff(
+            random_values(dtype, 2), photometric=photometric, planarconfig="contig", extrasamples=meaning and [meaning]
+        )
+        assert "2 samples" in refusal(data).reason
+
+
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("bits", range(9, 16))
 def test_samples_of_9_to_15_bits(bits, byteorder):

@@ -1,6 +1,7 @@
 """One picture, however it is given: as a file, as a `PIL.Image`, as an array, to the folder's own code."""
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -116,6 +117,8 @@ def test_a_file_and_its_pil_image_are_the_same_picture(kind):
         (WIDE.astype(">u2"), stretched(WIDE)),
         (np.dstack([WIDE, WIDE, WIDE]), stretched(WIDE)),
         (WIDE.astype(np.int64) - 2000, stretched(WIDE)),
+        (WIDE.astype(">i8") - 2000, stretched(WIDE)),
+        (WIDE.astype(">u8"), stretched(WIDE)),
         (WIDE.astype(np.float16) / 5000, stretched(WIDE.astype(np.float16) / 5000)),
         (WIDE / 5000, stretched(WIDE)),
     ],
@@ -158,6 +161,36 @@ def test_what_pil_has_lost_is_not_guessed(data):
     with pytest.raises(ValueError, match="path"):
         _encoded(opened(data))
     assert decode_image_bytes(data, 10_000).shape[:2] == (20, 30)
+
+
+def sgi(values):
+    planes = np.moveaxis(np.atleast_3d(values), -1, 0).astype(">u2")
+    header = struct.pack(">hBB4H", 474, 0, 2, values.ndim, values.shape[1], values.shape[0], len(planes))
+    return header.ljust(512, b"\0") + planes.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "is_wide"),
+    [
+        (b"P6 30 20 65535\n" + np.dstack([WIDE] * 3).astype(">u2").tobytes(), True),
+        (b"P6 30 20 4095\n" + np.dstack([WIDE] * 3).astype(">u2").tobytes(), True),
+        (b"P6 30 20 255\n" + COLOURS.tobytes(), False),
+        (b"P5 30 20 4095\n" + WIDE.astype(">u2").tobytes(), False),  # kept by PIL, as I
+        (cv2.imencode(".jp2", np.tile(np.dstack([WIDE] * 3), (4, 4, 1)))[1].tobytes(), True),
+        (cv2.imencode(".jp2", np.tile(COLOURS, (4, 4, 1)))[1].tobytes(), False),
+        (sgi(np.dstack([WIDE] * 3)), True),
+        (sgi(WIDE), True),
+        (cv2.imencode(".tiff", np.dstack([WIDE, WIDE, WIDE + 9]))[1].tobytes(), True),
+        (saved(Image.fromarray(COLOURS), "SGI"), False),
+    ],
+)
+def test_formats_that_only_pil_reads_lose_no_bits_in_silence(data, is_wide):
+    for read, error, cure in ((image_pixels, ImageError, "array"), (_encoded, ValueError, "path")):
+        if is_wide:
+            with pytest.raises(error, match=cure):
+                read(opened(data))
+        else:
+            read(opened(data))
 
 
 @pytest.mark.parametrize(

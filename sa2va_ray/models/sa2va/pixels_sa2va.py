@@ -4,6 +4,7 @@ Shapes: H W pixels, C channels.
 """
 
 import struct
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -93,6 +94,7 @@ def to_8_bits(
     """
     check_finite(values)
     if low is None and values.dtype.kind in "iu" and values.itemsize == 8:  # which float64 does not hold exactly
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
         values = values.view(np.uint64) - values.min().view(np.uint64)
     counted = values if inside is None else values[inside]
     low = float(counted.min()) if low is None else low
@@ -221,15 +223,35 @@ def _check_visible(alpha: np.ndarray) -> None:
 def _check_lost_bits(image: Image.Image) -> None:
     """PIL keeps the high 8 of 16 bits of colours, and mixes up the bytes of some compressed TIFFs."""
     tags = getattr(image, "tag_v2", {})
-    rawmodes = [str(args[0] if isinstance(args, tuple) else args) for *_, args in getattr(image, "tile", [])]
-    bits = max(tags.get(_BITS, (1,)))
-    has_lost = image.mode in ("RGB", "RGBA") and (bits > 8 or any(";16" in rawmode for rawmode in rawmodes))
+    is_narrow = not image.mode.startswith(("I", "F"))
+    has_lost = is_narrow and (max(tags.get(_BITS, (1,))) > 8 or _has_wide_source(image))
     is_mixed_up = image.mode in ("I", "F") and tags.get(_COMPRESSION, 1) != 1 and getattr(tags, "prefix", b"") == b"MM"
     is_signed = image.mode == "L" and 2 in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
     if has_lost or is_mixed_up or is_signed:
         raise ImageError(
             "image_mode", "PIL does not keep all bits of this image; give it as an array, or save it with 8 bits."
         )
+
+
+def _has_wide_source(image: Image.Image) -> bool:
+    """Whether the samples that PIL is about to decode have more than 8 bits."""
+    for codec, _, _, args in getattr(image, "tile", []):
+        last: Any = args[-1] if isinstance(args, tuple) else None
+        is_wide = codec == "SGI16" or (codec == "sgi_rle" and last == 2)  # bytes of a sample
+        is_wide |= codec in ("ppm", "ppm_plain") and last > 255  # the greatest value
+        if is_wide or ";16" in str(args) or (codec == "jpeg2k" and _jpeg_2000_bits(image) > 8):
+            return True
+    return False
+
+
+def _jpeg_2000_bits(image: Any) -> int:
+    """Of a sample; by the code stream, since PIL does not tell."""
+    file = image.fp
+    position = file.tell()
+    file.seek(0)
+    _, _, code = file.read().partition(b"\xff\x4f\xff\x51")
+    file.seek(position)
+    return max((depth & 127) + 1 for depth in code[38:][: 3 * int.from_bytes(code[36:38]) : 3])
 
 
 def _as_tags_say(image: Image.Image) -> np.ndarray:
