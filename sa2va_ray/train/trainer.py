@@ -1,6 +1,7 @@
 """The driver side of a training run: checks and the plan first, then a Ray Train TorchTrainer."""
 
 import os
+import re
 from functools import partial
 
 import ray
@@ -26,6 +27,7 @@ from sa2va_ray.train.trackers import check_trackers
 
 _CURE = "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, or add nodes."
 _RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
+_MEMORY_WAS_FULL = re.compile(r"Memory on the node \(.*?\) was (\S+) used / (\S+) limit")
 
 
 def train(config: TrainConfig) -> str | None:
@@ -162,7 +164,7 @@ def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str) -
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise UserError(
-            f"The run ended: {_last_line(error)} Its workers were replaced up to max_failures={config.max_failures} "
+            f"The run ended: {_cause(error)} Its workers were replaced up to max_failures={config.max_failures} "
             f"times; the workers' logs are on the dashboard. Newest checkpoint: {_newest_checkpoint(run_uri)}. "
             "Start the job again with resume=auto (the default) to go on from it."
         ) from error
@@ -193,6 +195,12 @@ def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
     return (config.min_workers, config.num_workers) if config.min_workers else config.num_workers
 
 
-def _last_line(error: Exception) -> str:
+def _cause(error: Exception) -> str:
+    """Ray's last line is the cause, but where memory was short: there it is advice on Ray's settings."""
+    if found := _MEMORY_WAS_FULL.search(str(error)):
+        return (
+            f"Ray killed a worker, because {found[1]} of its node's {found[2]} of memory were in use. Let less run "
+            "beside it, or give the node more."
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
