@@ -33,7 +33,7 @@ def read_coco(folder: Folder, document: str, content: dict[str, Any], options: S
     """An item for each image, in the file's order, then one for each image id that only annotations name."""
     by_image = _group(content["annotations"])
     times = Counter(_id(image) for image in content["images"])
-    num_lost = sum(len(group) for image_id, group in by_image.items() if image_id not in times)
+    num_lost = sum(len(group) for image_id, group in by_image.items() if image_id is not None and image_id not in times)
     reader = _Reader(folder, document, content, options, num_lost)
     for place, image in enumerate(content["images"]):
         item = reader.read(image, by_image.get(_id(image), []), is_only=times[_id(image)] == 1)
@@ -44,6 +44,8 @@ def read_coco(folder: Folder, document: str, content: dict[str, Any], options: S
     for image_id, group in by_image.items():
         if image_id not in times:
             reason = f"{len(group)} COCO annotation(s) name an image id that no image has."
+            if image_id is None:
+                reason = f"{len(group)} COCO annotation(s) are no mappings, or have no number or text as `image_id`."
             rejected = Rejected("orphan_label", reason)
             yield Item(LAYOUT, None, rejected).at(document, f".annotations[{places[image_id]}]")
 

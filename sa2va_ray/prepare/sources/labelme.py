@@ -31,11 +31,13 @@ def pair_labels(folder: Folder) -> dict[str, list[str]]:
 def are_labelme(folder: Folder, names: list[str]) -> bool:
     """Looks at a few only: the files may be millions."""
     for name in names[:_NUM_PEEKED]:
+        data = folder.read(name)
         try:
-            if is_labelme(parse_json(folder.read(name))):
+            if is_labelme(parse_json(data)):
                 return True
         except Rejected:
-            continue
+            if b'"shapes"' in data:  # of another encoding, or cut off: it shall be told so
+                return True
     return False
 
 

@@ -1,7 +1,6 @@
 """The shapes of LabelMe and of its relatives (X-AnyLabeling, AnyLabeling): what has an area becomes one."""
 
 import base64
-import binascii
 import math
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from sa2va_ray.data.images import ImageError, decode_mask_bytes
 from sa2va_ray.data.masks import mask_to_rle
 from sa2va_ray.prepare.records import Rejected, Shape
-from sa2va_ray.prepare.sources.shapes import to_polygon
+from sa2va_ray.prepare.sources.shapes import to_polygon, wrong_type
 
 _WITHOUT_AREA = ("line", "linestrip", "point", "points")
 _OF_FOUR_CORNERS = ("rectangle", "rotation", "oriented_rectangle", "rotated_rectangle")
@@ -36,9 +35,9 @@ def to_shape(shape: dict[str, Any], size: tuple[int, int] | None, max_pixels: in
     if kind == "circle":
         centre, edge = _corners(points, "circle", 2)
         radius = float(np.hypot(*(edge - centre)))
-        return _to_ellipse(centre, np.array([radius, 0.0]), np.array([0.0, radius]))
+        return _to_ellipse(centre, np.array([radius, 0.0]), np.array([0.0, radius]), max_pixels)
     if kind == "ellipse":
-        return _from_ellipse(points)
+        return _from_ellipse(points, max_pixels)
     if kind == "rectangle" and isinstance(points, list) and len(points) == 2:
         first, second = _corners(points, "rectangle", 2)
         return np.array([first, [second[0], first[1]], second, [first[0], second[1]]])
@@ -63,17 +62,17 @@ def _corners(points: Any, kind: str, number: int) -> np.ndarray:
     return to_polygon([*points, *points[: max(0, 3 - number)]])[:number]  # whose checks are of at least 3 points
 
 
-def _from_ellipse(points: Any) -> np.ndarray:
+def _from_ellipse(points: Any, max_pixels: int) -> np.ndarray:
     """Two opposite corners of the box around it, or the centre and an end of each half axis."""
     if isinstance(points, list) and len(points) == 3:
         centre, first, second = _corners(points, "ellipse", 3)
-        return _to_ellipse(centre, first - centre, second - centre)
+        return _to_ellipse(centre, first - centre, second - centre, max_pixels)
     low, high = _corners(points, "ellipse", 2)
     half = abs(high - low) / 2
-    return _to_ellipse((low + high) / 2, np.array([half[0], 0.0]), np.array([0.0, half[1]]))
+    return _to_ellipse((low + high) / 2, np.array([half[0], 0.0]), np.array([0.0, half[1]]), max_pixels)
 
 
-def _to_ellipse(centre: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _to_ellipse(centre: np.ndarray, first: np.ndarray, second: np.ndarray, max_pixels: int) -> np.ndarray:
     """The outline around `centre` with the half axes `first` and `second`, x, y each, as (P, 2).
 
     A chord of a circle of radius r keeps within r (1 - cos(pi / P)) of its arc.
@@ -81,6 +80,8 @@ def _to_ellipse(centre: np.ndarray, first: np.ndarray, second: np.ndarray) -> np
     radius = max(np.hypot(*first), np.hypot(*second))
     if not radius:
         raise Rejected("short_polygon", "A circle or ellipse has the radius 0.")
+    if radius > max_pixels:
+        raise Rejected("polygon_outside", f"A circle or ellipse has a radius of {radius:.3g} px; no image is so large.")
     number = math.ceil(math.pi / math.acos(max(-1.0, 1 - _MAX_ARC_ERROR_PX / radius))) if radius > 0.1 else 8
     angles = np.linspace(0, 2 * np.pi, min(max(8, number), _MAX_ARC_POINTS), endpoint=False)
     return centre + np.cos(angles)[:, None] * first + np.sin(angles)[:, None] * second
@@ -92,11 +93,7 @@ def _to_mask(encoded: Any, corners: np.ndarray, size: tuple[int, int] | None, ma
         raise Rejected("wrong_type", "A mask shape needs imageHeight and imageWidth, and the file states none.")
     if math.prod(size) > max_pixels:
         raise Rejected("label_too_large", f"A mask shape is for {math.prod(size)} pixels; at most {max_pixels} go.")
-    try:
-        part = decode_mask_bytes(base64.b64decode(encoded, validate=True), max_pixels)
-    except (binascii.Error, TypeError, ValueError) as error:
-        reason = error.reason if isinstance(error, ImageError) else "it is not in base64."
-        raise Rejected("mask_unreadable", f"Of a mask shape: {reason}") from None
+    part = _decode_mask(encoded, max_pixels)
     left, top = np.rint(corners.min(axis=0)).astype(int)
     height, width = part.shape
     if min(left, top) < 0 or top + height > size[0] or left + width > size[1]:
@@ -105,6 +102,25 @@ def _to_mask(encoded: Any, corners: np.ndarray, size: tuple[int, int] | None, ma
             f"A mask shape of {width} x {height} px at ({left}, {top}) reaches out of the image of {size[1]} x "
             f"{size[0]} px.",
         )
+    box_width, box_height = np.ptp(corners, axis=0)
+    if abs(width - box_width - 0.5) > 1 or abs(height - box_height - 0.5) > 1:  # the last pixel may count or not
+        raise Rejected(
+            "label_sizes",
+            f"The picture of a mask shape has {width} x {height} px, its box {box_width:g} x {box_height:g}; where it "
+            "lies is unknown.",
+        )
     whole = np.zeros(size, bool)
     whole[top : top + height, left : left + width] = part
     return mask_to_rle(whole)
+
+
+def _decode_mask(encoded: Any, max_pixels: int) -> np.ndarray:
+    if not isinstance(encoded, str):
+        raise wrong_type("The picture of a mask shape", "a text in base64", encoded)
+    try:
+        return decode_mask_bytes(base64.b64decode("".join(encoded.split()), validate=True), max_pixels)
+    except ImageError as error:
+        reason = error.reason
+    except ValueError as error:  # of base64
+        reason = f"it is not in base64: {error}."
+    raise Rejected("mask_unreadable", f"Of a mask shape: {reason}")

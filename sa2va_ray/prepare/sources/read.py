@@ -149,10 +149,14 @@ def _are_recognised(items: Sequence[Item]) -> bool:
     return any(item.layout != UNRECOGNISED for item in items)
 
 
+def _reason_of(item: Item) -> str:
+    return item.label.reason if isinstance(item.label, Rejected) else ""
+
+
 def _check_recognised(folder: Folder, items: Sequence[Item]) -> None:
     if _are_recognised(items):
         return
-    broken = f", {len(items)} of the JSON files broken" if items else ""
+    broken = f", {len(items)} of the JSON files broken ({_reason_of(items[0])})" if items else ""
     raise UserError(
         f"`source` holds {folder.count_kinds()}{broken}, and none of the layouts that are read: annotations.json, "
         "LabelMe (a JSON file for each image), COCO instances, mask images (folders `images` and `masks`, or names "

@@ -11,6 +11,10 @@ from pycocotools import mask as coco_mask
 from sa2va_ray.prepare.records import Rejected
 
 _NUMBERS = {int, float}
+_MAX_SIDE = 10**9
+_MAX_RLE_BITS = 35  # COCO packs numbers of 32 bits, so at most 7 characters
+# Control characters but tab and line break, and lone surrogates, which no file or table can hold.
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def parse_json(data: bytes) -> Any:
@@ -19,7 +23,10 @@ def parse_json(data: bytes) -> Any:
         return json.loads(data)
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at line {error.lineno}, column {error.colno}"
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        reason = f"The label is not UTF-8 text (byte {error.start}). Save it as UTF-8."
+        raise Rejected("label_unreadable", reason) from None
+    except (RecursionError, ValueError) as error:
         reason = f"{type(error).__name__} while reading it"
     raise Rejected("label_unreadable", f"The label is not JSON: {reason}. It may be cut off; copy it again.")
 
@@ -30,6 +37,10 @@ def to_text(value: Any, where: str) -> str:
         raise wrong_type(where, "a text", value)
     if not value.strip():
         raise Rejected("empty_text", f"{where} is empty, so it is unknown what the object is called.")
+    if _NO_TEXT.search(value):
+        raise Rejected(
+            "wrong_type", f"{where} holds a character that no text has: a control character, or half of one."
+        )
     return value.strip()
 
 
@@ -37,10 +48,12 @@ def to_size(height: Any, width: Any) -> tuple[int, int] | None:
     """(H, W); None where the annotation states none."""
     if height is None and width is None:
         return None
-    size = to_whole(height), to_whole(width)
-    if size[0] is None or size[1] is None or min(size[0], size[1]) < 1:
-        raise Rejected("wrong_type", "Height and width of the annotation are not both whole numbers above 0.")
-    return size[0], size[1]
+    size = _to_side(height), _to_side(width)
+    if 0 in size:
+        raise Rejected(
+            "wrong_type", f"Height and width of the annotation are not both whole numbers from 1 to {_MAX_SIDE}."
+        )
+    return size
 
 
 def to_whole(value: Any) -> int | None:
@@ -50,6 +63,12 @@ def to_whole(value: Any) -> int | None:
     if type(value) is float and value.is_integer():
         return int(value)
     return value if type(value) is int else None
+
+
+def _to_side(value: Any) -> int:
+    """Pixels; 0 for what is no height or width."""
+    side = to_whole(value)
+    return side if side is not None and 0 < side <= _MAX_SIDE else 0
 
 
 def is_polygon(value: Any) -> bool:
@@ -93,14 +112,16 @@ def to_segmentation(value: Any, where: str) -> list[np.ndarray]:
 def to_rle(value: dict[str, Any], max_pixels: int) -> dict[str, Any]:
     """COCO RLE, compressed or not -> compressed, checked: pycocotools fills what short counts leave with old memory."""
     sides, counts = value.get("size"), value.get("counts")
-    size = [to_whole(side) or 0 for side in sides] if isinstance(sides, list) else []
-    if len(size) != 2 or min(size) < 1:
-        raise Rejected("rle_broken", "The `size` of a run-length mask is not two whole numbers above 0.")
+    size = [_to_side(side) for side in sides] if isinstance(sides, list) else []
+    if len(size) != 2 or 0 in size:
+        raise Rejected("rle_broken", f"The `size` of a run-length mask is not two whole numbers from 1 to {_MAX_SIDE}.")
     height, width = size
     if height * width > max_pixels:
         raise Rejected("label_too_large", f"A run-length mask has {height * width} pixels; at most {max_pixels} go.")
     lengths = _run_lengths(counts)
-    if min(lengths, default=0) < 0 or sum(lengths) != height * width:
+    if min(lengths, default=0) < 0 or max(lengths, default=0) > height * width:
+        raise Rejected("rle_broken", f"A count of a run-length mask is below 0 or above its {height * width} pixels.")
+    if sum(lengths) != height * width:
         raise Rejected(
             "rle_broken", f"The counts of a run-length mask make {sum(lengths)} pixels, its size {height * width}."
         )
@@ -129,14 +150,16 @@ def _are_pairs(value: list[Any]) -> bool:
 def _run_lengths(counts: Any) -> list[int]:
     if isinstance(counts, str):
         return _decompress(_unquoted(counts))
-    if not isinstance(counts, list) or not set(map(type, counts)) <= {int}:
+    lengths = [to_whole(count) for count in counts] if isinstance(counts, list) else [None]
+    whole = [length for length in lengths if length is not None]
+    if len(whole) < len(lengths):
         raise Rejected("rle_broken", "The counts of a run-length mask are neither whole numbers nor a text.")
-    return counts
+    return whole
 
 
 def _unquoted(counts: str) -> str:
     """Counts that were printed as Python bytes, b'...', taken out of them: COCO's packing has no quotes."""
-    if not re.fullmatch(r"b(['\"]).*\1", counts, re.DOTALL):
+    if not re.fullmatch(r"b(['\"])[^'\"]*\1", counts):
         return counts
     try:
         return ast.literal_eval(counts).decode("ascii")
@@ -154,6 +177,8 @@ def _decompress(counts: str) -> list[int]:
             raise Rejected("rle_broken", "The counts of a run-length mask hold a character that does not belong there.")
         number |= (code & 31) << bits
         bits += 5
+        if bits > _MAX_RLE_BITS:
+            raise Rejected("rle_broken", "The counts of a run-length mask hold a number that does not end.")
         if code & 32:
             continue
         if code & 16:

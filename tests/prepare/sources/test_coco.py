@@ -73,7 +73,14 @@ def test_packed_counts_of_any_mask_are_read(read_coco):
         (annotation([SQUARE], [HIDDEN]), "category_id"),
         (annotation({"size": [H, W], "counts": COUNTS[:-1]}), "rle_broken"),
         (annotation({"size": [H, W], "counts": [H * W + 5, -5]}), "rle_broken"),
-        (annotation({"size": [H, W], "counts": [H * W / 2, H * W / 2]}), "rle_broken"),
+        (annotation({"size": [H, W], "counts": [0.5, H * W - 0.5]}), "rle_broken"),
+        (annotation({"size": [H, W], "counts": [float("inf")]}), "rle_broken"),
+        (annotation({"size": [H, W], "counts": [True, H * W - 1]}), "rle_broken"),
+        (annotation({"size": [H, W], "counts": [int("9" * 4300)] * 2}), "rle_broken"),
+        (annotation({"size": [H, W], "counts": "o" * 640_000 + "0"}), "rle_broken"),
+        (annotation({"size": [H, W], "counts": "b'PP', b'PP'"}), "rle_broken"),
+        (annotation({"size": [int("9" * 4300)] * 2, "counts": [5]}), "rle_broken"),
+        (annotation({"size": [1e300, 1e300], "counts": [5]}), "rle_broken"),
         (annotation({"size": [H, W], "counts": []}), "rle_broken"),
         (annotation({"size": [H, W], "counts": HIDDEN}), "rle_broken"),
         (annotation({"size": [H, W], "counts": mask_to_rle(MASK)["counts"][:-1]}), "rle_broken"),
@@ -93,6 +100,16 @@ def test_a_wrong_annotation_takes_its_image_alone(read_coco, wrong, code):
 def test_images_without_annotations_and_annotations_without_images_are_told(read_coco):
     source = read_coco({"image_id": HIDDEN, "category_id": 1, "segmentation": [SQUARE]}, HIDDEN)
     assert codes(source) == {"no_objects": 1, "orphan_label": 2}
+
+
+@pytest.mark.parametrize("entry", [None, 7, [], {"category_id": 1}, {"image_id": None}])
+def test_annotations_that_are_no_mappings_or_have_no_image_id_are_told_so(tmp_path, read, entry):
+    write_image(tmp_path / "a.png")
+    images = [image(1, "a.png")]
+    write_json(tmp_path / "coco.json", {"images": images, "categories": [], "annotations": [entry]})
+    reasons = {each.code: each.reason for each in read().quarantined}
+    assert "are no mappings, or have no number or text as `image_id`" in reasons["orphan_label"]
+    assert "name ids that no image has" not in reasons["no_objects"]
 
 
 def test_an_image_id_that_several_share_names_none(read_coco):
@@ -135,6 +152,7 @@ def test_an_image_whose_id_no_annotation_names_is_told_that_others_name_none(tmp
         [{"size": [H, W], "counts": COUNTS}],
         [mask_to_rle(MASK)],
         {"size": [float(H), str(W)], "counts": COUNTS},
+        {"size": [H, W], "counts": [float(count) for count in COUNTS]},
         {"size": [H, W], "counts": repr(mask_to_rle(MASK)["counts"].encode())},
         [mask_to_rle(MASK & (np.arange(W) < 6)), {"size": [H, W], "counts": COUNTS}],
     ],

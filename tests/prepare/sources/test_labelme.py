@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sa2va_ray.config import UserError
 from sa2va_ray.prepare.polygons import to_masks
 from sa2va_ray.prepare.records import Rejected
 from sa2va_ray.prepare.sources import read_source
@@ -92,6 +93,34 @@ def test_a_mask_lies_where_its_first_corner_is():
     np.testing.assert_array_equal(filled("mask", [[5.0, 3.0], [7.0, 6.0]], (12, 16), mask=PNG), expected)
 
 
+@pytest.mark.parametrize("box", [[[5, 3], [8, 7]], [[5, 3], [7, 6]], [[4.6, 2.7], [7.6, 6.7]], [[7, 6], [5, 3]]])
+def test_the_box_of_a_mask_may_count_its_last_pixel_or_not(box):
+    assert filled("mask", box, (12, 16), mask=PNG)[3:7, 5:8].sum() == PART.sum()
+
+
+def test_a_mask_may_be_broken_into_lines():
+    broken = "\r\n ".join(PNG[start : start + 76] for start in range(0, len(PNG), 76)) + "\n"
+    np.testing.assert_array_equal(
+        filled("mask", [[5, 3], [7, 6]], mask=broken), filled("mask", [[5, 3], [7, 6]], mask=PNG)
+    )
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "gbk"])
+@pytest.mark.parametrize("stem", ["a", "other"])
+def test_a_label_in_another_encoding_is_told_as_such(tmp_path, read, encoding, stem):
+    text = {"cp1252": "Gef\u00e4\u00df", "gbk": "\u8840\u7ba1"}[encoding]
+    write_image(tmp_path / "a.png")
+    (tmp_path / f"{stem}.json").write_bytes(json.dumps(labelme(shape(label=text)), ensure_ascii=False).encode(encoding))
+    if stem == "other":
+        with pytest.raises(UserError, match="not UTF-8 text"):
+            read()
+    else:
+        label = read().records[0].label
+        with pytest.raises(Rejected, match="not UTF-8 text") as caught:
+            label.read((tmp_path / "a.json").read_bytes(), "")
+        assert caught.value.code == "label_unreadable"
+
+
 def test_ignored_labels_are_left_out_whatever_their_shape():
     fovea = shape([[6, 6]], "fovea ", "point")
     content = json.dumps(labelme(shape(), fovea, shape(None, "fovea"))).encode()
@@ -135,8 +164,20 @@ def test_a_label_without_image_says_why(tmp_path, read, suffix, data, reason):
         ([shape(POINTS[:1], kind="ellipse")], {}, "wrong_type"),
         ([shape(kind="rotation")], {}, "wrong_type"),
         ([shape([[1, float("nan")], [2, 3]], kind="circle")], {}, "wrong_type"),
+        *[
+            ([shape([[1, 1], [far, 2]], kind=kind)], {}, "polygon_outside")
+            for far in (1e10, 1e16, 1e308)
+            for kind in ("circle", "ellipse")
+        ],
+        ([shape([[-1e308, 1], [1e308, 2]], kind="circle")], {}, "polygon_outside"),
         ([shape(None)], {}, "wrong_type"),
-        ([shape(POINTS[:2], kind="mask")], {}, "mask_unreadable"),
+        ([shape(POINTS[:2], kind="mask")], {}, "wrong_type"),
+        ([shape(POINTS[:2], kind="mask") | {"mask": [PNG]}], {}, "wrong_type"),
+        ([shape(POINTS[:2], kind="mask") | {"mask": "\u00fc"}], {}, "mask_unreadable"),
+        ([shape([[1, 1], [12, 5]], kind="mask") | {"mask": PNG}], {}, "label_sizes"),
+        ([shape([[1, 1], [2, 2]], kind="mask") | {"mask": PNG}], {}, "label_sizes"),
+        *[([shape(label=f"{HIDDEN}{sign}")], {}, "wrong_type") for sign in "\0\x07\x1b\x7f\x85\ud800\udfff"],
+        ([], {"imageHeight": int("9" * 4300)}, "wrong_type"),
         ([shape(POINTS[:2], kind="mask") | {"mask": HIDDEN}], {}, "mask_unreadable"),
         ([shape([[9, 9], [12, 11]], kind="mask") | {"mask": PNG}], {}, "polygon_outside"),
         ([shape(POINTS[:2], kind="mask") | {"mask": PNG}], {"imageHeight": None, "imageWidth": None}, "wrong_type"),
