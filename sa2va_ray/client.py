@@ -37,7 +37,7 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", 
 _ID_LENGTH = 16  # as in jobs.predict
 # Modes of PIL, by the kind of file that holds all their bits.
 _AS_PNG, _AS_TIFF = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16", "I;16B"), ("I", "I;16L", "I;16N", "F")
-_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT, _BLACK_IS_ZERO = 258, 259, 262, 339, 1  # of TIFF
+_BITS, _COMPRESSION, _PHOTOMETRIC, _COLORMAP, _SAMPLE_FORMAT, _BLACK_IS_ZERO = 258, 259, 262, 320, 339, 1  # of TIFF
 _BUSY = (429, 503)
 _NOT_OF_THE_IMAGE = (401, 403, 404, *_BUSY)
 _LOST = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
@@ -434,6 +434,8 @@ def _is_faithful(image: "Image") -> bool:
         return False
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     bits, formats = max(tags.get(_BITS, (1,))), tags.get(_SAMPLE_FORMAT, 1)
+    if max(tags.get(_COLORMAP, (2**16 - 1,))) < 2**8:
+        return False  # PIL takes the high bytes
     if bits <= 8:
         return formats in (1, (1,), (1, 1, 1), (1, 1, 1, 1))
     is_uint32 = image.mode == "I" and bits == 32 and formats in (1, (1,))

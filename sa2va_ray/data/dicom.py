@@ -159,6 +159,23 @@ def _colours(values: np.ndarray, dataset: Dataset, layout: Layout) -> np.ndarray
     bits = layout.stored
     if layout.photometric == PALETTE:
         with codec_errors(BytesLengthException, InvalidDicomError):
+            entries = _palette_entries(dataset)
             values = apply_color_lut(values, dataset)[..., :3]
-        bits = 8 * values.itemsize
+        bits = 16 if entries.max() > 255 else 8
     return values.astype(np.uint8) if bits == 8 else to_8_bits(values, 0, 2**bits - 1)
+
+
+def _palette_entries(dataset: Dataset) -> np.ndarray:
+    """(entries, 3) uint8 or uint16; 8 bits may stand in words of 16, whatever the descriptor says."""
+    num_entries, first, bits = (int(number) for number in dataset.RedPaletteColorLookupTableDescriptor)
+    num_entries = num_entries or 2**16
+    if bits not in (8, 16):
+        raise ImageError("dicom_lut", f"A palette of {bits} bits is not read; save it as RGB.")
+    entries = apply_color_lut(np.arange(first, first + num_entries), dataset)[..., :3]
+    is_wrapped = entries.itemsize == 1 and num_entries > 2**8  # pydicom looks up by numbers of the entries' width
+    if is_wrapped or (entries.itemsize == 2 and not dataset.file_meta.TransferSyntaxUID.is_little_endian):
+        raise ImageError(
+            "dicom_lut",
+            f"A palette of {num_entries} entries of {8 * entries.itemsize} bits is not read here; save it as RGB.",
+        )
+    return entries

@@ -70,14 +70,15 @@ def read_view(dataset: Dataset, frame: int) -> View:
         ImageError: numbers or tables of it are none.
     """
     endian = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
+    is_signed = dataset.PixelRepresentation == 1
     transformation = _macro(dataset, frame, "PixelValueTransformationSequence")
     shown = _macro(dataset, frame, "FrameVOILUTSequence")
     center, width = _number(shown, "WindowCenter"), _number(shown, "WindowWidth")
     has_window = None not in (center, width) and (center, width) != (0, 0)  # 0 and 0 is how empty fields are written
     return View(
-        _lut(transformation, "ModalityLUTSequence", endian),
+        _lut(transformation, "ModalityLUTSequence", endian, is_signed),
         _rescale(transformation),
-        _lut(shown, "VOILUTSequence", endian),
+        _lut(shown, "VOILUTSequence", endian, is_signed and not transformation.get("ModalityLUTSequence")),
         (center, width) if has_window and center is not None and width is not None else None,
         str(shown.get("VOILUTFunction") or "LINEAR"),
     )
@@ -120,13 +121,19 @@ def _number(dataset: Dataset, name: str) -> float | None:
     return number
 
 
-def _lut(macro: Dataset, name: str, endian: str) -> Lut | None:
-    """pydicom's own look-up wraps around where 8-bit entries number over 256."""
+def _lut(macro: Dataset, name: str, endian: str, is_signed: bool) -> Lut | None:
+    """pydicom's own look-up wraps around where 8-bit entries number over 256.
+
+    Args:
+        is_signed: whether what is looked up is, and the first number with it, which may be written as unsigned.
+    """
     if not macro.get(name):
         return None
     item = macro[name][0]
     num_entries, first, _ = (int(number) for number in item.LUTDescriptor)
     num_entries = num_entries or 2**16
+    if is_signed and first >= 2**15:
+        first -= 2**16
     stored = item.LUTData
     if isinstance(stored, bytes):
         stored = np.frombuffer(stored, f"{endian}u2" if len(stored) >= 2 * num_entries else "u1")

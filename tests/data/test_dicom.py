@@ -578,6 +578,39 @@ def test_palette():
     np.testing.assert_array_equal(decoded(ds, 2), palette[BYTES[2]])
 
 
+def with_palette(entries, bits, **tags):
+    ds = dataset(BYTES, PhotometricInterpretation="PALETTE COLOR", **tags)
+    for channel, name in enumerate(("Red", "Green", "Blue")):
+        ds.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [len(entries) % 2**16, 0, bits])
+        ds.add_new(f"{name}PaletteColorLookupTableData", "OW", entries[:, channel].tobytes())
+    return ds
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_palettes_of_8_bits_in_words_of_16(bits):
+    palette = RANDOM.integers(0, 256, (256, 3)).astype(np.uint16)
+    np.testing.assert_array_equal(decoded(with_palette(palette, bits), 2), palette[BYTES[2]])
+    np.testing.assert_array_equal(decoded(with_palette(palette * 257, 16), 2), palette[BYTES[2]])
+
+
+def test_palettes_that_are_not_read_are_named():
+    palette = RANDOM.integers(0, 4096, (256, 3)).astype(np.uint16)
+    with pytest.raises(ImageError, match="palette of 12 bits"):
+        decoded(with_palette(palette, 12))
+    assert refusal(with_palette(RANDOM.integers(0, 256, (300, 3), np.uint8), 8)) == "dicom_lut"
+    palette = with_palette(palette, 16)
+    palette.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    assert refusal(palette) == "dicom_lut"
+
+
+@pytest.mark.parametrize("name", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_the_first_number_of_a_lut_has_the_sign_of_the_pixels(name):
+    values = RANDOM.integers(-128, 128, (1, 35, 41)).astype(np.int16)
+    entries = (np.arange(256) * 7 % 251).astype(np.uint16)
+    ds = dataset(values, **{name: table(256, 65408, 16, entries.tolist())})
+    np.testing.assert_array_equal(decoded(ds), stretched(entries)[values[0] + 128])
+
+
 def test_facts_are_read_and_not_shown():
     facts = read_facts(to_bytes(jpeg2000()))
     assert facts == DicomFacts(3, 35, 41, "H-4711", "1.2.3")

@@ -193,6 +193,15 @@ def test_formats_that_only_pil_reads_lose_no_bits_in_silence(data, is_wide):
             read(opened(data))
 
 
+def test_a_tiff_palette_of_8_bits_in_words_of_16_is_not_black():
+    palette = RANDOM.integers(0, 256, (3, 256))
+    data = tiff(GREY, photometric="palette", colormap=palette.astype(np.uint16))
+    for pixels in (decode_image_bytes(data, 10_000), image_pixels(opened(data))):
+        np.testing.assert_array_equal(pixels, palette.T[GREY])
+    with pytest.raises(ValueError, match="path"):
+        _encoded(opened(data))
+
+
 @pytest.mark.parametrize(
     "image",
     [

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 _ORIENTATION = 274  # tag of EXIF and TIFF
-_PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _COMPRESSION = 262, 258, 339, 259  # of TIFF
+_PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _COMPRESSION, _COLORMAP = 262, 258, 339, 259, 320  # of TIFF
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 # What PIL raises for EXIF that is none.
 _RUBBISH = (ArithmeticError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
@@ -147,6 +147,9 @@ def colour_values(image: Image.Image, values: np.ndarray) -> np.ndarray:
         return colours[..., 0] if image.mode == "La" else colours
     if image.mode not in ("P", "PA") and "transparency" not in image.info:
         return values
+    colormap = np.reshape(getattr(image, "tag_v2", {}).get(_COLORMAP, (2**16 - 1,) * 3), (3, -1)).T
+    if colormap.max() < 2**8 and image.mode == "P":  # as old programs wrote it; PIL takes the high bytes
+        return colormap.astype(np.uint8)[values]
     if image.mode == "P" and image.palette is None:
         raise ImageError("image_unreadable", "The image has colours by number, and no palette; save it as RGB.")
     if values.dtype.itemsize > 1:
