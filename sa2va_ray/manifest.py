@@ -87,7 +87,7 @@ def parse_manifest(data: bytes) -> dict[str, Any]:
     """
     try:
         manifest = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("is empty or cut off, or no JSON") from None
     try:
         files = _FILES.validate_python(manifest["files"])

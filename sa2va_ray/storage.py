@@ -58,8 +58,15 @@ def absolute(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
-Uri = Annotated[str, AfterValidator(absolute)]
-"""A config's path or URI: a path is made absolute where the config is read, since workers run in other folders."""
+def _checked(uri: str) -> str:
+    if not uri.rpartition("://")[2].strip():
+        raise ValueError("is empty: give a path, file:///path or s3://bucket/key")
+    return absolute(uri)
+
+
+Uri = Annotated[str, AfterValidator(_checked)]
+"""A config's path or URI, not empty: a path is made absolute where the config is read, since workers run in other
+folders."""
 
 
 def is_local(uri: str) -> bool:
@@ -84,6 +91,8 @@ def size_bytes(uri: str) -> int:
 def read_bytes(uri: str) -> bytes:
     """Raises `FileNotFoundError` where there is no such file, `StorageError` where the store does not answer."""
     filesystem, path = resolve(uri)
+    if is_local(uri) and os.path.isdir(path):
+        raise FileNotFoundError(f"{uri} is a folder")
 
     def read() -> bytes:
         with filesystem.open_input_file(path) as file:
@@ -104,17 +113,16 @@ def sha256(uri: str) -> str:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Writes a file that is there with all its bytes or not at all."""
+    """Writes a file that is there with all its bytes or not at all, also where several write it at once."""
     filesystem, path = resolve(uri)
-    is_local = isinstance(filesystem, pafs.LocalFileSystem)
-    written = path + PARTIAL if is_local else path  # an object store shows an object when all of it has come
 
     def write() -> None:
         filesystem.create_dir(os.path.dirname(path), recursive=True)
-        with filesystem.open_output_stream(written) as file:
-            file.write(data)
-        if is_local:
-            filesystem.move(written, path)
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            _replace(Path(path), data)
+        else:  # an object store shows an object when all of it has come
+            with filesystem.open_output_stream(path) as file:
+                file.write(data)
 
     _translated(uri, write)
 
@@ -234,6 +242,15 @@ def _s3_filesystem() -> pafs.S3FileSystem:
         connect_timeout=_CONNECT_TIMEOUT_S,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_MAX_ATTEMPTS),
     )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    written = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        written.write_bytes(data)
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def _place(uri: str) -> str | None:

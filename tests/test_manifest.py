@@ -56,6 +56,7 @@ def test_a_changed_byte_is_found_by_its_hash(folder):
         (b"", r"of 0 bytes is empty or cut off, or no JSON"),
         (b'{"files": {"a.bin": {"sha', "is empty or cut off"),
         (b"\x00" * 40, "is empty or cut off"),
+        (b"[" * 100_000 + b"]" * 100_000, "is empty or cut off"),
         (b"[]", "does not name files"),
         (b'{"files": null}', "does not name files"),
         (b'{"files": {"a.bin": {"size": 10}}}', "does not name files"),

@@ -1,9 +1,12 @@
 """The door to storage against a real S3 store."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
@@ -70,6 +73,34 @@ def test_unreachable_endpoint_is_told_soon(bucket_uri: str, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9"):
         storage.check_writable(bucket_uri)
     assert time.monotonic() - start_s < 20
+
+
+def test_a_file_that_many_write_at_once_is_that_of_one_of_them(tmp_path: Path) -> None:
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    start = threading.Barrier(len(contents))
+
+    def write(data: bytes) -> None:
+        start.wait()
+        for _ in range(20):
+            storage.write_bytes(f"{tmp_path}/run/lock.json", data)
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        list(pool.map(write, contents))
+    assert storage.read_bytes(f"{tmp_path}/run/lock.json") in contents
+    assert storage.list_files(str(tmp_path)).keys() == {"run/lock.json"}
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taken" / "full").mkdir(parents=True)
+    with pytest.raises(UserError, match="Storage does not work at"):
+        storage.write_bytes(f"{tmp_path}/taken", b"1")
+    assert storage.list_files(str(tmp_path)) == {}
+
+
+@pytest.mark.parametrize("uri", ["", " ", "file://", "s3://"])
+def test_an_empty_uri_is_no_working_directory(uri: str) -> None:
+    with pytest.raises(ValidationError, match="is empty: give a path"):
+        TypeAdapter(storage.Uri).validate_python(uri)
 
 
 def test_links_back_up_the_tree_are_not_followed_and_others_are(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def read_saved(uri: str) -> Saved:
     manifest = _read_manifest(uri)
     verify_files(uri, manifest, [STATE_FILE, CONFIG_FILE])
     state, settings = (storage.read_bytes(storage.join(uri, name)) for name in (STATE_FILE, CONFIG_FILE))
-    return Saved(uri, _parse_state(state, uri), yaml.safe_load(settings), manifest)
+    return Saved(uri, _parse_state(state, uri), _parse_settings(settings, uri), manifest)
 
 
 def read_whole(uri: str) -> Saved:
@@ -174,6 +174,17 @@ def _parse_state(data: bytes, uri: str) -> TrainState:
         raise UserError(
             f"{uri} is a checkpoint of another version of sa2va_ray: {keys} in its {STATE_FILE} do not fit this one."
         ) from None
+
+
+def _parse_settings(data: bytes, uri: str) -> dict[str, Any]:
+    """Raises `DamagedError` for what is as it was written, and yet no config of a run."""
+    try:
+        settings = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none is a ValueError
+        raise DamagedError(f"{uri} is damaged: its {CONFIG_FILE} of {len(data)} bytes is no YAML.") from None
+    if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
+        raise DamagedError(f"{uri} is damaged: its {CONFIG_FILE} of {len(data)} bytes has no settings of a `model`.")
+    return settings
 
 
 @dataclass(frozen=True)
@@ -226,7 +237,7 @@ def read_checkpoint(folder: Path, uri: str, model_config: ModelConfig | None = N
     Args:
         model_config: in place of the checkpoint's own, where its base has been fetched to another place.
     """
-    settings = yaml.safe_load((folder / CONFIG_FILE).read_text())
+    settings = _parse_settings((folder / CONFIG_FILE).read_bytes(), uri)
     return Checkpoint(
         uri=uri,
         folder=folder,

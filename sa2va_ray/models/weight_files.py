@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import EllipsisType
+from typing import Annotated
 
 import torch
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -31,10 +33,19 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "C64": torch.complex64,
+    "BOOL": torch.bool,
     "I8": torch.int8,
+    "I16": torch.int16,
     "I32": torch.int32,
+    "I64": torch.int64,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
 }
 _OTHER_DTYPE = torch.uint8  # that no weight may have
+_WEIGHT_MAP = TypeAdapter(Annotated[dict[str, str], Field(min_length=1)])
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _MAX_POINTER_BYTES = 1024
 # Tables that old transformers versions saved although every model computes them.
@@ -88,7 +99,8 @@ def open_folder(folder: Path, role: str, location: str) -> WeightSource:
     Raises:
         UserError: no weights, or a shard that is missing or damaged.
     """
-    names = _shards(folder, location)
+    index = _read_index(folder, location)
+    names = sorted(set(index.values())) or [_WEIGHTS]
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise UserError(
@@ -99,6 +111,8 @@ def open_folder(folder: Path, role: str, location: str) -> WeightSource:
     for name in names:
         with _opened(folder / name) as file:
             for key in file.keys():  # noqa: SIM118 (no mapping)
+                if index.get(key, name) != name:
+                    continue  # left over: the index says which file has it
                 header = file.get_slice(key)
                 dtype = _DTYPES.get(header.get_dtype(), _OTHER_DTYPE)
                 source.add(folder / name, key, tuple(header.get_shape()), dtype)
@@ -151,13 +165,13 @@ def _is_pointer(path: Path) -> bool:
         return file.read(len(_POINTER)) == _POINTER
 
 
-def _shards(folder: Path, location: str) -> list[str]:
-    """Names of the weight files that a folder says it has."""
+def _read_index(folder: Path, location: str) -> dict[str, str]:
+    """Names of the weight files that a folder says it has, by their tensors' keys; empty where it has one file."""
     if not (folder / _INDEX).is_file():
-        return [_WEIGHTS]
+        return {}
     try:
-        return sorted(set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
+        return _WEIGHT_MAP.validate_python(json.loads((folder / _INDEX).read_bytes())["weight_map"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{_INDEX} of {location} is no index of weights: it may be cut off. Fetch it again.") from None
 
 

@@ -38,7 +38,7 @@ _INPUTS = b"sa2va_inputs_sha256"
 _DATA_FILE = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}\.parquet")
 _OUR_FILE = re.compile(
     rf"(({VALIDATION}/)?({'|'.join(map(re.escape, (QUARANTINE, *REPORT_FILES)))})|{_DATA_FILE.pattern}|"
-    rf"{re.escape(MANIFEST)})({re.escape(storage.PARTIAL)})?"
+    rf"{re.escape(MANIFEST)})({re.escape(storage.PARTIAL)})?|({VALIDATION}/)?\.[0-9a-f]{{32}}{re.escape(storage.PARTIAL)}"
 )
 _WRITTEN = pa.schema(
     [("name", pa.string()), ("sha256", pa.string()), ("size", pa.int64()), ("rows", pa.int64()), ("reused", pa.bool_())]

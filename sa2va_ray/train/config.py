@@ -41,8 +41,8 @@ class ValidationConfig(Config):
 class TrainConfig(ClusterConfig):
     """One training run."""
 
-    name: str
-    """Name of the run, a folder below `runs_uri`."""
+    name: str = Field(pattern=r"^[ .()\[\]+=,@-]*\w[\w .()\[\]+=,@-]*$", max_length=128)
+    """Name of the run, a folder below `runs_uri`: letters, digits, blanks and `._-+=,@()[]`."""
     data_uri: Uri
     """Prepared data set."""
     runs_uri: Uri

@@ -73,8 +73,8 @@ class RunLock:
             storage.delete_files(self._run_uri, [LOCK_FILE])
         except StorageError as failed:
             LOGGER.warning("the run's lock stays for %.0f s: %s", self._dead_after_s, failed)
-        except LockLostError:
-            pass  # it is another's now
+        except (LockLostError, FileNotFoundError):
+            pass  # it is another's now, who may have given it back
 
     def confirm(self) -> None:
         """To be called before work begins, some time after the lock was taken.
@@ -109,6 +109,8 @@ class RunLock:
             except LockLostError as error:
                 LOGGER.error("%s", error)
                 return
+            except Exception:  # without its beat the lock would be lost, and nobody told
+                LOGGER.exception("the run's lock could not be renewed")
 
     def _write(self) -> None:
         storage.write_bytes(storage.join(self._run_uri, LOCK_FILE), (json.dumps(self._record) + "\n").encode())
@@ -157,7 +159,7 @@ def _parse(data: bytes) -> dict[str, Any]:
     """Empty for what is no lock's content."""
     try:
         record = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

@@ -1,5 +1,6 @@
 """Which checkpoints of a run are kept: the newest ones, and the best by a metric."""
 
+import math
 from functools import partial
 
 from sa2va_ray import storage
@@ -10,12 +11,13 @@ from sa2va_ray.models.checkpoint import Saved, list_checkpoints, read_saved
 def delete_old_checkpoints(run_uri: str, keep_newest: int, keep_best: int, metric: str) -> None:
     """Deletes the sound checkpoints of a run but the newest `keep_newest` and the `keep_best` with the highest
     `metric`; of several with the score of one validation, the one that was saved soonest after it is the best. Those
-    without the metric are not among the best. Damaged ones do not count, and are left to people."""
+    without the metric, or with one that is not finite, are not among the best. Damaged ones do not count, and are left
+    to people."""
     found = list_checkpoints(run_uri)
     if len(found) <= keep_newest:
         return
     sound = [saved for saved in map(_read, found) if saved]
-    scored = [saved for saved in sound if metric in saved.state.metrics]
+    scored = [saved for saved in sound if math.isfinite(saved.state.metrics.get(metric, math.nan))]
     best = sorted(scored, key=partial(_rank, metric=metric), reverse=True)[:keep_best]
     kept = {saved.uri for saved in [*sound[-keep_newest:], *best]}
     for uri in [saved.uri for saved in sound if saved.uri not in kept]:

@@ -171,6 +171,10 @@ def test_a_baseline_is_checked_too(tmp_path: Path):
         UnetPredictor.from_folder(str(tmp_path))
 
 
+def set_index(folder: Path, content: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(content)
+
+
 def save_shards(weights: Tensors, folder: Path) -> None:
     names = list(weights)
     parts = dict(zip(SHARDS, (names[0::2], names[1::2]), strict=True))
@@ -195,6 +199,9 @@ def save_shards(weights: Tensors, folder: Path) -> None:
         ),
         (lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight'), "is no index of weights"),
         (lambda folder: (folder / "model.safetensors.index.json").write_text("[]"), "is no index of weights"),
+        (lambda folder: set_index(folder, "[" * 100_000), "is no index of weights"),
+        (lambda folder: set_index(folder, '{"weight_map": {"x": 3}}'), "is no index of weights"),
+        (lambda folder: set_index(folder, '{"weight_map": {}}'), "is no index of weights"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json of .* is not JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json of .* holds list"),
     ],
@@ -213,6 +220,24 @@ def test_an_old_single_file_beside_an_index_is_not_used(folder, load, weights, p
     save_shards(weights, folder)
     save_file({name: torch.zeros_like(tensor) for name, tensor in weights.items()}, folder / "model.safetensors")
     torch.testing.assert_close(load().model.state_dict()[WEIGHT], weights[WEIGHT], rtol=0, atol=0)
+
+
+def test_a_tensor_in_two_shards_is_that_of_the_one_which_the_index_names(folder, load, weights):
+    save_shards(weights, folder)
+    for shard in SHARDS:
+        own = load_file(folder / shard)
+        others = {name: torch.zeros_like(tensor) for name, tensor in weights.items() if name not in own}
+        save_file({**own, **others}, folder / shard)
+    loaded = load().model.state_dict()
+    torch.testing.assert_close(loaded[WEIGHT], weights[WEIGHT], rtol=0, atol=0)
+    assert [name for name, tensor in loaded.items() if name in weights and not tensor.equal(weights[name])] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.uint16, torch.int64, torch.complex64])
+def test_a_weight_of_another_type_is_named_with_that(folder, load, weights, dtype):
+    save_file({**weights, WEIGHT: weights[WEIGHT].to(dtype)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"{WEIGHT} as {str(dtype).removeprefix('torch.')}"):
+        load()
 
 
 def test_pickles_and_adapters_are_named(folder, load, weights):

@@ -1,5 +1,6 @@
 """Runs' folders as saves leave them, with small tensors and without a training."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sa2va_ray import storage
-from sa2va_ray.manifest import write_manifest
+from sa2va_ray.manifest import MANIFEST, write_manifest
 from sa2va_ray.models.checkpoint import CONFIG_FILE, STATE_FILE, TrainState
 from sa2va_ray.train.checkpoint import Share, store_share
 from sa2va_ray.train.config import TrainConfig
@@ -89,17 +90,29 @@ def damage(uri: str, kind: str) -> None:
     else:
         file, how = kind.split(": ")
         data = (folder / file).read_bytes()
-        ways = {"empty": b"", "cut": data[: len(data) // 2], "other": b'{"files": []}', "nothing": b'{"files": {}}'}
-        if how == "lost":
+        ways = {
+            "empty": b"", "cut": data[: len(data) // 2], "other": b'{"files": []}', "nothing": b'{"files": {}}',
+            "deep": b"[" * 100_000, "written as no YAML": b"a: [", "written without a model": b"name: run",
+        }  # fmt: skip
+        if how in ("lost", "a folder"):
             (folder / file).unlink()
+        if how == "a folder":
+            (folder / file).mkdir()
+        elif how == "lost":
+            return
         else:
             (folder / file).write_bytes(ways[how])
+        if how.startswith("written"):
+            manifest = json.loads((folder / MANIFEST).read_text())
+            manifest["files"][file] = {"sha256": hashlib.sha256(ways[how]).hexdigest(), "size": len(ways[how])}
+            (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
 DAMAGES = [
     "a flipped bit",
     "a cut shard",
     "a lost shard",
-    *(f"manifest.json: {how}" for how in ("empty", "cut", "other", "nothing")),
+    *(f"manifest.json: {how}" for how in ("empty", "cut", "other", "nothing", "deep", "a folder")),
+    *(f"config.yaml: written {how}" for how in ("as no YAML", "without a model")),
     *(f"{file}: {how}" for file in ("train_state.json", "config.yaml") for how in ("empty", "cut", "lost")),
 ]

@@ -1,10 +1,12 @@
 """One job at a time trains a run, in a local folder and in a store."""
 
 import json
+import logging
 import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -108,6 +110,55 @@ def test_of_two_that_start_at_once_one_trains(run_uri, monkeypatch):
     for lock in locks:
         lock.__exit__(None, None, None)
     assert not storage.exists(f"{run_uri}/{LOCK_FILE}")
+
+
+def test_two_that_start_at_the_same_moment_are_told_so_or_train(tmp_path, monkeypatch):
+    """Neither waits for the other: whatever the moment is, no error but a refusal."""
+    monkeypatch.setattr(lock_module, "_SETTLE_S", 1.0)
+    monkeypatch.setattr(lock_module, "_POLL_S", 0.02)
+    pairs = [[RunLock(f"{tmp_path}/{number}", 0.02, DEAD_S) for _ in range(2)] for number in range(20)]
+    start = threading.Barrier(2)
+
+    def enter(lock):
+        start.wait()
+        try:
+            return lock.__enter__()
+        except UserError:
+            return None
+
+    def is_confirmed(lock):
+        try:
+            lock.confirm()
+        except LockLostError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        entered = [[lock for lock in pool.map(enter, pair) if lock] for pair in pairs]
+    assert [sum(map(is_confirmed, locks)) for locks in entered] == [1] * len(pairs)
+    for lock in [lock for locks in entered for lock in locks]:
+        lock.__exit__(None, None, None)
+
+
+def test_a_beat_that_fails_is_heard_and_the_next_one_comes(tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
+        patch.setattr(RunLock, "_write", lambda self: [][0])
+        lock = new_lock(str(tmp_path))
+        monkeypatch.setattr(lock, "_stop", Beats(2))
+        storage.write_bytes(f"{tmp_path}/{LOCK_FILE}", json.dumps(lock._record).encode())
+        lock._live()
+    assert len([record for record in caplog.records if record.exc_info]) == 2
+
+
+class Beats:
+    """Stops a heart behind so many of them."""
+
+    def __init__(self, number):
+        self.left = number
+
+    def wait(self, timeout_s):
+        self.left -= 1
+        return self.left < 0
 
 
 def test_a_store_that_hangs_is_not_taken_for_a_dead_job(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from sa2va_ray import storage
@@ -25,6 +26,7 @@ from sa2va_ray.models.checkpoint import (
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train import trainer, validation
 from sa2va_ray.train.changes import RULES, check_changes, rule_of
+from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.lock import LOCK_FILE
 from sa2va_ray.train.position import Position
 from sa2va_ray.train.retention import delete_old_checkpoints
@@ -121,6 +123,27 @@ def test_the_best_is_kept_where_saves_and_validations_differ(tmp_path, run_uri, 
     save(tmp_path / "disk", 20, config)
     delete_old_checkpoints(run_uri, keep_newest=1, keep_best=1, metric="val/dice")
     assert [read_saved(uri).state.step for uri in list_checkpoints(run_uri)] == [5, 20]
+
+
+@pytest.mark.parametrize("dice", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_no_number_is_not_the_best(tmp_path, run_uri, config, dice):
+    for step, score in ((5, 0.6), (10, dice), (15, 0.4), (20, dice)):
+        save(tmp_path / "disk", step, config, metrics={"val/dice": score})
+    delete_old_checkpoints(run_uri, keep_newest=1, keep_best=1, metric="val/dice")
+    assert [read_saved(uri).state.step for uri in list_checkpoints(run_uri)] == [5, 20]
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", ".", "..", "../data", "a/b", "a\\b", "a\nb", "a\n", "x\0y", "s3://a", "a" * 129]
+)
+def test_a_name_that_is_no_folder_of_runs_is_refused(config, name):
+    with pytest.raises(ValidationError, match="name"):
+        TrainConfig.model_validate(config.model_dump() | {"name": name})
+
+
+@pytest.mark.parametrize("name", ["octa-8b_v1.2", "Gefäße [fold 3] (2)", "lr=1e-4,seed=0", ".x", "a" * 128])
+def test_a_name_that_is_one_is_kept(config, name):
+    assert TrainConfig.model_validate(config.model_dump() | {"name": name}).name == name
 
 
 def test_a_run_with_damaged_checkpoints_alone_has_nothing_to_export(tmp_path, config, run_uri):
