@@ -20,6 +20,12 @@ KEY_VARIABLE = "SA2VA_PSEUDONYM_KEY"
 
 _NUM_HEX = 16
 _MIN_NAME_LETTERS = 4  # a shorter name is in many words
+# Letters that Unicode does not take apart into a plain one and an accent.
+_LETTERS = str.maketrans("øØłŁđĐðÐıħĦ", "oOlLdDdDihH") | {
+    ord(letter): plain for letter, plain in {"æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "þ": "th", "Þ": "Th"}.items()
+}
+# Chinese, Japanese, Korean
+_WITHOUT_BLANKS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]{2,}")
 _MAX_DIGITS = 18  # a frame number is stored as int64
 
 
@@ -88,22 +94,47 @@ def read_key() -> bytes:
 def names_patient(text: str, patient: str) -> bool:
     """Whether a text holds the name or number that a path or a DICOM file has for a patient.
 
-    Accents, upper and lower case, and what stands between the words do not count: "Mueller, Hans" is "MuellerHans". A
-    word of the name of four letters and more is found alone, too, and what is shorter only as a whole.
+    Accents, upper and lower case, what stands between the words, how a letter is spelt that English lacks (ue for an u
+    with dots) and zeros before a number do not count: "Mueller, Hans" is "MullerHans", "0012" is "12". A word of the
+    name of four letters and more is found alone, too, as is a number of four digits and more, and two signs of a script
+    that has no blanks between words; what is shorter only as a whole.
     """
     words, names = _words(text), _words(patient)
-    name = "".join(names)
-    if len(name) >= _MIN_NAME_LETTERS and name in "".join(words):
+    written, name = "".join(words), "".join(names)
+    if len(name) >= _MIN_NAME_LETTERS and (name in written or _spelling(name) in _spelling(written)):
         return True
-    parts = {part for part in names if len(part) >= _MIN_NAME_LETTERS and part.isalpha()}
-    return any(part in words for part in parts) or _holds(words, names)
+    if any(part in written for part in _WITHOUT_BLANKS.findall(name)):
+        return True
+    parts = _tokens(words)
+    if _telling_parts(names) & set(parts):
+        return True
+    if re.search(r"\d", name) and re.search(r"[^\W\d]", name):
+        return _holds(parts, _tokens(names))
+    return _holds([_spelling(word) for word in words], [_spelling(word) for word in names])
+
+
+def _telling_parts(names: list[str]) -> set[str]:
+    """Words and numbers of a name that are found alone."""
+    words = {_spelling(word) for word in names if len(word) >= _MIN_NAME_LETTERS and word.isalpha()}
+    return words | {each for each in _tokens(names) if len(each) >= _MIN_NAME_LETTERS and each.isdecimal()}
 
 
 def _words(text: str) -> list[str]:
     """Letters and digits, without accents; "MuellerHans" is two words."""
-    plain = "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
+    letters = unicodedata.normalize("NFKD", text.translate(_LETTERS))
+    plain = unicodedata.normalize("NFC", "".join(each for each in letters if not unicodedata.combining(each)))
     split = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)
     return re.findall(r"[^\W_]+", split.casefold())
+
+
+def _tokens(words: list[str]) -> list[str]:
+    """The words, cut where digits begin and end."""
+    return [_spelling(part) for word in words for part in re.findall(r"\d+|\D+", word)]
+
+
+def _spelling(word: str) -> str:
+    """One for all ways to spell a name or a number."""
+    return re.sub(r"([aou])e|(a)a", r"\1\2", word.lstrip("0") or "0")
 
 
 def _holds(words: list[str], names: list[str]) -> bool:
