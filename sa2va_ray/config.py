@@ -23,7 +23,9 @@ class UserError(Exception):
 class Config(BaseModel):
     """Frozen; an unknown key is an error. The docstring under a field gives its meaning and unit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
     @classmethod
     def load(cls, arguments: Sequence[str]) -> Self:
@@ -103,9 +105,9 @@ def _parse_override(key: str, text: str) -> Any:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # False, too, for what is too long for a path; Path.is_file raises
         raise UserError(
-            f"There is no config file {path}. Overrides are written key=value; see jobs/configs/ for files."
+            f"There is no config file {str(path)[:200]}. Overrides are written key=value; see jobs/configs/ for files."
         )
     try:
         text = path.read_bytes().decode("utf-8-sig")

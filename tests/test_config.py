@@ -40,6 +40,15 @@ def test_a_missing_file_is_named(tmp_path):
         Outer.load([str(tmp_path / "nothing.yaml")])
 
 
+def test_an_argument_too_long_for_a_path_is_no_file():
+    assert len(message("a" * 5000)) < 400
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e999"])
+def test_a_number_is_finite(value):
+    assert "optim.lr" in message("name=a", f"optim.lr={value}")
+
+
 def test_a_group_cannot_be_set_below_a_value():
     with pytest.raises(UserError, match="name is a single value"):
         Outer.load(["name=a", "name.b=1"])

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.trainable_tokens import TrainableTokensLayer
+from pydantic import Field
 from torch import Tensor
 
 from sa2va_ray.config import Config
@@ -33,10 +34,10 @@ GROUPS = {
 class TrainableConfig(Config):
     """Which parts train. What is not named here is frozen: the prompt encoder and the memory parts of SAM 2."""
 
-    lora_rank: int = 64
-    lora_alpha: int = 128
+    lora_rank: int = Field(64, gt=0)
+    lora_alpha: int = Field(128, gt=0)
     """An adapter's output is scaled by alpha / rank."""
-    lora_dropout: float = 0.1
+    lora_dropout: float = Field(0.1, ge=0, lt=1)
     embeddings: Literal["new_tokens", "all"] = "new_tokens"
     """`new_tokens`: only the rows of [SEG] and its four fellows, in the embedding and in the LM head."""
     projector: bool = True

@@ -1,9 +1,9 @@
 """Config of the prepare job."""
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from sa2va_ray.config import Config
 from sa2va_ray.storage import Uri
@@ -71,15 +71,15 @@ class PrepareConfig(Config):
     """Regular expression that matches the whole path of an image below `source`, without its suffix. Group `patient`
     is needed; without `run` a patient has one run; without `frame` (a whole number) every image is frame 0. DICOM
     files say it themselves."""
-    phrase: str = Field("blood vessels", min_length=1)
+    phrase: str = Field("blood vessels", pattern=r"\S")
     """What the objects are called where the annotation does not say it."""
-    ignore_labels: tuple[str, ...] = ()
+    ignore_labels: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ()
     """Objects of these labels, categories or texts are left out, whatever their shape: `[fovea, "optic disc"]`. For
     marks that have no area, and for what is not to be learnt. Spelt as in the annotation."""
     on_crowd: Literal["quarantine", "ignore", "use"] = "quarantine"
     """What to do with an image that has COCO crowd regions (`iscrowd` 1) beside objects: leave the image out, or the
     regions (COCO means by them what is not to be learnt), or use them (CVAT marks masks of its brush so)."""
-    label_size: tuple[int, int] | None = None
+    label_size: tuple[PositiveInt, PositiveInt] | None = None
     """(H, W) of the frame that polygons were drawn in, for images that their polygons do not fit. Only where the
     annotations do not state their size: what they state is used without being asked."""
     mask_threshold: int | None = Field(None, ge=1)

@@ -16,3 +16,9 @@ from sa2va_ray.prepare.config import PrepareConfig
 def test_wrong_values_are_named(override, message):
     with pytest.raises(UserError, match=message):
         PrepareConfig.load(["source=a", "out=b", override])
+
+
+@pytest.mark.parametrize("wrong", ["label_size=[0,0]", "label_size=[-1,4]", "phrase=' '", "ignore_labels=['']"])
+def test_empty_texts_and_sizes_are_refused(wrong):
+    with pytest.raises(UserError, match=wrong.partition("=")[0]):
+        PrepareConfig.load(["source=a", "out=b", wrong])
