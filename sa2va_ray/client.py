@@ -399,6 +399,8 @@ def _encoded(image: "ImageLike") -> bytes:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, str | os.PathLike):
+        if not os.fspath(image):
+            raise ValueError("The path of the image is empty.")
         return Path(image).read_bytes()
     if hasattr(image, "read"):
         return _read_opened(image)
@@ -413,13 +415,33 @@ def _encoded_pixels(image: "Image") -> bytes:
     Raises:
         ValueError: the endpoint would not read such pixels, or PIL does not hold those of the file.
     """
-    from PIL import ImageOps
-
     if image.mode not in (*_AS_PNG, *_AS_TIFF):
         raise ValueError(f"Pixels of the kind {image.mode} are ambiguous: send image.convert('RGB'), or grey values.")
+    if not image.width * image.height:
+        raise ValueError(f"The image has {image.width} x {image.height} px.")
+    try:
+        return _turned_file(image)
+    except (ArithmeticError, AttributeError, LookupError, OSError, SyntaxError, TypeError):
+        raise ValueError(
+            "PIL cannot give the pixels of this image: its file is broken, cut off or closed, or its "
+            "info['transparency'] is that of another mode."
+        ) from None
+
+
+def _turned_file(image: "Image") -> bytes:
+    from PIL import ImageOps
+
     if not _is_faithful(image):
         raise ValueError("PIL does not hold all that the file of this image says: give its path, not the opened image.")
-    turned = ImageOps.exif_transpose(image)
+    xmp = image.info.pop("xmp", None)  # whose orientation does not count
+    try:
+        image.load()
+    finally:
+        if xmp is not None:
+            image.info["xmp"] = xmp
+    copy = image.copy()
+    copy.info = {name: value for name, value in image.info.items() if name not in ("xmp", "XML:com.adobe.xmp")}
+    turned = ImageOps.exif_transpose(copy)
     turned.info = {name: value for name, value in turned.info.items() if name == "transparency"}
     buffer = io.BytesIO()
     convert = {"I;16N": "I", "PA": "RGBA"}.get(image.mode, image.mode)

@@ -1,6 +1,6 @@
 """Encoded image files, from anybody, to pixels: PNG, JPEG, TIFF (by `tiff.py`), BMP and WebP; DICOM by `dicom.py`.
 
-Files are checked before they are decoded, decoded wholly or not at all, and whatever is wrong with one is raised as
+Files are checked before they are decoded, those that are cut off are refused, and whatever is found wrong is raised as
 `ImageError`, whose text holds numbers only: messages of the libraries may quote names that are kept in a file.
 """
 
@@ -213,6 +213,8 @@ def _load(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
         raise _no_frame(frame)
     with codec_errors():
         image.load()
+    if reader is PngImageFile and image.mode == "L" and "transparency" in image.info:
+        image.info["transparency"] *= 255 // (2 ** data[24] - 1)  # bits; PIL scales the pixels alone
     values = _wide_values(image, data) if _has_wide_colours(image, data) else np.asarray(image)
     return _Stored(values, orientation_of(image), image)
 
@@ -237,6 +239,7 @@ def _load_tiff(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
     with codec_errors():
         image = TiffImageFile(io.BytesIO(data))
         image.seek(page.number)
+    image.info.pop("xmp", None)  # whose orientation does not count
     check_num_pixels(image.height, image.width, max_pixels)
     check_mode(image)
     with codec_errors():

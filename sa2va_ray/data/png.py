@@ -9,7 +9,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 100_000  # of 8 KiB, as libpng writes them: 800 MB
 _NEEDED = {b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}  # transparency, orientation, animation
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
-_ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # keywords of texts that may tell the orientation
+_ORIENTED = b"Raw profile type exif\0"  # keyword of texts that may tell the orientation
 _MAX_TEXTS, _MAX_TEXT_BYTES = 32, 2**20  # Pillow refuses a file with more
 
 

@@ -354,8 +354,15 @@ def test_chunks_of_png_that_nobody_needs_do_not_matter(extra):
 def test_chunks_of_png_that_are_needed_do():
     for name in (b"tRNS", b"eXIf"):
         assert refusal(with_chunks(SAMPLES["png"], chunk(name, b"\0\1\0\2\0\3", checksum=1))) == "image_unreadable"
-    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
-    check(with_chunks(SAMPLES["png"], chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)), RGB[::-1, ::-1])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_colour_key_of_few_bits_is_that_of_the_file(bits):
+    values = np.arange(2**bits, dtype=np.uint8)[None]
+    packed = np.packbits(np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(1, -1), axis=1)
+    last = 2**bits - 1
+    data = png(2**bits, 1, bits, 0, b"\0" + packed.tobytes(), (b"tRNS", bytes([0, last])))
+    check(data, np.where(values == last, 0, values * (255 // last)))
 
 
 def test_a_png_of_a_million_chunks_is_refused_in_no_time():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from sa2va_ray.client import _encoded
 from sa2va_ray.data.images import ImageError, decode_image_bytes
@@ -191,6 +191,67 @@ def test_formats_that_only_pil_reads_lose_no_bits_in_silence(data, is_wide):
                 read(opened(data))
         else:
             read(opened(data))
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+TEXTS = PngImagePlugin.PngInfo()
+TEXTS.add_itxt("XML:com.adobe.xmp", XMP.decode())
+
+
+@pytest.mark.parametrize(
+    ("source", "data"),
+    [
+        (COLOURS, tiff(COLOURS, extratags=[(700, 1, len(XMP), XMP, True)])),
+        (WIDE, tiff(WIDE, extratags=[(700, 1, len(XMP), XMP, True)])),
+        (COLOURS, saved(Image.fromarray(COLOURS), "PNG", pnginfo=TEXTS)),
+        (COLOURS, saved(Image.fromarray(COLOURS), "WEBP", lossless=True, xmp=XMP)),
+    ],
+)
+def test_an_orientation_in_xmp_does_not_count(source, data):
+    for pixels in (decode_image_bytes(data, 10_000), image_pixels(opened(data))):
+        np.testing.assert_array_equal(pixels, image_pixels(source))
+    np.testing.assert_array_equal(decode_image_bytes(_encoded(opened(data)), 10_000), image_pixels(source))
+
+
+def closed():
+    image = opened(FILES["L"])
+    image.close()
+    return image
+
+
+def with_key(mode, key):
+    image = Image.fromarray(GREY).convert(mode)
+    image.info["transparency"] = key
+    return image
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda: opened(FILES["RGB"][:-500]), "image_unreadable"),
+        (lambda: opened(FILES["JPEG"][:-300]), "image_unreadable"),
+        (closed, "image_unreadable"),
+        (lambda: Image.new("I", (0, 5)), "image_kind"),
+        (lambda: Image.new("L", (0, 5)), "image_kind"),
+        (lambda: Image.new("RGB", (5, 0)), "image_kind"),
+        (lambda: with_key("P", (1, 2, 3)), "image_mode"),
+        (lambda: with_key("1", b"\0\1"), "image_mode"),
+    ],
+)
+def test_what_pil_cannot_give_is_refused_by_its_cause(make, code):
+    for read in (image_pixels, rgb_image):
+        with pytest.raises(ImageError) as caught:
+            read(make())
+        assert caught.value.code == code
+    with pytest.raises(ValueError, match=r"image|transparency"):
+        _encoded(make())
+
+
+def test_masked_arrays_and_paths_of_nothing_are_refused_by_name():
+    with pytest.raises(ImageError, match="masked"):
+        image_pixels(np.ma.masked_less(GREY, 9))
+    with pytest.raises(ValueError, match="empty"):
+        _encoded("")
 
 
 def test_a_tiff_palette_of_8_bits_in_words_of_16_is_not_black():

@@ -59,8 +59,7 @@ def image_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
     if not isinstance(image, Image.Image):
         raise ImageError("image_kind", f"An image is a PIL.Image or an array, not {type(image).__name__}.")
     check_mode(image)
-    _check_lost_bits(image)
-    image.load()  # turns a TIFF as its tag says, and takes the tag away
+    _load(image)
     return turned(values_to_pixels(colour_values(image, _as_tags_say(image))), orientation_of(image))
 
 
@@ -154,13 +153,25 @@ def colour_values(image: Image.Image, values: np.ndarray) -> np.ndarray:
         raise ImageError("image_unreadable", "The image has colours by number, and no palette; save it as RGB.")
     if values.dtype.itemsize > 1:
         raise ImageError("image_mode", "One wide value stands for transparent pixels; save the image without it.")
-    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    key = image.info.get("transparency")
+    if image.mode == "L" and key in range(1, 16) and not (values % 17).any():
+        raise ImageError("image_mode", "Of grey of 2 or 4 bits PIL does not know which is transparent; give the file.")
+    try:
+        return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    except (TypeError, ValueError):
+        raise ImageError(
+            "image_mode", f"info['transparency'] is not of pixels of the kind {image.mode}; delete it, or give RGBA."
+        ) from None
 
 
 def orientation_of(image: Image.Image) -> int:
-    """1 to 8, as EXIF counts them; 1 where the image says nothing, or nothing of sense."""
+    """1 to 8, as EXIF counts them; 1 where a loaded image says nothing, or nothing of sense. XMP is not asked: of TIFF,
+    which PIL turns, it would count for 8 bits only."""
+    exif = Image.Exif()
     try:
-        return image.getexif().get(_ORIENTATION, 1)
+        as_text = image.info.get("Raw profile type exif", "").split("\n")[3:]
+        exif.load(image.info.get("exif") or bytes.fromhex("".join(as_text)))
+        return exif.get(_ORIENTATION, 1)
     except _RUBBISH:
         return 1
 
@@ -176,15 +187,36 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def _load(image: Image.Image) -> None:
+    """Reads the pixels; those of a TIFF are turned as its tag says, and not as XMP does."""
+    if not image.width * image.height:
+        raise ImageError("image_kind", f"The image has {image.width} x {image.height} px.")
+    xmp = image.info.pop("xmp", None)
+    try:
+        _check_lost_bits(image)
+        image.load()
+    except ImageError:
+        raise
+    except (AttributeError, *_RUBBISH):
+        raise ImageError(
+            "image_unreadable",
+            "PIL cannot read this image: its file is broken or cut off, or was closed before its pixels were read.",
+        ) from None
+    finally:
+        if xmp is not None:
+            image.info["xmp"] = xmp
+
+
 def _is_plain(image: Image.Image) -> bool:
     """Whether the values of an RGB image are its pixels already."""
-    _check_lost_bits(image)
-    image.load()
+    _load(image)
     return "transparency" not in image.info and orientation_of(image) == 1
 
 
 def _checked_array(values: np.ndarray) -> np.ndarray:
     """(H, W), (H, W, 1) or (H, W, C) -> without a last axis of 1."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise ImageError("image_kind", "The array is masked, and what its masked pixels show is not known; fill it.")
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
     if values.dtype.kind not in "buif" or values.size == 0 or not _has_image_shape(values):
