@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -37,6 +37,8 @@ MODEL, OPTIMIZER, STATE_FILE, CONFIG_FILE = "model", "optimizer", "train_state.j
 
 class TrainState(Config):
     """Where a run stood, and what it was made from."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # a loss may be none
 
     step: int
     """Optimizer steps done."""

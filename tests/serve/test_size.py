@@ -43,15 +43,10 @@ def memory_mib(deployment: str) -> int:
     return (memory.rss - memory.shared) // 2**20
 
 
-def noise(height: int, width: int, channels: int) -> bytes:
-    pixels = np.random.default_rng(5).integers(0, 256, (height, width, channels), np.uint8)
-    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes()
-
-
 @pytest.mark.parametrize("shape", [(1190, 1190, 3), (2050, 2050, 1)], ids=str)
 def test_images_and_answers_above_the_limit_of_a_grpc_message(endpoint, shape):
     """4 MiB is gRPC's own."""
-    data = noise(*shape)
+    data = encoded(*shape, bits=8)
     reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": data}, data={"output": "probability"})
     assert reply.status_code == 200, reply.text
     body = reply.json()
@@ -62,7 +57,7 @@ def test_images_and_answers_above_the_limit_of_a_grpc_message(endpoint, shape):
 
 def test_a_reply_above_the_limit_of_a_grpc_message_comes_whole(endpoint):
     form = {"output": "probability", "prompt": 8 * ["Please segment the vessel."]}
-    reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": noise(1150, 1150, 1)}, data=form)
+    reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": encoded(2050, 2050, 1, 8)}, data=form)
     assert reply.status_code == 200, reply.text
     masks = [mask for answer in reply.json()["answers"] for mask in answer["masks"]]
     assert len(reply.json()["answers"]) == 8
