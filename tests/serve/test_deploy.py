@@ -1,5 +1,6 @@
 """What `serve deploy` of a changed file does to what runs."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from ray import serve
 
 from sa2va_ray import storage
 from sa2va_ray.demo.request import wait_ready
@@ -24,7 +24,7 @@ START_S = 120
 
 
 @pytest.fixture
-def application(ray_cluster, exported_uri, bucket_uri, tmp_path):
+def application(exported_uri, bucket_uri, tmp_path):
     """local_cpu.yaml with a copy of the tiny model, not deployed yet; and a function that deploys it."""
     storage.download_folder(exported_uri, tmp_path / "model")
     storage.upload_folder(tmp_path / "model", bucket_uri, last=MODEL_MANIFEST)
@@ -43,38 +43,42 @@ def application(ray_cluster, exported_uri, bucket_uri, tmp_path):
     subprocess.run([SCRIPTS_DIR / "serve", "shutdown", "--yes"], check=True, timeout=120, capture_output=True)
 
 
-def until(is_so: Callable[[], Any]) -> Any:
+@pytest.fixture
+def state(stack) -> Callable[[], dict[str, Any]]:
+    """The application as the dashboard tells it. (A process that asks Serve itself keeps the controller that it first
+    found, also after `serve shutdown`.)"""
+
+    def ask() -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+        reply = httpx.get(f"{stack.dashboard_url}/api/serve/applications/", headers=headers, timeout=60)
+        return reply.json()["applications"]["sa2va"]
+
+    return ask
+
+
+def until(is_so: Callable[[], Any]) -> None:
     deadline_s = time.monotonic() + START_S
-    while not (found := is_so()):
-        assert time.monotonic() < deadline_s, serve.status()
+    while not is_so():
+        assert time.monotonic() < deadline_s
         time.sleep(0.5)
-    return found
 
 
-def status() -> Any:
-    return serve.status().applications["sa2va"]
+def replica_ids(state: dict[str, Any]) -> set[str]:
+    replicas = state["deployments"]["model-demo"]["replicas"]
+    return {each["replica_id"] for each in replicas if each["state"] == "RUNNING"}
 
 
-def replica_ids() -> set[str]:
-    controller = serve.context._get_global_client()._controller
-    import ray
-
-    details = ray.get(controller.get_serve_instance_details.remote())
-    deployments = details["applications"]["sa2va"]["deployments"]
-    return {each["replica_id"] for each in deployments["model-demo"]["replicas"] if each["state"] == "RUNNING"}
-
-
-def test_batches_change_in_place_and_a_calibration_with_the_revision(application, png):
+def test_batches_change_in_place_and_a_calibration_with_the_revision(application, state, png):
     config, deploy = application
     (app,) = config["applications"]
     url = f"http://127.0.0.1:{config['http_options']['port']}"
     deploy()
     wait_ready(url)
-    first = replica_ids()
+    first = replica_ids(state())
     app["deployments"] = [{"name": "model-demo", "user_config": {"max_batch_megapixels": 2}}]
     deploy()
-    until(lambda: status().status == "RUNNING")
-    assert replica_ids() == first
+    until(lambda: state()["status"] == "RUNNING")
+    assert replica_ids(state()) == first
     assert httpx.post(f"{url}/v1/segment", files={"file": png}, timeout=60).status_code == 200
 
     uri = app["args"]["models"]["demo"]["uri"]
@@ -86,18 +90,18 @@ def test_batches_change_in_place_and_a_calibration_with_the_revision(application
     app["args"]["revision"] = "calibrated"
     deploy()
     until(lambda: httpx.get(f"{url}/v1/models/demo", timeout=60).json()["threshold"] == 0.31)
-    until(lambda: replica_ids() and not replica_ids() & first)
+    until(lambda: (now := replica_ids(state())) and not now & first)
     reply = httpx.post(f"{url}/v1/segment", files={"file": png}, timeout=60).json()
     assert (reply["threshold"], reply["cleanup"]["min_component_px"]) == (0.31, 7)
     assert reply["model"]["sha256"] == sha256
 
 
-def test_a_deployment_that_failed_is_tried_again_with_another_revision(application, tmp_path):
+def test_a_deployment_that_failed_is_tried_again_with_another_revision(application, state, tmp_path):
     config, deploy = application
     args = config["applications"][0]["args"]
     (tmp_path / "cache").write_text("a file where a folder should be")
     deploy()
-    until(lambda: status().status == "DEPLOY_FAILED")
+    until(lambda: state()["status"] == "DEPLOY_FAILED")
     (tmp_path / "cache").unlink()
     args["revision"] = "the folder is free"
     deploy()
