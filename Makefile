@@ -2,6 +2,7 @@
 # make test                 every test
 # make soak                 the tests that take minutes each: faults done to real runs
 # make check                formatting, types, import rules, YAML
+# make lock                 renews constraints.txt; then run `make check test` before you commit it
 # make stop                 ends what `make demo` started
 
 BIN := .venv/bin
@@ -10,18 +11,27 @@ export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 export SAM2_BUILD_CUDA := 0
 export RAY_AUTH_MODE := token
 INSTALLED := .venv/.installed
+UV_INSTALL = $(BIN)/uv pip install --quiet --constraint .venv/constraints.txt --build-constraint .venv/constraints.txt \
+	--constraint hashes.txt
 
-.PHONY: install demo test browser soak check stop
+.PHONY: install lock demo test browser soak check stop
 
 install: $(INSTALLED)
 
-# sam2 builds in the environment itself, so torch has to be there first (see DESIGN: its isolated build would fetch gigabytes).
-$(INSTALLED): pyproject.toml constraints.txt
+# `make install TORCH=2.11.0` takes another torch, and what goes with that one (setuptools, Triton, CUDA).
+# sam2 builds in the environment itself, so torch has to be there first (its isolated build would fetch gigabytes).
+$(INSTALLED): pyproject.toml constraints.txt hashes.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --constraint constraints.txt torch setuptools wheel
-	$(BIN)/uv pip install --quiet --compile-bytecode --constraint constraints.txt --editable '.[dev]'
+	sed -E '$(if $(TORCH),s/^torch==.*/torch==$(TORCH)/; /^(setuptools|triton|cuda-|nvidia-)/d)' constraints.txt >.venv/constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .venv/constraints.txt uv
+	$(UV_INSTALL) torch setuptools
+	$(UV_INSTALL) --compile-bytecode --editable '.[dev]'
 	touch $@
+
+# Without the wheels on this machine's disk: what stands in constraints.txt has to be there for everybody.
+lock: install
+	env -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --upgrade --universal --all-extras --no-annotate \
+		--no-emit-index-url --custom-compile-command 'make lock' pyproject.toml --output-file constraints.txt
 
 demo: install
 	$(BIN)/python -m sa2va_ray.demo run $(if $(DATA),--data '$(DATA)')

@@ -48,10 +48,11 @@ def clean_python(tmp_path_factory) -> Path:
     uv, python = str(SCRIPTS_DIR / "uv"), folder / "bin/python"
     environment = {**os.environ, "SAM2_BUILD_CUDA": "0", "UV_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", "")}
     install = [uv, "pip", "install", "--quiet", "--python", str(python), "--constraint", "constraints.txt"]
+    install += ["--constraint", "hashes.txt"]
     for command in (
         [uv, "venv", "--quiet", str(folder)],
-        [*install, "torch", "setuptools", "wheel"],
-        [*install, "transformers", "sam2==1.1.0", "pillow", "numpy"],
+        [*install, "torch", "setuptools"],
+        [*install, "transformers", "sam2", "pillow", "numpy"],
     ):
         # In the repository's root, whose pyproject.toml keeps torchvision out.
         subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
