@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI, Form, UploadFile
 from PIL import Image
 
-from sa2va_ray.data.masks import mask_to_rle
+from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query
 

@@ -45,12 +45,12 @@ from torch.utils.data import DataLoader, Dataset
 from sa2va_ray import storage
 from sa2va_ray.data.augment import AugmentConfig
 from sa2va_ray.data.batch import Batch, collate
-from sa2va_ray.data.masks import mask_to_rle, polygons_to_mask
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import PipelineConfig, preprocess, stream_steps
 from sa2va_ray.data.sample import SCHEMA
 from sa2va_ray.demo.stack import Stack
 from sa2va_ray.demo.synthetic import PHRASE, write_synthetic_dataset
+from sa2va_ray.images.masks import mask_to_rle, polygons_to_mask
 from sa2va_ray.manifest import MANIFEST, write_manifest
 from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE, Sa2VAConfig
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor

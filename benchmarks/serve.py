@@ -50,7 +50,7 @@ from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.export.model_files import write_model_files
 from sa2va_ray.export.weights import write_weights
 from sa2va_ray.manifest import write_manifest
-from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.models.loading.load import MODEL_MANIFEST
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query
 from sa2va_ray.serve.config import ServeArgs

@@ -25,12 +25,12 @@ from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.models.build import build_model
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
-from sa2va_ray.train.activation_memory import SampleSize
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.engine import build_engine
-from sa2va_ray.train.flops import count_flops, device_peak
-from sa2va_ray.train.memory_plan import plan_memory
-from sa2va_ray.train.model_facts import read_model_facts
+from sa2va_ray.train.engine.deepspeed import build_engine
+from sa2va_ray.train.plan.activations import SampleSize
+from sa2va_ray.train.plan.flops import count_flops, device_peak
+from sa2va_ray.train.plan.memory import plan_memory
+from sa2va_ray.train.plan.sizes import read_model_facts
 from sa2va_ray.train.step import MicroBatch, train_step
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@
 
 from sa2va_ray.config import run_job
 from sa2va_ray.export.config import ExportConfig
-from sa2va_ray.export.hub_folder import export
+from sa2va_ray.export.run import export
 
 if __name__ == "__main__":
     run_job(ExportConfig, export)

@@ -6,8 +6,8 @@ Start it again with the same `out`, and it predicts what is missing.
 """
 
 from sa2va_ray.config import run_job
-from sa2va_ray.predict.config import PredictConfig
-from sa2va_ray.predict.run import predict
+from sa2va_ray.predict.job.config import PredictConfig
+from sa2va_ray.predict.job.run import predict
 
 if __name__ == "__main__":
     run_job(PredictConfig, predict)

@@ -17,7 +17,7 @@ import ray
 from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.export.config import ExportConfig
-from sa2va_ray.export.hub_folder import export
+from sa2va_ray.export.run import export
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE
 from sa2va_ray.prepare.run import prepare

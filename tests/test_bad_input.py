@@ -12,7 +12,7 @@ from sa2va_ray.config import run_job
 from sa2va_ray.evaluate.config import EvaluateConfig
 from sa2va_ray.evaluate.run import evaluate
 from sa2va_ray.export.config import ExportConfig
-from sa2va_ray.export.hub_folder import export
+from sa2va_ray.export.run import export
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.run import prepare
 from sa2va_ray.train.config import TrainConfig

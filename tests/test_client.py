@@ -21,7 +21,7 @@ from fastapi import FastAPI, Request, Response
 from PIL import Image
 
 from sa2va_ray.client import AsyncClient, Client, NoReplyError, ProblemError, Result
-from sa2va_ray.data.masks import mask_to_rle
+from sa2va_ray.images.masks import mask_to_rle
 
 SHA256 = "ab" * 32
 MASK = np.zeros((5, 7), bool)

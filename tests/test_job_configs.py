@@ -10,9 +10,9 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.memory_plan import plan_memory
-from sa2va_ray.train.model_facts import read_model_facts
-from sa2va_ray.train.plan_table import GIB
+from sa2va_ray.train.plan.memory import plan_memory
+from sa2va_ray.train.plan.sizes import read_model_facts
+from sa2va_ray.train.plan.table import GIB
 
 CONFIGS = Path(__file__).parents[1] / "jobs/configs"
 CARD_OF_24_GB = 23.6  # GiB that an RTX 3090 shows

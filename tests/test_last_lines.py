@@ -19,9 +19,9 @@ from sa2va_ray.evaluate.calibrate import calibrate
 from sa2va_ray.evaluate.config import CalibrateConfig, EvaluateConfig
 from sa2va_ray.evaluate.run import evaluate
 from sa2va_ray.export.config import ExportConfig
-from sa2va_ray.export.hub_folder import export
-from sa2va_ray.predict.config import PredictConfig
-from sa2va_ray.predict.run import predict
+from sa2va_ray.export.run import export
+from sa2va_ray.predict.job.config import PredictConfig
+from sa2va_ray.predict.job.run import predict
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.run import prepare
 from sa2va_ray.telemetry import LOGGER, configure_logging

@@ -4,11 +4,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from sa2va_ray.cluster import ClusterConfig
 from sa2va_ray.config import Config
-from sa2va_ray.data.cluster import ClusterConfig
 from sa2va_ray.data.pipeline import PipelineConfig
-from sa2va_ray.predict.baselines.unet import UnetConfig
-from sa2va_ray.predict.baselines.vessel_filter import FilterConfig
+from sa2va_ray.models.baselines.unet import UnetConfig
+from sa2va_ray.models.baselines.vessel_filter import FilterConfig
 from sa2va_ray.storage import Uri
 
 

@@ -20,14 +20,14 @@ from sa2va_ray.baselines.fitted import Fitted
 from sa2va_ray.config import UserError
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
-from sa2va_ray.predict.baselines.predictors import CONFIG_FILE
-from sa2va_ray.predict.baselines.vessel_filter import (
+from sa2va_ray.models.baselines.vessel_filter import (
     POLARITIES,
     FilterConfig,
     FittedFilter,
     Polarity,
     filter_response,
 )
+from sa2va_ray.predict.baseline_predictors import CONFIG_FILE
 from sa2va_ray.telemetry import LOGGER, log_progress
 
 # Images are standardised before: a response of 100 would be a vessel a hundred standard deviations high, one of 1e-4

@@ -9,10 +9,10 @@ from sa2va_ray import __version__, storage
 from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.filter_fitting import fit_filter
 from sa2va_ray.baselines.unet_training import train_unet
+from sa2va_ray.cluster import check_paths
 from sa2va_ray.config import UserError
-from sa2va_ray.data.cluster import check_paths
 from sa2va_ray.manifest import digest, read_manifest, write_manifest
-from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.models.loading.load import MODEL_MANIFEST
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
 

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from sa2va_ray import storage
 from sa2va_ray.baselines.config import BaselineConfig, UnetTrainingConfig
 from sa2va_ray.baselines.fitted import Fitted
+from sa2va_ray.cluster import check_cluster, decide_use_gpu
 from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch
-from sa2va_ray.data.cluster import check_cluster, decide_use_gpu
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import SampleIndex, stream_steps
-from sa2va_ray.predict.baselines.predictors import CONFIG_FILE, WEIGHTS_FILE
-from sa2va_ray.predict.baselines.unet import Unet, resize_maps, to_square
+from sa2va_ray.models.baselines.unet import Unet, resize_maps, to_square
+from sa2va_ray.predict.baseline_predictors import CONFIG_FILE, WEIGHTS_FILE
 from sa2va_ray.telemetry import configure_logging, log_progress
 
 _THRESHOLD = 0.5  # of a probability that was trained as one; calibration can choose another

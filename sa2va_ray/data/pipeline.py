@@ -40,7 +40,7 @@ from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.conversation import training_turns
 from sa2va_ray.data.order import RUNS_PER_WINDOW, EpochPlan
 from sa2va_ray.data.sample import decode_image, object_masks
-from sa2va_ray.data.skeleton import tubed_skeleton
+from sa2va_ray.images.skeleton import tubed_skeleton
 from sa2va_ray.manifest import read_manifest
 from sa2va_ray.telemetry import LOGGER
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from sa2va_ray.data.masks import rle_to_mask
+from sa2va_ray.images.masks import rle_to_mask
 
 SPLITS = ("train", "val", "test")
 

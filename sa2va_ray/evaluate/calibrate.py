@@ -14,14 +14,14 @@ import ray
 
 from sa2va_ray import __version__, storage
 from sa2va_ray.config import UserError
-from sa2va_ray.evaluate.answers import answer, columns
-from sa2va_ray.evaluate.calibration_report import render_calibration
-from sa2va_ray.evaluate.choose import PatientCurves, choose_threshold
-from sa2va_ray.evaluate.cleanup_grid import CLEANUPS, CleanupScores, choose_cleanup, try_cleanups
 from sa2va_ray.evaluate.config import CalibrateConfig
-from sa2va_ray.evaluate.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, read_truths
+from sa2va_ray.evaluate.passes.answers import answer, columns
+from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, CleanupScores, choose_cleanup, try_cleanups
+from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, read_truths
+from sa2va_ray.evaluate.report.calibration import render_calibration
+from sa2va_ray.evaluate.statistics.choose import PatientCurves, choose_threshold
+from sa2va_ray.evaluate.statistics.summary import BOOTSTRAP_SEED, probability_calibration, threshold_curves
 from sa2va_ray.evaluate.subjects import Split, Subject
-from sa2va_ray.evaluate.summary import BOOTSTRAP_SEED, probability_calibration, threshold_curves
 from sa2va_ray.metrics import THRESHOLDS, bootstrap_interval, calibration_counts, dequantise, probability_counts
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result

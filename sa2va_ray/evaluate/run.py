@@ -7,13 +7,12 @@ from typing import Any
 import ray
 
 from sa2va_ray import __version__, storage
-from sa2va_ray.evaluate.answers import answer
 from sa2va_ray.evaluate.config import EvaluateConfig
-from sa2va_ray.evaluate.drawing import draw_extremes
-from sa2va_ray.evaluate.measure import measure
-from sa2va_ray.evaluate.report import render_evaluation
-from sa2va_ray.evaluate.subjects import Split, Subject
-from sa2va_ray.evaluate.summary import (
+from sa2va_ray.evaluate.passes.answers import answer
+from sa2va_ray.evaluate.passes.measure import measure
+from sa2va_ray.evaluate.report.evaluation import render_evaluation
+from sa2va_ray.evaluate.report.extremes import draw_extremes
+from sa2va_ray.evaluate.statistics.summary import (
     METRICS,
     by_width,
     differences,
@@ -22,6 +21,7 @@ from sa2va_ray.evaluate.summary import (
     summarize,
     threshold_curves,
 )
+from sa2va_ray.evaluate.subjects import Split, Subject
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
 _Row = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest, to_json
-from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.models.loading.load import MODEL_MANIFEST
 from sa2va_ray.predict.facts import ModelFacts
 from sa2va_ray.telemetry import LOGGER
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sa2va_ray.config import UserError
 from sa2va_ray.models.checkpoint import Checkpoint
-from sa2va_ray.models.key_layouts import adapter_target
-from sa2va_ray.models.load_report import some
+from sa2va_ray.models.loading.key_layouts import adapter_target
+from sa2va_ray.models.loading.report import some
 
 STORED_DTYPE = torch.bfloat16
 _ROWS = re.compile(r"^(.*)\.token_adapter\.trainable_tokens_delta\.default$")

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sa2va_ray.models.key_layouts import upstream_placement
-from sa2va_ray.models.weight_files import StoredTensor, open_folder, reading
+from sa2va_ray.models.loading.key_layouts import upstream_placement
+from sa2va_ray.models.loading.weight_files import StoredTensor, open_folder, reading
 
 INDEX = "model.safetensors.index.json"
 _GIB = 2**30

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from sa2va_ray.config import Config
+from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.lora import TrainableConfig
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
@@ -18,7 +19,6 @@ from sa2va_ray.models.sa2va.processing_sa2va import (
     Sa2VAProcessor,
     token_id,
 )
-from sa2va_ray.models.state_dict import load_model
 from sa2va_ray.models.tokenizer import build_tokenizer
 from sa2va_ray.storage import Uri
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sa2va_ray.manifest import digest, read_manifest
-from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.models.loading.load import MODEL_MANIFEST
 from sa2va_ray.predict.cleanup import CleanupConfig
 
 _THRESHOLD = 0.5  # upstream's, for models that were never calibrated

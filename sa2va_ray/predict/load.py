@@ -6,8 +6,8 @@ from typing import Protocol
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import read_manifest
-from sa2va_ray.models.state_dict import MODEL_MANIFEST
-from sa2va_ray.predict.baselines.predictors import UnetPredictor, VesselFilterPredictor
+from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.predict.baseline_predictors import UnetPredictor, VesselFilterPredictor
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
 

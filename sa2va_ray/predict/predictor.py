@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.sa2va.generation_sa2va import AnyRank, Request, Segmentation, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.pixels_sa2va import rgb_image
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
-from sa2va_ray.models.state_dict import load_model
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_masks, to_masks
 from sa2va_ray.predict.facts import ModelFacts
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from sa2va_ray.predict.cleanup import to_masks
-from sa2va_ray.predict.config import TTA
+from sa2va_ray.predict.job.config import TTA
 from sa2va_ray.predict.load import Predictor
 from sa2va_ray.predict.predictor import Prediction, Query, rgb_images
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sa2va_ray.data.masks import mask_to_rle
+from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.duplicates import perceptual_hash
 from sa2va_ray.prepare.on_cluster import map_on_cluster

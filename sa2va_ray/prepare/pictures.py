@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sa2va_ray.data.images import decode_image_bytes
+from sa2va_ray.images.decode import decode_image_bytes
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.drawing import Picture, Pictures, outlines, overlay
 from sa2va_ray.prepare.examine import QUARANTINED

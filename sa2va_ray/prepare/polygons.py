@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from sa2va_ray.data.masks import polygons_to_mask, rle_to_mask
+from sa2va_ray.images.masks import polygons_to_mask, rle_to_mask
 from sa2va_ray.prepare.records import Annotation, Finding, Rejected, Shape
 
 _MAX_OUTSIDE_PX = 1.0

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.data.images import ImageError, decode_image_bytes, decode_mask_bytes
+from sa2va_ray.images.decode import ImageError, decode_image_bytes, decode_mask_bytes
 from sa2va_ray.metrics import overlap_metrics
 from sa2va_ray.prepare.config import ChecksConfig, PrepareConfig
 from sa2va_ray.prepare.polygons import to_masks

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from sa2va_ray import __version__, storage
 from sa2va_ray.config import UserError
-from sa2va_ray.data.images import to_png
-from sa2va_ray.data.masks import mask_to_rle
 from sa2va_ray.data.sample import SCHEMA, SPLITS
+from sa2va_ray.images.decode import to_png
+from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.manifest import MANIFEST
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import Task, content_sha256

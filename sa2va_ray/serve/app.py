@@ -3,12 +3,12 @@
 # Serve reads the raw annotation of the builder's one parameter: no `from __future__ import annotations` here.
 from ray import serve
 
-from sa2va_ray.serve.access import Access
 from sa2va_ray.serve.config import ModelArgs, ServeArgs
-from sa2va_ray.serve.deployment import SegmentationModel
-from sa2va_ray.serve.ingress import Ingress
-from sa2va_ray.serve.protocol import ModelInfo
-from sa2va_ray.serve.weights import ModelSource
+from sa2va_ray.serve.guard.access import Access
+from sa2va_ray.serve.http.ingress import Ingress
+from sa2va_ray.serve.http.protocol import ModelInfo
+from sa2va_ray.serve.model.deployment import SegmentationModel
+from sa2va_ray.serve.model.weights import ModelSource
 
 _INGRESS_CPUS = 0.1
 

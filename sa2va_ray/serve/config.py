@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 from ray.serve.config import AutoscalingConfig
 
 from sa2va_ray.config import Config
-from sa2va_ray.serve.fetch import UriPolicy
+from sa2va_ray.serve.guard.fetch import UriPolicy
 
 
 class BatchingConfig(Config):
@@ -87,8 +87,8 @@ class ServeArgs(Config):
     """Any text. Serve reads nothing again while the args are as they were: another text here has a model served that
     was exported or calibrated anew at its URI, and a deployment tried again that has failed."""
     api_keys_file: str | None = None
-    """JSON file of API keys (`python -m sa2va_ray.serve.access new`); else the variable SA2VA_API_KEYS. Without keys
-    only requests from this machine are served."""
+    """JSON file of API keys (`python -m sa2va_ray.serve.guard.access new`); else the variable SA2VA_API_KEYS. Without
+    keys only requests from this machine are served."""
     audit_dir: str | None = None
     """Folder that exists, for the audit log: a file for each ingress, a new one whenever it starts. None is written by
     default."""

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from sa2va_ray.cluster import ClusterConfig
 from sa2va_ray.config import Config
-from sa2va_ray.data.cluster import ClusterConfig
 from sa2va_ray.data.pipeline import PipelineConfig
 from sa2va_ray.models.build import ModelConfig
 from sa2va_ray.storage import Uri

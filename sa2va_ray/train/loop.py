@@ -10,17 +10,17 @@ import torch
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import stream_steps
 from sa2va_ray.telemetry import Stopwatch, configure_logging
-from sa2va_ray.train.checkpoint import save_checkpoint
+from sa2va_ray.train.checkpoints.save import save_checkpoint
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.group_state import group_states
-from sa2va_ray.train.health import HealthMonitor
-from sa2va_ray.train.rates import StepTiming
-from sa2va_ray.train.report import Reporter
-from sa2va_ray.train.run_facts import collect_run_facts
+from sa2va_ray.train.engine.group_state import group_states
 from sa2va_ray.train.schedule import learning_rate
 from sa2va_ray.train.session import Session, open_session
 from sa2va_ray.train.step import MicroBatch, any_rank, train_step
-from sa2va_ray.train.validation import validate
+from sa2va_ray.train.validation.validate import validate
+from sa2va_ray.train.watch.health import HealthMonitor
+from sa2va_ray.train.watch.rates import StepTiming
+from sa2va_ray.train.watch.reporter import Reporter
+from sa2va_ray.train.watch.run_facts import collect_run_facts
 
 
 def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str, lock_owner: str) -> None:

@@ -16,15 +16,15 @@ from sa2va_ray.models.build import PRECISIONS, build_model, weights_sha256
 from sa2va_ray.models.checkpoint import TrainState, load_tensors, put_in
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
-from sa2va_ray.train.changes import Change
+from sa2va_ray.train.checkpoints.changes import Change
+from sa2va_ray.train.checkpoints.lock import check_owner_together
+from sa2va_ray.train.checkpoints.position import Position
+from sa2va_ray.train.checkpoints.resume import ResumePoint, find_resume_point
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.engine import build_engine, choose_precision
-from sa2va_ray.train.flops import FlopCounts, count_flops
-from sa2va_ray.train.lock import check_owner_together
-from sa2va_ray.train.position import Position
-from sa2va_ray.train.resume import ResumePoint, find_resume_point
+from sa2va_ray.train.engine.deepspeed import build_engine, choose_precision
+from sa2va_ray.train.engine.zero_state import restore
+from sa2va_ray.train.plan.flops import FlopCounts, count_flops
 from sa2va_ray.train.step import AgreedError
-from sa2va_ray.train.zero_state import restore
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,20 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from sa2va_ray import storage
+from sa2va_ray.cluster import check_cluster, check_paths, decide_use_gpu, least_gpu_bytes
 from sa2va_ray.config import UserError
-from sa2va_ray.data.cluster import check_cluster, check_paths, decide_use_gpu, least_gpu_bytes
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import Saved, newest_sound, read_saved, read_whole
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
-from sa2va_ray.train.changes import check_changes
+from sa2va_ray.train.checkpoints.changes import check_changes
+from sa2va_ray.train.checkpoints.lock import LOCK_FILE, RunLock
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.lock import LOCK_FILE, RunLock
 from sa2va_ray.train.loop import train_loop_per_worker
-from sa2va_ray.train.memory_plan import log_measured_peak, log_plan
-from sa2va_ray.train.run_facts import git_commit
+from sa2va_ray.train.plan.memory import log_measured_peak, log_plan
 from sa2va_ray.train.step import AgreedError
-from sa2va_ray.train.trackers import check_trackers
+from sa2va_ray.train.watch.run_facts import git_commit
+from sa2va_ray.train.watch.trackers import check_trackers
 
 _CURE = "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, or add nodes."
 _RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"

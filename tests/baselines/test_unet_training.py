@@ -18,9 +18,9 @@ from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.metrics import overlap_metrics
-from sa2va_ray.models.state_dict import MODEL_MANIFEST
-from sa2va_ray.predict.baselines.predictors import UnetPredictor
-from sa2va_ray.predict.baselines.unet import Unet, UnetConfig
+from sa2va_ray.models.baselines.unet import Unet, UnetConfig
+from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.predict.baseline_predictors import UnetPredictor
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query
 

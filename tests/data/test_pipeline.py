@@ -18,11 +18,11 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data import pipeline
 from sa2va_ray.data.augment import AugmentConfig
 from sa2va_ray.data.batch import Batch, collate
-from sa2va_ray.data.masks import mask_to_rle
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import PipelineConfig, SampleIndex, Undecodable, preprocess, stream_steps
 from sa2va_ray.data.sample import SCHEMA
-from sa2va_ray.data.skeleton import tubed_skeleton
+from sa2va_ray.images.masks import mask_to_rle
+from sa2va_ray.images.skeleton import tubed_skeleton
 from sa2va_ray.manifest import write_manifest
 from sa2va_ray.models.build import build_model
 from sa2va_ray.models.sa2va.processing_sa2va import normalize_tiles

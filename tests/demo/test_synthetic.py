@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sa2va_ray.data.masks import polygons_to_mask
 from sa2va_ray.demo.synthetic import mask_to_polygons, write_synthetic_dataset
+from sa2va_ray.images.masks import polygons_to_mask
 
 SIZE = 128
 

@@ -11,12 +11,12 @@ from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
 from sa2va_ray.evaluate.calibrate import calibrate
-from sa2va_ray.evaluate.cleanup_grid import CLEANUPS
 from sa2va_ray.evaluate.config import CalibrateConfig
+from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS
 from sa2va_ray.evaluate.subjects import Split, Subject
 from sa2va_ray.manifest import digest
 from sa2va_ray.metrics import THRESHOLDS, overlap_metrics
-from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.models.loading.load import MODEL_MANIFEST
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query

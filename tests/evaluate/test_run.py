@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.conversation import evaluation_prompt
-from sa2va_ray.data.masks import mask_to_rle, rle_to_mask
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import object_masks
-from sa2va_ray.evaluate.answers import mask_sha256
 from sa2va_ray.evaluate.config import EvaluateConfig
+from sa2va_ray.evaluate.passes.answers import mask_sha256
 from sa2va_ray.evaluate.run import evaluate
-from sa2va_ray.evaluate.summary import METRICS
+from sa2va_ray.evaluate.statistics.summary import METRICS
+from sa2va_ray.images.masks import mask_to_rle, rle_to_mask
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.metrics import betti_errors, cldice, overlap_metrics, surface_metrics
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from sa2va_ray.export.config import ExportConfig
-from sa2va_ray.export.hub_folder import export
+from sa2va_ray.export.run import export
 from sa2va_ray.manifest import write_manifest
 from sa2va_ray.models.build import PRECISIONS, build_model, weights_sha256
 from sa2va_ray.models.checkpoint import CONFIG_FILE, STATE_FILE, TrainState

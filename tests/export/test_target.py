@@ -15,14 +15,14 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.export import target
 from sa2va_ray.export.card import without_places
+from sa2va_ray.export.checks.probe import PROMPT, probe_images
 from sa2va_ray.export.config import ExportConfig
-from sa2va_ray.export.hub_folder import export
-from sa2va_ray.export.probe import PROMPT, probe_images
+from sa2va_ray.export.run import export
 from sa2va_ray.manifest import digest, read_manifest, write_manifest
 from sa2va_ray.models.checkpoint import load_trained_model
+from sa2va_ray.models.loading.load import MODEL_MANIFEST, load_model
+from sa2va_ray.models.loading.weight_files import open_folder
 from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
-from sa2va_ray.models.state_dict import MODEL_MANIFEST, load_model
-from sa2va_ray.models.weight_files import open_folder
 
 pytestmark = pytest.mark.soak
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from sa2va_ray.models.build import ModelConfig
-from sa2va_ray.models.state_dict import LoadedModel, load_model
+from sa2va_ray.models.loading.load import LoadedModel, load_model
 from sa2va_ray.train.config import TrainConfig
 
 _TURN = re.compile(r"<\|im_start\|>user\n(.*?)<\|im_end\|>\n<\|im_start\|>assistant\n(.*?)<\|im_end\|>\n", re.DOTALL)

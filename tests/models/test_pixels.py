@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin
 
 from sa2va_ray.client import _encoded
-from sa2va_ray.data.images import ImageError, decode_image_bytes
+from sa2va_ray.images.decode import ImageError, decode_image_bytes
 from sa2va_ray.models.sa2va import modeling_sa2va
 from sa2va_ray.models.sa2va.generation_sa2va import Segmentation
 from sa2va_ray.models.sa2va.pixels_sa2va import image_pixels, rgb_image

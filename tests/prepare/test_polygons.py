@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sa2va_ray.data.masks import mask_to_rle, polygons_to_mask
+from sa2va_ray.images.masks import mask_to_rle, polygons_to_mask
 from sa2va_ray.prepare.polygons import to_masks, wound_twice
 from sa2va_ray.prepare.records import Annotation, Rejected
 

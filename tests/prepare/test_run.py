@@ -16,9 +16,9 @@ import ray
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.data.masks import polygons_to_mask
 from sa2va_ray.data.sample import SCHEMA, decode_image, object_masks
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
+from sa2va_ray.images.masks import polygons_to_mask
 from sa2va_ray.manifest import digest, read_manifest, sha256_of_file, verify_files
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE, Pseudonyms

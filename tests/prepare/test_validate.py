@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa2va_ray.data.masks import mask_to_rle, polygons_to_mask
+from sa2va_ray.images.masks import mask_to_rle, polygons_to_mask
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.records import Annotation, LabelFile, Record, Rejected
 from sa2va_ray.prepare.validate import check_sample

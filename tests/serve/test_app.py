@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from sa2va_ray.config import UserError
-from sa2va_ray.data.masks import rle_to_mask
 from sa2va_ray.demo.request import post_image
+from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.predictor import Query
 from sa2va_ray.serve.app import build_app
@@ -129,7 +129,7 @@ def test_the_audit_log_has_each_request_and_its_chain_holds(endpoint, png, audit
     assert record["input_sha256"] == hashlib.sha256(png).hexdigest()
     assert record["output_sha256"] == hashlib.sha256(reply.content).hexdigest()
     assert (record["status"], record["model_sha256"]) == (200, reply.json()["model"]["sha256"])
-    command = [sys.executable, "-m", "sa2va_ray.serve.audit", "verify", str(file)]
+    command = [sys.executable, "-m", "sa2va_ray.serve.guard.audit", "verify", str(file)]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60).returncode == 0
 
 

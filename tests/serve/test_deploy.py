@@ -15,7 +15,7 @@ from sa2va_ray import storage
 from sa2va_ray.demo.request import wait_ready
 from sa2va_ray.demo.stack import SCRIPTS_DIR, free_port
 from sa2va_ray.manifest import read_manifest, to_json
-from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.models.loading.load import MODEL_MANIFEST
 
 pytestmark = pytest.mark.soak
 

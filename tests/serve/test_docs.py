@@ -9,11 +9,11 @@ import pytest
 from pydantic import BaseModel
 
 from sa2va_ray.serve.config import BatchingConfig, LimitsConfig, ModelArgs, ServeArgs
-from sa2va_ray.serve.fetch import UriPolicy
+from sa2va_ray.serve.guard.fetch import UriPolicy
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs/serve.md").read_text()
-SOURCES = sorted((ROOT / "sa2va_ray/serve").glob("*.py"))
+SOURCES = sorted((ROOT / "sa2va_ray/serve").rglob("*.py"))
 
 
 def calls(name: str) -> Iterator[ast.Call]:

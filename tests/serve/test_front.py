@@ -21,7 +21,7 @@ from PIL import Image
 
 from sa2va_ray.client import Client
 from sa2va_ray.demo.stack import free_port
-from sa2va_ray.serve.access import new_key
+from sa2va_ray.serve.guard.access import new_key
 from tests.serve.test_load import PATIENCE_S, Endpoint, ask, pictures, png_of, replicas
 
 pytestmark = pytest.mark.soak

@@ -23,11 +23,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sa2va_ray import storage
-from sa2va_ray.data.masks import rle_to_mask
 from sa2va_ray.demo.request import wait_ready
 from sa2va_ray.demo.stack import SCRIPTS_DIR, free_port
+from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.manifest import read_manifest, write_manifest
-from sa2va_ray.models.state_dict import MODEL_MANIFEST
+from sa2va_ray.models.loading.load import MODEL_MANIFEST
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 
 pytestmark = pytest.mark.soak

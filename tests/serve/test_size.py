@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa2va_ray.data.masks import rle_to_mask
+from sa2va_ray.images.masks import rle_to_mask
 from tests.serve.processes import replicas_of
 
 HTTP = httpx.Client(timeout=120)

@@ -12,10 +12,10 @@ from torch import Tensor
 from sa2va_ray import storage
 from sa2va_ray.manifest import MANIFEST, write_manifest
 from sa2va_ray.models.checkpoint import CONFIG_FILE, STATE_FILE, TrainState
-from sa2va_ray.train.checkpoint import Share, store_share
+from sa2va_ray.train.checkpoints.lock import LOCK_FILE
+from sa2va_ray.train.checkpoints.save import Share, store_share
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.lock import LOCK_FILE
-from sa2va_ray.train.zero_state import MOMENTS
+from sa2va_ray.train.engine.zero_state import MOMENTS
 
 ROOT = Path(__file__).parents[2]
 NAMES = [f"layer_{number}.weight" for number in range(7)]

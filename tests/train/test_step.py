@@ -14,7 +14,7 @@ import torch.distributed as dist
 from sa2va_ray.data.batch import collate
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.engine import build_engine
+from sa2va_ray.train.engine.deepspeed import build_engine
 from sa2va_ray.train.step import AgreedError, MicroBatch, train_step
 from tests.train import ranks
 

@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from sa2va_ray.config import UserError
-from sa2va_ray.data.images import ImageError, is_dicom
+from sa2va_ray.images.decode import ImageError, is_dicom
 from sa2va_ray.prepare.records import LabelFile, Rejected
 from sa2va_ray.prepare.sources.folder import Folder, group_by, key_of, kind_of, label_keys
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
 from sa2va_ray.prepare.sources.mask_images import mask_label
 
 if TYPE_CHECKING:
-    from sa2va_ray.data.dicom import DicomFacts  # needs the extra `dicom`
+    from sa2va_ray.images.dicom import DicomFacts  # needs the extra `dicom`
 
 LAYOUT = "dicom"
 _HEAD_BYTES = 132  # preamble and "DICM"
@@ -63,7 +63,7 @@ class DicomFrames:
                     yield item.at(self._of_frame[file, number][0], None)
 
     def _read_facts(self, file: str) -> "DicomFacts | Rejected":
-        from sa2va_ray.data.dicom import read_facts
+        from sa2va_ray.images.dicom import read_facts
 
         try:
             return read_facts(self._folder.read(file))

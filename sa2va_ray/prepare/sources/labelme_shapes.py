@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sa2va_ray.data.images import ImageError, decode_mask_bytes
-from sa2va_ray.data.masks import mask_to_rle
+from sa2va_ray.images.decode import ImageError, decode_mask_bytes
+from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.prepare.records import Rejected, Shape
 from sa2va_ray.prepare.sources.shapes import to_polygon, wrong_type
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from functools import partial
 
-from sa2va_ray.data.images import ImageError, decode_mask_bytes
-from sa2va_ray.data.masks import mask_to_rle
+from sa2va_ray.images.decode import ImageError, decode_mask_bytes
+from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
 from sa2va_ray.prepare.sources.folder import Folder, group_by, in_label_folder, key_of, label_keys
 from sa2va_ray.prepare.sources.items import Item, SourceOptions

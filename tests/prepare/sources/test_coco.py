@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sa2va_ray.data.masks import mask_to_rle, rle_to_mask
+from sa2va_ray.images.masks import mask_to_rle, rle_to_mask
 from sa2va_ray.prepare.sources import read_source
 from tests.prepare.sources.conftest import HIDDEN, OPTIONS, SQUARE, codes, write_image, write_json
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa2va_ray.data.masks import rle_to_mask
+from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.prepare.records import Rejected
 from sa2va_ray.prepare.sources.mask_images import read_mask
 from tests.prepare.sources.conftest import HIDDEN, codes, write_image, write_mask

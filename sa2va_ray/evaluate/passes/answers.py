@@ -1,0 +1,152 @@
+"""A model's answers to the questions of a split, as a Ray Data job.
+
+Nothing here knows the true masks: `read_questions` leaves them behind, and the actor that holds the model is given
+pictures and phrases only. They meet the answers in `measure.py`.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import ray
+
+from sa2va_ray.cluster import check_actors, check_paths, decide_use_gpu
+from sa2va_ray.config import UserError
+from sa2va_ray.data.conversation import evaluation_prompt
+from sa2va_ray.data.pipeline import SampleIndex
+from sa2va_ray.data.sample import decode_image
+from sa2va_ray.evaluate.config import PassConfig
+from sa2va_ray.evaluate.subjects import Split, Subject
+from sa2va_ray.images.decode import ImageError, codec_errors
+from sa2va_ray.images.masks import mask_to_rle
+from sa2va_ray.metrics import quantise
+from sa2va_ray.predict.load import load_predictor
+from sa2va_ray.predict.predictor import Prediction, Query
+
+NO_SEG, UNREADABLE = "no_seg", "image_unreadable"
+_CPUS_PER_READER = 0.25  # waits for storage; other than an actor's, or Ray Data would read in the actor's process
+_ROWS_PER_BLOCK = 8
+_Row = dict[str, Any]
+
+
+def answer(subject: Subject, split: Split, config: PassConfig) -> ray.data.Dataset:
+    """One row per object of each image, in any order: `row` (the sample's number in the split), `place` (the object's
+    in the sample), `sample_id`, `patient_id`, `phrase`, and what `Answer` adds.
+
+    Raises:
+        UserError: the cluster has not, and cannot start, what the actors want; local paths on several nodes.
+    """
+    use_gpu = decide_use_gpu(config.use_gpu)
+    check_actors(config.num_actors, config.cpus_per_actor, use_gpu)
+    check_paths(config, model=subject.uri, data=split.data_uri)
+    num_blocks = -(-split.num_images // _ROWS_PER_BLOCK)
+    questions = ray.data.range(split.num_images, override_num_blocks=num_blocks).map_batches(
+        partial(read_questions, data_uri=split.data_uri, split=split.name),
+        batch_size=None,
+        num_cpus=_CPUS_PER_READER,
+    )
+    answers = questions.map_batches(
+        Answer,
+        fn_constructor_args=(subject,),
+        batch_size=config.batch_size,
+        compute=ray.data.ActorPoolStrategy(size=config.num_actors),
+        num_cpus=config.cpus_per_actor,
+        num_gpus=1 if use_gpu else 0,
+    )
+    answers.context.enable_progress_bars = False  # `log_progress` tells more in the log of a job
+    return answers
+
+
+def read_questions(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> dict[str, list]:
+    """Numbers of samples -> what is asked: images and phrases without their masks."""
+    samples = SampleIndex(data_uri, split).read(batch["id"])
+    return columns(
+        [
+            {
+                "row": row,
+                "place": place,
+                "sample_id": sample["sample_id"],
+                "patient_id": sample["patient_id"],
+                "image": sample["image"],
+                "phrase": each["phrase"],
+            }
+            for row, sample in zip(batch["id"].tolist(), samples, strict=True)
+            for place, each in enumerate(sample["objects"])
+        ]
+    )
+
+
+class Answer:
+    """Actor: questions -> answers.
+
+    Adds `text`; `failure`, "" or why there is no mask; `rle`, the COCO RLE of all masks of the answer together,
+    `mask_sha256`, of its pixels, and `levels`, a 16-bit PNG of the probabilities in `quantise`'s levels (these three
+    empty for an image that cannot be read); and `refusal`, why the model cannot be used at all.
+    """
+
+    def __init__(self, subject: Subject):
+        self._refusal = ""
+        try:
+            loaded = self._predictor = load_predictor(subject.uri)
+        except UserError as error:  # raised here, it would reach the user as the death of an actor
+            self._refusal = str(error)
+            return
+        expected = (subject.model.sha256, subject.model.threshold, subject.model.cleanup)
+        if (loaded.sha256, loaded.threshold, loaded.cleanup) != expected:
+            self._refusal = f"{subject.uri} was written or calibrated while it was measured. Start again."
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list]:
+        questions = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        if self._refusal:
+            return {"refusal": [self._refusal] * len(questions)}
+        queries = [_query(question) for question in questions]
+        predictions = iter(self._predictor.predict([query for query in queries if query]))
+        return columns(
+            [
+                {name: value for name, value in question.items() if name != "image"}
+                | (_to_row(next(predictions)) if query else _unreadable())
+                for question, query in zip(questions, queries, strict=True)
+            ]
+        )
+
+
+def columns(rows: list[_Row]) -> dict[str, list]:
+    """Rows as Ray Data wants a batch."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def mask_sha256(mask: np.ndarray) -> str:
+    """Of an (H, W) bool mask's size and pixels."""
+    return hashlib.sha256(f"{mask.shape} ".encode() + np.packbits(mask).tobytes()).hexdigest()
+
+
+def _query(question: _Row) -> Query | None:
+    """None where the image cannot be read."""
+    try:
+        with codec_errors():
+            image = decode_image(question)
+    except ImageError:
+        return None
+    return Query(image, evaluation_prompt(question["phrase"]))
+
+
+def _to_row(prediction: Prediction) -> _Row:
+    mask = prediction.union()
+    probability = np.max(prediction.probabilities, axis=0, initial=0.0)  # a union's: above any threshold if one is
+    _, levels = cv2.imencode(".png", quantise(probability), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return {
+        "text": prediction.text,
+        "failure": "" if len(prediction.masks) else NO_SEG,
+        "rle": mask_to_rle(mask),
+        "mask_sha256": mask_sha256(mask),
+        "levels": levels.tobytes(),
+        "refusal": "",
+    }
+
+
+def _unreadable() -> _Row:
+    nothing = {"size": [0, 0], "counts": ""}
+    return {"text": "", "failure": UNREADABLE, "rle": nothing, "mask_sha256": "", "levels": b"", "refusal": ""}

@@ -1,0 +1,77 @@
+"""What each clean-up of the masks would give at one threshold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ray
+
+from sa2va_ray.evaluate.config import CalibrateConfig
+from sa2va_ray.evaluate.passes.answers import columns
+from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, read_truths
+from sa2va_ray.evaluate.statistics.summary import patient_means
+from sa2va_ray.evaluate.subjects import Split
+from sa2va_ray.metrics import NUM_LEVELS, dequantise, probability_counts, sweep
+from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
+
+CLEANUPS = tuple(
+    CleanupConfig(min_component_px=component, max_hole_px=hole)
+    for component in (0, 10, 20, 50, 100, 200)
+    for hole in (0, 5, 10, 20, 50)
+)
+"""None first. Closing and opening are left out: they change the width of the vessels."""
+
+_METRICS = ("dice", "fbeta", "recall")
+
+
+@dataclass(frozen=True)
+class CleanupScores:
+    """By name of the metric, (patients, `CLEANUPS`)."""
+
+    values: Mapping[str, np.ndarray]
+
+    def mean(self, name: str) -> np.ndarray:
+        """(`CLEANUPS`,)"""
+        return self.values[name].mean(axis=0)
+
+
+def try_cleanups(answers: ray.data.Dataset, split: Split, threshold: float, beta: float) -> CleanupScores:
+    """Of all patients, sorted by pseudonym."""
+    scored = answers.map_batches(
+        partial(_score_batch, data_uri=split.data_uri, split=split.name, threshold=threshold, beta=beta),
+        batch_size=BATCH_SIZE,
+        num_cpus=CPUS_PER_TASK,
+    )
+    rows = list(collect(scored, "clean", split.num_images))
+    of_patients = patient_means(rows, lambda row: row["scores"])
+    return CleanupScores(dict(zip(_METRICS, np.stack(list(of_patients.values()), axis=1), strict=True)))
+
+
+def choose_cleanup(scores: CleanupScores, config: CalibrateConfig) -> int:
+    """Place in `CLEANUPS` of the best by the objective, the one that does least where several are equally good.
+
+    With a recall target, the best Dice among those that keep to it; doing nothing does.
+    """
+    if config.objective != "recall":
+        return int(np.argmax(scores.mean(config.objective)))
+    keeps = scores.mean("recall") >= config.recall_target
+    return int(np.argmax(np.where(keeps, scores.mean("dice"), -1.0)))
+
+
+def _score_batch(
+    batch: Mapping[str, np.ndarray], data_uri: str, split: str, threshold: float, beta: float
+) -> dict[str, list]:
+    answers = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    truths = read_truths(answers, data_uri, split)
+    return columns([_score(*pair, threshold, beta) for pair in zip(answers, truths, strict=True)])
+
+
+def _score(answer: dict[str, Any], truth: np.ndarray, threshold: float, beta: float) -> dict[str, Any]:
+    """`scores`: (3, `CLEANUPS`), `_METRICS` of each clean-up."""
+    mask = dequantise(read_levels(answer, truth.shape)) > threshold
+    cleaned = [clean_mask(mask, cleanup) for cleanup in CLEANUPS]
+    swept = [sweep(probability_counts(each * np.uint16(NUM_LEVELS - 1), truth), beta) for each in cleaned]
+    scores = np.array([[curves[name][0] for curves in swept] for name in _METRICS])
+    return {**{name: answer[name] for name in ("row", "sample_id", "patient_id", "refusal")}, "scores": scores}

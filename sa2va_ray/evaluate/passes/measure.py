@@ -1,0 +1,109 @@
+"""Where answers meet the truth: one row of metrics and counts per object."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import ray
+
+from sa2va_ray.config import UserError
+from sa2va_ray.data.pipeline import SampleIndex
+from sa2va_ray.evaluate.passes.answers import UNREADABLE, columns, mask_sha256
+from sa2va_ray.evaluate.subjects import Split
+from sa2va_ray.images.masks import rle_to_mask
+from sa2va_ray.metrics import (
+    betti_errors,
+    calibration_counts,
+    cldice,
+    counts_by_width,
+    dequantise,
+    overlap_metrics,
+    probability_counts,
+    surface_metrics,
+)
+from sa2va_ray.telemetry import log_progress
+
+BATCH_SIZE = 4
+CPUS_PER_TASK = 0.5  # so that two cores hold an actor, a reader and a task
+_NUM_PROGRESS_LINES = 20
+_Row = dict[str, Any]
+
+
+def measure(answers: ray.data.Dataset, split: Split, tolerance_px: float) -> list[_Row]:
+    """Rows in the order of the samples: ids, `phrase`, `text`, `failure`, `mask_sha256`, `rle` of the prediction, its
+    metrics, and `counts` (2, 256) of `probability_counts`, `reliability` (4, 15) of `calibration_counts`, `widths`
+    (3, 7) of `counts_by_width`. About 15 kB each.
+
+    Raises:
+        UserError: the model cannot be used.
+    """
+    measured = answers.map_batches(
+        partial(measure_batch, data_uri=split.data_uri, split=split.name, tolerance_px=tolerance_px),
+        batch_size=BATCH_SIZE,
+        num_cpus=CPUS_PER_TASK,
+    )
+    return sorted(collect(measured, "evaluate", split.num_images), key=lambda row: (row["row"], row["place"]))
+
+
+def collect(dataset: ray.data.Dataset, what: str, num_images: int) -> Iterator[_Row]:
+    """The rows of a data set whose rows are answers, with progress in the log.
+
+    Raises:
+        UserError: the model cannot be used.
+    """
+    seen: set[int] = set()
+    every = -(-num_images // _NUM_PROGRESS_LINES)
+    for row in dataset.iter_rows():
+        if row["refusal"]:
+            raise UserError(row["refusal"])
+        if row["row"] not in seen:
+            seen.add(row["row"])
+            if len(seen) % every == 0 or len(seen) == num_images:
+                log_progress(what, len(seen), num_images)
+        yield row
+
+
+def measure_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str, tolerance_px: float) -> dict[str, list]:
+    if "row" not in batch:  # all are refusals
+        return {"refusal": list(batch["refusal"])}
+    answers = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    truths = read_truths(answers, data_uri, split)
+    return columns([_measure_one(*pair, tolerance_px) for pair in zip(answers, truths, strict=True)])
+
+
+def read_truths(answers: list[_Row], data_uri: str, split: str) -> list[np.ndarray]:
+    """The true mask, (H, W) bool, of the object that each answer is about."""
+    samples = SampleIndex(data_uri, split).read(np.array([answer["row"] for answer in answers]))
+    return [
+        rle_to_mask(sample["objects"][answer["place"]]["rle"]) for answer, sample in zip(answers, samples, strict=True)
+    ]
+
+
+def read_levels(answer: _Row, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) uint16 of `quantise`, zeros of `shape` where the image could not be read."""
+    if answer["failure"] == UNREADABLE:
+        return np.zeros(shape, np.uint16)
+    levels = cv2.imdecode(np.frombuffer(answer["levels"], np.uint8), cv2.IMREAD_UNCHANGED)
+    assert levels is not None  # `Answer` wrote it
+    return levels
+
+
+def _measure_one(answer: _Row, truth: np.ndarray, tolerance_px: float) -> _Row:
+    is_unreadable = answer["failure"] == UNREADABLE
+    mask = np.zeros_like(truth) if is_unreadable else rle_to_mask(answer["rle"])
+    levels = read_levels(answer, truth.shape)
+    kept = ("row", "place", "sample_id", "patient_id", "phrase", "text", "failure", "rle", "refusal")
+    return {
+        **{name: answer[name] for name in kept},
+        "has_mask": not answer["failure"],
+        "mask_sha256": mask_sha256(mask),
+        **overlap_metrics(mask, truth),
+        "cldice": cldice(mask, truth),
+        **surface_metrics(mask, truth, tolerance_px),
+        **betti_errors(mask, truth),
+        "counts": probability_counts(levels, truth),
+        "reliability": calibration_counts(dequantise(levels), truth),
+        "widths": counts_by_width(mask, truth),
+    }

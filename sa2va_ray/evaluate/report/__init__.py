@@ -1,0 +1,1 @@
+"""Evaluations and calibrations as HTML files."""

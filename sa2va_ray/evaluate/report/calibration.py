@@ -1,0 +1,62 @@
+"""A calibration as one HTML file."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, CleanupScores
+from sa2va_ray.evaluate.report.charts import reliability_chart, threshold_chart
+from sa2va_ray.evaluate.report.evaluation import render
+from sa2va_ray.evaluate.report.labels import describe_cleanup
+from sa2va_ray.evaluate.subjects import Split, Subject
+
+_MAX_ROWS = 10
+
+
+def render_calibration(
+    subject: Subject,
+    split: Split,
+    facts: Mapping[str, Any],
+    curves: Mapping[str, Any],
+    probabilities: Mapping[str, Any],
+    scores: CleanupScores | None,
+) -> bytes:
+    """
+    Args:
+        subject: as it was before.
+        facts: `threshold`, `cleanup` and `calibration`, as they go into the manifest.
+        curves: of `threshold_curves`.
+        probabilities: of `probability_calibration`.
+        scores: of `CLEANUPS`, if they were tried.
+    """
+    model, threshold = subject.model, facts["threshold"]
+    marks = [(threshold, f"chosen: {threshold:.4g}")]
+    return render(
+        "calibration.html.jinja",
+        **facts,
+        name=model.name,
+        sha256=model.sha256,
+        before=model.threshold,
+        before_cleanup=model.cleanup.model_dump(),
+        was_trained_on_split=subject.was_trained_on(split),
+        objective=describe_objective(facts["calibration"]),
+        charts=[threshold_chart(curves, marks), reliability_chart(probabilities)],
+        cleanups=list(_cleanups(scores)) if scores else [],
+    )
+
+
+def describe_objective(calibration: Mapping[str, Any]) -> str:
+    """E.g. "mean Dice"."""
+    if calibration["objective"] == "recall":
+        return f"the highest threshold with a mean recall of at least {calibration['recall_target']:g}"
+    return (
+        "the greatest mean Dice"
+        if calibration["objective"] == "dice"
+        else f"the greatest mean F{calibration['beta']:g}"
+    )
+
+
+def _cleanups(scores: CleanupScores) -> Iterator[tuple[str, float, float]]:
+    """The best by Dice: what is done, mean Dice, mean recall."""
+    dice, recall = scores.mean("dice"), scores.mean("recall")
+    for place in (-dice).argsort(kind="stable")[:_MAX_ROWS]:
+        yield describe_cleanup(CLEANUPS[place]), dice[place], recall[place]

@@ -1,0 +1,68 @@
+"""The images that a model did best on, worst on, and in between, drawn with their truth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sa2va_ray.data.pipeline import SampleIndex
+from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.evaluate.passes.answers import UNREADABLE
+from sa2va_ray.evaluate.subjects import Split
+from sa2va_ray.images.masks import rle_to_mask
+from sa2va_ray.pictures.panels import three_panels
+
+_NUM_OF_EACH = 3
+_Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Attributes:
+    rank: "best", "median" or "worst".
+    rows: of the image's objects.
+    pixels: RGB uint8: `three_panels`.
+    """
+
+    rank: str
+    rows: Sequence[_Row]
+    pixels: np.ndarray
+
+    def mean(self, metric: str) -> float:
+        return float(np.mean([row[metric] for row in self.rows]))
+
+
+def draw_extremes(rows: Sequence[_Row], split: Split) -> list[Drawing]:
+    """Up to three images of each rank by Dice, none twice."""
+    by_image: dict[int, list[_Row]] = {}
+    for row in rows:
+        by_image.setdefault(row["row"], []).append(row)
+    ordered = sorted(by_image.values(), key=lambda of_image: -np.mean([row["dice"] for row in of_image]))
+    samples = SampleIndex(split.data_uri, split.name)
+    return [
+        Drawing(rank, ordered[place], _draw(ordered[place], samples[ordered[place][0]["row"]]))
+        for rank, places in _places(len(ordered)).items()
+        for place in places
+    ]
+
+
+def _places(num_images: int) -> dict[str, Sequence[int]]:
+    """rank -> places in the order from best to worst."""
+    each = min(_NUM_OF_EACH, num_images // 3)
+    if not each:
+        return {"worst": [num_images - 1], "best": range(num_images - 1)}
+    start = (num_images - each) // 2
+    return {
+        "worst": range(num_images - 1, num_images - 1 - each, -1),
+        "median": range(start, start + each),
+        "best": range(each),
+    }
+
+
+def _draw(rows: Sequence[_Row], sample: _Row) -> np.ndarray:
+    truth = np.logical_or.reduce(object_masks(sample))
+    if rows[0]["failure"] == UNREADABLE:
+        return three_panels(np.zeros((*truth.shape, 3), np.uint8), truth, np.zeros_like(truth))
+    prediction = np.logical_or.reduce([rle_to_mask(row["rle"]) for row in rows])
+    return three_panels(np.asarray(decode_image(sample)), truth, prediction)

@@ -1,0 +1,1 @@
+"""From rows of measured objects to statements about a model."""

@@ -1,0 +1,1 @@
+"""The checks that an exported folder has to pass before it is published."""

@@ -1,0 +1,144 @@
+"""An exported folder held against its checkpoint, whose adapters stay in place, in a process of its own.
+
+    python -m sa2va_ray.export.checks.unmerged JOB.json
+
+JOB: `folder`, `checkpoint` (folder), `model_config` (with a local base), `out`. Writes `changes.json` and
+`answers.npz`. In order:
+
+1. The base is built again and must have the SHA-256 that was trained on. Which stored tensors differ from it, and by
+   how much.
+2. Trained tensors and adapters are put in. For each weight W the value M that peft's formula merges it to, in float32:
+   the stored tensor must be M rounded to bfloat16, so |stored - M| <= 2^-8 |M| (bfloat16's unit roundoff; 1 % is added
+   for the float32 sums, whose order may differ). It must differ from the base where rounded M differs from rounded W,
+   and only there.
+3. What the model answers, first as it is, then with every tensor but the adapters rounded to bfloat16.
+
+Masks are compared with the second of these. The first differs by what storing in bfloat16 does to weights that were
+never merged (SAM 2's, say), which is wanted and shown as `rounding`; against the second what is left is merging alone:
+round(W + sBA) in one product, or round(W) and sBA in two. A GPU that trains in bfloat16 computes with the second, too.
+All answers are in float32, since sums in bfloat16 differ by more than that between any two orders of summing.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sa2va_ray.export.checks.probe import PROMPT, ask, probe_images, save_answers
+from sa2va_ray.export.merge import STORED_DTYPE
+from sa2va_ray.export.weights import combined_sha256, read_tensors, stored_tensors, tensor_sha256
+from sa2va_ray.models.build import ModelConfig
+from sa2va_ray.models.checkpoint import build_base, put_trained, read_checkpoint
+from sa2va_ray.models.loading.key_layouts import module_of
+from sa2va_ray.models.loading.weight_files import reading
+from sa2va_ray.models.lora import merged_tensors
+from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
+from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
+from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+
+ROUNDOFF = 2**-8
+_SLACK = 1.01
+_LOGIT_STEP = 2**-7  # two neighbouring bfloat16 numbers differ by at most this share of the larger
+
+
+def main(job_file: str) -> None:
+    job = json.loads(Path(job_file).read_text())
+    folder, out = Path(job["folder"]), Path(job["out"])
+    checkpoint = read_checkpoint(Path(job["checkpoint"]), job["uri"], ModelConfig.parse(job["model_config"]))
+    model, processor = build_base(checkpoint)
+    base_hashes, norms = _against_base(folder, model)
+    put_trained(model, processor, checkpoint)
+    model.eval()
+    changes = _against_merged(folder, model, base_hashes, norms)
+    (out / "changes.json").write_text(json.dumps(changes))
+    exact = ask(model, processor, segment, Request)
+    _round(model)
+    rounded = ask(model, processor, segment, Request)
+    for index in range(len(probe_images())):
+        rounded[f"decided_{index}"] = np.array(_decided(model, processor, index, str(rounded[f"text_{index}"])))
+        rounded[f"exact_logits_{index}"] = exact[f"logits_{index}"]
+    save_answers(out, rounded)
+
+
+def _against_base(folder: Path, model: Sa2VAModel) -> tuple[dict[str, str], dict[str, tuple[float, float]]]:
+    """By name, of the base's tensor as it would be stored: its SHA-256; the norms of what is stored less that, and of
+    that."""
+    base = model.state_dict()
+    hashes, norms = {}, {}
+    for name, tensor in read_tensors(stored_tensors(folder)):
+        before = base[name].to(STORED_DTYPE)
+        hashes[name] = tensor_sha256(before)
+        norms[name] = (_norm(tensor.float() - before), _norm(before))
+    return hashes, norms
+
+
+def _against_merged(
+    folder: Path, model: Sa2VAModel, base_hashes: dict[str, str], norms: dict[str, tuple[float, float]]
+) -> dict[str, Any]:
+    """Counts and norms by module, names of tensors that are not as they should be, hashes of all weights together."""
+    stored = stored_tensors(folder)
+    modules: dict[str, dict[str, float]] = {}
+    wrong: dict[str, list[str]] = {"changed_but_frozen": [], "unchanged": [], "not_merged_value": []}
+    hashes = {}
+    for name, merged, is_trained in merged_tensors(model):
+        with reading(stored[name].path) as read:
+            tensor = read(stored[name])
+            hashes[name] = tensor_sha256(tensor)
+            bound = _SLACK * ROUNDOFF * merged.abs() + torch.finfo(STORED_DTYPE).tiny
+            if not bool(((tensor.float() - merged).abs() <= bound).all()):  # so written, NaN is wrong
+                wrong["not_merged_value"].append(name)
+        changed = hashes[name] != base_hashes[name]
+        should = tensor_sha256(merged.to(STORED_DTYPE)) != base_hashes[name]
+        if changed and not is_trained:
+            wrong["changed_but_frozen"].append(name)
+        if should and not changed:
+            wrong["unchanged"].append(name)
+        row = modules.setdefault(module_of(name), dict.fromkeys(("tensors", "trained", "should", "changed"), 0))
+        for key, value in (("tensors", True), ("trained", is_trained), ("should", should), ("changed", changed)):
+            row[key] += value
+        for key, norm in zip(("norm_of_change", "norm_of_base"), norms[name], strict=True):
+            row[key] = float(np.hypot(row.get(key, 0.0), norm))
+    return {
+        "modules": modules,
+        "wrong": wrong,
+        "weights_sha256": combined_sha256(hashes),
+        "base_weights_sha256": combined_sha256(base_hashes),
+    }
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+
+
+def _round(model: Sa2VAModel) -> None:
+    """Rounds all but LoRA's matrices to what is stored; they stay float32."""
+    for name, tensor in model.state_dict().items():
+        if ".lora_" not in name:
+            tensor.copy_(tensor.to(STORED_DTYPE))
+
+
+@torch.no_grad()
+def _decided(model: Sa2VAModel, processor: Sa2VAProcessor, index: int, text: str) -> str:
+    """The beginning of `text` on which the model is decided: up to the first token whose lead over the second likeliest
+    is less than two steps of bfloat16, where a GPU that computes in it might say either."""
+    image = probe_images()[index]
+    tiles = processor.image_tiles(image)
+    said = processor.answer_ids(text)
+    ids = processor.prompt_ids(PROMPT, len(tiles)) + said
+    wanted = torch.zeros(1, len(ids), dtype=torch.bool)
+    wanted[0, len(ids) - len(said) - 1 : -1] = True
+    logits = model(
+        torch.tensor([ids]), torch.ones(1, len(ids)), tiles, processor.grounding_image(image)[None], wanted
+    ).logits
+    top = logits.topk(2).values
+    sure = (top[:, 0] - top[:, 1] > 2 * _LOGIT_STEP * top.abs().amax(dim=1)) & (logits.argmax(1) == torch.tensor(said))
+    count = len(said) if bool(sure.all()) else int(sure.int().argmin())
+    return text if count == len(said) else processor.decode(said[:count])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

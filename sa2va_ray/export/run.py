@@ -1,0 +1,181 @@
+"""jobs.export: a checkpoint becomes a folder that others can load, and is published when it has passed its checks."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sa2va_ray import __version__, storage
+from sa2va_ray.config import UserError
+from sa2va_ray.export.card import write_card
+from sa2va_ray.export.checks.check import changes_table, raise_for_failed, table
+from sa2va_ray.export.checks.verify import (
+    check_answers,
+    check_changes,
+    check_folder,
+    mask_agreement,
+    run_unmerged,
+    weight_facts,
+)
+from sa2va_ray.export.config import ExportConfig
+from sa2va_ray.export.hub import check_hub, upload_to_hub
+from sa2va_ray.export.merge import Trained
+from sa2va_ray.export.model_files import write_model_files
+from sa2va_ray.export.target import (
+    check_fetch_space,
+    check_model_space,
+    check_target,
+    is_remote,
+    publish,
+    staging_folder,
+)
+from sa2va_ray.export.upstream_config import check_fits_upstream
+from sa2va_ray.export.weights import write_weights
+from sa2va_ray.manifest import digest, read_manifest, to_json, write_manifest
+from sa2va_ray.models.checkpoint import OPTIMIZER, Checkpoint, build_base, find_checkpoint, open_checkpoint
+from sa2va_ray.models.loading.load import MODEL_MANIFEST, local_copy
+from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
+from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress, log_result
+
+_NUM_STAGES = 3
+_THRESHOLD = 0.5  # upstream's; calibration writes the model's own
+
+
+def export(config: ExportConfig) -> str:
+    """Merges a checkpoint into its base, writes one folder, checks it, and puts it at `config.out` and on the hub; or
+    checks the folder `config.verify`.
+
+    Returns:
+        the model's SHA-256, which names its weights and code in every later result.
+
+    Raises:
+        UserError: no complete checkpoint; a target that may not be replaced, or has no room; a folder that does not
+            pass its checks, which is not left behind; a hub that refuses.
+    """
+    configure_logging()
+    if config.hub_repo:
+        check_hub(config.hub_repo)
+    if config.verify is not None:
+        return _verify(config, config.verify)
+    assert config.checkpoint is not None
+    assert config.out is not None
+    storage.check_outside(config.out, {"checkpoint": config.checkpoint}, replaced=True)
+    check_target(config.out)
+    uri = find_checkpoint(config.checkpoint)
+    with _opened(uri) as checkpoint, staging_folder(config.out) as staged:
+        model_sha256 = _write_and_check(staged, config, checkpoint)
+        folder = publish(staged, config.out)
+        if config.hub_repo:
+            _upload(folder, config)
+    LOGGER.info("exported: %s, step %d, model %s", config.out, checkpoint.state.step, model_sha256[:12])
+    log_result(config.out, "jobs.calibrate", f"model={config.out}", "data=DATA")
+    return model_sha256
+
+
+def _verify(config: ExportConfig, uri: str) -> str:
+    if is_remote(uri):
+        check_fetch_space([uri])
+    with local_copy(uri) as folder:
+        checks = check_folder(folder).checks
+        LOGGER.info("checks of %s\n%s", uri, table(checks))
+        raise_for_failed(checks, uri)
+        if config.hub_repo:
+            _upload(folder, config)
+        model_sha256 = digest(read_manifest(str(folder), MODEL_MANIFEST))
+    log_result(uri, "jobs.evaluate", f"model={uri}", "data=DATA", "out=EVALUATION")
+    return model_sha256
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[Checkpoint]:
+    """The checkpoint, with its base on this machine: it is read twice."""
+    if is_remote(uri):
+        names = read_manifest(uri, what="checkpoint")["files"]
+        check_fetch_space(storage.join(uri, name) for name in names if not name.startswith(OPTIMIZER))
+    with open_checkpoint(uri) as checkpoint, ExitStack() as stack:
+        base = checkpoint.model_config.base
+        if base is None:
+            yield checkpoint
+            return
+        places = base.model_dump(include={"source", "sam2_checkpoint", "initialise_from"}, exclude_none=True)
+        check_fetch_space(place for place in places.values() if is_remote(place))
+        local = {key: str(stack.enter_context(local_copy(place))) for key, place in places.items()}
+        model_config = checkpoint.model_config.model_copy(update={"base": base.model_copy(update=local)})
+        yield replace(checkpoint, model_config=model_config)
+
+
+def _write_and_check(folder: Path, config: ExportConfig, checkpoint: Checkpoint) -> str:
+    """Fills an empty folder. Returns the model's SHA-256."""
+    facts = _write_model(folder, config, checkpoint)
+    log_progress("export", 1, _NUM_STAGES, "weights are written")
+    unmerged = run_unmerged(folder, checkpoint)
+    log_progress("export", 2, _NUM_STAGES, "the checkpoint has answered")
+    changes = unmerged.changes
+    LOGGER.info("changes against the base\n%s", changes_table(changes["modules"]))
+    raise_for_failed(check_changes(changes), f"{checkpoint.uri} is not exported, nothing is left behind")
+    facts |= weight_facts(folder) | {
+        "weights_sha256": changes["weights_sha256"],
+        "base_weights_sha256": changes["base_weights_sha256"],
+        "num_changed_tensors": sum(row["changed"] for row in changes["modules"].values()),
+        "changes": changes["modules"],
+    }
+    write_card(folder, checkpoint, facts)
+    model_sha256 = write_manifest(folder, facts, MODEL_MANIFEST)
+    result = check_folder(folder)
+    log_progress("export", 3, _NUM_STAGES, "the folder was loaded again")
+    checks = [*result.checks, *check_changes(changes), *check_answers(result.answers, unmerged.answers)]
+    LOGGER.info("checks\n%s", table(checks))
+    raise_for_failed(checks, f"{checkpoint.uri} is not exported, nothing is left behind")
+    facts["agreement"] = mask_agreement(result.answers, unmerged.answers)
+    files = json.loads((folder / MODEL_MANIFEST).read_text())["files"]
+    (folder / MODEL_MANIFEST).write_bytes(to_json(files, facts))  # facts are no part of the digest
+    return model_sha256
+
+
+def _write_model(folder: Path, config: ExportConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Writes all but card and manifest, and returns what the manifest says so far. Of the weights it holds the base,
+    which it gives up tensor by tensor, and one shard."""
+    check_model_space(folder, checkpoint.model_config)
+    model, processor = build_base(checkpoint)
+    architecture, num_parameters = model.config, sum(parameter.numel() for parameter in model.parameters())
+    if config.layout == "upstream":
+        check_fits_upstream(architecture)
+    base = model.state_dict()
+    del model
+    trained = Trained(checkpoint, [token_id(processor.tokenizer, token) for token in NEW_TOKENS])
+    trained.check(set(base))
+    write_model_files(folder, architecture, processor, config.layout)
+    shapes = {name: tuple(tensor.shape) for name, tensor in base.items()}
+    write_weights(folder, shapes, lambda name: trained.merge(name, base.pop(name)), config.layout, config.max_shard_gib)
+    return {
+        "name": config.name,
+        "layout": config.layout,
+        "base_sha256": checkpoint.state.base_sha256,
+        "checkpoint_sha256": checkpoint.sha256,
+        "data_sha256": checkpoint.state.data_sha256,
+        "trained_splits": ["train"],
+        "validation_split": "val",
+        "train_step": checkpoint.state.step,
+        "train_metrics": checkpoint.state.metrics,
+        "threshold": _THRESHOLD,
+        "num_parameters": num_parameters,
+        "vocabulary": architecture.llm_config.vocab_size,
+        "seg_token_id": architecture.seg_token_id,
+        "tool_version": __version__,
+    }
+
+
+def _upload(folder: Path, config: ExportConfig) -> None:
+    assert config.hub_repo is not None
+    names = [*read_manifest(str(folder), MODEL_MANIFEST)["files"], MODEL_MANIFEST]
+    try:
+        url = upload_to_hub(folder, names, config.hub_repo, config.hub_private)
+    except UserError as error:
+        place = config.verify or config.out
+        raise UserError(
+            f"{error} The model is at {place} and has passed; jobs.export verify={place} hub_repo={config.hub_repo} "
+            "sends it, and goes on where this has stopped."
+        ) from None
+    LOGGER.info("sent to %s", url)

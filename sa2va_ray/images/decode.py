@@ -1,0 +1,335 @@
+"""Encoded image files, from anybody, to pixels: PNG, JPEG, TIFF (by `tiff.py`), BMP and WebP; DICOM by `dicom.py`.
+
+Files are checked before they are decoded, those that are cut off are refused, and whatever is found wrong is raised as
+`ImageError`, whose text holds numbers only: messages of the libraries may quote names that are kept in a file.
+"""
+
+import io
+import logging
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+
+import cv2
+import numpy as np
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from sa2va_ray.images import codestreams, png, tiff
+from sa2va_ray.models.sa2va.pixels_sa2va import (
+    ImageError,
+    check_finite,
+    check_mode,
+    colour_values,
+    orientation_of,
+    to_grey,
+    turned,
+    values_to_pixels,
+)
+
+logging.getLogger("PIL").setLevel(logging.INFO)  # its debug lines quote the tags of a file
+
+_READERS: dict[bytes, type[ImageFile.ImageFile]] = {
+    png.SIGNATURE: PngImageFile,
+    b"\xff\xd8\xff": JpegImageFile,
+    b"BM": BmpImageFile,
+    b"II": TiffImageFile,
+    b"MM": TiffImageFile,
+    b"RIFF": WebPImageFile,
+}
+_COLOUR_MODES = ("RGB", "RGBA")
+_PADDED = 4  # how many times the pixels of the largest image all tiles of a TIFF may have
+_BROKEN_DATA = (  # what decoders raise for it; others, like `MemoryError`, tell something else
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError),
+    *(TypeError, ValueError, cv2.error, struct.error, zlib.error),
+)
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether a file begins as DICOM files do."""
+    return data[128:132] == b"DICM"
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of the one image in a file, as its header says; nothing is decoded, and an EXIF orientation is
+    not looked at.
+
+    Raises:
+        ImageError: no header of an image that is read.
+    """
+    if is_dicom(data):
+        facts = _dicom().read_facts(data)
+        return facts.height, facts.width
+    reader = _reader(data)
+    if reader is TiffImageFile:
+        page = _select_page(tiff.read_pages(data), None)
+        return page.height, page.width
+    with codec_errors():
+        if reader is PngImageFile:
+            width, height = struct.unpack_from(">II", data, len(png.SIGNATURE) + 8)  # of the chunk that is always first
+            return height, width
+        if reader is JpegImageFile:
+            jpeg = codestreams.read_facts(data)
+            return jpeg.height, jpeg.width
+        image = reader(io.BytesIO(data))
+    return image.height, image.width
+
+
+def decode_image_bytes(data: bytes, max_pixels: int, frame: int | None = None) -> np.ndarray:
+    """Encoded image -> (H, W) or (H, W, 3) uint8 by `values_to_pixels`, turned as its EXIF orientation says.
+
+    Args:
+        max_pixels: height x width up to which an image is decoded at all.
+        frame: page of a TIFF or frame of a DICOM file, from 0; None for files that hold one image, beside which a TIFF
+            may have thumbnails.
+
+    Raises:
+        ImageError: the image cannot be used.
+    """
+    if is_dicom(data):
+        return _decode_dicom(data, max_pixels, frame)
+    stored = _load(data, max_pixels, frame)
+    values = stored.values if stored.image is None else colour_values(stored.image, stored.values)
+    return turned(values_to_pixels(values), stored.orientation)
+
+
+def decode_mask_bytes(data: bytes, max_pixels: int, threshold: int | None = None) -> np.ndarray:
+    """Encoded mask image -> (H, W) bool, turned as its EXIF orientation says.
+
+    The values are those in the file; of a palette image the indices, not the colours.
+
+    Args:
+        threshold: foreground is value >= threshold; a 1-bit image needs none. None: the image may hold 0 and one
+            greater value, or one of these alone.
+
+    Raises:
+        ImageError: the image cannot be used, or what is foreground in it is not certain.
+    """
+    stored = _load(data, max_pixels, frame=None)
+    return turned(_foreground(_single_channel(stored.values), threshold), stored.orientation)
+
+
+def to_png(pixels: np.ndarray) -> bytes:
+    """(H, W) or (H, W, 3) uint8 -> PNG, made from pixels alone, so that no metadata of a source can come along."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def check_num_pixels(height: int, width: int, max_pixels: int) -> None:
+    """Raises `ImageError` if an image is empty or has more than `max_pixels`."""
+    if not 0 < height * width <= max_pixels:
+        raise ImageError(
+            "image_too_large",
+            f"The image says it has {width} x {height} px; 1 to {max_pixels} px are decoded. Make it smaller, or raise "
+            "the limit.",
+        )
+
+
+@contextmanager
+def codec_errors(*more: type[Exception]) -> Iterator[None]:
+    """Turns what a decoder raises for broken data into `ImageError`. Goes around calls of decoders and nothing else, so
+    that a fault of this program keeps its own name.
+
+    Args:
+        more: exceptions that the decoder has of its own.
+    """
+    try:
+        yield
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(
+            "image_too_large",
+            f"The image is larger than Pillow decodes here (Image.MAX_IMAGE_PIXELS, "
+            f"{Image.MAX_IMAGE_PIXELS}); make it smaller.",
+        ) from None
+    except _BROKEN_DATA + more:
+        raise ImageError(
+            "image_unreadable", "The image file is broken, cut off, or of a kind that is not read; save it as PNG."
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What is in a file. `values`: (H, W) or (H, W, C), the numbers as they are stored. `image`: that of PIL, which may
+    know more of palettes and transparency."""
+
+    values: np.ndarray
+    orientation: int
+    image: ImageFile.ImageFile | None = None
+
+
+def _dicom() -> ModuleType:
+    try:
+        from sa2va_ray.images import dicom
+    except ModuleNotFoundError:
+        raise ImageError(
+            "dicom_missing", "The file is DICOM, and pydicom is not installed: pip install 'sa2va-ray[dicom]'."
+        ) from None
+    return dicom
+
+
+def _decode_dicom(data: bytes, max_pixels: int, frame: int | None) -> np.ndarray:
+    dicom = _dicom()
+    if frame is None:
+        num_frames = dicom.read_facts(data).num_frames
+        if num_frames > 1:
+            raise _several_images(f"{num_frames} frames")
+    return dicom.decode_frame(data, frame or 0, max_pixels)
+
+
+def _reader(data: bytes) -> type[ImageFile.ImageFile]:
+    reader = next((reader for signature, reader in _READERS.items() if data.startswith(signature)), None)
+    if reader is None:
+        raise ImageError(
+            "image_unreadable",
+            f"The {len(data)} bytes do not begin as a PNG, JPEG, TIFF, BMP, WebP or DICOM file does.",
+        )
+    return reader
+
+
+def _load(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
+    reader = _reader(data)
+    if reader is TiffImageFile:
+        return _load_tiff(data, max_pixels, frame)
+    if reader is PngImageFile:
+        data = png.trimmed(data)
+    elif reader is JpegImageFile:
+        _check_jpeg(data)
+    elif reader is WebPImageFile:
+        check_num_pixels(*_webp_size(data), max_pixels)  # Pillow allocates it before it tells the size
+    image = _open(reader, data, max_pixels)
+    if getattr(image, "is_animated", False):
+        raise _several_images("several images")
+    if frame:
+        raise _no_frame(frame)
+    with codec_errors():
+        image.load()
+    if reader is PngImageFile and image.mode == "L" and "transparency" in image.info:
+        image.info["transparency"] *= 255 // (2 ** data[24] - 1)  # bits; PIL scales the pixels alone
+    values = _wide_values(image, data) if _has_wide_colours(image, data) else np.asarray(image)
+    return _Stored(values, orientation_of(image), image)
+
+
+def _open(reader: type[ImageFile.ImageFile], data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    # Not Image.open: its limits, and whether they warn or raise, are global state that anybody may change.
+    with codec_errors():
+        image = reader(io.BytesIO(data))
+    check_num_pixels(image.height, image.width, max_pixels)
+    check_mode(image)
+    return image
+
+
+def _load_tiff(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
+    page = _select_page(tiff.read_pages(data), frame)
+    check_num_pixels(page.height, page.width, max_pixels)
+    check_num_pixels(*page.segment, max_pixels)  # a tile is allocated whole, for the smallest image
+    check_num_pixels(*tiff.padded_size(page), _PADDED * max_pixels)
+    tiff.check_interpretation(page)
+    if not page.is_read_by_pillow:
+        return _Stored(tiff.page_values(page, data), page.orientation)
+    with codec_errors():
+        image = TiffImageFile(io.BytesIO(data))
+        image.seek(page.number)
+    image.info.pop("xmp", None)  # whose orientation does not count
+    check_num_pixels(image.height, image.width, max_pixels)
+    check_mode(image)
+    with codec_errors():
+        image.load()  # which turns it, and takes the tag away
+    return _Stored(np.asarray(image), orientation_of(image), image)
+
+
+def _select_page(pages: list[tiff.Page], frame: int | None) -> tiff.Page:
+    if frame is not None:
+        if not 0 <= frame < len(pages):
+            raise _no_frame(frame)
+        return pages[frame]
+    primary = [page for page in pages if not page.is_secondary] or pages
+    if len(primary) > 1:
+        raise _several_images(f"{len(primary)} images")
+    return primary[0]
+
+
+def _several_images(content: str) -> ImageError:
+    return ImageError("image_frames", f"The file holds {content}; name one, or write one file for each.")
+
+
+def _no_frame(frame: int) -> ImageError:
+    return ImageError("image_frames", f"The file has no image with the number {frame}, counted from 0.")
+
+
+def _check_jpeg(data: bytes) -> None:
+    """A decoder is content when it has all rows, whether or not the file goes on to its end."""
+    if not codestreams.has_end(data):
+        raise ImageError("image_unreadable", f"The file of {len(data)} bytes is cut off: it has no end mark.")
+    with codec_errors():
+        facts = codestreams.read_facts(data)
+    if facts.bits != 8 or not facts.is_usual:
+        kind = f"{facts.bits} bits a sample" if facts.is_usual else "the lossless or arithmetic kind"
+        raise ImageError("image_mode", f"JPEG files of {kind} are not read; save it as PNG.")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(height, width) by the header; (0, 0) where it is none."""
+    if data[12:16] == b"VP8X":
+        return int.from_bytes(data[27:30], "little") + 1, int.from_bytes(data[24:27], "little") + 1
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    return int.from_bytes(data[28:30], "little") & 0x3FFF, int.from_bytes(data[26:28], "little") & 0x3FFF
+
+
+def _has_wide_colours(image: ImageFile.ImageFile, data: bytes) -> bool:
+    return isinstance(image, PngImageFile) and image.mode in _COLOUR_MODES and data[24] > 8  # bits, always there
+
+
+def _wide_values(image: ImageFile.ImageFile, data: bytes) -> np.ndarray:
+    """(H, W, 3) or (H, W, 4) uint16 of a PNG, of which PIL drops the low bytes. It knows when a file is cut off, and
+    OpenCV does not."""
+    with codec_errors():
+        PngImageFile(io.BytesIO(data)).verify()  # OpenCV allocates what a chunk claims, up to 4 GiB
+        decoded = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+        values = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB if image.mode == "RGB" else cv2.COLOR_BGRA2RGBA)
+    if not np.array_equal(values // 256, np.asarray(image)):
+        raise ImageError("image_mode", "Two readers disagree on this 16-bit colour image; save it with 8 bits.")
+    return values
+
+
+def _single_channel(values: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, C) -> (H, W); alpha must be opaque, and the other channels equal."""
+    if values.ndim == 2:
+        return values
+    if values.shape[2] in (2, 4):
+        opaque = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
+        see_through = (values[..., -1] != opaque).sum()
+        if see_through:
+            raise ImageError("mask_alpha", f"{see_through} pixels of the mask image are transparent; save it as grey.")
+        values = values[..., :-1]
+    grey = values[..., 0] if values.shape[2] == 1 else to_grey(values)
+    if grey.ndim == 3:
+        raise ImageError("mask_colours", "The mask image is coloured; save it as grey, with 0 for background.")
+    return grey
+
+
+def _foreground(values: np.ndarray, threshold: int | None) -> np.ndarray:
+    if values.dtype == bool:
+        return values
+    check_finite(values)
+    if threshold is not None:
+        return values >= threshold
+    present = np.unique(values)
+    if present[0] < 0 or (present > 0).sum() > 1:
+        raise ImageError(
+            "mask_values",
+            f"The mask image has {len(present)} different values from {present[0]} to {present[-1]}; a mask has 0 and "
+            "one greater value. Set mask_threshold in the config: foreground is value >= mask_threshold.",
+        )
+    return values > 0

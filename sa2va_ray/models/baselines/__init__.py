@@ -1,0 +1,1 @@
+"""The models that Sa2VA is compared with."""

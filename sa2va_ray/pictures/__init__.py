@@ -1,0 +1,1 @@
+"""Pixels and numbers to pictures for people: panels, charts."""

@@ -1,0 +1,72 @@
+"""PredictConfig: what `jobs.predict` takes; its parts are for all that predicts."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sa2va_ray.cluster import ClusterConfig
+from sa2va_ray.config import Config
+from sa2va_ray.data.conversation import evaluation_prompt
+from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.storage import Uri
+
+TTA = Literal["none", "flips"]
+
+
+class PredictOptions(Config):
+    """How masks are made of an image."""
+
+    threshold: float | None = Field(None, ge=0, le=1)
+    """Pixels of a greater probability belong to the mask; the model's own by default."""
+    cleanup: CleanupConfig | None = None
+    """Of the masks; the model's own by default, `cleanup={}` for none."""
+    tta: TTA = "none"
+    """Test-time augmentation: `flips` averages over the image and its three mirror images."""
+    max_pixels: int = Field(64 * 2**20, gt=0)
+    """Largest height x width of an image."""
+
+    def columns(self, threshold: float, cleanup: CleanupConfig) -> dict[str, Any]:
+        """`threshold`, `cleanup` and `tta` as results tell them, with those of a model where this gives none."""
+        return {
+            "threshold": threshold if self.threshold is None else self.threshold,
+            "cleanup": (cleanup if self.cleanup is None else self.cleanup).model_dump(),
+            "tta": self.tta,
+        }
+
+
+class PoolConfig(ClusterConfig):
+    """The actors that hold the model."""
+
+    num_actors: int | None = Field(None, gt=0)
+    """Predictors at work side by side: one for each GPU of the nodes that are up by default, else one."""
+    batch_size: int = Field(4, gt=0)
+    """Images of one forward pass."""
+    use_gpu: bool | None = None
+    """A GPU for each actor; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
+    cpus_per_actor: float = Field(1.0, gt=0)
+
+
+class PredictConfig(PredictOptions, PoolConfig):
+    """One prediction job."""
+
+    model: Uri
+    """Exported model."""
+    images: str
+    """An image, a folder, a glob, a video, a DICOM file or a prepared data set: a path, `s3://...` or
+    `hf://datasets/owner/name[@revision][/path]`."""
+    out: Uri
+    """Folder for the masks and the results. A second start with the same `out` predicts what is missing."""
+    split: Literal["train", "val", "test"] | None = None
+    """Of a prepared data set; all by default."""
+    prompt: str = Field(evaluation_prompt("blood vessels"), min_length=1)
+    """What is asked of each image. An answer with several [SEG] gives as many masks in `coco.json` and
+    `results.parquet`, and their union in the pictures."""
+    probabilities: bool = False
+    """Writes `probabilities/ID.png`, 16 bit: probability x 65535."""
+    overlays: bool = False
+    """Writes `overlays/ID.png`: the image with the mask over it."""
+    panels: bool = False
+    """Writes `panels/ID.png`: image, mask and overlay side by side, the longer side of each at most 512 px."""
+    keep_names: bool = False
+    """Calls the files by the names of the images, and gives these in the results. Names of files may tell a patient:
+    then `out` must be kept where patients' names may be. Without it they are called by the hash of the image."""

@@ -1,0 +1,340 @@
+"""The audit log: who asked what of which model and when, as hashes. No pixels, no names.
+
+It is a file of JSON lines, each with the SHA-256 of the one before, so that nobody can change, remove or move a line
+without it being seen:
+
+    python -m sa2va_ray.serve.guard.audit verify FILE_OR_FOLDER [--heads HEADS]
+
+What is cut off at the end leaves a shorter chain that is whole, and a file that is removed leaves nothing. To find
+that, keep the heads of all files, number of records and last hash, where the writer of the logs cannot write:
+
+    python -m sa2va_ray.serve.guard.audit heads FOLDER > HEADS
+
+Whoever can write the file can also make a whole new chain, which is found in the same way only.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sa2va_ray.config import UserError
+
+_FIRST = "0" * 64  # stands for the hash before the first record
+_FIELDS = (
+    "sequence",
+    "time",
+    "key_id",
+    "request_id",
+    "model_sha256",
+    "input_sha256",
+    "output_sha256",
+    "latency_ms",
+    "status",
+    "previous_sha256",
+    "sha256",
+)
+_TAIL_BYTES = 64 * 1024
+
+
+class AuditLog:
+    """The one writer of a file. Threads may share it; each process that serves needs a file of its own."""
+
+    def __init__(self, path: str | Path, fsync: bool = False):
+        """Opens the file, or makes it, readable by its owner only, and goes on with its chain.
+
+        A last line that a crash cut off stays, and the verifier reports it; the chain goes on from the last whole one.
+
+        Args:
+            fsync: a record is on the disk when `append` returns, so that it outlives the machine's power, too.
+
+        Raises:
+            UserError: no such folder, or another process writes this file.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise UserError(f"There is no folder {path.parent} for the audit log. Make it, or correct the path.")
+        self._fsync, self._lock = fsync, threading.Lock()
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            _lock_file(self._fd, path)
+            os.fchmod(self._fd, 0o600)
+            last, self._is_torn = _read_end(self._fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._next = last["sequence"] + 1 if last else 0
+        self._previous = last["sha256"] if last else _FIRST
+
+    def append(
+        self,
+        *,
+        key_id: str | None,
+        request_id: str,
+        model_sha256: str | None,
+        input_sha256: str | None,
+        output_sha256: str | None,
+        latency_ms: float,
+        status: int,
+    ) -> dict[str, Any]:
+        """Writes one record and returns it. None is for what a request that failed has not got.
+
+        Raises:
+            OSError: it could not be written, wholly; the log can be used on.
+        """
+        with self._lock:
+            record = {
+                "sequence": self._next,
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "key_id": key_id,
+                "request_id": request_id,
+                "model_sha256": model_sha256,
+                "input_sha256": input_sha256,
+                "output_sha256": output_sha256,
+                "latency_ms": round(latency_ms, 3),
+                "status": status,
+                "previous_sha256": self._previous,
+            }
+            record["sha256"] = _hash(record)
+            self._write(_to_line(record))
+            self._next, self._previous = self._next + 1, record["sha256"]
+            if self._fsync:
+                os.fsync(self._fd)
+        return record
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _write(self, line: bytes) -> None:
+        if self._is_torn:
+            line = b"\n" + line
+        written = os.write(self._fd, line)
+        self._is_torn = written < len(line)
+        if self._is_torn:
+            raise OSError(f"{written} of {len(line)} bytes of an audit record were written; the disk may be full.")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a log.
+
+    Attributes:
+        line: counted from 1; 0 is the file as a whole.
+        kind: torn, changed, removed, moved, broken (the chain, by a line before that was replaced), or, against a head,
+            cut (its last record is not there any more) or replaced (another one is).
+    """
+
+    line: int
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """How far a log was written: what is kept elsewhere."""
+
+    num_records: int
+    last_sha256: str
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What `verify` found.
+
+    Attributes:
+        num_records: lines that are records.
+        last_sha256: of the last record; 64 zeros where there is none.
+    """
+
+    num_records: int
+    last_sha256: str
+    findings: tuple[Finding, ...]
+
+    def __str__(self) -> str:
+        lines = [f"line {finding.line}: {finding.kind}: {finding.detail}" for finding in self.findings]
+        verdict = f"{len(lines)} thing(s) are wrong with this log." if lines else "The chain is whole."
+        return "\n".join([*lines, f"{self.num_records} records, last sha256 {self.last_sha256}. {verdict}"])
+
+
+def verify(path: str | Path, head: Head | None = None) -> AuditReport:
+    """Follows the chain from the first line to the last.
+
+    Args:
+        head: how far it was once written.
+
+    Raises:
+        UserError: no such file.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"There is no audit log at {path}.")
+    findings: list[Finding] = []
+    num_records, expected, previous, hashes = 0, 0, _FIRST, {-1: _FIRST}
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            record = _parse(line)
+            if record is None:
+                findings.append(Finding(number, "torn", "no whole record, as a crash leaves it, or somebody's editor"))
+                continue
+            findings += [Finding(number, *wrong) for wrong in _wrongs(record, line, expected, previous)]
+            num_records, expected, previous = num_records + 1, record["sequence"] + 1, record["sha256"]
+            if head and record["sequence"] == head.num_records - 1:
+                hashes[record["sequence"]] = previous
+    if head:
+        findings += _against_head(head, hashes.get(head.num_records - 1), num_records)
+    return AuditReport(num_records, previous, tuple(findings))
+
+
+def verify_folder(folder: str | Path, heads: Mapping[str, Head]) -> dict[str, AuditReport]:
+    """By the names of the files in a folder, and of those that are among the heads and are not there.
+
+    Raises:
+        UserError: no such folder.
+    """
+    found = {path.name: verify(path, heads.get(path.name)) for path in _files(folder)}
+    gone = {name: head for name, head in heads.items() if name not in found}
+    return found | {
+        name: AuditReport(0, _FIRST, (Finding(0, "removed", f"the file of {head.num_records} records is not there"),))
+        for name, head in sorted(gone.items())
+    }
+
+
+def read_heads(folder: str | Path) -> dict[str, Head]:
+    """Of each file in a folder, as they are now.
+
+    Raises:
+        UserError: no such folder, or something is wrong with one of the files.
+    """
+    reports = verify_folder(folder, {})
+    wrong = [name for name, report in reports.items() if report.findings]
+    if wrong:
+        raise UserError(f"{len(wrong)} of {len(reports)} audit logs are not whole: verify {folder} first.")
+    return {name: Head(report.num_records, report.last_sha256) for name, report in reports.items()}
+
+
+def _files(folder: str | Path) -> list[Path]:
+    if not Path(folder).is_dir():
+        raise UserError(f"There is no folder of audit logs at {folder}.")
+    return sorted(Path(folder).glob("*.jsonl"))
+
+
+def _against_head(head: Head, found: str | None, num_records: int) -> list[Finding]:
+    if found is None:
+        return [Finding(0, "cut", f"it had {head.num_records} records and has {num_records}")]
+    if found != head.last_sha256:
+        return [Finding(0, "replaced", f"record {head.num_records - 1} has another hash than it had")]
+    return []
+
+
+def _wrongs(record: dict[str, Any], line: bytes, expected: int, previous: str) -> list[tuple[str, str]]:
+    """(kind, detail) of what is wrong with a record, given what the line before lets expect."""
+    wrongs = []
+    sequence = record["sequence"]
+    if record["sha256"] != _hash(record) or line != _to_line(record):
+        wrongs.append(("changed", f"record {sequence} does not have the hash of what it holds"))
+    if sequence > expected:
+        wrongs.append(("removed", f"record {sequence} follows where {expected} should: {sequence - expected} missing"))
+    elif sequence < expected:
+        wrongs.append(("moved", f"record {sequence} follows where {expected} should: out of order or repeated"))
+    elif record["previous_sha256"] != previous:
+        wrongs.append(("broken", f"record {sequence} was not written after the one before: that one was replaced"))
+    return wrongs
+
+
+def _hash(record: dict[str, Any]) -> str:
+    content = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(_to_line(content)).hexdigest()
+
+
+def _to_line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """A record, None where a line is not the whole of one."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_record = (
+        line.endswith(b"\n")
+        and isinstance(record, dict)
+        and tuple(record) == _FIELDS
+        and not any(isinstance(value, dict | list) for value in record.values())
+        and type(record["sequence"]) is int
+        and isinstance(record["sha256"], str)
+    )
+    return record if is_record else None
+
+
+def _lock_file(fd: int, path: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"The audit log {path} is being written by another process, and two would break its chain. Stop that one, "
+            "or give each a file of its own."
+        ) from None
+
+
+def _read_end(fd: int) -> tuple[dict[str, Any] | None, bool]:
+    """The last whole record, and whether the file ends within a line."""
+    size = os.fstat(fd).st_size
+    length = min(size, _TAIL_BYTES)
+    while True:
+        tail = os.pread(fd, length, size - length)
+        lines = tail.splitlines(keepends=True)
+        if length < size:
+            lines = lines[1:]  # it may begin within one
+        last = next((record for line in reversed(lines) if (record := _parse(line))), None)
+        if last or length == size:
+            return last, bool(tail) and not tail.endswith(b"\n")
+        length = min(size, 2 * length)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m sa2va_ray.serve.guard.audit", description="The audit log.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("verify", help="find what was changed or removed")
+    command.add_argument("path", help="a log, or a folder of them")
+    command.add_argument("--heads", type=Path, help="what `heads` printed earlier")
+    command = commands.add_parser("heads", help="print how far each log in a folder is written, to be kept elsewhere")
+    command.add_argument("path", help="the folder")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "heads":
+            print(TypeAdapter(dict[str, Head]).dump_json(read_heads(chosen.path), indent=1).decode())
+            return
+        reports = _verify(Path(chosen.path), _load_heads(chosen.heads))
+    except UserError as error:
+        parser.error(str(error))
+    for name, report in reports.items():
+        print(f"{name}:\n{report}")
+    if not chosen.heads:
+        print("What was cut off at the end, or removed as a whole file, is seen with --heads only.")
+    raise SystemExit(1 if any(report.findings for report in reports.values()) else 0)
+
+
+def _verify(path: Path, heads: Mapping[str, Head]) -> dict[str, AuditReport]:
+    return verify_folder(path, heads) if path.is_dir() else {path.name: verify(path, heads.get(path.name))}
+
+
+def _load_heads(path: Path | None) -> dict[str, Head]:
+    if path is None:
+        return {}
+    try:
+        return TypeAdapter(dict[str, Head]).validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise UserError(f"There are no heads of audit logs, as `heads` prints them, in {path}.") from None
+
+
+if __name__ == "__main__":
+    main()

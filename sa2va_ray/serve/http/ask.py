@@ -1,0 +1,146 @@
+"""Asking a model deployment: which one, and what happens when it is busy or a replica dies."""
+
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.serve.config import ServeArgs
+from sa2va_ray.serve.http.protocol import ModelInfo, Output, SegmentOptions
+from sa2va_ray.serve.http.readiness import RunningReplicas
+from sa2va_ray.serve.messages import Answers, Question
+from sa2va_ray.serve.problems import Problem
+from sa2va_ray.telemetry import LOGGER
+
+_TRIES = 3  # a question changes nothing, so that one whose replica died can be asked again
+_MESSAGE_BYTES = 2**20
+"""From here on a message goes through Ray's object store, which has no limit for one and copies less, where gRPC is
+quicker for smaller ones."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about an image of `height` x `width` px with its answers, and under which name the model answers."""
+
+    model_name: str
+    prompts: tuple[str, ...]
+    output: Output
+    answers: Answers
+    height: int
+    width: int
+
+
+class Models:
+    """The model deployments by name."""
+
+    def __init__(self, handles: dict[str, DeploymentHandle], infos: dict[str, ModelInfo], args: ServeArgs):
+        self._handles, self.infos, self._args = handles, infos, args
+        self._running = RunningReplicas()
+
+    def info(self, name: str | None) -> ModelInfo:
+        """None is the default.
+
+        Raises:
+            Problem: there is none of the name.
+        """
+        found = self.infos.get(name or self._args.default_name())
+        if found is None:
+            names = ", ".join(self.infos)
+            raise Problem(404, "Unknown model", "No model of this name is served.", f"Served are: {names}.")
+        return found
+
+    def all_infos(self) -> list[ModelInfo]:
+        """The default first."""
+        default = self.info(None)
+        return [default, *(each for each in self.infos.values() if each is not default)]
+
+    async def ask(self, image: np.ndarray, options: SegmentOptions) -> Asked:
+        """
+        Args:
+            image: (H, W) or (H, W, 3) uint8.
+
+        Raises:
+            Problem: an unknown model, too many prompts, all replicas busy, or the model fails on this image.
+        """
+        info = self.info(options.model)
+        prompts = tuple(options.prompt or [info.default_prompt])
+        if len(prompts) > self._args.limits.max_prompts:
+            raise Problem(
+                422,
+                "Too many prompts",
+                f"The request has {len(prompts)} prompts, the limit is {self._args.limits.max_prompts}.",
+                "Send several requests.",
+            )
+        height, width = image.shape[:2]
+        if options.cleanup:
+            _check_cleanup(options.cleanup, height, width, self._args.limits.max_image_pixels)
+        question = Question(
+            image, prompts, options.threshold, options.cleanup, wants_probabilities=options.output == "probability"
+        )
+        answers = await self._ask(info.name, question)
+        if answers.problem:
+            raise answers.problem
+        return Asked(info.name, prompts, options.output, answers, height, width)
+
+    async def check_ready(self) -> None:
+        """Asks Serve's controller: a question to a replica would wait behind those of the callers.
+
+        Raises:
+            Problem: a model that should have replicas has none that runs.
+        """
+        try:
+            running = await self._running.get()
+        except RayError as error:
+            raise self._not_ready(f"Serve's controller does not answer ({type(error).__name__}).") from None
+        for name, handle in self._handles.items():
+            autoscaling = self._args.models[name].autoscaling
+            if (autoscaling is None or autoscaling.min_replicas) and not running.get(handle.deployment_name):
+                raise self._not_ready(f"The model '{name}' has no replica that runs.")
+
+    async def _ask(self, name: str, question: Question) -> Answers:
+        """The one place where whatever Ray and Serve raise becomes a problem."""
+        by_reference = question.message_bytes > _MESSAGE_BYTES
+        for _ in range(_TRIES):
+            handle = self._handles[name].options(_by_reference=True) if by_reference else self._handles[name]
+            try:
+                return await handle.answer.remote(question)
+            except BackPressureError:
+                raise Problem(
+                    503,
+                    "Too busy",
+                    "All replicas are busy and the queue is full.",
+                    "Try again after the seconds in Retry-After.",
+                    self._args.limits.retry_after_s,
+                ) from None
+            except RayTaskError as error:  # of our own code; the replica lives
+                raise error.cause from None
+            except grpc.aio.AioRpcError as error:
+                by_reference = by_reference or error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                LOGGER.warning("a question to %s was lost: gRPC %s", name, error.code().name)
+            except (RayError, RayServeException, RuntimeError) as error:  # RuntimeError: Serve's own, of a connection
+                LOGGER.warning("a replica of %s was lost with a question in it: %s", name, type(error).__name__)
+        raise self._not_ready(f"Replicas of the model '{name}' were lost {_TRIES} times in a row.")
+
+    def _not_ready(self, detail: str) -> Problem:
+        cure = "Try again after the seconds in Retry-After; the state is on the Ray dashboard."
+        return Problem(503, "Not ready", detail, cure, self._args.limits.retry_after_s)
+
+
+def _check_cleanup(cleanup: CleanupConfig, height: int, width: int, max_image_pixels: int) -> None:
+    """A radius beyond half of the image asks for more work than the image has pixels, and for nothing else."""
+    radius_px = max(1, min(height, width) // 2)
+    most = {
+        "close_px": radius_px,
+        "open_px": radius_px,
+        "min_component_px": max_image_pixels,
+        "max_hole_px": max_image_pixels,
+    }
+    for name, bound in most.items():
+        asked = getattr(cleanup, name)
+        if asked > bound:
+            why = "half of the image's shorter side" if bound == radius_px else "all pixels of the largest image"
+            raise Problem(422, "Wrong field", f"cleanup.{name}: {asked} is more than {why}.", f"Send {bound} at most.")

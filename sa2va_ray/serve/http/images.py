@@ -1,0 +1,43 @@
+"""From the bytes that a request brings to pixels."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from sa2va_ray.images.decode import ImageError, check_num_pixels, decode_image_bytes, read_size
+from sa2va_ray.serve.problems import Problem
+
+_STATUS = {"image_too_large": (413, "Image too large"), "image_unreadable": (415, "Not an image")}
+_OTHER = (422, "Broken image")
+
+
+def read_num_pixels(data: bytes, max_pixels: int) -> int:
+    """Height times width, as the file's header says.
+
+    Raises:
+        Problem: as `decode_image` does, as far as the header tells.
+    """
+    with _problems():
+        height, width = read_size(data)
+        check_num_pixels(height, width, max_pixels)
+    return height * width
+
+
+def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
+    """PNG, JPEG, TIFF, BMP, WebP or DICOM, one image -> (H, W) or (H, W, 3) uint8.
+
+    Raises:
+        Problem: not an image, a broken one, several, or more pixels than allowed, which is checked before decoding.
+    """
+    with _problems():
+        return decode_image_bytes(data, max_pixels)
+
+
+@contextmanager
+def _problems() -> Iterator[None]:
+    try:
+        yield
+    except ImageError as error:
+        status, title = _STATUS.get(error.code, _OTHER)
+        raise Problem(status, title, error.reason, "Send one image as PNG, JPEG, TIFF, BMP, WebP or DICOM.") from None

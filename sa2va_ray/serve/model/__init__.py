@@ -1,0 +1,1 @@
+"""The model side of the endpoint: replicas that answer batches of questions."""

@@ -1,0 +1,159 @@
+"""The model deployment: a shim of dynamic batches around the predictor."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from PIL import Image
+from ray import serve
+
+from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
+from sa2va_ray.predict.cleanup import NO_CLEANUP
+from sa2va_ray.predict.load import Predictor, load_predictor
+from sa2va_ray.predict.predictor import Prediction, Query
+from sa2va_ray.serve.config import BatchingConfig
+from sa2va_ray.serve.http.room import Room
+from sa2va_ray.serve.messages import Answers, Finding, Question
+from sa2va_ray.serve.metrics import ModelMetrics
+from sa2va_ray.serve.model.turnstile import Turnstile
+from sa2va_ray.serve.model.weights import ModelSource, local_model
+from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.process import prepare_process
+from sa2va_ray.telemetry import LOGGER, Stopwatch
+
+_WARM_UP_SIDES = (64, 512)  # px
+_NUM_FINISHING = 2  # threads
+_BATCHES_IN_MEMORY = 3  # one that waits, one in the model, one that is being finished
+_batch: Any = serve.batch  # its annotations know neither methods of several arguments nor the setters it adds
+
+_Predicted = tuple[Sequence[Prediction] | Problem, float]
+"""One prediction for each prompt, or why there is none; and the ms that the batch took."""
+
+
+def megapixels(questions: Sequence[Question]) -> int:
+    return sum(question.megapixels for question in questions)
+
+
+def batch_megapixels(questions: Sequence[Question]) -> int:
+    """By which Serve fills a batch. It refuses an item that is larger than a whole batch, which here runs alone."""
+    return megapixels(questions) if len(questions) > 1 else 1
+
+
+@serve.deployment
+class SegmentationModel:
+    """One replica: a model on one device."""
+
+    def __init__(self, name: str, source: ModelSource, cache_dir: str, default_prompt: str, max_prompt_tokens: int):
+        prepare_process()
+        self._source, self._max_prompt_tokens = source, max_prompt_tokens
+        self._predictor: Predictor = load_predictor(local_model(source, cache_dir))
+        self._metrics = ModelMetrics(name)
+        # CUDA's libraries keep handles and plans by thread: one thread makes them once, and not each of a pool.
+        self._thread = ThreadPoolExecutor(1)
+        self._finishing = ThreadPoolExecutor(_NUM_FINISHING)
+        self._turnstile, self._memory = Turnstile(), Room(_BATCHES_IN_MEMORY)
+        # The first passes are slow (kernels, threads); they should not be a user's.
+        for side in _WARM_UP_SIDES:
+            warm_up = [Query(Image.new("RGB", (side, side)), default_prompt)]
+            self._thread.submit(self._predictor.predict, warm_up).result()
+
+    def reconfigure(self, batching: dict[str, Any]) -> None:
+        """Serve calls it with the `user_config`, at the start and whenever that changes."""
+        config = BatchingConfig.parse(batching)
+        self._turnstile.max_megapixels = config.max_batch_megapixels
+        self._memory.size = _BATCHES_IN_MEMORY * config.max_batch_megapixels
+        self._answer.set_max_batch_size(config.max_batch_megapixels)
+        self._answer.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
+
+    async def answer(self, question: Question) -> Answers:
+        """Runs with the questions of several callers: of those that came while the model was busy, as many as a batch
+        may hold. A question that is larger than a batch is asked in parts, so that its probabilities, four bytes for
+        each pixel and mask, are in memory for one part at a time."""
+        findings: tuple[Finding, ...] = ()
+        predict_ms = 0.0
+        for part in question.parts(self._turnstile.max_megapixels):
+            async with self._memory.hold(part.megapixels):
+                async with self._turnstile.inside(part.megapixels):
+                    predictions, part_ms = await self._answer(part)
+                predict_ms += part_ms
+                if isinstance(predictions, Problem):
+                    return self._answers((), predict_ms, predictions)
+                # In a thread of its own: clean-up takes long on a large image, and the model goes on meanwhile.
+                loop = asyncio.get_running_loop()
+                findings += await loop.run_in_executor(self._finishing, self._finish, part, predictions)
+        return self._answers(findings, predict_ms)
+
+    @_batch(batch_size_fn=batch_megapixels)
+    async def _answer(self, questions: list[Question]) -> list[_Predicted]:
+        async with self._turnstile.closed():
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_all, questions)
+
+    def _predict_all(self, questions: list[Question]) -> list[_Predicted]:
+        problems = [self._problem_of(question) for question in questions]
+        good = [question for question, problem in zip(questions, problems, strict=True) if problem is None]
+        predicted = iter(self._predict_good(good)) if good else iter(())
+        return [next(predicted) if problem is None else (problem, 0.0) for problem in problems]
+
+    def _predict_good(self, questions: list[Question]) -> list[_Predicted]:
+        self._metrics.batch(len(questions), megapixels(questions))
+        watch = Stopwatch()
+        try:
+            predictions = iter(self._predict(questions))
+        except Exception as error:  # whatever one image does to the model, it must not take the others with it
+            kind = type(error).__name__
+            LOGGER.error(
+                "the model failed on %d images, %d megapixels: %s", len(questions), megapixels(questions), kind
+            )
+            if len(questions) == 1:
+                return [(_problem(error), 1000 * watch.lap_s())]
+            return [self._predict_good([question])[0] for question in questions]
+        predict_ms = 1000 * watch.lap_s()
+        return [([next(predictions) for _ in question.prompts], predict_ms) for question in questions]
+
+    def _predict(self, questions: list[Question]) -> list[Prediction]:
+        """One for each prompt of each question, not cleaned yet."""
+        queries = []
+        for each in questions:
+            threshold = self._source.threshold if each.threshold is None else each.threshold
+            queries += [
+                Query(each.image, prompt, threshold=threshold, cleanup=NO_CLEANUP, max_masks=each.max_masks)
+                for prompt in each.prompts
+            ]
+        return self._predictor.predict(queries)
+
+    def _finish(self, question: Question, predictions: Sequence[Prediction]) -> tuple[Finding, ...]:
+        cleanup = self._source.cleanup if question.cleanup is None else question.cleanup
+        findings = tuple(
+            Finding.of(prediction.cleaned(cleanup), question.wants_probabilities) for prediction in predictions
+        )
+        self._metrics.findings(findings)
+        return findings
+
+    def _problem_of(self, question: Question) -> Problem | None:
+        most = max(map(self._predictor.num_tokens, question.prompts))
+        if most <= self._max_prompt_tokens:
+            return None
+        return Problem(
+            422,
+            "Wrong field",
+            f"prompt: {most} tokens, the limit is {self._max_prompt_tokens}.",
+            "Ask a shorter question.",
+        )
+
+    def _answers(self, findings: tuple[Finding, ...], predict_ms: float, problem: Problem | None = None) -> Answers:
+        source = self._source
+        return Answers(findings, source.sha256, source.threshold, source.cleanup, predict_ms, problem)
+
+
+def _problem(error: Exception) -> Problem:
+    if isinstance(error, TooManyMasksError):
+        return Problem(
+            422, "Too many masks", str(error), "Ask as the model was trained to be asked, or send it smaller."
+        )
+    return Problem(
+        422,
+        "The model failed",
+        f"The model could not work on this image ({type(error).__name__}). Other requests are not touched.",
+        "Send it smaller, or in 8 bits; tell whoever runs this endpoint the request id.",
+    )

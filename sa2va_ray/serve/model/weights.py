@@ -1,0 +1,95 @@
+"""Weights on the node: a replica loads exactly the model that the application was deployed with."""
+
+import fcntl
+import os
+import shutil
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.manifest import digest, read_manifest
+from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.predict.facts import read_model_facts
+
+_KEPT = 3  # models in a node's cache that no process uses, the last used
+_IN_USE: list[IO[str]] = []
+"""Open files, whose locks say that this process uses a model. They end with it, however it ends."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Attributes:
+    sha256: digest of the exported folder at `uri` when the application was built: all replicas serve this one, and a
+        model that is exported again to the same place is another.
+    threshold, cleanup: the model's own, as it was calibrated then. They are no part of the hash.
+    """
+
+    uri: str
+    sha256: str
+    threshold: float
+    cleanup: CleanupConfig
+
+    @classmethod
+    def read(cls, uri: str) -> "ModelSource":
+        """
+        Raises:
+            UserError: no exported model there, or the store does not answer.
+        """
+        facts = read_model_facts(uri)
+        assert facts.sha256, "read_model_facts refuses a folder without a manifest"
+        return cls(uri, facts.sha256, facts.threshold, facts.cleanup)
+
+
+def local_model(source: ModelSource, cache_dir: str) -> str:
+    """Folder with the model on this machine: where it lies if that is local, else a copy in the cache, which needs no
+    store once it is there. Its files are hashed when they are loaded.
+
+    Raises:
+        UserError: what lies at the URI by now is another model.
+    """
+    if not source.uri.startswith("s3://"):
+        _check(source, source.uri)
+        return source.uri
+    folder = Path(cache_dir) / source.sha256
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = folder.with_suffix(".lock").open("w")
+    _IN_USE.append(file)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    while not (folder / MODEL_MANIFEST).is_file():
+        fcntl.flock(file, fcntl.LOCK_EX)  # one of the replicas that start together downloads
+        if not (folder / MODEL_MANIFEST).is_file():
+            _check(source, source.uri)
+            _delete_unused(folder.parent)
+            storage.download_folder(source.uri, folder)
+        # Taking the lesser lock may let go of the greater one for a moment, in which another may delete the model.
+        fcntl.flock(file, fcntl.LOCK_SH)
+    os.utime(folder)
+    _check(source, str(folder))
+    return str(folder)
+
+
+def _check(source: ModelSource, uri: str) -> None:
+    found = digest(read_manifest(uri, MODEL_MANIFEST, what="exported model"))
+    if found != source.sha256:
+        raise UserError(
+            f"{uri} holds the model {found[:12]}, the application was deployed with {source.sha256[:12]}. Deploy it "
+            "with another `revision` to serve the new one."
+        )
+
+
+def _delete_unused(cache_dir: Path) -> None:
+    """All but the models that were used last, and none that a process uses, or is downloading."""
+    folders = sorted((each for each in cache_dir.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime)
+    unused = []
+    with ExitStack() as locks:
+        for folder in folders:
+            file = locks.enter_context(folder.with_suffix(".lock").open("w"))
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                unused.append(folder)
+        for folder in unused[:-_KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)

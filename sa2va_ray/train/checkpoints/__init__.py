@@ -1,0 +1,1 @@
+"""Saving a run, going on from where it was, and who may."""

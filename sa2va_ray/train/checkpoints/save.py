@@ -1,0 +1,199 @@
+"""Saves the trained part of a run: each rank its share of the tensors, in the background, the manifest last.
+
+Training waits for the local copy only. A checkpoint counts when its manifest is there, and rank 0 writes that when the
+files of all ranks have arrived, so no order of failures leaves something that looks finished.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray.train
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sa2va_ray import manifest, storage
+from sa2va_ray.manifest import MANIFEST
+from sa2va_ray.models.checkpoint import CONFIG_FILE, MODEL, OPTIMIZER, STATE_FILE, TrainState
+from sa2va_ray.storage import StorageError
+from sa2va_ray.telemetry import LOGGER
+from sa2va_ray.train.checkpoints.disks import check_room
+from sa2va_ray.train.checkpoints.lock import check_owner
+from sa2va_ray.train.checkpoints.retention import delete_old_checkpoints
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.engine.zero_state import MOMENTS, WEIGHT, gather_owned
+from sa2va_ray.train.step import AgreedError
+
+T = TypeVar("T")
+
+_SHARD = "shard"
+_POLL_S = 0.5
+_LONGEST_PAUSE_S = 5.0
+
+
+def save_checkpoint(engine, state: TrainState, config: TrainConfig, lock_owner: str) -> None:
+    """Gathers, writes and reports a checkpoint `step_NNNNNNNN`. Every rank calls it at the same step.
+
+    Raises:
+        AgreedError: a rank's local disk has no room; with what it needs.
+        OSError: it took the room for more than it has.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    save_id = [uuid.uuid4().hex]  # tells the files of this save from those of one that was cut off
+    dist.broadcast_object_list(save_id, src=0)
+    # Not a TemporaryDirectory context: Ray deletes the folder when its upload has ended.
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+    _write_tensors(engine, folder, f"{rank + 1:05d}-of-{world_size:05d}")
+    if rank == 0:
+        (folder / STATE_FILE).write_text(json.dumps(state.model_dump(), indent=2) + "\n")
+        (folder / CONFIG_FILE).write_text(config.to_yaml())
+    manifest.write_manifest(folder, {"save_id": save_id[0]}, _shard_name(rank))
+    share = Share(folder, config, f"step_{state.step:08d}", rank, world_size, save_id[0], lock_owner)
+    ray.train.report(
+        {**state.metrics, "step": state.step, "samples_seen": state.samples_seen},
+        checkpoint=ray.train.Checkpoint.from_directory(folder),
+        checkpoint_dir_name=share.name,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=partial(_upload, share=share),
+    )
+
+
+def _write_tensors(engine, folder: Path, part: str) -> None:
+    weights: dict[str, Tensor] = {}
+    moments: dict[str, Tensor] = {}
+    for name, tensors in gather_owned(engine):
+        weights[name] = tensors[WEIGHT]
+        moments |= {f"{moment}.{name}": tensors[moment] for moment in MOMENTS}
+    num_bytes = sum(tensor.nbytes for tensor in [*weights.values(), *moments.values()])
+    try:
+        check_room(folder.parent, num_bytes, "A checkpoint's share")
+        save_file(weights, folder / f"{MODEL}-{part}.safetensors")
+        save_file(moments, folder / f"{OPTIMIZER}-{part}.safetensors")
+    except (AgreedError, OSError, SafetensorError) as error:
+        shutil.rmtree(folder)  # a part of a checkpoint is of no use, and the disk is full
+        if isinstance(error, AgreedError):
+            raise
+        raise OSError(
+            f"A checkpoint's share of {num_bytes / 2**20:.1f} MiB could not be written to the local disk: {error}. "
+            "Free some in the folder for temporary files, or set TMPDIR to a larger disk."
+        ) from None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank has of a checkpoint.
+
+    Attributes:
+        folder: on its disk.
+        name: of the checkpoint.
+        save_id: the same for all ranks, and another for each save.
+    """
+
+    folder: Path
+    config: TrainConfig
+    name: str
+    rank: int
+    world_size: int
+    save_id: str
+    lock_owner: str
+
+    @property
+    def run_uri(self) -> str:
+        return storage.join(self.config.runs_uri, self.config.name)
+
+    @property
+    def uri(self) -> str:
+        """The checkpoint's."""
+        return storage.join(self.run_uri, self.name)
+
+
+def _upload(local: ray.train.Checkpoint, name: str, share: Share) -> ray.train.Checkpoint:
+    """What Ray calls in a thread of its own."""
+    store_share(share)
+    filesystem = ray.train.get_context().get_storage().storage_filesystem  # Ray takes no other for the same place
+    return ray.train.Checkpoint(storage.resolve(share.uri)[1], filesystem=filesystem)
+
+
+def store_share(share: Share) -> None:
+    """Sends a rank's files to the store; rank 0 ends with the manifest, and leaves nothing there that it does not name.
+
+    Raises:
+        LockLostError: another job has taken the run over; what it saves is not touched.
+        RuntimeError: the store does not answer, or another rank's files do not come.
+    """
+    uri, run = share.uri, share.config
+    patiently = partial(_patiently, name=share.name, patience_s=run.storage_patience_s)
+    patiently(lambda: check_owner(share.run_uri, share.lock_owner))
+    if share.rank == 0:  # what an earlier save of this step left is not valid any more
+        patiently(lambda: storage.delete_files(uri, [MANIFEST] if storage.exists(storage.join(uri, MANIFEST)) else []))
+    patiently(lambda: storage.upload_folder(share.folder, uri, last=_shard_name(share.rank)))
+    if share.rank == 0:
+        files = _wait_for_shards(share, patiently)
+        patiently(lambda: check_owner(share.run_uri, share.lock_owner))
+        patiently(lambda: storage.write_bytes(storage.join(uri, MANIFEST), manifest.to_json(files, {})))
+        patiently(lambda: _delete_strangers(uri, files))
+        LOGGER.info("%s: saved", uri)
+        patiently(lambda: delete_old_checkpoints(share.run_uri, run.keep_checkpoints, run.keep_best, run.best_metric))
+
+
+def _delete_strangers(uri: str, files: Mapping[str, Any]) -> None:
+    """Deletes what a complete checkpoint's manifest does not name: the ranks' notes of this save, and what an earlier
+    save of this step left."""
+    storage.delete_files(uri, storage.list_files(uri).keys() - files.keys() - {MANIFEST})
+
+
+def _wait_for_shards(share: Share, patiently: Callable[[Callable[[], Any]], Any]) -> dict[str, Any]:
+    """The files of all ranks, once all of them have arrived."""
+    patience_s = share.config.storage_patience_s
+    deadline_s = time.monotonic() + patience_s
+    files: dict[str, Any] = {}
+    for rank in range(share.world_size):
+        while (shard := patiently(partial(_read_shard, share.uri, rank))).get("save_id") != share.save_id:
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"Rank {rank} has not sent its share of {share.uri} in {patience_s:.0f} s.")
+            time.sleep(_POLL_S)
+        files |= shard["files"]
+    return files
+
+
+def _read_shard(uri: str, rank: int) -> dict[str, Any]:
+    try:
+        return json.loads(storage.read_bytes(storage.join(uri, _shard_name(rank))))
+    except FileNotFoundError:
+        return {}
+
+
+def _shard_name(rank: int) -> str:
+    return f"{_SHARD}-{rank + 1:05d}.json"
+
+
+def _patiently(operation: Callable[[], T], name: str, patience_s: float) -> T:
+    """Repeats a storage operation until it works.
+
+    Raises:
+        RuntimeError: it has not for `patience_s`.
+    """
+    start_s, pause_s = time.monotonic(), 0.5
+    while True:
+        try:
+            return operation()
+        except StorageError as error:
+            waited_s = time.monotonic() - start_s
+            if waited_s > patience_s:
+                raise RuntimeError(
+                    f"Checkpoint {name} could not be stored in {waited_s:.0f} s, so the run ends: what it would do "
+                    f"from here on could be lost. {error} What was logged as saved is in the store; start "
+                    "the job again with resume=auto when the store answers."
+                ) from None
+            LOGGER.warning("checkpoint %s waits for the store since %.0f s: %s", name, waited_s, error)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -1,0 +1,116 @@
+"""DeepSpeed around the model, and what of the model is computed twice or compiled. The process group is the one that
+Ray Train has made."""
+
+import warnings
+from functools import partial
+from typing import Any, Literal
+
+import deepspeed
+import torch
+from deepspeed.accelerator import get_accelerator
+from deepspeed.ops import __compatible_ops__
+from deepspeed.utils import set_z3_leaf_module
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
+from sa2va_ray.train.config import OptimConfig, TrainConfig
+from sa2va_ray.train.engine.strategy import zero_config
+
+
+def build_engine(model: Sa2VAModel, config: TrainConfig, precision: str) -> deepspeed.DeepSpeedEngine:
+    """Spreads weights, gradients and optimizer state of `model` over the workers, as `config.strategy` says.
+
+    All ranks get the weights of rank 0.
+
+    Args:
+        model: on the CPU, with `requires_grad` as `make_trainable` sets it.
+        config: with a `strategy` that is not "auto" any more (see `plan.memory.choose_strategy`).
+        precision: "bf16" or "fp32", from `choose_precision`; the dtype of all parameters.
+    """
+    # DeepSpeed 0.19 calls names that torch 2.13 deprecates, in every step.
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+    # DeepSpeed would compile this op (35 s on a new machine); only inference_all_reduce, which training has no use
+    # for, needs it.
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if config.use_gpu else "gloo")
+    if config.activation_checkpointing:
+        recompute_activations(model)
+    if config.compile_frozen:
+        compile_frozen(model)
+    settings = _deepspeed_config(config, precision)
+    if config.strategy != "zero2":
+        _gather_in_large_pieces(model)
+        _shard(model, settings)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, **_adamw_arguments(config.optim))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    return engine
+
+
+def choose_precision(config: TrainConfig) -> Literal["bf16", "fp32"]:
+    """ "bf16" or "fp32" for `config.precision` on this machine."""
+    if config.precision != "auto":
+        return config.precision
+    fast_on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if config.use_gpu or fast_on_cpu else "fp32"
+
+
+def recompute_activations(model: Sa2VAModel) -> None:
+    """Layers of the language model, and of the vision encoders that train, keep their input only and run once more in
+    the backward pass. A frozen encoder keeps nothing anyway."""
+    for part in (model.language_model, model.vision_model):
+        if _trains(part):
+            part.activation_checkpointing_enable({"use_reentrant": False})
+    trunk = model.grounding_encoder.sam2_model.image_encoder.trunk
+    if _trains(trunk):
+        for block in trunk.blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def compile_frozen(model: Sa2VAModel) -> None:
+    """torch.compile of the vision encoders that do not train."""
+    for encoder in (model.vision_model, model.grounding_encoder.sam2_model.image_encoder):
+        if not _trains(encoder):
+            encoder.forward = torch.compile(encoder.forward)
+
+
+def _gather_in_large_pieces(model: Sa2VAModel) -> None:
+    """ZeRO-3 gathers the weights of a leaf in one go. Left to itself it does so for each of 2,000 modules, and its
+    Python for that takes longer than a GPU takes for the step; and its hooks in an encoder would break a compiled
+    graph at each. Encoders that train stay as they are: DeepSpeed 0.19 loses weights of their layers as leaves."""
+    for encoder in (model.vision_model, model.grounding_encoder.sam2_model.image_encoder):
+        set_z3_leaf_module(encoder, not _trains(encoder))
+    for layer in model.language_model.model.layers:
+        set_z3_leaf_module(layer, True)
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _shard(model: Sa2VAModel, settings: dict[str, Any]) -> None:
+    """Parameter by parameter; left to itself, `deepspeed.initialize` would put the whole model on each GPU first."""
+    deepspeed.zero.Init(module=model, config_dict_or_path=settings, dtype=model.dtype)
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(get_accelerator().current_device_name())
+
+
+def _adamw_arguments(config: OptimConfig) -> dict[str, Any]:
+    return {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
+
+
+def _deepspeed_config(config: TrainConfig, precision: str) -> dict[str, Any]:
+    assert config.strategy != "auto", "the driver chooses one of the others"
+    return {
+        # The step loop decides which micro step is the last (see step.py), so DeepSpeed is not told of accumulation.
+        "train_micro_batch_size_per_gpu": config.micro_batch_size,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optim.max_grad_norm,
+        "bf16": {"enabled": precision == "bf16"},
+        "zero_optimization": zero_config(config.strategy, bool(config.use_gpu)),
+        # torch's AdamW, on the CPU too: DeepSpeed's own is compiled on first use, which needs a CUDA toolkit.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+    }

@@ -1,0 +1,123 @@
+"""Bytes of what a forward pass keeps for its backward pass, and of what it needs for a moment only.
+
+The count for a transformer layer follows arXiv 2205.05198, section 4: every tensor that an operation saves, once. Other
+than there, the weights are frozen (a matrix product with a frozen weight saves nothing), attention is fused (no L x L
+matrix), and each adapted layer saves the input of its adapter. The counts of SAM 2 are measured: see the tests.
+
+Letters: L tokens of the micro batch, D width, F width of the MLP, R rank, V vocabulary, b bytes of a value.
+"""
+
+from dataclasses import dataclass
+
+from sa2va_ray.train.plan.sizes import ModelFacts
+
+_NUM_TOKENS_PER_ANSWER = 16
+_DECODER_BYTES = (640, 780)  # kept per place of the low-resolution mask: for an image, and for each object, in bf16
+_TRUNK_BYTES = 36  # kept per place, channel and block of Hiera, in bf16
+_TRUNK_WORKING_BYTES = 30  # while a block runs: its input and its norm in float32, the MLP's hidden layer twice in bf16
+_VIT_WORKING_VALUES = 14  # while a layer runs, in widths: two residuals, q, k, v, their result, the MLP's 4 twice
+
+
+@dataclass(frozen=True)
+class SampleSize:
+    """What the largest micro batch has for each of its samples."""
+
+    num_tokens: int
+    """Of the sequence."""
+    num_tiles: int
+    num_objects: int = 1
+
+    @property
+    def num_supervised_tokens(self) -> int:
+        return self.num_objects * _NUM_TOKENS_PER_ANSWER
+
+
+def layer_bytes_per_token(facts: ModelFacts) -> float:
+    """What one layer of the language model keeps for its backward pass, for each token."""
+    llm, lora, b = facts.architecture.llm_config, facts.trainable, facts.dtype.itemsize
+    d, f, heads = llm.hidden_size, llm.intermediate_size, llm.num_attention_heads
+    q = heads * (getattr(llm, "head_dim", None) or d // heads)
+    norms = 2 * 4 * d  # both compute in float32
+    attention = (3 * q + q) * b + 4 * heads  # q; k and v repeated for all heads; result; log-sum-exp
+    mlp = 3 * f * b  # gate, its activation, up
+    # Inputs of the adapters of q, k, v, o, gate, up, down: with dropout each has its own, and a mask of bytes; without,
+    # q, k, v share one, gate and up another, and o's is the attention's result.
+    adapters = (5 * d + q + f) * (b + 1) if lora.lora_dropout > 0 else (2 * d + f) * b
+    return norms + attention + mlp + adapters + 7 * lora.lora_rank * b
+
+
+def language_model_bytes(facts: ModelFacts, tokens: int, checkpointing: bool) -> int:
+    """All layers and the projector, kept until the backward pass. With checkpointing only the layers' inputs."""
+    llm, b = facts.architecture.llm_config, facts.dtype.itemsize
+    per_layer = llm.hidden_size * b if checkpointing else layer_bytes_per_token(facts)
+    final_norm = 4 * llm.hidden_size
+    return int(tokens * (llm.num_hidden_layers * per_layer + final_norm))
+
+
+def projector_bytes(facts: ModelFacts, num_tiles: int) -> int:
+    """Its input, the input's norm, and its hidden layer before and after the activation."""
+    architecture, b = facts.architecture, facts.dtype.itemsize
+    patch_width = int(architecture.vision_config.hidden_size / architecture.downsample_ratio**2)
+    return num_tiles * architecture.tokens_per_tile * b * (2 * patch_width + 3 * architecture.hidden_size)
+
+
+def logits_bytes(facts: ModelFacts, supervised_tokens: int) -> int:
+    """(M, V) logits, in float32 as well, their log-softmax and both gradients. Only supervised tokens have logits."""
+    b = facts.dtype.itemsize
+    return supervised_tokens * facts.architecture.llm_config.vocab_size * (b + 4 + 4 + 4 + b)
+
+
+def merged_head_bytes(facts: ModelFacts) -> int:
+    """peft puts the new rows into a copy of the (V, D) head for each pass, which the backward pass needs again, as well
+    as a gradient of that size; a head that trains as a whole has the gradient only."""
+    copies = 2 if facts.trainable.embeddings == "new_tokens" else 1
+    llm = facts.architecture.llm_config
+    return copies * llm.vocab_size * llm.hidden_size * facts.dtype.itemsize
+
+
+def mask_decoder_bytes(facts: ModelFacts, num_images: int, num_objects: int) -> int:
+    """`num_objects`: of all images."""
+    places = (facts.architecture.grounding_size // 4) ** 2
+    of_image, of_object = _DECODER_BYTES
+    return places * (of_image * num_images + of_object * num_objects) * facts.dtype.itemsize // 2
+
+
+def image_encoder_bytes(facts: ModelFacts, num_images: int, checkpointing: bool) -> int:
+    """Kept by SAM 2's image encoder where it trains; nothing where it is frozen."""
+    if facts.trainable.image_encoder == "frozen":
+        return 0
+    per_value = facts.dtype.itemsize * 2 if checkpointing else _TRUNK_BYTES * facts.dtype.itemsize // 2
+    return num_images * _trunk_values(facts) * per_value
+
+
+def image_encoder_working_bytes(facts: ModelFacts, num_images: int) -> int:
+    """While its first blocks run, which have the most places. A block that is computed again keeps its part as well."""
+    trunk = facts.architecture.grounding_config["trunk"]
+    values = (facts.architecture.grounding_size // 4) ** 2 * trunk["embed_dim"]
+    per_value = _TRUNK_WORKING_BYTES if facts.trainable.image_encoder == "frozen" else _TRUNK_BYTES
+    return num_images * values * per_value * facts.dtype.itemsize // 2
+
+
+def vision_encoder_working_bytes(facts: ModelFacts, num_tiles: int) -> int:
+    """While one layer of InternViT runs."""
+    vision = facts.architecture.vision_config
+    places = 4 * facts.architecture.tokens_per_tile + 1
+    return num_tiles * places * vision.hidden_size * _VIT_WORKING_VALUES * facts.dtype.itemsize
+
+
+def vision_encoder_bytes(facts: ModelFacts, num_tiles: int, checkpointing: bool) -> int:
+    """Kept by InternViT where it has adapters; nothing where it is frozen."""
+    if facts.trainable.vision_encoder == "frozen":
+        return 0
+    vision, b = facts.architecture.vision_config, facts.dtype.itemsize
+    # Both norms in float32; q, k, v and the result; the MLP's hidden layer twice; inputs of the adapters with masks.
+    width, hidden = vision.hidden_size, vision.intermediate_size
+    per_place = 8 * width + (4 * width + 2 * hidden) * b + (5 * width + hidden) * (b + 1)
+    places = num_tiles * (4 * facts.architecture.tokens_per_tile + 1)
+    return vision.num_hidden_layers * places * (width * b if checkpointing else per_place)
+
+
+def _trunk_values(facts: ModelFacts) -> int:
+    """Places x channels of all of Hiera's blocks: each stage halves the side and doubles the channels."""
+    trunk, side = facts.architecture.grounding_config["trunk"], facts.architecture.grounding_size // 4
+    return sum(n * (side >> i) ** 2 * (trunk["embed_dim"] << i) for i, n in enumerate(trunk["stages"]))

@@ -1,0 +1,118 @@
+"""What the memory plan needs to know of a model, found without its weights: config files, and the model on torch's meta
+device."""
+
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+
+from sa2va_ray import storage
+from sa2va_ray.models.build import ModelConfig, random_architecture
+from sa2va_ray.models.loading.place import build_empty_model
+from sa2va_ray.models.loading.source_folder import read_source_folder
+from sa2va_ray.models.lora import TrainableConfig, make_trainable
+from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
+from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+
+_SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer of a model folder
+_SAM2 = r"^grounding_encoder\.sam2_model\."
+_GROUPS = {  # the first pattern that fits gives a parameter its group
+    "LoRA adapters": r"\.lora_[AB]\.",
+    "new-token rows": r"trainable_tokens_delta",
+    "vision encoder": r"^vision_model\.",
+    "projector": r"^mlp1\.",
+    "token embedding": r"^language_model\.model\.embed_tokens\.",
+    "language model layers": r"^language_model\.model\.",
+    "language model head": r"^language_model\.lm_head\.",
+    "[SEG] head": r"^text_hidden_fcs\.",
+    "SAM 2 image encoder": _SAM2 + r"(image_encoder\.|no_mem_embed)",
+    "SAM 2 mask decoder": _SAM2 + r"sam_mask_decoder\.",
+    "SAM 2 memory and prompts": _SAM2,
+}
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    name: str
+    num_parameters: int
+    num_trained: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Attributes:
+    groups: all parameters, adapters included; empty groups are left out.
+    dtype: of all parameters.
+    largest_module: most parameters that one module holds itself, so that ZeRO-3 gathers them together.
+    """
+
+    groups: tuple[ParameterGroup, ...]
+    dtype: torch.dtype
+    largest_module: int
+    architecture: Sa2VAConfig
+    trainable: TrainableConfig
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(group.num_parameters for group in self.groups)
+
+    @property
+    def num_trained(self) -> int:
+        return sum(group.num_trained for group in self.groups)
+
+
+def read_model_facts(config: ModelConfig, dtype: torch.dtype) -> ModelFacts:
+    """Seconds for any size; of a base in object storage only the small files are fetched.
+
+    Raises:
+        UserError: the base is no model folder, or of another family.
+    """
+    architecture, tokenizer = _read_architecture(config)
+    model = build_empty_model(architecture)
+    with init_empty_weights(include_buffers=False), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 calls a name that transformers 5.23 deprecates
+        make_trainable(model, Sa2VAProcessor(architecture, tokenizer), config.trainable)
+    return ModelFacts(
+        groups=tuple(_count_groups(model)),
+        dtype=dtype,
+        largest_module=max(sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()),
+        architecture=architecture,
+        trainable=config.trainable,
+    )
+
+
+def _read_architecture(config: ModelConfig) -> tuple[Sa2VAConfig, object]:
+    if config.base:
+        with _small_files(config.base.source) as folder:
+            found = read_source_folder(folder, config.base.source, config.base.grounding_config)
+        return found.config, found.tokenizer
+    return random_architecture(config.architecture)
+
+
+@contextmanager
+def _small_files(uri: str) -> Iterator[Path]:
+    """The folder itself where it is local, else a copy of it without weights."""
+    if not uri.startswith("s3://"):
+        yield Path(storage.resolve(uri)[1])
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in storage.list_files(uri):
+            if "/" not in name and name.endswith(_SMALL_FILES):
+                (Path(folder) / name).write_bytes(storage.read_bytes(storage.join(uri, name)))
+        yield Path(folder)
+
+
+def _count_groups(model: nn.Module) -> Iterator[ParameterGroup]:
+    counts = {group: [0, 0] for group in _GROUPS}
+    for name, parameter in model.named_parameters():
+        group = next(group for group, pattern in _GROUPS.items() if re.search(pattern, name))
+        counts[group][0] += parameter.numel()
+        counts[group][1] += parameter.numel() if parameter.requires_grad else 0
+    return (ParameterGroup(name, *numbers) for name, numbers in counts.items() if numbers[0])

@@ -1,0 +1,126 @@
+"""The plan of a run's memory: what it holds, and how it reads."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.engine.strategy import Strategy
+from sa2va_ray.train.plan.activations import SampleSize
+from sa2va_ray.train.plan.sizes import ModelFacts
+
+GIB = 2**30
+MARGIN = 0.08
+"""Share of a GPU that a plan leaves free: the allocator loses some of it in gaps."""
+_CONTEXT_BYTES = GIB  # CUDA's and cuBLAS's own, and the buffers of NCCL
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Attributes:
+    gpu: bytes that are held together at the peak of a step, by part.
+    moments: bytes on top of these, by the moment of a step that needs them; the largest counts.
+    host: bytes of one host that all workers share, by part: while the model is built, and then.
+    checkpoint_bytes: of one checkpoint.
+    """
+
+    facts: ModelFacts
+    config: TrainConfig
+    strategy: Strategy
+    size: SampleSize
+    gpu: Mapping[str, int]
+    moments: Mapping[str, int]
+    host: Mapping[str, int]
+    checkpoint_bytes: int
+    gpu_bytes: int | None = None
+    free_bytes: int | None = None
+    num_samples: int | None = None
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Peak of what torch allocates on a GPU: compare with `torch.cuda.max_memory_allocated()`."""
+        return sum(self.gpu.values()) + max(self.moments.values())
+
+    @property
+    def peak_bytes(self) -> int:
+        """Peak of a GPU as `nvidia-smi` shows it, gaps not counted."""
+        return self.allocated_bytes + (_CONTEXT_BYTES if self.config.use_gpu else 0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the margin is left free; true where the GPU is not known."""
+        return self.gpu_bytes is None or self.peak_bytes <= (1 - MARGIN) * self.gpu_bytes
+
+    @property
+    def num_steps(self) -> int | None:
+        """Of the whole run."""
+        if self.num_samples is None:
+            return None
+        return self.config.num_epochs * -(-self.num_samples * self.config.repeats // self.config.global_batch_size)
+
+
+def render_plan(plan: MemoryPlan) -> str:
+    """Parameters, memory of a GPU and of the host, steps, checkpoints: one table each, a line per part."""
+    return "\n".join([*_parameters(plan), *_gpu(plan), *_host(plan), *_steps(plan), *_checkpoints(plan)])
+
+
+def _parameters(plan: MemoryPlan) -> Iterator[str]:
+    facts = plan.facts
+    yield f"{'parameters in ' + str(facts.dtype).removeprefix('torch.'):<36}{'all':>16}{'trained':>16}"
+    for group in facts.groups:
+        yield f"  {group.name:<34}{group.num_parameters:>16,}{group.num_trained:>16,}"
+    share = 100 * facts.num_trained / facts.num_parameters
+    yield f"  {'sum':<34}{facts.num_parameters:>16,}{facts.num_trained:>16,} ({share:.2f} %)"
+
+
+def _gpu(plan: MemoryPlan) -> Iterator[str]:
+    size = plan.size
+    yield (
+        f"memory of each of {plan.config.num_workers} workers, {plan.strategy}, activation checkpointing "
+        f"{'on' if plan.config.activation_checkpointing else 'off'}, {plan.config.micro_batch_size} sample(s) of "
+        f"{size.num_tokens} tokens, {size.num_tiles} tile(s), {size.num_objects} object(s)"
+    )
+    yield from (_line(name, num_bytes) for name, num_bytes in plan.gpu.items() if num_bytes)
+    moment = max(plan.moments, key=lambda name: plan.moments[name])
+    yield _line(f"for a moment: {moment}", plan.moments[moment])
+    if plan.config.use_gpu:
+        yield _line("CUDA and NCCL", plan.peak_bytes - plan.allocated_bytes)
+    yield _line("peak", plan.peak_bytes) + _against(plan)
+
+
+def _against(plan: MemoryPlan) -> str:
+    if plan.gpu_bytes is None:
+        return ""
+    verdict = "fits" if plan.fits else f"does not fit: {100 * MARGIN:.0f} % should stay free"
+    return f" of {plan.gpu_bytes / GIB:.2f} GiB: {verdict}"
+
+
+def _host(plan: MemoryPlan) -> Iterator[str]:
+    yield "memory of the host, if it has all workers"
+    yield from (_line(name, num_bytes) for name, num_bytes in plan.host.items())
+
+
+def _steps(plan: MemoryPlan) -> Iterator[str]:
+    config = plan.config
+    yield (
+        f"batch: {config.num_workers} workers x {config.micro_batch_size} micro batch x "
+        f"{config.gradient_accumulation_steps()} accumulated = {config.global_batch_size}"
+    )
+    if plan.num_samples is not None:
+        yield (
+            f"steps: {plan.num_samples:,} samples x {config.repeats} repeats x {config.num_epochs} epochs = "
+            f"{plan.num_steps:,} steps"
+        )
+
+
+def _checkpoints(plan: MemoryPlan) -> Iterator[str]:
+    kept, each = plan.config.keep_checkpoints + plan.config.keep_best, plan.checkpoint_bytes / GIB
+    line = f"checkpoints: {kept} kept x {each:.2f} GiB = {kept * each:.2f} GiB"
+    # One more while a new one is written and the oldest is still there.
+    if plan.free_bytes is not None:
+        enough = (kept + 1) * plan.checkpoint_bytes <= plan.free_bytes
+        line += f" of {plan.free_bytes / GIB:.2f} GiB free: {'enough' if enough else 'NOT ENOUGH'}"
+    yield line
+
+
+def _line(name: str, num_bytes: int) -> str:
+    return f"  {name:<44}{num_bytes / GIB:>9.2f} GiB"

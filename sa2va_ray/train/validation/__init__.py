@@ -1,0 +1,1 @@
+"""Validation between two steps."""

@@ -1,0 +1,180 @@
+"""Passes over the validation samples that all ranks make together.
+
+Under ZeRO-3 the ranks gather each layer's weights together, so all of them run the same parts of the model in the same
+order: a rank that has nothing left runs a filler whose result is thrown away, and ranks decode until the last is done.
+
+What a sample gets does not depend on the rank that has it: its texts and points are drawn with its number as the seed.
+(Samples of one forward pass share the seed; with a micro batch of one, the number of ranks changes no bit.)
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import groupby, islice
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from sa2va_ray.data.augment import AugmentConfig
+from sa2va_ray.data.batch import Batch, collate
+from sa2va_ray.data.conversation import evaluation_prompt
+from sa2va_ray.data.pipeline import SampleIndex, Undecodable, preprocess
+from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.metrics import cldice, overlap_metrics
+from sa2va_ray.models.sa2va.processing_sa2va import LABEL_IGNORED
+from sa2va_ray.pictures.panels import three_panels
+from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.step import AgreedError, any_rank, forward_losses
+
+QUALITY = ("dice", "iou", "precision", "recall", "cldice")
+_READ_AHEAD = 8  # samples that are asked for at once
+_Item = TypeVar("_Item")
+_Row = dict[str, Any]
+
+
+def measure_losses(engine, processor, samples: SampleIndex, config: TrainConfig) -> dict[str, float]:
+    """Teacher-forced loss parts, as training weighs them: means over the tokens or masks of all samples, by the name of
+    the part. Samples are not augmented.
+
+    Raises:
+        AgreedError: samples that cannot be decoded; it names them.
+    """
+    pipeline = config.pipeline.model_copy(update={"augment": AugmentConfig.off()})
+    undecodable: list[str] = []
+
+    def prepare(index: int, sample: _Row) -> _Row | None:
+        try:
+            return preprocess(sample, pipeline, processor, np.random.default_rng(index))
+        except Undecodable as error:
+            undecodable.append(f"{sample['sample_id']} ({error.error_class})")
+            return None
+
+    filler = prepare(0, samples[0])
+    _refuse(undecodable)
+    assert filler, "it would have been refused"
+    sums: list[tuple[int, dict[str, float]]] = []
+    for chunk in _in_step(engine, _own(samples)):
+        rows = [row for each in chunk if (row := prepare(*each))]
+        batch, seed = collate(rows or [filler]), chunk[0][0] if chunk else 0
+        torch.manual_seed(seed)
+        parts = forward_losses(engine, batch, config.loss)
+        if rows:
+            sums.append((seed, {name: part.item() for name, part in parts.items()} | _counts(batch)))
+    _refuse(undecodable)
+    totals = _totals([of_batch for _, of_batch in sorted(_gathered(sums), key=lambda each: each[0])])
+    counts = {"language": totals["num_targets"]}
+    return {
+        name: weight * totals[name] / max(counts.get(name, totals["num_masks"]), 1.0)
+        for name, weight in config.loss.weights().items()
+    }
+
+
+def measure_images(
+    engine, processor, samples: SampleIndex, config: TrainConfig
+) -> tuple[list[_Row], dict[str, np.ndarray]]:
+    """What the predictor makes of each sample.
+
+    Returns:
+        for each sample, in order: `sample_id`, `patient_id`, the means over its objects of `QUALITY`, and `seg_share`,
+        how many of them were answered with a [SEG]; and the pictures of the first `num_drawn` samples by pseudonym.
+        The same on all ranks.
+    """
+    images: list[_Row] = []
+    pictures: dict[str, np.ndarray] = {}
+    answers = _answers(engine, processor, samples, config)
+    for index, group in groupby(answers, key=lambda answer: answer[0]):
+        _, same_sample, predictions = zip(*group, strict=True)
+        sample, truths = same_sample[0], object_masks(same_sample[0])
+        ids = {name: sample[name] for name in ("sample_id", "patient_id")}
+        images.append({"index": index, **ids, **_quality(predictions, truths)})
+        if sample["sample_id"] in _first([*pictures, sample["sample_id"]], config):
+            union = np.logical_or.reduce([prediction.union() for prediction in predictions])
+            picture = three_panels(np.asarray(decode_image(sample)), np.logical_or.reduce(truths), union)
+            pictures = {**pictures, sample["sample_id"]: picture}
+            pictures = {sample_id: pictures[sample_id] for sample_id in _first(pictures, config)}
+    pictures = dict(_gathered(list(pictures.items())))
+    return (
+        sorted(_gathered(images), key=lambda image: image["index"]),
+        {sample_id: pictures[sample_id] for sample_id in _first(pictures, config)},
+    )
+
+
+def _answers(engine, processor, samples: SampleIndex, config: TrainConfig) -> Iterator[tuple[int, _Row, Prediction]]:
+    """This rank's samples, each with its number and once for each of its objects, and what is predicted for that."""
+    predictor = Sa2VAPredictor(engine.module, processor)
+
+    def ask(sample: _Row, phrase: str) -> Query:
+        return Query(decode_image(sample), evaluation_prompt(phrase), threshold=config.validation.threshold)
+
+    first = samples[0]
+    filler = ask(first, first["objects"][0]["phrase"])
+    asked = ((index, sample, each["phrase"]) for index, sample in _own(samples) for each in sample["objects"])
+    for chunk in _in_step(engine, asked):
+        queries = [ask(sample, phrase) for _, sample, phrase in chunk]
+        queries += [filler] * (engine.train_micro_batch_size_per_gpu() - len(queries))
+        predictions = predictor.predict(queries, config.validation.max_new_tokens, partial(any_rank, engine))
+        for (index, sample, _), prediction in zip(chunk, predictions, strict=False):  # the rest are fillers
+            yield index, sample, prediction
+
+
+def _quality(predictions: Sequence[Prediction], truths: np.ndarray) -> dict[str, float]:
+    """Means over the objects of a sample, whose masks are `truths` (N, H, W) bool."""
+    rows = [
+        {
+            **overlap_metrics(prediction.union(), truth),
+            "cldice": cldice(prediction.union(), truth),
+            "seg_share": float(len(prediction.masks) > 0),
+        }
+        for prediction, truth in zip(predictions, truths, strict=True)
+    ]
+    return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def _first(sample_ids: Iterable[str], config: TrainConfig) -> list[str]:
+    return sorted(sample_ids)[: config.validation.num_drawn]
+
+
+def _own(samples: SampleIndex) -> Iterator[tuple[int, _Row]]:
+    """This rank's samples, each with its number."""
+    indices = np.arange(dist.get_rank(), len(samples), dist.get_world_size())
+    for start in range(0, len(indices), _READ_AHEAD):
+        chunk = indices[start : start + _READ_AHEAD]
+        yield from zip(chunk.tolist(), samples.read(chunk), strict=True)
+
+
+def _in_step(engine, items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    """The items in micro batches, as many on every rank: empty ones where a rank has no more."""
+    items, size = iter(items), engine.train_micro_batch_size_per_gpu()
+    while any_rank(engine, bool(chunk := list(islice(items, size)))):
+        yield chunk
+
+
+def _counts(batch: Batch) -> dict[str, float]:
+    num_targets = int((batch.labels[:, 1:] != LABEL_IGNORED).sum())
+    return {"num_targets": num_targets, "num_masks": sum(len(masks) for masks in batch.masks)}
+
+
+def _totals(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: math.fsum(row[name] for row in rows) for name in rows[0]}
+
+
+def _refuse(undecodable: list[str]) -> None:
+    """
+    Raises:
+        AgreedError: samples cannot be decoded on any rank.
+    """
+    if found := sorted(_gathered(undecodable)):
+        shown = ", ".join(found[:10]) + (", ..." if len(found) > 10 else "")
+        raise AgreedError(
+            f"{len(found)} validation samples cannot be decoded: {shown}. The data set is damaged: prepare it again."
+        )
+
+
+def _gathered(items: list[_Item]) -> list[_Item]:
+    """The items of all ranks, on all ranks."""
+    of_ranks: list[list[_Item]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(of_ranks, items)
+    return [item for of_rank in of_ranks for item in of_rank]

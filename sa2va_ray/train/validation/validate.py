@@ -1,0 +1,102 @@
+"""Validation between two steps: every validation sample once, shared by all ranks, with the predictor itself.
+
+Training goes on afterwards as if there had been none.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sa2va_ray.data.pipeline import SampleIndex
+from sa2va_ray.metrics import bootstrap_interval
+from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.validation.passes import QUALITY, measure_images, measure_losses
+
+_BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """The same on all ranks.
+
+    Attributes:
+        metrics: `val/dice`, `val/iou`, `val/precision`, `val/recall`, `val/cldice`: the mean over patients of the mean
+            over a patient's images, and where there are two patients or more its 95 % interval as `val/dice_low`,
+            `val/dice_high` and so on; `val/seg_share`, the mean over images of the share of answers with a [SEG];
+            `val/loss_language`, `val/loss_mask` and so on, weighted as in training, and `val/loss`, their sum.
+        patients: of each patient, by pseudonym, `num_images` and the means of `QUALITY` and `seg_share`.
+        pictures: of the first samples by pseudonym: the pseudonym, and `three_panels` of the sample, RGB uint8.
+    """
+
+    metrics: dict[str, float]
+    patients: dict[str, dict[str, float]]
+    pictures: dict[str, np.ndarray]
+
+
+def validate(engine, processor: Sa2VAProcessor, config: TrainConfig) -> ValidationResult:
+    """Measures the model as it stands. All ranks call it at the same place.
+
+    An answer without [SEG] counts as an empty mask; an image with several objects counts by the mean over them.
+
+    Args:
+        engine: DeepSpeed's; its modes and the random numbers of the process are left as they were.
+
+    Raises:
+        AgreedError: validation samples that cannot be decoded; it names them.
+        UserError: the data set has no validation samples.
+    """
+    samples = SampleIndex(config.data_uri, "val")
+    with _paused(engine):
+        # Losses come first: a whole forward pass shows ZeRO-3 which weights modules take from one another.
+        losses = measure_losses(engine, processor, samples, config)
+        images, pictures = measure_images(engine, processor, samples, config)
+    assert len(images) == len(samples), f"{len(images)} of {len(samples)} validation samples were measured"
+    patients = _by_patient(images)
+    metrics = _summarize(patients) | {"val/seg_share": _mean(images, "seg_share")}
+    metrics |= {f"val/loss_{name}": value for name, value in losses.items()} | {"val/loss": sum(losses.values())}
+    return ValidationResult(metrics, patients, pictures)
+
+
+@contextmanager
+def _paused(engine) -> Iterator[None]:
+    """Evaluation mode, without gradients; then the modes of all modules, and the random numbers, are what they were."""
+    modes = [(module, module.training) for module in engine.modules()]
+    engine.eval()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _by_patient(images: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for image in images:
+        groups[image["patient_id"]].append(image)
+    return {
+        patient: {"num_images": len(group), **{name: _mean(group, name) for name in (*QUALITY, "seg_share")}}
+        for patient, group in sorted(groups.items())
+    }
+
+
+def _summarize(patients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    metrics = {}
+    for name in QUALITY:
+        values = [of_patient[name] for of_patient in patients.values()]
+        metrics[f"val/{name}"] = math.fsum(values) / len(values)
+        if interval := bootstrap_interval(values, _BOOTSTRAP_SEED):
+            metrics[f"val/{name}_low"], metrics[f"val/{name}_high"] = interval
+    return metrics
+
+
+def _mean(rows: Iterable[Mapping[str, Any]], name: str) -> float:
+    values = [row[name] for row in rows]
+    return math.fsum(values) / len(values)

@@ -1,0 +1,200 @@
+"""What a run says while it goes on: a line, curves, warnings, `run.json`. Rank 0 speaks; the others lend their numbers.
+
+Nothing here can hold the run up: what goes over a network goes in the background, and is sent again later where the
+other side does not answer.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sa2va_ray import storage
+from sa2va_ray.storage import StorageError
+from sa2va_ray.telemetry import LOGGER, log_progress
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.plan.flops import FlopCounts, device_peak
+from sa2va_ray.train.step import MicroBatch, StepResult
+from sa2va_ray.train.validation.validate import ValidationResult
+from sa2va_ray.train.watch.rates import RateMeter, StepTiming
+from sa2va_ray.train.watch.run_facts import add_earlier_attempts, write_run_facts
+from sa2va_ray.train.watch.trackers import RayMetrics, build_trackers
+
+_SEND_EVERY_S = 60.0
+_LAST_SEND_S = 60.0
+_SCORES = ("dice", "iou", "precision", "recall", "cldice")
+
+
+class Reporter:
+    """Takes in every step and tells of it every `log_every_steps`. To be closed, also when the run fails."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        num_steps: int,
+        start_step: int,
+        flop_counts: FlopCounts | None,
+        facts: dict[str, Any],
+        device: torch.device,
+    ):
+        """
+        Args:
+            num_steps: of the whole run.
+            start_step: steps that were done before this start of it.
+            flop_counts: from `count_flops`; without them there is no MFU.
+            facts: from `collect_run_facts`.
+
+        Raises:
+            UserError: a tracker of the config is not installed.
+        """
+        self._every_steps, self._num_steps = config.log_every_steps, num_steps
+        self._meter = RateMeter(num_steps, flop_counts, device_peak(device, facts["precision"]), device)
+        self._rates: dict[str, float] = {}
+        self._num_skipped = 0
+        self._voice = _Voice(config, start_step, facts) if dist.get_rank() == 0 else None
+
+    def record(
+        self,
+        step: int,
+        result: StepResult,
+        learning_rate: float,
+        timing: StepTiming,
+        micro_batches: Sequence[MicroBatch],
+    ) -> dict[str, float]:
+        """Takes in step number `step` (from 1). Every rank calls it after every step.
+
+        Returns:
+            the step's metrics by name, and the rates of the last line.
+        """
+        self._meter.step(result, timing, micro_batches)
+        self._num_skipped += result.num_skipped
+        metrics = {f"train/{name}": value for name, value in result.losses.items()}
+        metrics["train/lr"] = learning_rate
+        metrics["train/grad_norm"] = result.grad_norm
+        metrics["train/skipped_samples"] = float(self._num_skipped)
+        if step % self._every_steps == 0 or step == self._num_steps:
+            self._rates = self._meter.measure(step)
+            if self._voice:
+                log_progress("train", step, self._num_steps, _line({**metrics, **self._rates}))
+                self._voice.curves(step, {**metrics, **self._rates})
+        if self._voice:
+            self._voice.ray_metrics.count_skipped(result.num_skipped)
+        return {**metrics, **self._rates}
+
+    def saved(self, checkpoint_s: float) -> None:
+        """Counts the seconds that training stood still for a checkpoint."""
+        self._meter.checkpoint(checkpoint_s)
+
+    def validation(self, step: int, result: ValidationResult, validation_s: float) -> dict[str, float]:
+        """Tells of a validation that took `validation_s`. Returns its metrics."""
+        self._meter.validation(validation_s)
+        if self._voice:
+            LOGGER.info("validation after step %d: %s", step, _validation_line(result.metrics))
+            self._voice.curves(step, result.metrics)
+            for tracker in self._voice.trackers:
+                tracker.pictures(step, {f"val/{name}": picture for name, picture in result.pictures.items()})
+        return result.metrics
+
+    def warn(self, step: int, message: str) -> None:
+        """Puts a warning into the log, the trackers and `run.json`."""
+        if self._voice:
+            self._voice.warn(step, message)
+
+    def close(self) -> None:
+        """Sends what is left, and gives up after two minutes. Nothing is told any more afterwards."""
+        voice, self._voice = self._voice, None
+        if voice:
+            voice.close()
+
+
+class _Voice:
+    """Rank 0's trackers and `run.json`, and the thread that sends them."""
+
+    def __init__(self, config: TrainConfig, start_step: int, facts: dict[str, Any]):
+        self._run_uri = storage.join(config.runs_uri, config.name)
+        self._facts = add_earlier_attempts(self._run_uri, facts)
+        tags = {key: facts[key] for key in ("data_sha256", "base_sha256")}
+        self.trackers = build_trackers(config.trackers, self._run_uri, start_step, tags)
+        self.ray_metrics = RayMetrics(config.name)
+        write_run_facts(self._run_uri, self._facts)
+        self._sent_s = -math.inf
+        self._sender: threading.Thread | None = None
+
+    def curves(self, step: int, values: dict[str, float]) -> None:
+        for tracker in [*self.trackers, self.ray_metrics]:
+            tracker.scalars(step, values)
+        if time.monotonic() - self._sent_s > _SEND_EVERY_S:
+            self._send_in_background()
+
+    def warn(self, step: int, message: str) -> None:
+        LOGGER.warning("step %d: %s", step, message)
+        self._facts["warnings"].append({"step": step, "message": message})
+        for tracker in self.trackers:
+            tracker.text(step, "warnings", message)
+
+    def close(self) -> None:
+        if self._is_sending(wait_s=_LAST_SEND_S):
+            return
+        self._send_in_background()
+        if not self._is_sending(wait_s=_LAST_SEND_S):
+            for tracker in self.trackers:
+                tracker.close()
+
+    def _send_in_background(self) -> None:
+        if not self._is_sending():
+            self._sent_s = time.monotonic()
+            self._sender = threading.Thread(target=self._send, name="curves", daemon=True)
+            self._sender.start()
+
+    def _is_sending(self, wait_s: float = 0.0) -> bool:
+        """Whether it is, after `wait_s` at most."""
+        if self._sender is None:
+            return False
+        self._sender.join(wait_s)
+        return self._sender.is_alive()
+
+    def _send(self) -> None:
+        sends: list[Callable[[], None]] = [partial(write_run_facts, self._run_uri, self._facts)]
+        for send in sends + [tracker.send for tracker in self.trackers]:
+            try:
+                send()
+            except StorageError as error:
+                LOGGER.warning("curves and run facts are sent again later: %s", error)
+
+
+def _line(metrics: dict[str, float]) -> str:
+    parts = ", ".join(
+        f"{name.removeprefix('train/loss_')} {value:.4f}"
+        for name, value in metrics.items()
+        if name.startswith("train/loss_")
+    )
+    mfu = metrics.get("throughput/mfu")
+    return " | ".join(
+        [
+            f"loss {metrics['train/loss']:.4f} ({parts})",
+            f"lr {metrics['train/lr']:.2e}",
+            f"grad norm {metrics['train/grad_norm']:.3g}",
+            f"{metrics['throughput/samples_per_s']:.2f} samples/s",
+            f"{metrics['throughput/tokens_per_s']:.0f} tokens/s",
+            f"MFU {'-' if mfu is None else f'{mfu:.1%}'}",
+            f"peak {metrics['memory/peak_gib']:.1f} GiB",
+            f"data wait {metrics['time/data_wait_share']:.1%}",
+            f"checkpoints {metrics['time/checkpoint_share']:.1%}",
+            f"{timedelta(seconds=round(metrics['time/left_s']))} left",
+        ]
+    )
+
+
+def _validation_line(metrics: dict[str, float]) -> str:
+    return ", ".join(_with_interval(name, metrics) for name in _SCORES) + f", [SEG] in {metrics['val/seg_share']:.0%}"
+
+
+def _with_interval(name: str, metrics: dict[str, float]) -> str:
+    value, low = metrics[f"val/{name}"], metrics.get(f"val/{name}_low")
+    return f"{name} {value:.3f}" + ("" if low is None else f" ({low:.3f} to {metrics[f'val/{name}_high']:.3f})")

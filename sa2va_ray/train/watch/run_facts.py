@@ -1,0 +1,128 @@
+"""`run.json` in a run's folder: what was run, on what, and each time that it was started."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sa2va_ray import storage
+from sa2va_ray.telemetry import LOGGER
+from sa2va_ray.train.checkpoints.changes import Change
+from sa2va_ray.train.config import TrainConfig
+
+FACTS_FILE = "run.json"
+
+_PACKAGES = ("torch", "ray", "deepspeed", "transformers", "peft", "sam2", "numpy", "pyarrow")
+_PACKAGE_DIR = Path(__file__).parents[2]
+
+
+def git_commit() -> str:
+    """Commit of the code, with `-dirty` where files differ from it; "unknown" outside a checkout (a job's working
+    directory has no .git; `code_sha256` tells the code there)."""
+    commit = _output("git", "-C", str(_PACKAGE_DIR), "rev-parse", "HEAD")
+    if commit is None:
+        return "unknown"
+    return f"{commit}-dirty" if _output("git", "-C", str(_PACKAGE_DIR), "status", "--porcelain") else commit
+
+
+def code_sha256() -> str:
+    """SHA-256 over the names and bytes of this package's Python files."""
+    total = hashlib.sha256()
+    for path in sorted(_PACKAGE_DIR.rglob("*.py")):
+        total.update(path.relative_to(_PACKAGE_DIR).as_posix().encode())
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def collect_run_facts(
+    config: TrainConfig,
+    *,
+    precision: str,
+    commit: str,
+    data_sha256: str,
+    base_sha256: str,
+    num_steps: int,
+    step: int,
+    changes: Sequence[Change] = (),
+) -> dict[str, Any]:
+    """Facts of a start of the run at `step`. Every rank calls it, since each tells its device; all get the same.
+
+    Args:
+        changes: settings that are others than those of the checkpoint that it goes on from.
+    """
+    devices: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(devices, torch.cuda.get_device_name() if config.use_gpu else platform.machine())
+    settings = config.model_dump(mode="json")
+    attempt = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "step": step,
+        "num_workers": dist.get_world_size(),
+        "devices": devices,
+        "driver": _driver_version() if config.use_gpu else None,
+        "git_commit": commit,
+        "code_sha256": code_sha256(),
+        "versions": _versions(),
+        "config": settings,
+        "changes": [asdict(change) for change in changes],
+    }
+    return {
+        "name": config.name,
+        "config": settings,
+        "precision": precision,
+        "seed": config.seed,
+        "num_steps": num_steps,
+        "data_sha256": data_sha256,
+        "base_sha256": base_sha256,
+        "attempts": [attempt],
+        "warnings": [],
+    }
+
+
+def add_earlier_attempts(run_uri: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """The same facts, after the attempts and warnings that the run's folder tells of."""
+    uri = storage.join(run_uri, FACTS_FILE)
+    try:
+        data = storage.read_bytes(uri)
+    except FileNotFoundError:
+        return facts
+    try:
+        earlier = json.loads(data)
+        return facts | {key: earlier[key] + facts[key] for key in ("attempts", "warnings")}
+    except (ValueError, KeyError, TypeError):
+        storage.write_bytes(f"{uri}.damaged", data)
+        LOGGER.warning("%s is damaged: it is begun anew, what it was is in %s.damaged", uri, FACTS_FILE)
+        return facts
+
+
+def write_run_facts(run_uri: str, facts: dict[str, Any]) -> None:
+    """Writes `run.json`, whole or not at all."""
+    storage.write_bytes(storage.join(run_uri, FACTS_FILE), (json.dumps(facts, indent=2) + "\n").encode())
+
+
+def _versions() -> dict[str, str | None]:
+    installed: dict[str, str | None] = {name: version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "cuda": torch.version.cuda, **installed}
+
+
+def _driver_version() -> str | None:
+    answer = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return answer.splitlines()[0] if answer else None
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints; None where it fails or is not installed."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    except FileNotFoundError:
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

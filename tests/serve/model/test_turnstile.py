@@ -1,0 +1,104 @@
+"""The turnstile before Serve's own batches, in a replica: what a test asks of it runs there."""
+
+import asyncio
+import random
+import sys
+from collections.abc import Iterator
+
+import pytest
+from ray import cloudpickle, serve
+from ray.serve.handle import DeploymentHandle
+
+from sa2va_ray.serve.model.turnstile import Turnstile
+
+MAX_MEGAPIXELS = 4
+
+
+@serve.deployment(max_ongoing_requests=2 * MAX_MEGAPIXELS)
+class Model:
+    """As the model deployment: a batch takes a while, one at a time."""
+
+    def __init__(self):
+        self._run.set_max_batch_size(MAX_MEGAPIXELS)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._turnstile = Turnstile(MAX_MEGAPIXELS)
+        self._batches: list[list[int]] = []
+
+    async def answer(self, megapixels: int) -> int:
+        async with self._turnstile.inside(megapixels):
+            return await self._run(megapixels)
+
+    @serve.batch(batch_size_fn=lambda items: sum(items) if len(items) > 1 else 1, batch_wait_timeout_s=0.002)
+    async def _run(self, questions: list[int]) -> list[int]:
+        async with self._turnstile.closed():
+            self._batches.append(questions)
+            await asyncio.sleep(0.1)
+            return questions
+
+    async def load(self, num_clients: int, num_questions: int) -> list[list[int]]:
+        """Clients who come back with their next question a while after each answer."""
+        self._begin()
+        chance = random.Random(1)
+
+        async def client() -> None:
+            for _ in range(num_questions):
+                await asyncio.sleep(chance.uniform(0, 0.1))
+                assert await self.answer(1) == 1
+
+        await asyncio.gather(*(client() for _ in range(num_clients)))
+        return self._batches
+
+    async def ask(self, questions: list[int]) -> list[list[int]]:
+        self._begin()
+        assert await asyncio.gather(*map(self.answer, questions)) == questions
+        return self._batches
+
+    async def leave(self) -> list[list[int]]:
+        """Callers who leave before their batch, while it fills, and while it runs; then those of one batch."""
+        self._begin()
+        for moment_s in (0, 0.001, 0.05):
+            tasks = [asyncio.create_task(self.answer(1)) for _ in range(MAX_MEGAPIXELS + 1)]
+            await asyncio.sleep(moment_s)
+            for task in tasks:
+                task.cancel()
+        await asyncio.wait_for(asyncio.gather(*(self.answer(1) for _ in range(MAX_MEGAPIXELS))), timeout=10)
+        return self._batches
+
+
+@pytest.fixture(scope="module")
+def model(ray_cluster, endpoint) -> Iterator[DeploymentHandle]:
+    """Beside the endpoint, so that Serve runs."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield serve.run(Model.bind(), name="turnstile", route_prefix=None)
+    serve.delete("turnstile")
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_small_batches_do_not_stay_small_under_load(model):
+    batches = model.load.remote(num_clients=12, num_questions=10).result()
+    assert sum(map(len, batches)) == 120
+    middle = batches[3:-8]  # at the end there are too few clients left
+    assert sum(map(len, middle)) / len(middle) > 0.95 * MAX_MEGAPIXELS
+
+
+def test_batches_hold_what_they_may_and_a_larger_question_goes_alone(model):
+    batches = model.ask.remote([1, 2, 9, 3, 1, 1, 2, 4]).result()
+    assert [9] in batches
+    assert all(sum(batch) <= MAX_MEGAPIXELS or batch == [9] for batch in batches)
+
+
+def test_callers_who_leave_take_no_place(model):
+    assert model.leave.remote().result()[-1] == [1] * MAX_MEGAPIXELS
+
+
+def test_a_batch_that_fails_lets_the_next_one_in():
+    async def fail() -> None:
+        turnstile = Turnstile(1)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                async with asyncio.timeout(10), turnstile.inside(1), turnstile.closed():
+                    raise ZeroDivisionError
+
+    asyncio.run(fail())

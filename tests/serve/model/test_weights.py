@@ -1,0 +1,76 @@
+"""The node's model cache: what is used stays, what nobody uses goes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sa2va_ray import storage
+from sa2va_ray.manifest import write_manifest
+from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.serve.model.weights import ModelSource, local_model
+
+USE = """
+import sys
+from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.serve.model.weights import ModelSource, local_model
+local_model(ModelSource(sys.argv[1], sys.argv[2], 0.5, CleanupConfig()), sys.argv[3])
+print("loaded", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def sources(stack, bucket_uri, tmp_path) -> list[ModelSource]:
+    """Seven small models in the store."""
+    for number in range(7):
+        folder = tmp_path / f"model{number}"
+        folder.mkdir()
+        (folder / "weights").write_text(f"{number}")
+        write_manifest(folder, {"name": f"model{number}", "threshold": 0.5}, MODEL_MANIFEST)
+        storage.upload_folder(folder, f"{bucket_uri}/{number}", last=MODEL_MANIFEST)
+    return [ModelSource.read(f"{bucket_uri}/{number}") for number in range(7)]
+
+
+def use(source: ModelSource, cache: Path) -> subprocess.Popen:
+    """A process that has the model, as a replica has, until its stdin ends."""
+    arguments = [sys.executable, "-c", USE, source.uri, source.sha256, str(cache)]
+    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "loaded\n"
+    return process
+
+
+def test_models_in_use_stay_however_many_they_are(sources, tmp_path):
+    cache = tmp_path / "cache"
+    replicas = [use(source, cache) for source in sources[:4]]
+    try:
+        for source in sources[4:]:  # each by a process that has ended when the next comes
+            use(source, cache).communicate()
+        assert all((cache / source.sha256 / "weights").is_file() for source in sources)
+    finally:
+        for replica in replicas:
+            replica.communicate()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "weights").write_text("other")
+    write_manifest(other, {"name": "other"}, MODEL_MANIFEST)
+    storage.upload_folder(other, f"{sources[0].uri}-other", last=MODEL_MANIFEST)
+    source = ModelSource.read(f"{sources[0].uri}-other")
+    use(source, cache).communicate()
+    kept = {each.name for each in cache.iterdir() if each.is_dir()}
+    assert kept == {source.sha256, *(each.sha256 for each in sources[4:])}  # the three that were used last, and it
+
+
+def test_a_model_of_another_calibration_is_another_source(stack, bucket_uri, tmp_path):
+    (tmp_path / "weights").write_text("w")
+    read = []
+    for threshold in (0.5, 0.3):
+        (tmp_path / MODEL_MANIFEST).unlink(missing_ok=True)
+        write_manifest(tmp_path, {"name": "a", "threshold": threshold}, MODEL_MANIFEST)
+        storage.upload_folder(tmp_path, bucket_uri, last=MODEL_MANIFEST)
+        read.append(ModelSource.read(bucket_uri))
+    assert read[0].sha256 == read[1].sha256
+    assert [source.threshold for source in read] == [0.5, 0.3]
+    cache = str(tmp_path / "cache")
+    assert local_model(read[0], cache) == local_model(read[1], cache)

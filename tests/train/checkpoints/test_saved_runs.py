@@ -1,0 +1,266 @@
+"""Checkpoints as files: what is of them, what is damaged, what is kept. Real files and tensors, no training."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.data.order import EpochPlan
+from sa2va_ray.manifest import MANIFEST
+from sa2va_ray.models.checkpoint import (
+    MODEL,
+    OPTIMIZER,
+    find_checkpoint,
+    list_checkpoints,
+    newest_sound,
+    open_checkpoint,
+    put_in,
+    read_saved,
+    shard_files,
+)
+from sa2va_ray.telemetry import LOGGER
+from sa2va_ray.train import trainer
+from sa2va_ray.train.checkpoints.changes import RULES, check_changes, rule_of
+from sa2va_ray.train.checkpoints.lock import LOCK_FILE
+from sa2va_ray.train.checkpoints.position import Position
+from sa2va_ray.train.checkpoints.retention import delete_old_checkpoints
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.step import AgreedError, StepResult
+from sa2va_ray.train.validation import validate
+from tests.train.saved_runs import DAMAGES, DATA_SHA256, NAMES, NUM_STEPS, damage, run_config, save, tensors_of
+
+
+@pytest.fixture
+def config(tmp_path):
+    return run_config(tmp_path / "runs")
+
+
+@pytest.fixture
+def run_uri(config):
+    return f"{config.runs_uri}/run"
+
+
+def assert_sound(uri, step):
+    with open_checkpoint(uri) as checkpoint:
+        files = [file for kind in (MODEL, OPTIMIZER) for file in shard_files(checkpoint.folder, kind)]
+        found = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    expected = tensors_of(step)
+    assert found.keys() == expected.keys()
+    assert [name for name, tensor in expected.items() if not tensor.equal(found[name])] == []
+
+
+def test_a_save_that_is_repeated_by_fewer_workers_is_read_as_it_is(tmp_path, config):
+    """The files of the four that were cut off are gone, and while they are there nobody reads them."""
+    uri = save(tmp_path / "four", 10, config, world_size=4, cut_off=True)
+    assert "model-00004-of-00004.safetensors" in storage.list_files(uri)
+    assert save(tmp_path / "two", 10, config, world_size=2) == uri
+    assert storage.list_files(uri).keys() == {*read_saved(uri).manifest["files"], MANIFEST}
+    assert len(shard_files(Path(uri), MODEL)) == 2
+    save(tmp_path / "again", 12, run_config(tmp_path / "other"), world_size=4)
+    other = tmp_path / "other/run/step_00000012/model-00001-of-00004.safetensors"
+    for stale in ("model-00001-of-00004.safetensors", "optimizer-00001-of-00004.safetensors"):
+        (Path(uri) / stale).write_bytes(other.read_bytes()[:-1])  # and cut, as a killed upload leaves it
+    assert_sound(uri, 10)
+
+
+def test_the_same_in_a_store(bucket_uri, tmp_path):
+    config = run_config(bucket_uri)
+    save(tmp_path / "four", 10, config, world_size=4, cut_off=True)
+    uri = save(tmp_path / "two", 10, config, world_size=2)
+    assert storage.list_files(uri).keys() == {*read_saved(uri).manifest["files"], MANIFEST}
+    save(tmp_path / "newer", 20, config)
+    storage.write_bytes(f"{bucket_uri}/run/step_00000020/model-00001-of-00002.safetensors", b"cut")
+    storage.write_bytes(f"{uri}/model-00003-of-00004.safetensors", b"stale")
+    assert find_checkpoint(f"{bucket_uri}/run") == uri
+
+
+@pytest.mark.parametrize("kind", [*DAMAGES, "a flipped bit of the optimizer"])
+def test_a_damaged_end_is_named_and_the_newest_sound_one_is_used(tmp_path, config, run_uri, caplog, monkeypatch, kind):
+    """By export (`find_checkpoint`) and by a run that is started again, which is not at its end then."""
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    for step in (10, 20, NUM_STEPS):
+        last = save(tmp_path / "disk", step, config)
+    assert trainer._read_newest(run_uri, config, DATA_SHA256).uri == last
+    damage(last, kind)
+    sound = run_uri + "/step_00000020"
+    for find in (lambda: find_checkpoint(run_uri), lambda: trainer._read_newest(run_uri, config, DATA_SHA256).uri):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert find() == sound
+        (named,) = {record.getMessage() for record in caplog.records if record.levelno == logging.WARNING}
+        assert f"checkpoint {last} is passed over" in named
+    assert_sound(sound, 20)
+    if "optimizer" not in kind:
+        with pytest.raises(UserError), open_checkpoint(last):  # named itself, it is refused
+            pass
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_one_in_the_middle_stops_no_save_and_is_no_newest_one(tmp_path, config, run_uri, kind):
+    for step in (5, 10, 15):
+        save(tmp_path / "disk", step, config)
+    damage(f"{run_uri}/step_00000010", kind)
+    save(tmp_path / "disk", 20, config)
+    delete_old_checkpoints(run_uri, keep_newest=2, keep_best=0, metric="val/dice")
+    left = {"step_00000015", "step_00000020"} | ({"step_00000010"} if is_seen_without_reading_all(kind) else set())
+    assert {name.partition("/")[0] for name in storage.list_files(run_uri)} == {LOCK_FILE, *left}
+    assert newest_sound(run_uri, read_saved).state.step == 20
+
+
+def is_seen_without_reading_all(kind):
+    return kind != "a flipped bit"
+
+
+def test_the_best_is_kept_where_saves_and_validations_differ(tmp_path, run_uri, config):
+    """Validated at 4, 8 and 12, saved at 5, 10 and 15: each has the score of the newest validation before it, and of
+    two with the same score the one nearest to it is kept."""
+    for step, validated, dice in ((5, 4, 0.6), (6, 4, 0.6), (10, 8, 0.5), (15, 12, 0.4)):
+        save(tmp_path / "disk", step, config, metrics={"val/dice": dice, "val/step": validated})
+    save(tmp_path / "disk", 20, config)
+    delete_old_checkpoints(run_uri, keep_newest=1, keep_best=1, metric="val/dice")
+    assert [read_saved(uri).state.step for uri in list_checkpoints(run_uri)] == [5, 20]
+
+
+@pytest.mark.parametrize("dice", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_no_number_is_not_the_best(tmp_path, run_uri, config, dice):
+    for step, score in ((5, 0.6), (10, dice), (15, 0.4), (20, dice)):
+        save(tmp_path / "disk", step, config, metrics={"val/dice": score})
+    delete_old_checkpoints(run_uri, keep_newest=1, keep_best=1, metric="val/dice")
+    assert [read_saved(uri).state.step for uri in list_checkpoints(run_uri)] == [5, 20]
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", ".", "..", "../data", "a/b", "a\\b", "a\nb", "a\n", "x\0y", "s3://a", "a" * 129]
+)
+def test_a_name_that_is_no_folder_of_runs_is_refused(config, name):
+    with pytest.raises(ValidationError, match="name"):
+        TrainConfig.model_validate(config.model_dump() | {"name": name})
+
+
+@pytest.mark.parametrize("name", ["octa-8b_v1.2", "Gefäße [fold 3] (2)", "lr=1e-4,seed=0", ".x", "a" * 128])
+def test_a_name_that_is_one_is_kept(config, name):
+    assert TrainConfig.model_validate(config.model_dump() | {"name": name}).name == name
+
+
+def test_a_run_with_damaged_checkpoints_alone_has_nothing_to_export(tmp_path, config, run_uri):
+    damage(save(tmp_path / "disk", 10, config), "a cut shard")
+    with pytest.raises(UserError, match="1 damaged ones are in it"):
+        find_checkpoint(run_uri)
+    assert trainer._read_newest(run_uri, config, DATA_SHA256) is None
+
+
+def test_a_sound_checkpoint_of_another_version_is_not_passed_over(tmp_path, config, run_uri, monkeypatch):
+    save(tmp_path / "disk", 10, config)
+    monkeypatch.setattr("tests.train.saved_runs.TrainState", lambda **values: Other(values))
+    save(tmp_path / "disk", 20, config)
+    with pytest.raises(UserError, match=r"of another version of sa2va_ray: newer_key"):
+        find_checkpoint(run_uri)
+
+
+class Other(dict):
+    def model_dump(self):
+        return {**self, "newer_key": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "message"),
+    [
+        (NAMES[1:], (3, 5), r"1 trained tensors are missing \['layer_0.weight'\]"),
+        ([*NAMES, "layer_9.weight"], (3, 5), r"1 are unknown \['layer_9.weight'\]"),
+        (NAMES, (3, 4), "7 have another shape"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(names, shape, message):
+    model = torch.nn.ModuleDict({f"layer_{number}": torch.nn.Linear(5, 3) for number in range(7)})
+    for layer in model.values():
+        layer.bias.requires_grad_(False)
+    with pytest.raises(UserError, match=message):
+        put_in(model, {name: torch.ones(shape) for name in names}, "checkpoint")
+    put_in(model, {name: torch.ones(3, 5) for name in NAMES}, "checkpoint")
+    assert all(bool((layer.weight == 1).all()) for layer in model.values())
+
+
+def test_samples_that_were_left_out_before_a_restart_are_named_after_it(tmp_path, config):
+    """In the error that ends the run, which may come days later."""
+    state = read_saved(save(tmp_path / "disk", 10, config, skipped_samples=2, bad_ids=["a", "b"])).state
+    position = Position.of(state)
+    assert position.fields_of_state()["bad_ids"] == ["a", "b"]
+    plan = EpochPlan(
+        num_samples=9, repeats=10, seed=0, epoch=0, global_batch_size=4, micro_batch_size=4, rank=0, world_size=1
+    )
+    result = StepResult({}, num_samples=3, num_skipped=1, skipped_ids=["c"], num_tokens=1, grad_norm=1.0)
+    changed = config.model_copy(update={"max_skipped_samples": 2})
+    with pytest.raises(AgreedError, match=r"3 samples were left out .* Bad were a, b, c"):
+        Position.of(state).advance(plan, result, changed)
+    assert state.bad_ids == ["a", "b"]
+
+
+def test_a_validation_that_fails_leaves_the_modules_as_they_were():
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout())
+    model[1].eval()
+    paused = validate._paused(model)
+    paused.__enter__()
+    assert not any(module.training for module in model.modules())
+    error = AgreedError("a sample that cannot be decoded")
+    assert not paused.__exit__(AgreedError, error, None)
+    assert [module.training for module in model.modules()] == [True, True, False]
+
+
+REFUSED = [
+    (["optim.lr=0.5"], "optim.lr was 0.001, is 0.5", False),
+    (["optim.weight_decay=0.5"], "optim.weight_decay was", False),
+    (["loss.mask_weight=7"], "loss.mask_weight was 3.0, is 7.0", False),
+    (["pipeline.augment.elastic_probability=0.9"], "pipeline.augment.elastic_probability was", False),
+    (["model.trainable.lora_rank=3"], r"model.trainable.lora_rank was \d+, is 3", True),
+    (["model.architecture.extra=1"], "model.architecture.extra was not given, is 1", True),
+    (["repeats=77"], r"repeats was \d+, is 77", True),
+    (["num_epochs=9"], "num_epochs was 1, is 9", True),
+    (["seed=5"], "seed was 0, is 5", True),
+    (["global_batch_size=12"], r"global_batch_size was \d+, is 12", True),
+    (["precision=bf16"], "precision was fp32, is bf16", True),
+]
+
+
+@pytest.mark.parametrize(("settings", "message", "is_fixed"), REFUSED)
+def test_a_finished_run_is_not_started_again_with_other_settings(
+    tmp_path, config, run_uri, settings, message, is_fixed
+):
+    """Refused by name and with both values; while it is not finished, what is not fixed is taken and told."""
+    save(tmp_path / "disk", 20, config)
+    changed = run_config(config.runs_uri, *settings)
+    if is_fixed:
+        with pytest.raises(UserError, match=message):
+            trainer._read_newest(run_uri, changed, DATA_SHA256)
+    else:
+        (change,) = check_changes(trainer._read_newest(run_uri, changed, DATA_SHA256), changed, DATA_SHA256)
+        assert change.key == settings[0].partition("=")[0]
+    save(tmp_path / "disk", NUM_STEPS, config)
+    with pytest.raises(UserError, match=message):
+        trainer._read_newest(run_uri, changed, DATA_SHA256)
+
+
+@pytest.mark.parametrize("step", [20, NUM_STEPS])
+def test_other_data_are_refused_and_how_it_is_run_is_free(tmp_path, config, run_uri, step):
+    save(tmp_path / "disk", step, config)
+    with pytest.raises(UserError, match="data_uri was dddddddddddd, is eeeeeeeeeeee"):
+        trainer._read_newest(run_uri, config, "e" * 64)
+    is_open = run_config(config.runs_uri, "strategy=auto", "use_gpu=null", "precision=auto")
+    assert check_changes(trainer._read_newest(run_uri, is_open, DATA_SHA256), is_open, DATA_SHA256) == []
+    free = run_config(config.runs_uri, "data_uri=moved", "num_workers=3", "save_every_steps=7", "micro_batch_size=1")
+    assert trainer._read_newest(run_uri, free, DATA_SHA256).state.step == step
+
+
+def test_each_setting_has_a_rule_and_each_rule_a_setting(config):
+    """A new key has to be decided on."""
+    assert {key.partition(".")[0] for key in RULES} == set(type(config).model_fields)
+    values = config.model_dump()
+    for key in RULES:
+        value = values
+        for part in key.split("."):
+            value = value[part]
+    assert rule_of("pipeline.augment.elastic_probability") is RULES["pipeline"]

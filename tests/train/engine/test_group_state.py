@@ -1,0 +1,85 @@
+"""The state of groups as two ranks see it that share a small model by ZeRO-2 and by ZeRO-3."""
+
+import json
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.engine.deepspeed import build_engine
+from sa2va_ray.train.engine.group_state import group_states
+
+STEPS = 3
+
+
+class Toy(nn.Module):
+    """Sizes that two ranks cannot share evenly, and a group that its own forward keeps from learning."""
+
+    dtype = torch.float32
+
+    def __init__(self):
+        super().__init__()
+        self.mlp1 = nn.Linear(7, 3)
+        self.text_hidden_fcs = nn.Linear(3, 1)
+        self.frozen = nn.Linear(7, 7).requires_grad_(False)
+        # What `build_engine` looks for; empty here.
+        self.vision_model = nn.Identity()
+        self.grounding_encoder = nn.Module()
+        self.grounding_encoder.sam2_model = nn.Module()
+        self.grounding_encoder.sam2_model.image_encoder = nn.Identity()
+        self.language_model = nn.Module()
+        self.language_model.model = nn.Module()
+        self.language_model.model.layers = nn.ModuleList()
+
+    def forward(self, x):
+        return self.mlp1(self.frozen(x)).square().mean() + 0.0 * self.text_hidden_fcs(torch.zeros(1, 3)).sum()
+
+
+def follow(rank: int, folder: str) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    for strategy in ("zero2", "zero3"):
+        config = TrainConfig(
+            name="n", data_uri="d", runs_uri="r", model={"architecture": {}}, use_gpu=False, strategy=strategy
+        )
+        torch.manual_seed(0)
+        engine = build_engine(Toy(), config, "fp32")
+        states = [group_states(engine, has_stepped=False)]
+        for step in range(STEPS):
+            engine.backward(engine(torch.full((2, 7), float(rank + step))))
+            engine.step()
+            states.append(group_states(engine, has_stepped=True))
+        told = [{group: (state.checksum, state.squares) for group, state in each.items()} for each in states]
+        with open(f"{folder}/{strategy}-{rank}.json", "w") as file:
+            json.dump(told, file)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.set_forkserver_preload(
+        ["sa2va_ray.train.engine.deepspeed"]
+    )  # both ranks fork from one process that has imported it
+    mp.start_processes(follow, (str(folder),), nprocs=2, start_method="forkserver")
+    return lambda strategy, rank: json.loads((folder / f"{strategy}-{rank}.json").read_text())
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_what_learns_and_what_does_not(told, strategy):
+    states = told(strategy, 0)
+    assert told(strategy, 1) == states
+    assert set(states[0]) == {"projector", "text_hidden_fcs"}
+    projector = [state["projector"] for state in states]
+    assert len({checksum for checksum, _ in projector}) == 1 + STEPS
+    assert [squares for _, squares in projector] == sorted({squares for _, squares in projector})
+    assert projector[0][1] == 0.0
+    assert [state["text_hidden_fcs"][1] for state in states] == [0.0] * (1 + STEPS)
+
+
+def test_the_checksum_does_not_depend_on_how_the_weights_are_shared(told):
+    assert told("zero2", 0)[0]["projector"][0] == told("zero3", 0)[0]["projector"][0]

@@ -1,0 +1,191 @@
+"""The plan against what is counted on real models, and its decisions."""
+
+import re
+
+import pytest
+import torch
+
+from sa2va_ray.config import UserError
+from sa2va_ray.models.build import ModelConfig, build_model
+from sa2va_ray.models.lora import make_trainable
+from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE
+from sa2va_ray.models.sa2va.grounding_sam2 import GroundingEncoder
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.plan import activations
+from sa2va_ray.train.plan.activations import SampleSize
+from sa2va_ray.train.plan.memory import choose_strategy, plan_memory
+from sa2va_ray.train.plan.sizes import read_model_facts
+from sa2va_ray.train.plan.table import GIB, render_plan
+
+DEMO = "jobs/configs/demo.yaml"
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def config() -> TrainConfig:
+    """Small, with the ratios of the real language model."""
+    heads = "num_attention_heads: 7, num_key_value_heads: 1"
+    llm = f"{{hidden_size: 448, num_hidden_layers: 2, {heads}, intermediate_size: 2368}}"
+    sizes = [f"model.architecture.llm_config={llm}", "model.architecture.grounding_config.image_size=64"]
+    trainable = ["model.trainable.image_encoder=frozen", "model.trainable.lora_rank=16"]
+    return TrainConfig.load([DEMO, *sizes, *trainable, "use_gpu=true", "num_workers=4"])
+
+
+@pytest.fixture(scope="module")
+def facts(config):
+    return read_model_facts(config.model, torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    return _trainable_model(config.model)
+
+
+def test_facts_are_those_of_the_model_that_is_built(facts, model):
+    parameters = list(model.parameters())
+    assert facts.num_parameters == sum(p.numel() for p in parameters)
+    assert facts.num_trained == sum(p.numel() for p in parameters if p.requires_grad)
+    assert {p.dtype for p in parameters} == {facts.dtype}
+    groups = {group.name: group for group in facts.groups}
+    assert groups["projector"].num_parameters == groups["projector"].num_trained
+    assert groups["vision encoder"].num_trained == groups["language model head"].num_trained == 0
+    assert groups["new-token rows"].num_trained == 2 * 5 * 448
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_activations_of_the_language_model_are_what_it_keeps(config, dropout):
+    """What a CPU keeps: its dropout keeps masks in the model's dtype, where a GPU's keeps bytes."""
+    adapted = ModelConfig.parse(config.model.model_dump() | {"trainable": {"lora_rank": 16, "lora_dropout": dropout}})
+    model, facts, num_tokens = _trainable_model(adapted), read_model_facts(adapted, torch.bfloat16), 500
+    inputs = torch.randn(1, num_tokens, 448, dtype=torch.bfloat16, requires_grad=True)
+    kept = _kept_bytes(model, lambda: model.language_model.model(inputs_embeds=inputs, use_cache=False))
+    planned = activations.language_model_bytes(facts, num_tokens, checkpointing=False)
+    if dropout:
+        planned += 2 * num_tokens * (5 * 448 + 448 + 2368)
+    assert planned == pytest.approx(kept, rel=0.1)
+
+
+def test_with_checkpointing_only_inputs_of_layers_are_kept(facts, model):
+    inputs = torch.randn(1, 500, 448, dtype=torch.bfloat16, requires_grad=True)
+    model.language_model.activation_checkpointing_enable({"use_reentrant": False})
+    kept = _kept_bytes(model, lambda: model.language_model.model(inputs_embeds=inputs, use_cache=False))
+    model.language_model.activation_checkpointing_disable()
+    # Beside the inputs and the last norm: the tables of the rotary embedding.
+    assert activations.language_model_bytes(facts, 500, checkpointing=True) == pytest.approx(kept, rel=0.15)
+
+
+def test_activations_of_the_mask_decoder_are_what_it_keeps(facts):
+    """The decoder of hiera-large behind a small trunk, for one object and for three."""
+    facts = _with_sam2(facts, {**HIERA_LARGE, "image_size": 512})
+    encoder = GroundingEncoder(_with_small_trunk(facts.architecture.grounding_config)).bfloat16()
+    encoder.requires_grad_(False)
+    encoder.sam2_model.sam_mask_decoder.requires_grad_(True)
+    image = torch.randn(1, 3, 512, 512, dtype=torch.bfloat16)
+    for num_objects in (1, 3):
+        prompts = torch.randn(num_objects, 256, dtype=torch.bfloat16, requires_grad=True)
+        index = torch.zeros(num_objects, dtype=torch.int64)
+        kept = _kept_bytes(encoder, lambda p=prompts, i=index: encoder(image, p, i))
+        assert activations.mask_decoder_bytes(facts, 1, num_objects) == pytest.approx(kept, rel=0.1)
+
+
+def test_states_follow_the_zero_paper(facts, config):
+    """In bytes a value, of weights w, gradients g, optimizer o: zero2 w + (g + o) / N, zero3 (w + g + o) / N."""
+    plans = {
+        s: plan_memory(facts, config.model_copy(update={"strategy": s})) for s in ("zero2", "zero3", "zero3_offload")
+    }
+    weights = {s: plan.gpu["frozen weights"] + plan.gpu["trained weights"] for s, plan in plans.items()}
+    assert weights["zero2"] == pytest.approx(2 * facts.num_parameters, rel=1e-5)
+    assert weights["zero3"] == pytest.approx(2 * facts.num_parameters / 4, rel=1e-5)
+    for strategy in ("zero2", "zero3"):
+        assert plans[strategy].gpu["gradients"] == pytest.approx(2 * facts.num_trained / 4, rel=1e-5)
+        assert plans[strategy].gpu["optimizer state"] == pytest.approx(12 * facts.num_trained / 4, rel=1e-5)
+    offload = plans["zero3_offload"]
+    assert weights["zero3_offload"] == offload.gpu["optimizer state"] == offload.gpu["gradients"] == 0
+    assert offload.host["offloaded weights"] == 2 * facts.num_parameters
+    assert offload.host["offloaded gradients and optimizer state"] == 18 * facts.num_trained
+
+
+def test_a_checkpoint_is_three_floats_for_each_trained_value(facts, config):
+    assert plan_memory(facts, config).checkpoint_bytes == 12 * facts.num_trained
+
+
+def test_auto_takes_the_fastest_strategy_that_fits(facts, config):
+    peaks = {s: plan_memory(facts, config.model_copy(update={"strategy": s})).peak_bytes for s in ("zero2", "zero3")}
+    assert choose_strategy(facts, config, 24 * GIB) == "zero2"
+    # This model is so small that what ZeRO-3 gathers is all of it.
+    assert peaks["zero2"] < peaks["zero3"]
+    auto = config.model_copy(update={"strategy": "auto"})
+    assert plan_memory(facts, auto, gpu_bytes=24 * GIB).strategy == "zero2"
+    assert plan_memory(facts, auto).strategy == "zero3"
+
+
+def test_auto_goes_on_to_what_is_smaller(config):
+    """A model whose weights are large, beside what ZeRO-3 gathers of it."""
+    large = config.model.model_dump()
+    large["architecture"]["llm_config"] |= {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}
+    large["architecture"]["llm_config"] |= {"num_attention_heads": 28, "num_key_value_heads": 4}
+    facts = read_model_facts(ModelConfig.parse(large), torch.bfloat16)
+    size = SampleSize(num_tokens=300, num_tiles=1)
+    assert [choose_strategy(facts, config, gib * GIB, size) for gib in (40, 14, 8)] == [
+        "zero2",
+        "zero3",
+        "zero3_offload",
+    ]
+    with pytest.raises(
+        UserError, match=r"(?s)No strategy fits into 2\.8 GiB .*zero3_offload \d.*activation_checkpointing"
+    ):
+        choose_strategy(facts, config, 3 * GIB, size)
+
+
+def test_the_longest_sequence_is_what_is_planned_for(facts, config):
+    short = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"max_length": 512})})
+    assert plan_memory(facts, config).size.num_tokens == 4096
+    assert plan_memory(facts, short).peak_bytes < plan_memory(facts, config).peak_bytes
+
+
+def test_the_table_says_all_and_its_parts_add_up(facts, config):
+    plan = plan_memory(facts, config, gpu_bytes=24 * GIB, num_samples=100, free_bytes=MIB)
+    text = render_plan(plan)
+    assert f"{facts.num_parameters:,}" in text
+    assert f"{100 * facts.num_trained / facts.num_parameters:.2f} %" in text
+    assert "100 samples x 16 repeats x 1 epochs = 400 steps" in text
+    assert "NOT ENOUGH" in text
+    peak = float(re.search(r"peak +([\d.]+) GiB of 24\.00 GiB: fits", text)[1])
+    lines = text[text.index("memory of each") : text.index("  peak")].splitlines()[1:]
+    assert sum(float(line.split()[-2]) for line in lines) == pytest.approx(peak, abs=0.005 * (len(lines) + 1))
+
+
+def _trainable_model(config: ModelConfig):
+    model, processor = build_model(config, torch.bfloat16)
+    make_trainable(model, processor, config.trainable)
+    return model
+
+
+def _kept_bytes(model, forward) -> int:
+    """What a forward pass keeps for the backward pass, weights not counted."""
+    weights, sizes = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    assert result is not None  # alive until here, as in a training step
+    return sum(sizes.values())
+
+
+def _with_sam2(facts, grounding_config):
+    architecture = type(facts.architecture)(grounding_config=grounding_config)
+    return type(facts)(**{**vars(facts), "architecture": architecture})
+
+
+def _with_small_trunk(grounding_config):
+    small = {"embed_dim": 16, "num_heads": 1, "stages": [1, 1, 2, 1], "global_att_blocks": [3]}
+    return {
+        **grounding_config,
+        "trunk": {**grounding_config["trunk"], **small},
+        "neck": {**grounding_config["neck"], "backbone_channel_list": [128, 64, 32, 16]},
+    }
