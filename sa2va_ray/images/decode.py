@@ -7,9 +7,6 @@ Files are checked before they are decoded, those that are cut off are refused, a
 import io
 import logging
 import struct
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -23,6 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from sa2va_ray.images import codestreams, png, tiff
+from sa2va_ray.images.checks import check_num_pixels, codec_errors, is_dicom
 from sa2va_ray.models.sa2va.pixels_sa2va import (
     ImageError,
     check_finite,
@@ -46,15 +44,6 @@ _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
 }
 _COLOUR_MODES = ("RGB", "RGBA")
 _PADDED = 4  # how many times the pixels of the largest image all tiles of a TIFF may have
-_BROKEN_DATA = (  # what decoders raise for it; others, like `MemoryError`, tell something else
-    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError),
-    *(TypeError, ValueError, cv2.error, struct.error, zlib.error),
-)
-
-
-def is_dicom(data: bytes) -> bool:
-    """Whether a file begins as DICOM files do."""
-    return data[128:132] == b"DICM"
 
 
 def read_size(data: bytes) -> tuple[int, int]:
@@ -121,40 +110,6 @@ def to_png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def check_num_pixels(height: int, width: int, max_pixels: int) -> None:
-    """Raises `ImageError` if an image is empty or has more than `max_pixels`."""
-    if not 0 < height * width <= max_pixels:
-        raise ImageError(
-            "image_too_large",
-            f"The image says it has {width} x {height} px; 1 to {max_pixels} px are decoded. Make it smaller, or raise "
-            "the limit.",
-        )
-
-
-@contextmanager
-def codec_errors(*more: type[Exception]) -> Iterator[None]:
-    """Turns what a decoder raises for broken data into `ImageError`. Goes around calls of decoders and nothing else, so
-    that a fault of this program keeps its own name.
-
-    Args:
-        more: exceptions that the decoder has of its own.
-    """
-    try:
-        yield
-    except ImageError:
-        raise
-    except Image.DecompressionBombError:
-        raise ImageError(
-            "image_too_large",
-            f"The image is larger than Pillow decodes here (Image.MAX_IMAGE_PIXELS, "
-            f"{Image.MAX_IMAGE_PIXELS}); make it smaller.",
-        ) from None
-    except _BROKEN_DATA + more:
-        raise ImageError(
-            "image_unreadable", "The image file is broken, cut off, or of a kind that is not read; save it as PNG."
-        ) from None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pydicom.filereader import read_dataset
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from sa2va_ray.images.decode import check_num_pixels, codec_errors, is_dicom
+from sa2va_ray.images.checks import check_num_pixels, codec_errors, is_dicom
 from sa2va_ray.images.dicom_pixels import GREYS, PALETTE, Layout, is_padding, read_layout, read_padding, read_stored
 from sa2va_ray.images.dicom_view import View, read_view
 from sa2va_ray.models.sa2va.pixels_sa2va import ImageError, to_8_bits, to_grey

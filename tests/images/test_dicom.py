@@ -29,8 +29,9 @@ from pydicom.uid import (
     XRayAngiographicImageStorage,
 )
 
+from sa2va_ray.images.checks import is_dicom
 from sa2va_ray.images.decode import ImageError, decode_image_bytes
-from sa2va_ray.images.dicom import DicomFacts, decode_frame, is_dicom, read_facts
+from sa2va_ray.images.dicom import DicomFacts, decode_frame, read_facts
 
 MAX_PIXELS = 10_000
 RANDOM = np.random.default_rng(0)

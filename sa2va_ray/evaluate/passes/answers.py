@@ -20,7 +20,8 @@ from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image
 from sa2va_ray.evaluate.config import PassConfig
 from sa2va_ray.evaluate.subjects import Split, Subject
-from sa2va_ray.images.decode import ImageError, codec_errors
+from sa2va_ray.images.checks import codec_errors
+from sa2va_ray.images.decode import ImageError
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.metrics import quantise
 from sa2va_ray.predict.load import load_predictor

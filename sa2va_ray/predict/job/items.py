@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
 from sa2va_ray import storage
-from sa2va_ray.images.decode import ImageError, decode_image_bytes, is_dicom, to_png
+from sa2va_ray.images.checks import is_dicom
+from sa2va_ray.images.decode import ImageError, decode_image_bytes, to_png
 from sa2va_ray.manifest import sha256_of_file
 from sa2va_ray.predict.job.sources import Source
 

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from sa2va_ray.config import UserError
-from sa2va_ray.images.decode import ImageError, is_dicom
+from sa2va_ray.images.checks import is_dicom
+from sa2va_ray.images.decode import ImageError
 from sa2va_ray.prepare.records import LabelFile, Rejected
 from sa2va_ray.prepare.sources.folder import Folder, group_by, key_of, kind_of, label_keys
 from sa2va_ray.prepare.sources.items import Item, SourceOptions

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from sa2va_ray.images.decode import ImageError, check_num_pixels, decode_image_bytes, read_size
+from sa2va_ray.images.checks import check_num_pixels
+from sa2va_ray.images.decode import ImageError, decode_image_bytes, read_size
 from sa2va_ray.serve.problems import Problem
 
 _STATUS = {"image_too_large": (413, "Image too large"), "image_unreadable": (415, "Not an image")}
