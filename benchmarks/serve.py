@@ -49,8 +49,7 @@ from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack, free_port
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.export.model_files import write_model_files
 from sa2va_ray.export.weights import write_weights
-from sa2va_ray.manifest import write_manifest
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import write_model_manifest
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query
 from sa2va_ray.serve.config import ServeArgs
@@ -129,7 +128,7 @@ def _random_model(folder: Path, size: str) -> str:
     tensors = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     write_weights(folder, shapes, lambda name: tensors[name].to("cpu", torch.bfloat16), "own", max_shard_gib=4)
-    write_manifest(folder, {"name": f"random-{size}"}, MODEL_MANIFEST)
+    write_model_manifest(folder, {"name": f"random-{size}"})
     return str(folder)
 
 

@@ -5,7 +5,7 @@ import pytest
 from sa2va_ray.config import UserError
 from sa2va_ray.export.target import check_target
 from sa2va_ray.manifest import MANIFEST, DamagedError, digest, read_manifest, verify_files, write_manifest
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST
 from sa2va_ray.predict.load import load_predictor
 
 

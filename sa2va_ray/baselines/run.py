@@ -11,8 +11,8 @@ from sa2va_ray.baselines.filter_fitting import fit_filter
 from sa2va_ray.baselines.unet_training import train_unet
 from sa2va_ray.cluster import check_paths
 from sa2va_ray.config import UserError
-from sa2va_ray.manifest import digest, read_manifest, write_manifest
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.manifest import digest, read_manifest
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, write_model_manifest
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
 
@@ -48,7 +48,7 @@ def fit_baseline(config: BaselineConfig) -> str:
         local = Path(folder)
         for name, content in fitted.files.items():
             (local / name).write_bytes(content)
-        model_sha256 = write_manifest(local, facts, MODEL_MANIFEST)
+        model_sha256 = write_model_manifest(local, facts)
         storage.delete_folder(config.out)
         storage.upload_folder(local, config.out, last=MODEL_MANIFEST)
     LOGGER.info("%s: %s, threshold %.3f, model %s", config.kind, config.out, fitted.threshold, model_sha256[:12])

@@ -8,7 +8,7 @@ from typing import Any
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest, to_json
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
 from sa2va_ray.predict.facts import ModelFacts
 from sa2va_ray.telemetry import LOGGER
 
@@ -56,7 +56,7 @@ class Subject:
         Raises:
             UserError: no manifest, without which nothing is known of what the model was trained on; or missing files.
         """
-        return cls(uri, read_manifest(uri, MODEL_MANIFEST, what="exported model"))
+        return cls(uri, read_model_manifest(uri))
 
     @property
     def model(self) -> ModelFacts:

@@ -33,9 +33,10 @@ from sa2va_ray.export.target import (
 )
 from sa2va_ray.export.upstream_config import check_fits_upstream
 from sa2va_ray.export.weights import write_weights
-from sa2va_ray.manifest import digest, read_manifest, to_json, write_manifest
+from sa2va_ray.manifest import digest, read_manifest, to_json
 from sa2va_ray.models.checkpoint import OPTIMIZER, Checkpoint, build_base, find_checkpoint, open_checkpoint
-from sa2va_ray.models.loading.load import MODEL_MANIFEST, local_copy
+from sa2va_ray.models.loading.load import local_copy
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest, write_model_manifest
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress, log_result
 
@@ -83,7 +84,7 @@ def _verify(config: ExportConfig, uri: str) -> str:
         raise_for_failed(checks, uri)
         if config.hub_repo:
             _upload(folder, config)
-        model_sha256 = digest(read_manifest(str(folder), MODEL_MANIFEST))
+        model_sha256 = digest(read_model_manifest(folder))
     log_result(uri, "jobs.evaluate", f"model={uri}", "data=DATA", "out=EVALUATION")
     return model_sha256
 
@@ -122,7 +123,7 @@ def _write_and_check(folder: Path, config: ExportConfig, checkpoint: Checkpoint)
         "changes": changes["modules"],
     }
     write_card(folder, checkpoint, facts)
-    model_sha256 = write_manifest(folder, facts, MODEL_MANIFEST)
+    model_sha256 = write_model_manifest(folder, facts)
     result = check_folder(folder)
     log_progress("export", 3, _NUM_STAGES, "the folder was loaded again")
     checks = [*result.checks, *check_changes(changes), *check_answers(result.answers, unmerged.answers)]
@@ -169,7 +170,7 @@ def _write_model(folder: Path, config: ExportConfig, checkpoint: Checkpoint) -> 
 
 def _upload(folder: Path, config: ExportConfig) -> None:
     assert config.hub_repo is not None
-    names = [*read_manifest(str(folder), MODEL_MANIFEST)["files"], MODEL_MANIFEST]
+    names = [*read_model_manifest(folder)["files"], MODEL_MANIFEST]
     try:
         url = upload_to_hub(folder, names, config.hub_repo, config.hub_private)
     except UserError as error:

@@ -12,9 +12,9 @@ from sa2va_ray.config import UserError
 from sa2va_ray.export.merge import STORED_DTYPE
 from sa2va_ray.manifest import parse_manifest
 from sa2va_ray.models.build import ModelConfig, random_architecture
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
 from sa2va_ray.models.loading.place import build_empty_model
 from sa2va_ray.models.loading.source_folder import read_source_folder
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST
 from sa2va_ray.storage import PARTIAL
 
 _GIB = 2**30

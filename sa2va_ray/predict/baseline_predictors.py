@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sa2va_ray import storage
-from sa2va_ray.manifest import digest, read_manifest, verify_files
+from sa2va_ray.manifest import digest, verify_files
 from sa2va_ray.models.baselines.unet import Unet, UnetConfig, resize_maps, to_square
 from sa2va_ray.models.baselines.vessel_filter import FittedFilter
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
 from sa2va_ray.models.loading.place import check_finite
+from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_masks
 from sa2va_ray.predict.predictor import Prediction, Query, rgb_images
 
@@ -47,7 +47,7 @@ class BaselinePredictor(ABC):
         Raises:
             UserError: no model, or a damaged one.
         """
-        manifest = read_manifest(uri, MODEL_MANIFEST, what="baseline")
+        manifest = read_model_manifest(uri, what="baseline")
         with _local_copy(uri) as folder:
             verify_files(folder, manifest)
             return cls._load(folder, manifest, device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sa2va_ray.manifest import digest, read_manifest
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.manifest import digest
+from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.predict.cleanup import CleanupConfig
 
 _THRESHOLD = 0.5  # upstream's, for models that were never calibrated
@@ -43,4 +43,4 @@ def read_model_facts(uri: str) -> ModelFacts:
     Raises:
         UserError: no exported model, or one with files missing.
     """
-    return ModelFacts.from_manifest(read_manifest(uri, MODEL_MANIFEST, what="exported model"))
+    return ModelFacts.from_manifest(read_model_manifest(uri))

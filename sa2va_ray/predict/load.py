@@ -5,8 +5,7 @@ from typing import Protocol
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.manifest import read_manifest
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
 from sa2va_ray.predict.baseline_predictors import UnetPredictor, VesselFilterPredictor
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
@@ -58,4 +57,4 @@ def load_predictor(uri: str, device: str | None = None) -> Predictor:
 def _kind(uri: str) -> str:
     if not storage.exists(storage.join(uri, MODEL_MANIFEST)):
         return "sa2va"
-    return read_manifest(uri, MODEL_MANIFEST, what="model").get("kind", "sa2va")
+    return read_model_manifest(uri, what="model").get("kind", "sa2va")

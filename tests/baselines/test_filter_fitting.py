@@ -14,10 +14,9 @@ from sa2va_ray.baselines.run import fit_baseline
 from sa2va_ray.config import UserError
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
-from sa2va_ray.manifest import read_manifest
 from sa2va_ray.metrics import overlap_metrics
 from sa2va_ray.models.baselines.vessel_filter import FilterConfig, FittedFilter, filter_response
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query
 
@@ -63,7 +62,7 @@ def test_the_threshold_is_the_best_on_the_training_images(filter_uri, train_samp
     assert len(levels) > 20
     best = max(dice(threshold) for threshold in (levels[1:] + levels[:-1]) / 2)
     assert dice(predictor.threshold) == pytest.approx(best, abs=1e-12)
-    manifest = read_manifest(filter_uri, MODEL_MANIFEST)
+    manifest = read_model_manifest(filter_uri)
     assert manifest["train_metrics"]["dice"] == pytest.approx(best, abs=1e-12)
     assert manifest["kind"] == "vessel_filter"
 

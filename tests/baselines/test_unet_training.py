@@ -19,7 +19,7 @@ from sa2va_ray.data.sample import decode_image, object_masks
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.metrics import overlap_metrics
 from sa2va_ray.models.baselines.unet import Unet, UnetConfig
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
 from sa2va_ray.predict.baseline_predictors import UnetPredictor
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query
@@ -73,7 +73,7 @@ def mean_dice(predictor: UnetPredictor, samples: list[dict]) -> float:
 
 def test_it_learns(unet_uri, prepared_uri, held_out):
     torch.manual_seed(0)
-    manifest = read_manifest(unet_uri, MODEL_MANIFEST)
+    manifest = read_model_manifest(unet_uri)
     untrained = UnetPredictor(Unet(NETWORK), NETWORK.image_size, "cpu", manifest)
     trained = load_predictor(unet_uri)
     # All vessel has a Dice of about 0.2 here, which an untrained network can reach by saying yes everywhere.
@@ -81,7 +81,7 @@ def test_it_learns(unet_uri, prepared_uri, held_out):
 
 
 def test_the_manifest_says_what_it_was_made_from(unet_uri, prepared_uri):
-    manifest, data = read_manifest(unet_uri, MODEL_MANIFEST), read_manifest(prepared_uri)
+    manifest, data = read_model_manifest(unet_uri), read_manifest(prepared_uri)
     assert (manifest["kind"], manifest["trained_splits"], manifest["threshold"]) == ("unet", ["train"], 0.5)
     assert manifest["data_sha256"] == digest(data)
     assert manifest["train_counts"] == data["counts"]["train"]
@@ -91,13 +91,13 @@ def test_the_manifest_says_what_it_was_made_from(unet_uri, prepared_uri):
 
 def test_the_same_data_and_config_give_the_same_weights(short_uri, prepared_uri, bucket_uri):
     again = fit(prepared_uri, bucket_uri, "unet.num_epochs=1")
-    assert again == digest(read_manifest(short_uri, MODEL_MANIFEST))
+    assert again == digest(read_model_manifest(short_uri))
 
 
 def test_two_workers_train_on_the_same_steps_as_one(short_uri, prepared_uri, bucket_uri):
     """Nine samples in steps of 4, 4 and 1: the last has nothing for one of the workers."""
     fit(prepared_uri, bucket_uri, "unet.num_epochs=1", "unet.num_workers=2")
-    alone, shared = (read_manifest(uri, MODEL_MANIFEST)["train_metrics"]["loss"] for uri in (short_uri, bucket_uri))
+    alone, shared = (read_model_manifest(uri)["train_metrics"]["loss"] for uri in (short_uri, bucket_uri))
     # The mean over all nine samples; sums in another order change the weights by rounding only.
     assert shared == pytest.approx(alone, rel=1e-3)
 

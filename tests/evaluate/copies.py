@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from sa2va_ray import storage
 from sa2va_ray.data.sample import SCHEMA
 from sa2va_ray.manifest import MANIFEST, write_manifest
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST
 
 
 def copy_data(uri: str, folder: Path, split: str, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> str:

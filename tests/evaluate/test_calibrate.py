@@ -16,7 +16,7 @@ from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS
 from sa2va_ray.evaluate.subjects import Split, Subject
 from sa2va_ray.manifest import digest
 from sa2va_ray.metrics import THRESHOLDS, overlap_metrics
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query

@@ -13,9 +13,9 @@ from PIL import Image
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.demo.stack import SCRIPTS_DIR
-from sa2va_ray.manifest import read_manifest
 from sa2va_ray.models.checkpoint import find_checkpoint, load_trained_model
-from sa2va_ray.models.loading.load import MODEL_MANIFEST, load_model
+from sa2va_ray.models.loading.load import load_model
+from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 
@@ -72,7 +72,7 @@ def image():
 
 
 def test_the_folder_is_complete(exported_uri):
-    manifest = read_manifest(exported_uri, MODEL_MANIFEST)
+    manifest = read_model_manifest(exported_uri)
     code = {f"{part}_sa2va.py" for part in ("configuration", "modeling", "generation", "processing", "pixels")}
     assert code | {"grounding_sam2.py", "model.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(
         manifest["files"]

@@ -20,8 +20,9 @@ from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.export.run import export
 from sa2va_ray.manifest import digest, read_manifest, write_manifest
 from sa2va_ray.models.checkpoint import load_trained_model
-from sa2va_ray.models.loading.load import MODEL_MANIFEST, load_model
+from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.loading.weight_files import open_folder
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
 from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
 
 pytestmark = pytest.mark.soak
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_facts_and_shards_of_a_folder(exported: Path, checkpoint: Path):
-    manifest = read_manifest(str(exported), MODEL_MANIFEST)
+    manifest = read_model_manifest(exported)
     assert sum(name.startswith("model-0000") for name in manifest["files"]) == 3
     assert all(entry["size"] < 2.2 * 2**20 for name, entry in manifest["files"].items() if name.startswith("model-"))
     assert manifest["trained_splits"] == ["train"]
@@ -71,10 +72,10 @@ def test_a_model_is_replaced_in_a_store(checkpoint: Path, bucket_uri: str, expor
     storage.upload_folder(checkpoint, f"{bucket_uri}/run/step_00000007", last="manifest.json")
     storage.upload_folder(exported, f"{bucket_uri}/model", last=MODEL_MANIFEST)
     sha256 = export(ExportConfig(checkpoint=f"{bucket_uri}/run", out=f"{bucket_uri}/model", name="second"))
-    manifest = read_manifest(f"{bucket_uri}/model", MODEL_MANIFEST)
+    manifest = read_model_manifest(f"{bucket_uri}/model")
     assert (manifest["name"], digest(manifest)) == ("second", sha256)
     assert storage.list_files(f"{bucket_uri}/model").keys() == {MODEL_MANIFEST, *manifest["files"]}
-    assert manifest["weights_sha256"] == read_manifest(str(exported), MODEL_MANIFEST)["weights_sha256"]
+    assert manifest["weights_sha256"] == read_model_manifest(exported)["weights_sha256"]
 
 
 def test_upstreams_layout(make_checkpoint, tmp_path: Path):

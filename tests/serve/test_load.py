@@ -26,8 +26,7 @@ from sa2va_ray import storage
 from sa2va_ray.demo.request import wait_ready
 from sa2va_ray.demo.stack import SCRIPTS_DIR, free_port
 from sa2va_ray.images.masks import rle_to_mask
-from sa2va_ray.manifest import read_manifest, write_manifest
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest, write_model_manifest
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 
 pytestmark = pytest.mark.soak
@@ -86,13 +85,13 @@ def other_model(exported_uri, tmp_path_factory) -> str:
     """The same model with one weight changed, so that it draws other masks."""
     folder = tmp_path_factory.mktemp("other") / "model"
     storage.download_folder(exported_uri, folder)
-    facts = {name: value for name, value in read_manifest(str(folder), MODEL_MANIFEST).items() if name != "files"}
+    facts = {name: value for name, value in read_model_manifest(folder).items() if name != "files"}
     (weights,) = folder.glob("*.safetensors")
     tensors = load_file(weights)
     tensors["text_hidden_fcs.2.bias"] = tensors["text_hidden_fcs.2.bias"] + 1
     save_file(tensors, weights, metadata={"format": "pt"})
     (folder / MODEL_MANIFEST).unlink()
-    write_manifest(folder, facts, MODEL_MANIFEST)
+    write_model_manifest(folder, facts)
     uri = f"{exported_uri}-other"
     storage.upload_folder(folder, uri, last=MODEL_MANIFEST)
     return uri

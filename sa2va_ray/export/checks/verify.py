@@ -15,11 +15,11 @@ from sa2va_ray.export.checks.probe import probe_images, read_answers
 from sa2va_ray.export.merge import STORED_DTYPE
 from sa2va_ray.export.model_files import MODEL_FILES
 from sa2va_ray.export.weights import combined_sha256, read_tensors, stored_tensors, tensor_sha256
-from sa2va_ray.manifest import read_manifest, verify_files
+from sa2va_ray.manifest import verify_files
 from sa2va_ray.models.checkpoint import Checkpoint
 from sa2va_ray.models.loading.key_layouts import module_of
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
 from sa2va_ray.models.loading.report import some
+from sa2va_ray.models.model_manifest import read_model_manifest
 
 MIN_IOU = 0.999
 _UNDECIDED = 2**-8  # of a probability of one half: half a step of bfloat16
@@ -63,7 +63,7 @@ def check_folder(folder: Path) -> FolderResult:
     Raises:
         UserError: it has no manifest, so it is no exported model; one of a version that recorded less.
     """
-    manifest = read_manifest(str(folder), MODEL_MANIFEST, what="exported model")
+    manifest = read_model_manifest(folder)
     if absent := [fact for fact in _FACTS if fact not in manifest]:
         raise UserError(
             f"{folder} was exported by sa2va_ray {manifest.get('tool_version')}, whose manifest does not say "

@@ -18,17 +18,16 @@ import torch
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.manifest import read_manifest, verify_files
+from sa2va_ray.manifest import verify_files
 from sa2va_ray.models.loading.key_layouts import EMBEDDING, SAM2_PREFIX
 from sa2va_ray.models.loading.place import build_empty_model, fill_model
 from sa2va_ray.models.loading.plan import BASE, INITIAL, SAM2, XTUNER, LoraScale, plan_load
 from sa2va_ray.models.loading.report import LoadReport
 from sa2va_ray.models.loading.source_folder import read_source_folder
 from sa2va_ray.models.loading.weight_files import WeightSource, check_no_pointers, open_folder, open_pickle
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
-
-MODEL_MANIFEST = "sa2va_manifest.json"
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def _open(role: str, location: str, path: Path) -> WeightSource:
 def _verified_manifest(location: str, folder: Path) -> dict[str, Any] | None:
     if not (folder / MODEL_MANIFEST).is_file():
         return None
-    manifest = read_manifest(str(folder), MODEL_MANIFEST, what=f"exported model ({location})")
+    manifest = read_model_manifest(folder, what=f"exported model ({location})")
     verify_files(folder, manifest)
     return manifest
 

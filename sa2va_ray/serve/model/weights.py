@@ -10,8 +10,8 @@ from typing import IO
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.manifest import digest, read_manifest
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.manifest import digest
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.facts import read_model_facts
 
@@ -73,7 +73,7 @@ def local_model(source: ModelSource, cache_dir: str) -> str:
 
 
 def _check(source: ModelSource, uri: str) -> None:
-    found = digest(read_manifest(uri, MODEL_MANIFEST, what="exported model"))
+    found = digest(read_model_manifest(uri))
     if found != source.sha256:
         raise UserError(
             f"{uri} holds the model {found[:12]}, the application was deployed with {source.sha256[:12]}. Deploy it "

@@ -14,8 +14,7 @@ from sa2va_ray.export import run
 from sa2va_ray.export.checks.verify import check_folder
 from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.export.run import export
-from sa2va_ray.manifest import read_manifest, write_manifest
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest, write_model_manifest
 
 pytestmark = pytest.mark.soak
 
@@ -38,7 +37,7 @@ def change(folder: Path, name: str, to: Callable[[torch.Tensor], torch.Tensor]) 
 def seal(folder: Path, **facts) -> None:
     """Writes the manifest again, so that hashes are no witness."""
     known = json.loads((folder / MODEL_MANIFEST).read_text())
-    write_manifest(folder, {**{k: v for k, v in known.items() if k != "files"}, **facts}, MODEL_MANIFEST)
+    write_model_manifest(folder, {**{k: v for k, v in known.items() if k != "files"}, **facts})
 
 
 def failed(folder: Path) -> set[str]:
@@ -143,4 +142,4 @@ def test_a_merge_that_is_wrong(checkpoint: Path, tmp_path: Path, monkeypatch, ex
         "vision_model.encoder.layer.0.mlp.fc1.weight",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert read_manifest(str(out), MODEL_MANIFEST)["name"] == "tiny"
+    assert read_model_manifest(out)["name"] == "tiny"

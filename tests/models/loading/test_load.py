@@ -19,11 +19,11 @@ from torch.nn.functional import cross_entropy
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.manifest import write_manifest
 from sa2va_ray.models.loading.key_layouts import EMBEDDING, LM_HEAD, placements, upstream_placement
-from sa2va_ray.models.loading.load import MODEL_MANIFEST, LoadedModel, load_model
+from sa2va_ray.models.loading.load import LoadedModel, load_model
 from sa2va_ray.models.loading.place import build_empty_model
 from sa2va_ray.models.loading.weight_files import open_folder
+from sa2va_ray.models.model_manifest import write_model_manifest
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
@@ -173,7 +173,7 @@ def test_a_saved_folder_comes_back(parity, tmp_path: Path):
 def test_an_exported_folder_is_checked_against_its_manifest(parity, tmp_path: Path):
     parity.loaded.model.save_pretrained(tmp_path)
     parity.loaded.processor.tokenizer.save_pretrained(tmp_path)
-    write_manifest(tmp_path, {"name": "tiny", "threshold": 0.4}, MODEL_MANIFEST)
+    write_model_manifest(tmp_path, {"name": "tiny", "threshold": 0.4})
     predictor = Sa2VAPredictor.from_pretrained(tmp_path)
     assert (predictor.name, predictor.threshold, len(predictor.sha256 or "")) == ("tiny", 0.4, 64)
     with (tmp_path / "model.safetensors").open("r+b") as file:

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sa2va_ray.config import UserError
-from sa2va_ray.manifest import write_manifest
 from sa2va_ray.models.baselines.unet import Unet, UnetConfig
-from sa2va_ray.models.loading.load import MODEL_MANIFEST, load_model
+from sa2va_ray.models.loading.load import load_model
+from sa2va_ray.models.model_manifest import write_model_manifest
 from sa2va_ray.predict.baseline_predictors import UnetPredictor
 from sa2va_ray.predict.predictor import Sa2VAPredictor
 
@@ -154,7 +154,7 @@ def test_an_exported_model_is_checked_where_it_predicts(parity, tmp_path: Path):
     tensors = load_file(tmp_path / "model.safetensors")
     tensors[WEIGHT][0, 0] = float("nan")
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    write_manifest(tmp_path, {"name": "x", "threshold": 0.5}, MODEL_MANIFEST)
+    write_model_manifest(tmp_path, {"name": "x", "threshold": 0.5})
     with pytest.raises(UserError, match=f"{WEIGHT}, from model.safetensors, has 1 of"):
         Sa2VAPredictor.from_pretrained(str(tmp_path))
 
@@ -166,7 +166,7 @@ def test_a_baseline_is_checked_too(tmp_path: Path):
     tensors[name].view(-1)[0] = float("nan")
     (tmp_path / "config.json").write_text(config.model_dump_json())
     save_file(tensors, tmp_path / "model.safetensors")
-    write_manifest(tmp_path, {"name": "x", "threshold": 0.5, "kind": "unet"}, MODEL_MANIFEST)
+    write_model_manifest(tmp_path, {"name": "x", "threshold": 0.5, "kind": "unet"})
     with pytest.raises(UserError, match=r"1 of .* not finite"):
         UnetPredictor.from_folder(str(tmp_path))
 

@@ -11,9 +11,8 @@ from PIL import Image
 
 from sa2va_ray.images.decode import to_png
 from sa2va_ray.images.masks import rle_to_mask
-from sa2va_ray.manifest import write_manifest
 from sa2va_ray.models.baselines.vessel_filter import FilterConfig, FittedFilter
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import write_model_manifest
 from sa2va_ray.predict.baseline_predictors import CONFIG_FILE
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.job.batch import PredictImages
@@ -35,7 +34,7 @@ def model_uri(tmp_path_factory):
         filter=FilterConfig(widths_px=(2.0,)), polarity="bright", cuts=(0.2, 0.4), levels=(0.1, 0.5, 0.9)
     )
     (folder / CONFIG_FILE).write_text(fitted.model_dump_json())
-    write_manifest(folder, {"kind": "vessel_filter", "name": "filter", "threshold": 0.6}, MODEL_MANIFEST)
+    write_model_manifest(folder, {"kind": "vessel_filter", "name": "filter", "threshold": 0.6})
     return str(folder)
 
 

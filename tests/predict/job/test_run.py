@@ -22,9 +22,9 @@ from pycocotools.coco import COCO
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.images.masks import rle_to_mask
-from sa2va_ray.manifest import read_manifest, write_manifest
+from sa2va_ray.manifest import read_manifest
 from sa2va_ray.models.baselines.vessel_filter import FilterConfig, FittedFilter
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import write_model_manifest
 from sa2va_ray.predict.baseline_predictors import CONFIG_FILE
 from sa2va_ray.predict.facts import read_model_facts
 from sa2va_ray.predict.job.config import PredictConfig
@@ -66,7 +66,7 @@ def write_filter(folder: Path) -> str:
         filter=FilterConfig(widths_px=(2.0, 4.0, 6.0, 8.0)), polarity="bright", cuts=(0.2, 0.4), levels=(0.1, 0.5, 0.9)
     )
     (folder / CONFIG_FILE).write_text(fitted.model_dump_json())
-    write_manifest(folder, {"kind": "vessel_filter", "name": "filter", "threshold": 0.6}, MODEL_MANIFEST)
+    write_model_manifest(folder, {"kind": "vessel_filter", "name": "filter", "threshold": 0.6})
     return str(folder)
 
 

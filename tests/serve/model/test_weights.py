@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from sa2va_ray import storage
-from sa2va_ray.manifest import write_manifest
-from sa2va_ray.models.loading.load import MODEL_MANIFEST
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, write_model_manifest
 from sa2va_ray.serve.model.weights import ModelSource, local_model
 
 USE = """
@@ -28,7 +27,7 @@ def sources(stack, bucket_uri, tmp_path) -> list[ModelSource]:
         folder = tmp_path / f"model{number}"
         folder.mkdir()
         (folder / "weights").write_text(f"{number}")
-        write_manifest(folder, {"name": f"model{number}", "threshold": 0.5}, MODEL_MANIFEST)
+        write_model_manifest(folder, {"name": f"model{number}", "threshold": 0.5})
         storage.upload_folder(folder, f"{bucket_uri}/{number}", last=MODEL_MANIFEST)
     return [ModelSource.read(f"{bucket_uri}/{number}") for number in range(7)]
 
@@ -54,7 +53,7 @@ def test_models_in_use_stay_however_many_they_are(sources, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "weights").write_text("other")
-    write_manifest(other, {"name": "other"}, MODEL_MANIFEST)
+    write_model_manifest(other, {"name": "other"})
     storage.upload_folder(other, f"{sources[0].uri}-other", last=MODEL_MANIFEST)
     source = ModelSource.read(f"{sources[0].uri}-other")
     use(source, cache).communicate()
@@ -67,7 +66,7 @@ def test_a_model_of_another_calibration_is_another_source(stack, bucket_uri, tmp
     read = []
     for threshold in (0.5, 0.3):
         (tmp_path / MODEL_MANIFEST).unlink(missing_ok=True)
-        write_manifest(tmp_path, {"name": "a", "threshold": threshold}, MODEL_MANIFEST)
+        write_model_manifest(tmp_path, {"name": "a", "threshold": threshold})
         storage.upload_folder(tmp_path, bucket_uri, last=MODEL_MANIFEST)
         read.append(ModelSource.read(bucket_uri))
     assert read[0].sha256 == read[1].sha256
