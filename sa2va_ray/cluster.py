@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -145,6 +144,8 @@ def least_gpu_bytes(waits: bool) -> int | None:
 
 
 def _gpu_bytes() -> int | None:
+    import torch  # 4 s, which tasks that only read and write need not wait for
+
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 

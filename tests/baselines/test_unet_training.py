@@ -149,7 +149,7 @@ def test_a_folder_of_something_else_is_not_replaced(prepared_uri, tmp_path):
 
 
 def test_a_run_that_the_cluster_has_no_room_for_is_refused(prepared_uri, bucket_uri):
-    with pytest.raises(UserError, match=r"The run wants 100\.25 CPU"):
+    with pytest.raises(UserError, match=r"The job wants 100\.25 CPU in all"):
         fit(prepared_uri, bucket_uri, "unet.cpus_per_worker=100")
     assert storage.list_files(bucket_uri) == {}
 

@@ -19,6 +19,7 @@ import torch
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import verify_files
+from sa2va_ray.models.loading.config_file import building
 from sa2va_ray.models.loading.key_layouts import EMBEDDING, SAM2_PREFIX
 from sa2va_ray.models.loading.place import build_empty_model, fill_model
 from sa2va_ray.models.loading.plan import BASE, INITIAL, SAM2, XTUNER, LoraScale, plan_load
@@ -88,7 +89,8 @@ def load_model(
         for role, uri in ((SAM2, sam2_checkpoint), (INITIAL, initialise_from), (XTUNER, xtuner_checkpoint)):
             if uri is not None:
                 sources.append(_open(role, str(uri), stack.enter_context(local_copy(str(uri)))))
-        model = build_empty_model(folder.config)
+        with building(location):
+            model = build_empty_model(folder.config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         plan, report = plan_load(expected, sources, folder, LoraScale(lora_alpha, lora_rank))
         embedding = plan[EMBEDDING].stored

@@ -1,6 +1,5 @@
 """What a model folder is, found out by its config.json: our own, an upstream Sa2VA or an InternVL3 base."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from sa2va_ray.config import UserError
+from sa2va_ray.models.loading.config_file import building, read_config_file
 from sa2va_ray.models.loading.quantised import check_config
 from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE, Sa2VAConfig
 from sa2va_ray.models.sa2va.processing_sa2va import (
@@ -53,7 +53,7 @@ def read_source_folder(folder: Path, location: str, grounding_config: dict[str, 
     Raises:
         UserError: not a model folder, or a model of another family.
     """
-    values = _read_config(folder, location)
+    values = read_config_file(folder, location)
     check_config(folder, values, location)
     if values.get("architectures") == ["Sa2VAModel"]:
         return _read_own(folder, location, grounding_config)
@@ -73,44 +73,32 @@ def read_source_folder(folder: Path, location: str, grounding_config: dict[str, 
     absent = [t for t in (IMAGE_START, IMAGE_TOKEN, IMAGE_END, *NEW_TOKENS) if t not in tokenizer.get_vocab()]
     if absent:
         raise UserError(f"The tokenizer of {location} lacks {', '.join(absent)}: it is not that of a {kind} model.")
-    config = Sa2VAConfig(
-        vision_config=_vision_config(vision),
-        llm_config={
-            **_sizes(llm),
-            "model_type": _language_model_type(llm, location),
-            "tie_word_embeddings": False,
-            "vocab_size": llm["vocab_size"] if kind == "upstream" else len(tokenizer),
-        },
-        grounding_config=_checked_grounding_config(grounding_config or values.get("grounding_config")),
-        # Tiling is left at its defaults, 1 to 12 tiles and a thumbnail: upstream ignores what its configs say of it.
-        template=values["template"].replace("-", "_") if kind == "upstream" else _BASE_TEMPLATE,
-        downsample_ratio=values.get("downsample_ratio", 0.5),
-        seg_token_id=token_id(tokenizer, SEG_TOKEN),
-        image_token_id=token_id(tokenizer, IMAGE_TOKEN),
-    )
+    with building(location):
+        config = Sa2VAConfig(
+            vision_config=_vision_config(vision),
+            llm_config={
+                **_sizes(llm),
+                "model_type": _language_model_type(llm, location),
+                "tie_word_embeddings": False,
+                "vocab_size": llm["vocab_size"] if kind == "upstream" else len(tokenizer),
+            },
+            grounding_config=_checked_grounding_config(grounding_config or values.get("grounding_config")),
+            # Tiling is left at its defaults, 1 to 12 tiles and a thumbnail: upstream ignores what its configs say.
+            template=values["template"].replace("-", "_") if kind == "upstream" else _BASE_TEMPLATE,
+            downsample_ratio=values.get("downsample_ratio", 0.5),
+            seg_token_id=token_id(tokenizer, SEG_TOKEN),
+            image_token_id=token_id(tokenizer, IMAGE_TOKEN),
+        )
     # transformers' default for Qwen2 is untied, for "-hf" folders as a whole it is tied.
     tied = bool(llm.get("tie_word_embeddings", False) or values.get("tie_word_embeddings", False))
     return SourceFolder(kind, config, tokenizer, known_tokens, tied)
 
 
-def _read_config(folder: Path, location: str) -> dict[str, Any]:
-    if not (folder / "config.json").is_file():
-        is_adapter = (folder / "adapter_config.json").is_file()
-        cure = " It is an adapter (PEFT): merge it into its base, and give that." if is_adapter else ""
-        raise UserError(f"{location} is not a model folder: it has no config.json.{cure}")
-    try:
-        values = json.loads((folder / "config.json").read_bytes())
-    except ValueError as error:
-        raise UserError(f"config.json of {location} is not JSON: {error}. It may be cut off; fetch it again.") from None
-    if not isinstance(values, dict):
-        raise UserError(f"config.json of {location} holds {type(values).__name__}, not the settings of a model.")
-    return values
-
-
 def _read_own(folder: Path, location: str, grounding_config: dict[str, Any] | None) -> SourceFolder:
     if grounding_config is not None:
         raise UserError(f"{location} was written by sa2va_ray and has the sizes of its SAM 2: leave grounding_config.")
-    config = Sa2VAConfig.from_pretrained(folder)
+    with building(location):
+        config = Sa2VAConfig.from_pretrained(folder)
     config.llm_config.dtype = None
     tokenizer = _read_tokenizer(folder, location)
     return SourceFolder("own", config, tokenizer, len(tokenizer), tied=False)
@@ -120,15 +108,19 @@ def _read_tokenizer(folder: Path, location: str) -> PreTrainedTokenizerBase:
     try:
         # An empty config keeps transformers from reading config.json, whose type and remote code it does not know.
         return AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig(), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{location} has no tokenizer that can be read: {str(error).splitlines()[0]}") from None
+    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{location} has no tokenizer that can be read ({type(error).__name__}: {said}). Its tokenizer files are "
+            "missing, cut off or of another model: fetch them again."
+        ) from error
 
 
 def _check(values: dict[str, Any], location: str, vision: dict[str, Any]) -> None:
     wrong = {k: values[k] for k, right in _REQUIRED.items() if values.get(k, right) != right}
     if values["model_type"] != "internvl" and values.get("ps_version") != "v2":
         wrong["ps_version"] = values.get("ps_version", "v1, by upstream's default")
-    if values["model_type"] == "sa2va_chat" and values.get("template", "").replace("-", "_") not in TEMPLATES:
+    if values["model_type"] == "sa2va_chat" and (values.get("template") or "").replace("-", "_") not in TEMPLATES:
         wrong["template"] = values.get("template")
     side = values.get("force_image_size")
     if side and side != _side(vision["image_size"]):
