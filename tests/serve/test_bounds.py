@@ -15,11 +15,11 @@ import pytest
 
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.serve.config import LimitsConfig
-from sa2va_ray.serve.guard.threads import Threads
-from sa2va_ray.serve.http.room import Room
-from sa2va_ray.serve.http.workbench import Workbench
+from sa2va_ray.serve.guard.thread_pool import Threads
+from sa2va_ray.serve.http.image_workers import Workbench
 from sa2va_ray.serve.messages import Question
 from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.weighted_semaphore import Room
 from tests.serve.processes import replicas_of
 
 HTTP = httpx.Client(timeout=60)

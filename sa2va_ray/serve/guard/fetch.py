@@ -23,7 +23,7 @@ from yarl import URL
 
 from sa2va_ray import storage
 from sa2va_ray.config import Config
-from sa2va_ray.serve.guard.threads import Threads
+from sa2va_ray.serve.guard.thread_pool import Threads
 from sa2va_ray.serve.problems import Problem
 
 _MAX_REDIRECTS = 3

@@ -22,19 +22,21 @@ from sa2va_ray.serve.config import ServeArgs
 from sa2va_ray.serve.guard.access import Access, Scope
 from sa2va_ray.serve.guard.audit import AuditLog
 from sa2va_ray.serve.guard.fetch import fetch
-from sa2va_ray.serve.http import label_studio, open_inference, openapi
-from sa2va_ray.serve.http.ask import Asked, Models
-from sa2va_ray.serve.http.body import BodyReader
-from sa2va_ray.serve.http.exchange import Exchange, Recorder
-from sa2va_ray.serve.http.head import HeadAsGet
-from sa2va_ray.serve.http.label_studio import LabelConfig
-from sa2va_ray.serve.http.page import page_routes
+from sa2va_ray.serve.http import openapi
+from sa2va_ray.serve.http.encode.replies import PNG, problem_line, to_body, to_json, to_picture, to_regions
+from sa2va_ray.serve.http.image_workers import Workbench, is_large
+from sa2va_ray.serve.http.label_studio import replies as label_studio
+from sa2va_ray.serve.http.label_studio.replies import LabelConfig
+from sa2va_ray.serve.http.middleware import HeadAsGet
+from sa2va_ray.serve.http.model_handles import Asked, Models
 from sa2va_ray.serve.http.protocol import ModelInfo, ModelList, SegmentOptions, SegmentReply
-from sa2va_ray.serve.http.replies import PNG, problem_line, to_body, to_json, to_picture, to_regions
-from sa2va_ray.serve.http.workbench import Workbench, is_large
+from sa2va_ray.serve.http.read.body import BodyReader
+from sa2va_ray.serve.http.record import Exchange, Recorder
+from sa2va_ray.serve.http.routes import open_inference
+from sa2va_ray.serve.http.routes.page import page_routes
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.problems import Problem, as_problem
-from sa2va_ray.serve.process import check_message_length, give_memory_back, prepare_process
+from sa2va_ray.serve.process_setup import check_message_length, give_memory_back, prepare_process
 from sa2va_ray.telemetry import LOGGER
 
 T = TypeVar("T")

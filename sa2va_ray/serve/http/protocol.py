@@ -10,8 +10,8 @@ from pydantic_core import ErrorDetails
 
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.serve.config import LimitsConfig
-from sa2va_ray.serve.http.formats import to_png, to_polygons, to_probability_png, to_rle
-from sa2va_ray.serve.http.strict_json import parse_json
+from sa2va_ray.serve.http.encode.polygons import to_png, to_polygons, to_probability_png, to_rle
+from sa2va_ray.serve.http.read.strict_json import parse_json
 from sa2va_ray.serve.messages import Finding
 from sa2va_ray.serve.problems import Problem
 

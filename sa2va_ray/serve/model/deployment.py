@@ -13,13 +13,13 @@ from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.load import Predictor, load_predictor
 from sa2va_ray.predict.predictor import Prediction, Query
 from sa2va_ray.serve.config import BatchingConfig
-from sa2va_ray.serve.http.room import Room
 from sa2va_ray.serve.messages import Answers, Finding, Question
 from sa2va_ray.serve.metrics import ModelMetrics
-from sa2va_ray.serve.model.turnstile import Turnstile
+from sa2va_ray.serve.model.batching_gate import Turnstile
 from sa2va_ray.serve.model.weights import ModelSource, local_model
 from sa2va_ray.serve.problems import Problem
-from sa2va_ray.serve.process import prepare_process
+from sa2va_ray.serve.process_setup import prepare_process
+from sa2va_ray.serve.weighted_semaphore import Room
 from sa2va_ray.telemetry import LOGGER, Stopwatch
 
 _WARM_UP_SIDES = (64, 512)  # px

@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import Request
 
 from sa2va_ray.serve.config import LimitsConfig
-from sa2va_ray.serve.http.form import read_form
+from sa2va_ray.serve.http.read.form import read_form
 from sa2va_ray.serve.problems import Problem
 
 BODY = (

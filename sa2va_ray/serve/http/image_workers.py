@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sa2va_ray.serve.config import LimitsConfig
-from sa2va_ray.serve.http.images import decode_image, read_num_pixels
-from sa2va_ray.serve.http.room import Room
+from sa2va_ray.serve.http.read.images import decode_image, read_num_pixels
 from sa2va_ray.serve.problems import Problem
+from sa2va_ray.serve.weighted_semaphore import Room
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ import pytest
 
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.predictor import Prediction
-from sa2va_ray.serve.http.label_studio import (
+from sa2va_ray.serve.http.label_studio.replies import (
     LabelConfig,
     brush_rle_to_mask,
     mask_to_brush_rle,

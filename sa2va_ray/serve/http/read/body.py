@@ -10,9 +10,9 @@ from starlette.requests import ClientDisconnect
 
 from sa2va_ray.serve.config import LimitsConfig
 from sa2va_ray.serve.guard.fetch import UriPolicy, fetch
-from sa2va_ray.serve.http.form import read_form
 from sa2va_ray.serve.http.protocol import SegmentOptions, decode_base64, form_options, parse_options
-from sa2va_ray.serve.http.strict_json import parse_json
+from sa2va_ray.serve.http.read.form import read_form
+from sa2va_ray.serve.http.read.strict_json import parse_json
 from sa2va_ray.serve.problems import Problem
 
 _FORM, _JSON = "multipart/form-data", "application/json"

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from sa2va_ray.serve.guard.access import Access, new_key
 from sa2va_ray.serve.guard.audit import AuditLog, verify
-from sa2va_ray.serve.http.exchange import Recorder
+from sa2va_ray.serve.http.record import Recorder
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.problems import Problem
 

@@ -25,7 +25,7 @@ from sa2va_ray.demo.stack import free_port
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.predict.predictor import Query
-from sa2va_ray.serve.http.page import PAGE_PATHS, page_routes
+from sa2va_ray.serve.http.routes.page import PAGE_PATHS, page_routes
 from tests.serve.browser import Page, chromium, new_page
 
 PROMPT = "Please segment the blood vessels."

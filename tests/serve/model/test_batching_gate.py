@@ -9,7 +9,7 @@ import pytest
 from ray import cloudpickle, serve
 from ray.serve.handle import DeploymentHandle
 
-from sa2va_ray.serve.model.turnstile import Turnstile
+from sa2va_ray.serve.model.batching_gate import Turnstile
 
 MAX_MEGAPIXELS = 4
 

@@ -3,7 +3,7 @@ from contextlib import suppress
 
 import pytest
 
-from sa2va_ray.serve.http.strict_json import parse_json
+from sa2va_ray.serve.http.read.strict_json import parse_json
 
 
 @pytest.mark.parametrize(

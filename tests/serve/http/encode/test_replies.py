@@ -13,12 +13,12 @@ from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError, Req
 from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.predictor import Prediction
 from sa2va_ray.serve.config import ServeArgs
-from sa2va_ray.serve.http.ask import Asked, Models
-from sa2va_ray.serve.http.exchange import Exchange
-from sa2va_ray.serve.http.formats import num_points, to_polygons
-from sa2va_ray.serve.http.label_studio import LabelConfig
+from sa2va_ray.serve.http.encode.polygons import num_points, to_polygons
+from sa2va_ray.serve.http.encode.replies import to_body, to_picture, to_regions
+from sa2va_ray.serve.http.label_studio.replies import LabelConfig
+from sa2va_ray.serve.http.model_handles import Asked, Models
 from sa2va_ray.serve.http.protocol import ModelInfo, SegmentOptions
-from sa2va_ray.serve.http.replies import to_body, to_picture, to_regions
+from sa2va_ray.serve.http.record import Exchange
 from sa2va_ray.serve.messages import Answers, Finding, Question
 from sa2va_ray.serve.problems import Problem
 

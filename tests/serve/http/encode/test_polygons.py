@@ -9,7 +9,7 @@ from PIL import Image
 from skimage.measure import grid_points_in_poly
 
 from sa2va_ray.images.masks import rle_to_mask
-from sa2va_ray.serve.http.formats import to_png, to_polygons, to_probability_png, to_rle
+from sa2va_ray.serve.http.encode.polygons import to_png, to_polygons, to_probability_png, to_rle
 from sa2va_ray.serve.messages import to_uint16
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from fastapi import Response
 
-from sa2va_ray.serve.http.ask import Asked
-from sa2va_ray.serve.http.exchange import Exchange
-from sa2va_ray.serve.http.formats import num_points, to_png, to_probability_png
-from sa2va_ray.serve.http.label_studio import LabelConfig, task_prediction
+from sa2va_ray.serve.http.encode.polygons import num_points, to_png, to_probability_png
+from sa2va_ray.serve.http.label_studio.replies import LabelConfig, task_prediction
+from sa2va_ray.serve.http.model_handles import Asked
 from sa2va_ray.serve.http.protocol import AnsweringModel, SegmentReply, to_answer
+from sa2va_ray.serve.http.record import Exchange
 from sa2va_ray.serve.messages import Finding
 from sa2va_ray.serve.problems import Problem
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from sa2va_ray.serve.config import LimitsConfig
 from sa2va_ray.serve.guard.fetch import UriPolicy
-from sa2va_ray.serve.http.body import BodyReader
+from sa2va_ray.serve.http.read.body import BodyReader
 from sa2va_ray.serve.problems import Problem
 
 BODY = json.dumps({"a": "b"}).encode()

@@ -1,0 +1,1 @@
+"""Writing replies: masks in each output form, and the bodies that hold them."""

@@ -1,0 +1,1 @@
+"""Reading requests: from the bytes of a body to encoded images, options and pixels."""
