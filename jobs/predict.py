@@ -1,6 +1,6 @@
 """Predicts masks for images, a video or a prepared data set.
 
-    python -m jobs.predict model=s3://bucket/models/NAME images=/data/new out=s3://bucket/predictions/NAME overlays=true
+    python -m jobs.predict model=s3://bucket/models/NAME source=/data/new out=s3://bucket/predictions/NAME overlays=true
 
 Start it again with the same `out`, and it predicts what is missing.
 """

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import yaml
+from pydantic import Field
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sa2va_ray import storage
@@ -18,7 +19,7 @@ from sa2va_ray.telemetry import LOGGER
 _AUTOSCALER = "--autoscaling-config="
 _HEAD = "node:__internal_head__"
 _MAX_WORKERS = 2  # Ray's own, where a cluster's file does not say
-_ACTORS_CURE = "Lower num_actors or cpus_per_actor, set use_gpu=false, or add nodes."
+_POOL_CURE = "Lower num_actors or cpus_per_actor, set use_gpu=false, or add nodes."
 
 
 class ClusterConfig(Config):
@@ -27,6 +28,19 @@ class ClusterConfig(Config):
     paths_are_shared: bool = False
     """Local paths lie on a disk that all nodes of the cluster have in the same place. Without it, a cluster of several
     nodes takes `s3://...` only."""
+
+
+class PoolConfig(ClusterConfig):
+    """The actors that hold a model, in every job that asks one."""
+
+    num_actors: int | None = Field(None, gt=0)
+    """Predictors at work side by side: one for each GPU of the nodes that are up by default, else one."""
+    batch_size: int = Field(4, gt=0)
+    """Images of one forward pass."""
+    use_gpu: bool | None = None
+    """A GPU for each actor; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
+    cpus_per_actor: float = Field(1.0, gt=0)
+    """CPUs that each actor holds."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +112,23 @@ def check_cluster(wanted: Mapping[str, float], cure: str, each: Mapping[str, flo
         LOGGER.info("the job waits until the autoscaler has started nodes: it wants %s", ", ".join(waits))
 
 
-def check_actors(num_actors: int, cpus_per_actor: float, use_gpu: bool) -> None:
-    """`check_cluster` for actors that hold a model. Raises like it."""
-    each = {"CPU": cpus_per_actor, "GPU": 1.0 if use_gpu else 0.0}
-    check_cluster({name: num_actors * amount for name, amount in each.items()}, _ACTORS_CURE, each)
+def pool_arguments(pool: PoolConfig) -> dict[str, Any]:
+    """The arguments of Ray Data's `map_batches` for a class whose instances hold a model.
+
+    Raises:
+        UserError: the cluster has not, and cannot start, what the actors want.
+    """
+    use_gpu = decide_use_gpu(pool.use_gpu)
+    num_gpus = int(ray.cluster_resources().get("GPU", 0)) if use_gpu else 0
+    num_actors = pool.num_actors or max(num_gpus, 1)
+    each = {"CPU": pool.cpus_per_actor, "GPU": float(use_gpu)}
+    check_cluster({name: num_actors * amount for name, amount in each.items()}, _POOL_CURE, each)
+    return {
+        "compute": ray.data.ActorPoolStrategy(size=num_actors),
+        "batch_size": pool.batch_size,
+        "num_cpus": pool.cpus_per_actor,
+        "num_gpus": int(use_gpu),
+    }
 
 
 def decide_use_gpu(use_gpu: bool | None) -> bool:

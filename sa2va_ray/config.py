@@ -13,6 +13,9 @@ from typing import Any, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+_RENAMED = {"data": "data_uri", "images": "source"}
+"""Keys that have another name since issue 15; the error about the old one gives the new one."""
+
 
 class UserError(Exception):
     """A mistake that the user can mend. The message gives the value that was wrong, the likely cause and the cure."""
@@ -143,6 +146,8 @@ def _explain(config_class: type[BaseModel], problem: dict[str, Any]) -> str:
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         owner = _owner(config_class, location[:-1])
+        if (new := _RENAMED.get(location[-1])) in owner.model_fields:
+            return f"unknown key {key}; it is called {'.'.join([*location[:-1], new])} now"
         return f"unknown key {key}; valid here: {', '.join(sorted(owner.model_fields))}"
     if problem["type"] == "missing":
         return f"{key} is required: set it in the YAML file or as {key}=..."

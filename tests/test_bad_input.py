@@ -45,7 +45,7 @@ def fail(verb: str, arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         ("train", ["no_such.yaml"], ["no_such.yaml", "jobs/configs"]),
         ("prepare", ["source=/nowhere/images", "out=/tmp/unused"], ["`source` is not a folder"]),
         ("export", ["checkpoint=/nowhere/run", "out=/tmp/unused"], ["/nowhere/run", "checkpoint", "jobs.train"]),
-        ("evaluate", ["model=/nowhere/model", "data=/nowhere/data", "out=/tmp/unused"], ["prepared data set"]),
+        ("evaluate", ["model=/nowhere/model", "data_uri=/nowhere/data", "out=/tmp/unused"], ["prepared data set"]),
     ],
 )
 def test_one_message_and_status_2(verb, arguments, words, capsys):

@@ -20,11 +20,12 @@ from sa2va_ray.baselines.unet_training import train_unet
 from sa2va_ray.cluster import (
     Capacity,
     ClusterConfig,
-    check_actors,
+    PoolConfig,
     check_cluster,
     check_paths,
     decide_use_gpu,
     least_gpu_bytes,
+    pool_arguments,
     read_capacity,
 )
 from sa2va_ray.config import UserError
@@ -35,7 +36,7 @@ from sa2va_ray.evaluate.subjects import Split, Subject
 from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.models.build import BaseConfig
 from sa2va_ray.predict.job.batch import map_predictions
-from sa2va_ray.predict.job.config import PoolConfig, PredictConfig, PredictOptions
+from sa2va_ray.predict.job.config import PredictConfig, PredictOptions
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train import trainer
 from sa2va_ray.train.checkpoints.lock import RunLock
@@ -98,7 +99,7 @@ def test_without_an_autoscaler_what_is_up_counts(monkeypatch, lines):
     check_cluster({"CPU": 4, "GPU": 0}, "cure")
     assert lines() == set()
     with pytest.raises(UserError, match=r"wants 1 GPU in all, the cluster has 0\. .* use_gpu=false"):
-        check_actors(1, 1.0, use_gpu=True)
+        pool_arguments(PoolConfig(use_gpu=True))
 
 
 def test_a_worker_that_fits_on_no_node_is_refused(monkeypatch):
@@ -108,7 +109,15 @@ def test_a_worker_that_fits_on_no_node_is_refused(monkeypatch):
     with pytest.raises(UserError, match=r"wants 5 CPU and 1 GPU of one node, and no node has .* cure"):
         check_cluster({"CPU": 10, "GPU": 2}, "cure", {"CPU": 5, "GPU": 1})
     with pytest.raises(UserError, match=r"wants 6 CPU of one node"):
-        check_actors(1, 6, use_gpu=False)
+        pool_arguments(PoolConfig(cpus_per_actor=6, use_gpu=False))
+
+
+def test_a_pool_has_an_actor_for_each_gpu_that_is_up(monkeypatch):
+    as_if(monkeypatch, {"CPU": 8.0, "GPU": 2.0}, AUTOSCALER)
+    arguments = pool_arguments(PoolConfig())
+    assert (arguments["compute"].max_size, arguments["num_gpus"]) == (2, 1)
+    assert pool_arguments(PoolConfig(num_actors=1))["compute"].max_size == 1
+    assert pool_arguments(PoolConfig(use_gpu=False))["compute"].max_size == 1
 
 
 @pytest.mark.parametrize(
@@ -121,7 +130,7 @@ def test_use_gpu_means_one_thing(monkeypatch, use_gpu, present, means):
 
 
 def test_a_local_path_on_several_nodes_is_refused_unless_it_is_said_to_be_shared(monkeypatch):
-    remote, local = {"data_uri": "s3://bucket/data"}, {"data_uri": "/data", "out": "file:///out", "images": None}
+    remote, local = {"data_uri": "s3://bucket/data"}, {"data_uri": "/data", "out": "file:///out", "source": None}
     as_if(monkeypatch, {}, {})
     check_paths(ClusterConfig(), **local)
     for cluster_of in (lambda: as_if(monkeypatch, {}, {}, num_alive=2), lambda: as_if(monkeypatch, {}, AUTOSCALER)):
@@ -135,13 +144,14 @@ def test_a_local_path_on_several_nodes_is_refused_unless_it_is_said_to_be_shared
 def test_no_job_waits_for_gpus_that_never_come(monkeypatch, tmp_path):
     as_if(monkeypatch, {"CPU": 4.0}, {})
     split = Split("s3://bucket/data", "val", "d" * 64, "s" * 64, num_images=9)
-    settings = PassConfig(model="s3://bucket/model", data="s3://bucket/data", use_gpu=True)
+    settings = PassConfig(model="s3://bucket/model", data_uri="s3://bucket/data", use_gpu=True)
     with pytest.raises(UserError, match="wants 1 GPU in all, the cluster has 0"):  # evaluate and calibrate
         answer(Subject("s3://bucket/model", {}), split, settings)
     with pytest.raises(UserError, match="wants 2 GPU in all, the cluster has 0"):
         map_predictions(None, "s3://bucket/model", PredictOptions(), PoolConfig(use_gpu=True, num_actors=2))
+    unet = BaselineConfig.load(["kind=unet", "name=u", "data_uri=s3://b/data", "out=s3://b/unet", "unet.use_gpu=true"])
     with pytest.raises(UserError, match="wants 1 GPU in all, the cluster has 0"):
-        train_unet(BaselineConfig(kind="unet", name="u", data_uri="s3://bucket/data", out="s3://bucket/unet"))
+        train_unet(unet)
 
 
 def test_a_run_is_planned_for_the_gpu_that_its_workers_get(monkeypatch, tmp_path):
@@ -165,9 +175,9 @@ def test_a_run_is_planned_for_the_gpu_that_its_workers_get(monkeypatch, tmp_path
     [
         (TrainConfig, {"name": "r", "model": {"architecture": {}}}, ["data_uri", "runs_uri"]),
         (BaselineConfig, {"name": "u", "kind": "unet"}, ["data_uri", "out"]),
-        (EvaluateConfig, {}, ["model", "against", "data", "out"]),
-        (CalibrateConfig, {}, ["model", "data", "out"]),
-        (PredictConfig, {"images": "x"}, ["model", "out"]),
+        (EvaluateConfig, {}, ["model", "against", "data_uri", "out"]),
+        (CalibrateConfig, {}, ["model", "data_uri", "out"]),
+        (PredictConfig, {"source": "x"}, ["model", "out"]),
         (ExportConfig, {}, ["checkpoint", "out"]),
         (BaseConfig, {}, ["source", "sam2_checkpoint", "initialise_from"]),
     ],

@@ -6,6 +6,8 @@ import pytest
 from pydantic import Field
 
 from sa2va_ray.config import Config, UserError, run_job
+from sa2va_ray.evaluate.config import EvaluateConfig
+from sa2va_ray.predict.job.config import PredictConfig
 
 
 class Inner(Config):
@@ -28,6 +30,15 @@ def test_later_arguments_win_and_yaml_floats_are_floats(tmp_path):
 def test_an_unknown_key_is_named_with_the_valid_ones():
     with pytest.raises(UserError, match=r"unknown key optim\.learning_rate; valid here: lr, warmup"):
         Outer.load(["name=a", "optim.learning_rate=1"])
+
+
+def test_an_old_key_is_told_its_new_name():
+    with pytest.raises(UserError, match="unknown key images; it is called source now"):
+        PredictConfig.load(["model=m", "images=i", "out=o"])
+    with pytest.raises(UserError, match="unknown key data; it is called data_uri now"):
+        EvaluateConfig.load(["model=m", "data=d", "out=o"])
+    with pytest.raises(UserError, match="unknown key images; valid here: lr, warmup"):
+        Inner.load(["images=i"])
 
 
 def test_all_wrong_values_are_told_at_once():

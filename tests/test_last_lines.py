@@ -62,16 +62,16 @@ def test_jobs_on_folders_that_are_called_like_patterns(ray_cluster, prepared_uri
     ends_with(lines, folder / "sheet.png", "train", f"data_uri={data}")
     values = {"kind": "vessel_filter", "name": "filter", "data_uri": str(data), "out": str(model)}
     fit_baseline(BaselineConfig.parse(values | {"vessel_filter": {"widths_px": [2, 4]}}))
-    ends_with(lines, model, "evaluate", f"model={model}", f"data={data}")
-    calibrate(CalibrateConfig(model=str(model), data=str(data), **CPU))
-    ends_with(lines, model / "calibration.html", "evaluate", f"model={model}", f"data={data}")
-    evaluate(EvaluateConfig(model=str(model), data=str(data), out=str(folder / "evaluation"), **CPU))
+    ends_with(lines, model, "evaluate", f"model={model}", f"data_uri={data}")
+    calibrate(CalibrateConfig(model=str(model), data_uri=str(data), **CPU))
+    ends_with(lines, model / "calibration.html", "evaluate", f"model={model}", f"data_uri={data}")
+    evaluate(EvaluateConfig(model=str(model), data_uri=str(data), out=str(folder / "evaluation"), **CPU))
     ends_with(lines, folder / "evaluation/report.html", "predict", f"model={model}")
     (folder / "images").mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)).save(folder / "images/a[1].png")
     for images in (folder / "images", folder / "images/a[1].png", folder / "images/*.png", data):
         out = folder / "predictions" / images.name
-        counts = predict(PredictConfig(model=str(model), images=str(images), out=str(out), split=None, **CPU))
+        counts = predict(PredictConfig(model=str(model), source=str(images), out=str(out), split=None, **CPU))
         assert counts["images"] == (21 if images == data else 1)
         ends_with(lines, out, "evaluate", f"model={model}")
 
@@ -108,10 +108,10 @@ def test_outputs_within_inputs_are_refused_by_every_job(tmp_path):
         (prepare, PrepareConfig(source=inner, out=outer)),
         (export, ExportConfig(checkpoint=outer, out=inner)),
         (export, ExportConfig(checkpoint=inner, out=outer)),
-        (evaluate, EvaluateConfig(model=outer, data="x", out=inner)),
-        (evaluate, EvaluateConfig(model="x", against=outer, data="x", out=inner)),
-        (evaluate, EvaluateConfig(model="x", data=outer, out=inner)),
-        (calibrate, CalibrateConfig(model="x", data=outer, out=inner)),
+        (evaluate, EvaluateConfig(model=outer, data_uri="x", out=inner)),
+        (evaluate, EvaluateConfig(model="x", against=outer, data_uri="x", out=inner)),
+        (evaluate, EvaluateConfig(model="x", data_uri=outer, out=inner)),
+        (calibrate, CalibrateConfig(model="x", data_uri=outer, out=inner)),
         (fit_baseline, BaselineConfig(data_uri=outer, out=inner, **baseline)),
         (fit_baseline, BaselineConfig(data_uri=inner, out=outer, **baseline)),
         (train, TrainConfig.load([DEMO, f"data_uri={outer}", f"runs_uri={inner}", "name=x"])),

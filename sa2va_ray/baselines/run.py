@@ -52,7 +52,7 @@ def fit_baseline(config: BaselineConfig) -> str:
         storage.delete_folder(config.out)
         storage.upload_folder(local, config.out, last=MODEL_MANIFEST)
     LOGGER.info("%s: %s, threshold %.3f, model %s", config.kind, config.out, fitted.threshold, model_sha256[:12])
-    log_result(config.out, "jobs.evaluate", f"model={config.out}", f"data={config.data_uri}", "out=EVALUATION")
+    log_result(config.out, "jobs.evaluate", f"model={config.out}", f"data_uri={config.data_uri}", "out=EVALUATION")
     return model_sha256
 
 

@@ -1,6 +1,7 @@
 """A contact sheet of augmented samples, to look at before training: do masks lie on vessels, are vessels vessels?"""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -20,11 +21,13 @@ _OPACITY = 0.4
 
 
 class PreviewConfig(Config):
+    """One contact sheet."""
+
     data_uri: storage.Uri
-    """URI of a prepared data set."""
+    """Prepared data set."""
     out: storage.Uri = Field(pattern=r"\.png$")
     """URI of the PNG. It shows images of patients: keep it where the data may be."""
-    split: str = "train"
+    split: Literal["train", "val", "test"] = "train"
     """Split that the samples are from."""
     num_samples: int = Field(6, ge=1)
     """Rows of the sheet, a sample each, drawn from the split; a smaller split is shown whole."""

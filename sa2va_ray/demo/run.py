@@ -56,7 +56,7 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
     demo.submit("prepare", [f"source={source}", f"out={DATA}", "split.val_fraction=0.1", "split.test_fraction=0.2"])
     demo.submit("train", ["jobs/configs/demo.yaml", *overrides])
     demo.submit("export", [f"checkpoint={RUNS}/demo", f"out={MODEL}", "name=demo"])
-    demo.submit("evaluate", [f"model={MODEL}", f"data={DATA}", f"out={EVALUATION}", "use_gpu=false"])
+    demo.submit("evaluate", [f"model={MODEL}", f"data_uri={DATA}", f"out={EVALUATION}", "use_gpu=false"])
     endpoint = demo.deploy()
     demo.segment_test_image(endpoint)
     demo.summarize(endpoint, synthetic=data is None)

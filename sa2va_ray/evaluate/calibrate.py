@@ -56,8 +56,8 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
             threshold reaches the target.
     """
     configure_logging()
-    storage.check_outside(config.out or config.model, {"data": config.data})
-    split, subject = Split.read(config.data, config.split), Subject.read(config.model)
+    storage.check_outside(config.out or config.model, {"data_uri": config.data_uri})
+    split, subject = Split.read(config.data_uri, config.split), Subject.read(config.model)
     _refuse_test_split(config)
     subject.refuse_if_trained_on(split, config.allow_train_split)
     out = config.out or config.model
@@ -77,7 +77,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     subject.store(facts)
     LOGGER.info("calibrated: threshold %.4f, %s %.4f", choice.threshold, config.objective, choice.values.mean())
     report = storage.join(out, "calibration.html")
-    log_result(report, "jobs.evaluate", f"model={config.model}", f"data={config.data}", "out=EVALUATION")
+    log_result(report, "jobs.evaluate", f"model={config.model}", f"data_uri={config.data_uri}", "out=EVALUATION")
     return facts
 
 

@@ -4,25 +4,18 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from sa2va_ray.cluster import ClusterConfig
+from sa2va_ray.cluster import PoolConfig
 from sa2va_ray.metrics import TOLERANCE_PX
 from sa2va_ray.storage import Uri
 
 
-class PassConfig(ClusterConfig):
+class PassConfig(PoolConfig):
     """One pass of a model over one split."""
 
     model: Uri
     """Folder of an exported model or a baseline, with its `sa2va_manifest.json`."""
-    data: Uri
+    data_uri: Uri
     """Prepared data set."""
-    batch_size: int = Field(4, gt=0)
-    """Images of one forward pass."""
-    num_actors: int = Field(1, gt=0)
-    """Predictors at work side by side."""
-    use_gpu: bool | None = None
-    """A GPU for each actor; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
-    cpus_per_actor: float = Field(1.0, gt=0)
     allow_train_split: bool = False
     """Go on where the model was trained on the split; the report then says so in its title."""
 

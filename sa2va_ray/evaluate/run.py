@@ -37,9 +37,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         UserError: model, data or storage do not work; the split is empty, or was trained on.
     """
     configure_logging()
-    inputs = {"model": config.model, "against": config.against, "data": config.data}
+    inputs = {"model": config.model, "against": config.against, "data_uri": config.data_uri}
     storage.check_outside(config.out, inputs)
-    split = Split.read(config.data, config.split)
+    split = Split.read(config.data_uri, config.split)
     subjects = [Subject.read(uri) for uri in (config.model, config.against) if uri]
     for subject in subjects:
         subject.refuse_if_trained_on(split, config.allow_train_split)
@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     storage.write_bytes(storage.join(config.out, "metrics.json"), (json.dumps(result, indent=2) + "\n").encode())
     LOGGER.info("evaluated: %s", ", ".join(f"{name} {result['per_image'][name]:.4f}" for name in METRICS))
     report = storage.join(config.out, "report.html")
-    log_result(report, "jobs.predict", f"model={config.model}", "images=IMAGES", "out=PREDICTIONS")
+    log_result(report, "jobs.predict", f"model={config.model}", "source=IMAGES", "out=PREDICTIONS")
     return result
 
 

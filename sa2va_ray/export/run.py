@@ -71,7 +71,7 @@ def export(config: ExportConfig) -> str:
         if config.hub_repo:
             _upload(folder, config)
     LOGGER.info("exported: %s, step %d, model %s", config.out, checkpoint.state.step, model_sha256[:12])
-    log_result(config.out, "jobs.calibrate", f"model={config.out}", "data=DATA")
+    log_result(config.out, "jobs.calibrate", f"model={config.out}", "data_uri=DATA")
     return model_sha256
 
 
@@ -85,7 +85,7 @@ def _verify(config: ExportConfig, uri: str) -> str:
         if config.hub_repo:
             _upload(folder, config)
         model_sha256 = digest(read_model_manifest(folder))
-    log_result(uri, "jobs.evaluate", f"model={uri}", "data=DATA", "out=EVALUATION")
+    log_result(uri, "jobs.evaluate", f"model={uri}", "data_uri=DATA", "out=EVALUATION")
     return model_sha256
 
 

@@ -63,7 +63,7 @@ class TrainConfig(ClusterConfig):
     seed: int = 0
 
     num_workers: int = Field(4, gt=0)
-    use_gpu: bool | None = True
+    use_gpu: bool | None = None
     """A GPU for each worker; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
     cpus_per_worker: float = Field(1.0, gt=0)
     """Leave CPUs of the cluster for the data pipeline, or it waits for ever."""

@@ -57,7 +57,9 @@ def train(config: TrainConfig) -> str | None:
             "split.val_fraction, or train without validation: validation.every_steps=0."
         )
     if config.plan:
-        log_plan(config, num_samples, _gpu_bytes_for_a_plan(config))
+        gpu_bytes = _gpu_bytes_for_a_plan(config)
+        use_gpu = gpu_bytes is not None if config.use_gpu is None else config.use_gpu
+        log_plan(config.model_copy(update={"use_gpu": use_gpu}), num_samples, gpu_bytes)
         return None
     storage.check_writable(config.runs_uri)
     _refuse_where_never(config, run_uri)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.soak
 
 
 def config(model: str, data: str, **values) -> CalibrateConfig:
-    return CalibrateConfig.parse({"model": model, "data": data, "use_gpu": False, "cpus_per_actor": 0.5, **values})
+    return CalibrateConfig.parse({"model": model, "data_uri": data, "use_gpu": False, "cpus_per_actor": 0.5, **values})
 
 
 def predicted(uri: str, data: str) -> list[tuple[str, np.ndarray, np.ndarray]]:

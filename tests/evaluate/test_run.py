@@ -31,7 +31,7 @@ UNREADABLE = 4  # number of the sample that is spoiled
 
 
 def config(model: str, data: str, out: str | Path, **values) -> EvaluateConfig:
-    return EvaluateConfig(model=model, data=data, out=str(out), use_gpu=False, cpus_per_actor=0.5, **values)
+    return EvaluateConfig(model=model, data_uri=data, out=str(out), use_gpu=False, cpus_per_actor=0.5, **values)
 
 
 def read_rows(out: str | Path, name: str = "images.jsonl") -> list[dict]:

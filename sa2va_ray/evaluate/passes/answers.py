@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import ray
 
-from sa2va_ray.cluster import check_actors, check_paths, decide_use_gpu
+from sa2va_ray.cluster import check_paths, pool_arguments
 from sa2va_ray.config import UserError
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.data.pipeline import SampleIndex
@@ -40,23 +40,15 @@ def answer(subject: Subject, split: Split, config: PassConfig) -> ray.data.Datas
     Raises:
         UserError: the cluster has not, and cannot start, what the actors want; local paths on several nodes.
     """
-    use_gpu = decide_use_gpu(config.use_gpu)
-    check_actors(config.num_actors, config.cpus_per_actor, use_gpu)
-    check_paths(config, model=subject.uri, data=split.data_uri)
+    actors = pool_arguments(config)
+    check_paths(config, model=subject.uri, data_uri=split.data_uri)
     num_blocks = -(-split.num_images // _ROWS_PER_BLOCK)
     questions = ray.data.range(split.num_images, override_num_blocks=num_blocks).map_batches(
         partial(read_questions, data_uri=split.data_uri, split=split.name),
         batch_size=None,
         num_cpus=_CPUS_PER_READER,
     )
-    answers = questions.map_batches(
-        Answer,
-        fn_constructor_args=(subject,),
-        batch_size=config.batch_size,
-        compute=ray.data.ActorPoolStrategy(size=config.num_actors),
-        num_cpus=config.cpus_per_actor,
-        num_gpus=1 if use_gpu else 0,
-    )
+    answers = questions.map_batches(Answer, fn_constructor_args=(subject,), **actors)
     answers.context.enable_progress_bars = False  # `log_progress` tells more in the log of a job
     return answers
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import ray
 from PIL import Image
 
-from sa2va_ray.cluster import check_actors, decide_use_gpu
+from sa2va_ray.cluster import PoolConfig, pool_arguments
 from sa2va_ray.images.decode import ImageError, decode_image_bytes
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.predict.job.columns import PREDICTION_SCHEMA, PROBABILITY_STEPS
-from sa2va_ray.predict.job.config import PoolConfig, PredictOptions
+from sa2va_ray.predict.job.config import PredictOptions
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Prediction, Query
 from sa2va_ray.predict.tta import predict_augmented
@@ -72,19 +72,8 @@ def map_predictions(
     Raises:
         UserError: the cluster has not, and cannot start, what the actors want.
     """
-    use_gpu = decide_use_gpu(pool.use_gpu)
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    num_actors = pool.num_actors or (max(num_gpus, 1) if use_gpu else 1)
-    check_actors(num_actors, pool.cpus_per_actor, use_gpu)
-    return rows.map_batches(
-        PredictImages,
-        fn_constructor_args=(model_uri, options),
-        batch_size=pool.batch_size,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=num_actors),
-        num_cpus=pool.cpus_per_actor,
-        num_gpus=1 if use_gpu else 0,
-    )
+    actors = pool_arguments(pool)
+    return rows.map_batches(PredictImages, fn_constructor_args=(model_uri, options), batch_format="pyarrow", **actors)
 
 
 def _to_columns(prediction: Prediction) -> dict[str, Any]:

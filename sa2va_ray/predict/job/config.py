@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sa2va_ray.cluster import ClusterConfig
+from sa2va_ray.cluster import PoolConfig
 from sa2va_ray.config import Config
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.predict.cleanup import CleanupConfig
@@ -34,24 +34,12 @@ class PredictOptions(Config):
         }
 
 
-class PoolConfig(ClusterConfig):
-    """The actors that hold the model."""
-
-    num_actors: int | None = Field(None, gt=0)
-    """Predictors at work side by side: one for each GPU of the nodes that are up by default, else one."""
-    batch_size: int = Field(4, gt=0)
-    """Images of one forward pass."""
-    use_gpu: bool | None = None
-    """A GPU for each actor; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
-    cpus_per_actor: float = Field(1.0, gt=0)
-
-
 class PredictConfig(PredictOptions, PoolConfig):
     """One prediction job."""
 
     model: Uri
     """Exported model."""
-    images: str
+    source: str
     """An image, a folder, a glob, a video, a DICOM file or a prepared data set: a path, `s3://...` or
     `hf://datasets/owner/name[@revision][/path]`."""
     out: Uri

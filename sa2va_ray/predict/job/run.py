@@ -39,12 +39,12 @@ def predict(config: PredictConfig) -> dict[str, int]:
     configure_logging()
     model = read_model_facts(config.model)
     storage.check_writable(config.out)
-    sources = find_sources(config.images, config.split)
-    _check_out(config.out, config.images, sources)
+    sources = find_sources(config.source, config.split)
+    _check_out(config.out, config.source, sources)
     if not ray.is_initialized():
         ray.init()
-    images = None if "://" in config.images else config.images
-    check_paths(config, model=config.model, images=images, out=config.out)
+    local = None if "://" in config.source else config.source
+    check_paths(config, model=config.model, source=local, out=config.out)
     items = _list(sources, config)
     finished = _finished_rows(items, model, config)
     missing = [item for item in items if _key(item, config) not in finished]
@@ -55,16 +55,16 @@ def predict(config: PredictConfig) -> dict[str, int]:
     rows = [by_key[_key(item, config)] for item in items]
     write_results(config.out, rows)
     counts = _summarize(rows, len(missing), config)
-    log_result(config.out, "jobs.evaluate", f"model={config.model}", "data=DATA", "out=EVALUATION")
+    log_result(config.out, "jobs.evaluate", f"model={config.model}", "data_uri=DATA", "out=EVALUATION")
     return counts
 
 
-def _check_out(out: str, images: str, sources: Sequence[Source]) -> None:
-    storage.check_outside(out, {"images": images})
+def _check_out(out: str, source: str, sources: Sequence[Source]) -> None:
+    storage.check_outside(out, {"source": source})
     written = storage.join(out, "masks", "0.png")
-    if takes(images, written) or any(source.uri.startswith(f"{out}/") for source in sources):
+    if takes(source, written) or any(file.uri.startswith(f"{out}/") for file in sources):
         raise UserError(
-            "`out` lies within `images`, so that the next start would predict masks of masks. Choose one beside it."
+            "`out` lies within `source`, so that the next start would predict masks of masks. Choose one beside it."
         )
 
 

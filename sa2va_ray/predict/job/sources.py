@@ -1,4 +1,4 @@
-"""What `images` means: the files to be predicted, found by listing, before any is opened."""
+"""What `source` means: the files to be predicted, found by listing, before any is opened."""
 
 import json
 import posixpath
@@ -45,7 +45,7 @@ class Source:
         return stem if suffix.lower() in _IMAGE_SUFFIXES | _VIDEO_SUFFIXES else self.name
 
 
-def find_sources(images: str, split: str | None = None) -> list[Source]:
+def find_sources(source: str, split: str | None = None) -> list[Source]:
     """Files of an image, a folder (all below it), a glob (`*`, `?`, `[...]`, and `**` for folders of any depth), a
     video, or a prepared data set, sorted by name; a path, `s3://`, or `hf://datasets/owner/name[@revision][/path]`,
     which is fetched to the hub's cache (`HF_HOME`) that all machines of the cluster must see.
@@ -56,14 +56,14 @@ def find_sources(images: str, split: str | None = None) -> list[Source]:
         split: of a prepared data set; None takes all.
 
     Raises:
-        UserError: nothing there. `images` is not repeated: it may tell a patient.
+        UserError: nothing there. `source` is not repeated: it may tell a patient.
     """
-    images = _local_snapshot(images) if images.startswith("hf://") else storage.absolute(images)
-    if (sources := _prepared(images, split)) is not None:
+    source = _local_snapshot(source) if source.startswith("hf://") else storage.absolute(source)
+    if (sources := _prepared(source, split)) is not None:
         return sources
     if split is not None:
-        raise UserError(f"split={split} is for a prepared data set, and `images` is none: it has no {MANIFEST}.")
-    folder, names = _list(images)
+        raise UserError(f"split={split} is for a prepared data set, and `source` is none: it has no {MANIFEST}.")
+    folder, names = _list(source)
     sources = [
         Source(kind, storage.join(folder, name), name)
         for name in sorted(names)
@@ -71,7 +71,7 @@ def find_sources(images: str, split: str | None = None) -> list[Source]:
     ]
     if not sources:
         raise UserError(
-            f"`images` has no image or video among its {len(names)} files, or does not exist. Check the path, that its "
+            f"`source` has no image or video among its {len(names)} files, or does not exist. Check the path, that its "
             "disk is mounted on this machine, and that the files have suffixes: "
             + " ".join(sorted(_IMAGE_SUFFIXES | _VIDEO_SUFFIXES))
         )
@@ -120,12 +120,12 @@ def _to_pattern(uri: str) -> tuple[str, re.Pattern[str]]:
     return folder, re.compile(glob_translate(rest))
 
 
-def takes(images: str, uri: str) -> bool:
-    """Whether `images`, read once more, would take a file at `uri`, too."""
-    images = storage.absolute(images)
-    if images.startswith("hf://") or storage.exists(images) or not _WILDCARDS.search(images):
+def takes(source: str, uri: str) -> bool:
+    """Whether `source`, read once more, would take a file at `uri`, too."""
+    source = storage.absolute(source)
+    if source.startswith("hf://") or storage.exists(source) or not _WILDCARDS.search(source):
         return False
-    folder, pattern = _to_pattern(images)
+    folder, pattern = _to_pattern(source)
     return uri.startswith(f"{folder}/") and bool(pattern.match(uri[len(folder) + 1 :]))
 
 
@@ -147,7 +147,7 @@ def _is_rubbish(name: str) -> bool:
 def _local_snapshot(uri: str) -> str:
     match = _HUB.fullmatch(uri)
     if not match:
-        raise UserError("`images` on the hub is written hf://datasets/owner/name[@revision][/path].")
+        raise UserError("`source` on the hub is written hf://datasets/owner/name[@revision][/path].")
     disable_progress_bars()  # they show file names
     try:
         folder = huggingface_hub.snapshot_download(match["repo"], repo_type="dataset", revision=match["revision"])

@@ -12,7 +12,7 @@ from sa2va_ray.predict.cleanup import CleanupConfig
 
 
 def config(**values) -> CalibrateConfig:
-    return CalibrateConfig.parse({"model": "m", "data": "d", **values})
+    return CalibrateConfig.parse({"model": "m", "data_uri": "d", **values})
 
 
 def curves(**means: np.ndarray) -> PatientCurves:

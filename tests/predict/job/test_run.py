@@ -75,7 +75,7 @@ def noise(seed: int, *shape: int) -> np.ndarray:
 
 
 def config(model: str, images, out, *more: str) -> PredictConfig:
-    return PredictConfig.load([f"model={model}", f"images={images}", f"out={out}", *POOL, *more])
+    return PredictConfig.load([f"model={model}", f"source={images}", f"out={out}", *POOL, *more])
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def job(start_job, model_uri, folder):
     """(out, what the job printed)"""
     out = "s3://tests/predict/job"
     process = start_job(
-        f"model={model_uri}", f"images={folder}", f"out={out}", *("overlays=true", "panels=true"),
+        f"model={model_uri}", f"source={folder}", f"out={out}", *("overlays=true", "panels=true"),
         *("probabilities=true", "threshold=0.4"),
     )  # fmt: skip
     output, _ = process.communicate(timeout=400)
@@ -229,7 +229,7 @@ def test_other_settings_make_all_masks_anew(job, ray_cluster, model_uri, folder,
 def test_a_killed_driver_and_a_second_start(stack, start_job, ray_cluster, model_uri, tmp_path):
     """What was written stays as it is, and there is nothing by halves."""
     images, out = many_images(tmp_path / "images"), tmp_path / "out"
-    process = start_job(f"model={model_uri}", f"images={images}", f"out={out}")
+    process = start_job(f"model={model_uri}", f"source={images}", f"out={out}")
     wait_for_part(out, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -250,7 +250,7 @@ def test_a_killed_driver_and_a_second_start(stack, start_job, ray_cluster, model
 
 def test_an_actor_that_dies_is_replaced(stack, start_job, model_uri, tmp_path):
     images, out = many_images(tmp_path / "images"), tmp_path / "out"
-    process = start_job(f"model={model_uri}", f"images={images}", f"out={out}")
+    process = start_job(f"model={model_uri}", f"source={images}", f"out={out}")
     wait_for_part(out, process)
     (actor,) = predict_actors(stack)
     actor.kill()
@@ -329,7 +329,7 @@ def test_a_model_that_does_not_match_its_manifest_is_refused(start_job, folder, 
     (tmp_path / "model").mkdir()
     config_file = Path(write_filter(tmp_path / "model")) / CONFIG_FILE
     config_file.write_text(config_file.read_text().replace("0.4", "0.3"))
-    arguments = (f"model={tmp_path}/model", f"images={folder}/DoeJane_2.png", f"out={tmp_path}/out")
+    arguments = (f"model={tmp_path}/model", f"source={folder}/DoeJane_2.png", f"out={tmp_path}/out")
     process = start_job(*arguments)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 2
