@@ -1,4 +1,4 @@
-"""The numbers that upstream's own code made, at tiny sizes (their README tells what each array is)."""
+"""The numbers that upstream's own code made, at tiny sizes (tests/fixtures/README.md tells what each array is)."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from torch import Tensor
 from sa2va_ray.models.build import ModelConfig
 from sa2va_ray.models.loading.load import LoadedModel, load_model
 from sa2va_ray.train.config import TrainConfig
+from tests.fixtures.unpack import unpack
 
 _TURN = re.compile(r"<\|im_start\|>user\n(.*?)<\|im_end\|>\n<\|im_start\|>assistant\n(.*?)<\|im_end\|>\n", re.DOTALL)
 _IMAGE = re.compile(r"<img>(<IMG_CONTEXT>)+</img>")
@@ -88,11 +89,12 @@ class ParitySet:
 
 
 @pytest.fixture(scope="session")
-def fixtures_dir() -> Path:
-    default = Path(__file__).resolve().parents[2].parent / "shared" / "fixtures"
-    folder = Path(os.environ.get("SA2VA_FIXTURES", default))
-    if not (folder / "tiling_cases.json").is_file():
-        pytest.fail(f"There are no parity fixtures in {folder}. Put them there, or set SA2VA_FIXTURES to their folder.")
+def fixtures_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Upstream's files as its code wrote them: those of tests/fixtures, or of the folder that SA2VA_FIXTURES names."""
+    if named := os.environ.get("SA2VA_FIXTURES"):
+        return Path(named)
+    folder = tmp_path_factory.mktemp("upstream") / "fixtures"
+    unpack(folder)
     return folder
 
 

@@ -12,8 +12,6 @@ from sa2va_ray.config import UserError
 from sa2va_ray.prepare.sources import read_source
 from tests.prepare.sources.conftest import HIDDEN, OPTIONS, SQUARE, codes, write_image, write_json, write_mask
 
-OCTA_ROSSA = Path(__file__).resolve().parents[4] / "shared/data/octa-rossa"  # beside the checkout
-
 
 def refused(source: str, match: str) -> None:
     with pytest.raises(UserError, match=match) as caught:
@@ -171,10 +169,21 @@ def test_a_source_in_a_store(bucket_uri, tmp_path):
     refused(f"s3://no-such-bucket/{HIDDEN}", "cannot be listed|holds no files")
 
 
-@pytest.mark.skipif(not OCTA_ROSSA.is_dir(), reason="the data set is not here")
-def test_octa_rossa():
-    source = read_source(str(OCTA_ROSSA), OPTIONS)
-    assert source.layouts == {"guide": 48}
+def test_a_guide_data_set_as_it_is_published(tmp_path, read):
+    """With masks beside the polygons, the polygons once more in the answer, a table, a notice and a list of hashes."""
+    answer = f"<p>blood vessels</p><vp>{[SQUARE, SQUARE]}</vp>[SEG]"
+    talk = [{"from": "human", "value": "<image>\nPlease segment the blood vessels."}, {"from": "gpt", "value": answer}]
+    names = [f"subj{eye:02d}_frame_{eye:06d}" for eye in range(3)]
+    for name in names:
+        write_image(tmp_path / f"images/{name}.jpg")
+        write_mask(tmp_path / f"masks/{name}.png")
+    mask = [{"segmentation": [SQUARE]}, {"segmentation": [SQUARE]}]
+    items = [{"image": f"images/{name}.jpg", "mask": mask, "conversations": talk} for name in names]
+    write_json(tmp_path / "annotations.json", items)
+    for name in ("meta.csv", "LICENSE-NOTICE.txt", "SHA256SUMS"):
+        (tmp_path / name).write_text(HIDDEN)
+    source = read()
+    assert source.layouts == {"guide": 3}
     assert source.quarantined == []
     assert all(list(record.label.objects) == ["blood vessels"] for record in source.records)
     assert all(record.mask_uri and storage.exists(record.mask_uri) for record in source.records)
