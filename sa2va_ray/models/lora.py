@@ -75,7 +75,8 @@ def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: Trainab
         model.get_submodule(_SAM2).no_mem_embed.requires_grad_(True)
     model.train()
     if config.vision_encoder == "frozen":
-        model.vision_model.eval()  # no drop path or dropout in what cannot adapt to it (spec section 7, trap 15)
+        # No drop path or dropout in what cannot adapt to it (docs/model_spec.md section 7, trap 15).
+        model.vision_model.eval()
     for name, parameter in model.named_parameters():
         if any(f"sam_mask_decoder.{unused}" in name for unused in _UNUSED):
             parameter.requires_grad_(False)

@@ -210,7 +210,7 @@ class Sa2VAModel(PreTrainedModel):
 
 
 def pixel_shuffle(patches: Tensor, downsample_ratio: float) -> Tensor:
-    """Merges neighbouring patches into channels, "ps_version v2" (spec section 2.1).
+    """Merges neighbouring patches into channels, "ps_version v2" (docs/model_spec.md section 2.1).
 
     (T, side * side, C) -> (T, (side * r) ** 2, C / r ** 2) for r = `downsample_ratio`.
     """

@@ -1,4 +1,6 @@
-"""Images and text to tensors and token ids, and back (spec sections 2 and 3). numpy, PIL and the tokenizer only.
+"""Images and text to tensors and token ids, and back (docs/model_spec.md sections 2 and 3).
+
+Uses numpy, PIL and the tokenizer only.
 
 Shapes: T tiles, L tokens, S side of a tile, G side of SAM 2's image, H W pixels of the image itself.
 """
@@ -147,7 +149,7 @@ class Sa2VAProcessor:
         return self.tokenizer.decode(ids, skip_special_tokens=False).strip()
 
     def _region_ids(self, region_sizes: Sequence[int], text: str) -> list[int]:
-        """The list of regions that follows an image (spec section 3), then `text`."""
+        """The list of regions that follows an image (docs/model_spec.md section 3), then `text`."""
         if not region_sizes:
             return self._encode_text(text)
         ids, lead = [], f"\nThere are {len(region_sizes)} part regions in the picture: "
@@ -188,7 +190,7 @@ def normalize_tiles(pixels: Tensor) -> Tensor:
 
 
 def tile_grid(width: int, height: int, min_tiles: int, max_tiles: int, tile_size: int) -> tuple[int, int]:
-    """(columns, rows) of the grid whose aspect ratio is closest to the image's (spec section 2.1).
+    """(columns, rows) of the grid whose aspect ratio is closest to the image's (docs/model_spec.md section 2.1).
 
     Of equally close grids a later, larger one is taken only where the image has more than half of its pixels.
     """
