@@ -1,5 +1,7 @@
 # make demo [DATA=folder]   the main job end to end on this machine; leaves its endpoint up
-# make test                 every test
+# make test                 every test but those of the last two
+# make test-unit            those that start neither Ray nor a server: the quick look while you work
+# make test-gpu             those that need a CUDA device
 # make soak                 the tests that take minutes each: faults done to real runs
 # make check                formatting, types, import rules, YAML
 # make lock                 renews constraints.txt; then run `make check test` before you commit it
@@ -14,7 +16,7 @@ INSTALLED := .venv/.installed
 UV_INSTALL = $(BIN)/uv pip install --quiet --constraint .venv/constraints.txt --build-constraint .venv/constraints.txt \
 	--constraint hashes.txt
 
-.PHONY: install lock demo test browser soak check stop
+.PHONY: install lock demo test test-unit test-gpu browser soak check stop
 
 install: $(INSTALLED)
 
@@ -38,6 +40,12 @@ demo: install
 
 test: install browser
 	$(BIN)/python -m pytest
+
+test-unit: install
+	$(BIN)/python -m pytest -m unit
+
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu
 
 # A test opens the page in a real browser. Where nobody may install one, that test fails and says so.
 browser:

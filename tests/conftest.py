@@ -22,6 +22,8 @@ from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE
 from sa2va_ray.prepare.run import prepare
 
+pytest_plugins = ["tests.marks"]
+
 ROOT = Path(__file__).parent.parent
 BUCKET = "tests"
 TINY_RUN = [  # the demo's run, smaller still

@@ -107,7 +107,7 @@ def test_quarantine_lines_are_in_the_order_of_the_source(config):
     ]
 
 
-@pytest.mark.parametrize("place", ["local", "s3"])
+@pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.cluster)])
 def test_only_a_prepared_data_set_is_replaced(place, tmp_path, request):
     out = str(tmp_path / "out") if place == "local" else request.getfixturevalue("bucket_uri")
     write.check_replaceable(out)

@@ -17,7 +17,7 @@ def fill(uri: str) -> str:
     return uri
 
 
-@pytest.fixture(params=["path", "s3"])
+@pytest.fixture(params=["path", pytest.param("s3", marks=pytest.mark.cluster)])
 def folder(request, tmp_path):
     return fill(str(tmp_path / "Doe" / "images") if request.param == "path" else request.getfixturevalue("bucket_uri"))
 

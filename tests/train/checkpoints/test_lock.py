@@ -21,7 +21,7 @@ from tests.train.saved_runs import OWNER, run_config, save
 BEAT_S, DEAD_S = 0.1, 1.0
 
 
-@pytest.fixture(params=["local", "store"])
+@pytest.fixture(params=["local", pytest.param("store", marks=pytest.mark.cluster)])
 def run_uri(request, tmp_path):
     return str(tmp_path / "run") if request.param == "local" else request.getfixturevalue("bucket_uri")
 
