@@ -65,7 +65,8 @@ def build(size: str, device: str) -> tuple[Sa2VAModel, Sa2VAProcessor]:
     with torch.device(device):
         model, processor = build_model(ModelConfig(architecture=architecture))
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    return model.to(device=torch.device(device), dtype=dtype).eval(), processor
+    model.to(device=torch.device(device), dtype=dtype)  # type: ignore[call-arg]  # transformers wraps it without types
+    return model.eval(), processor
 
 
 @torch.inference_mode()

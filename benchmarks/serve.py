@@ -42,6 +42,7 @@ import torch
 import yaml
 from PIL import Image
 from ray import serve
+from ray.serve.schema import ReplicaState
 
 from benchmarks.predict import SIZES, build, teach_the_draft
 from sa2va_ray.demo.request import wait_ready
@@ -150,7 +151,7 @@ def _measure(
         wait_ready(url)
         facts = {"time to ready, s": time.perf_counter() - start_s}
         with _bare_server(config) as bare_url:
-            ways = {
+            ways: dict[str, Callable[[int, float], Turn]] = {
                 "direct": _direct(config, images),
                 "http": partial(_http, url, images),
                 "bare": partial(_bare, bare_url, images),
@@ -205,7 +206,8 @@ def _direct(config: dict[str, Any], images: list[bytes]) -> Callable[[int, float
 
 def _for_seconds(seconds: float, call: Callable[[], Any]) -> tuple[list[float], float]:
     """(duration of each call, of all of them), in s; one call at least."""
-    begin_s, durations_s = time.perf_counter(), []
+    begin_s = time.perf_counter()
+    durations_s: list[float] = []
     while not durations_s or time.perf_counter() - begin_s < seconds:
         start_s = time.perf_counter()
         call()
@@ -329,7 +331,7 @@ async def _load_until_two(url: str, images: list[bytes], clients: int) -> float:
 
 def _num_running() -> int:
     application = serve.status().applications["sa2va"]
-    return application.deployments["model-bench"].replica_states.get("RUNNING", 0)
+    return application.deployments["model-bench"].replica_states.get(ReplicaState.RUNNING, 0)
 
 
 @contextmanager

@@ -77,9 +77,9 @@ def damage(uri: str, kind: str) -> None:
     folder = Path(uri)
     shard = folder / "model-00001-of-00002.safetensors"
     if kind == "a flipped bit":
-        data = bytearray(shard.read_bytes())
-        data[-1] ^= 1
-        shard.write_bytes(data)
+        flipped = bytearray(shard.read_bytes())
+        flipped[-1] ^= 1
+        shard.write_bytes(flipped)
     elif kind == "a flipped bit of the optimizer":
         shard = folder / "optimizer-00002-of-00002.safetensors"
         shard.write_bytes(shard.read_bytes()[:-1] + b"?")

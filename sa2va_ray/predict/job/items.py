@@ -13,7 +13,6 @@ from pathlib import Path
 
 import cv2
 import pyarrow.parquet as pq
-from pyarrow.fs import LocalFileSystem
 
 from sa2va_ray import storage
 from sa2va_ray.images.checks import is_dicom
@@ -181,7 +180,7 @@ def _local_video(source: Source) -> Iterator[Path]:
     filesystem, path = storage.resolve(source.uri)
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "video"
-        if isinstance(filesystem, LocalFileSystem):
+        if storage.is_local(source.uri):
             local.symlink_to(path)
         else:
             with filesystem.open_input_stream(path) as remote, local.open("wb") as file:
