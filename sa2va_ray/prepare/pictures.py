@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from sa2va_ray.images.decode import decode_image_bytes
+from sa2va_ray.pictures.polygons import Picture, Pictures, outlines, overlay
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.drawing import Picture, Pictures, outlines, overlay
 from sa2va_ray.prepare.examine import QUARANTINED
 from sa2va_ray.prepare.records import Record, Rejected
 from sa2va_ray.prepare.validate import check_sample, read_annotation, read_image_file, rejecting

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from sa2va_ray.data.sample import SPLITS
-from sa2va_ray.prepare.drawing import PANEL_PX, Picture, Pictures
+from sa2va_ray.pictures.polygons import PANEL_PX, Picture, Pictures
 
 VERDICTS = ("ok", "repaired", "quarantined")
 

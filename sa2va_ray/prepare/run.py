@@ -19,9 +19,9 @@ from sa2va_ray import __version__, manifest, storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SPLITS
 from sa2va_ray.manifest import MANIFEST
+from sa2va_ray.pictures.polygons import Pictures, contact_sheet
 from sa2va_ray.prepare import examine, write
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.drawing import Pictures, contact_sheet
 from sa2va_ray.prepare.duplicates import equal_images, near_duplicates
 from sa2va_ray.prepare.examine import QUARANTINED, Task
 from sa2va_ray.prepare.pictures import draw_pictures

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from sa2va_ray.prepare.drawing import PANEL_PX, Picture, Pictures, contact_sheet, outlines, overlay
+from sa2va_ray.pictures.polygons import PANEL_PX, Picture, Pictures, contact_sheet, outlines, overlay
 from sa2va_ray.prepare.report import REPORT_SCHEMA, build_report, render_html
 
 FACTS = {"max_quarantined_fraction": 0.5, "layouts": {"guide": 7}, "config": {"split_seed": 3}}
