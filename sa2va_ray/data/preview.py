@@ -1,9 +1,10 @@
 """A contact sheet of augmented samples, to look at before training: do masks lie on vessels, are vessels vessels?"""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle
 from typing import Literal
 
-import cv2
 import numpy as np
 from pydantic import Field
 
@@ -12,12 +13,14 @@ from sa2va_ray.config import Config
 from sa2va_ray.data.augment import AugmentConfig, augment
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.images.decode import to_png
+from sa2va_ray.pictures.overlay import fit, outlined, tinted
+from sa2va_ray.pictures.palette import OBJECTS
+from sa2va_ray.pictures.sheet import Picture, contact_sheet
 from sa2va_ray.telemetry import configure_logging, log_result
 
 _TILE_PX = 384
-_GAP_PX = 4
-_COLOURS = ((255, 90, 60), (0, 255, 120), (70, 150, 255), (255, 210, 0), (220, 90, 255), (0, 220, 255))
-_OPACITY = 0.4
+_OPACITY = 0.5
 
 
 class PreviewConfig(Config):
@@ -49,54 +52,38 @@ def preview(config: PreviewConfig) -> None:
     samples = SampleIndex(config.data_uri, config.split)
     random = np.random.default_rng(config.seed)
     indices = random.choice(len(samples), min(config.num_samples, len(samples)), replace=False)
-    rows = [list(_tiles(samples[int(index)], int(index), config)) for index in indices]
-    _, png = cv2.imencode(".png", cv2.cvtColor(_grid(rows), cv2.COLOR_RGB2BGR))
-    storage.write_bytes(config.out, png.tobytes())
+    tiles = [tile for index in indices for tile in _tiles(samples[int(index)], int(index), config)]
+    storage.write_bytes(config.out, to_png(contact_sheet(tiles, columns=1 + config.num_variants)))
     configure_logging()
     given = f"data_uri={config.data_uri}"
     log_result(config.out, "jobs.train", "CONFIG.yaml", given, "runs_uri=RUNS", "name=NAME")
 
 
-def _tiles(sample: dict, index: int, config: PreviewConfig) -> Iterator[np.ndarray]:
+def _tiles(sample: dict, index: int, config: PreviewConfig) -> Iterator[Picture]:
     image, masks = np.asarray(decode_image(sample)), object_masks(sample)
-    yield outlined(image, masks)
+    yield Picture(f"sample {index} of the split, as it is", outlined_tile(image, masks))
     for variant in range(config.num_variants):
-        yield tinted(*augment(image, masks, config.augment, np.random.default_rng([config.seed, index, variant])))
+        random = np.random.default_rng([config.seed, index, variant])
+        yield Picture(
+            f"sample {index}, variant {variant + 1}", tinted_tile(*augment(image, masks, config.augment, random))
+        )
 
 
-def outlined(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 and (N, H, W) bool -> RGB tile with a line just outside of each mask, so that it hides none."""
-    canvas, coverages = _to_tile(image, masks)
-    for number, coverage in enumerate(coverages):
-        inside = (coverage > 0).astype(np.uint8)
-        canvas[cv2.dilate(inside, np.ones((3, 3), np.uint8)) > inside] = _COLOURS[number % len(_COLOURS)]
-    return canvas
+def outlined_tile(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 and (N, H, W) bool -> RGB tile with a line around each mask, a colour for each."""
+    return _tile(image, masks, outlined)
 
 
-def tinted(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 and (N, H, W) bool -> RGB tile with the masks as a transparent colour."""
-    canvas, coverages = _to_tile(image, masks)
-    for number, coverage in enumerate(coverages):
-        weight, colour = _OPACITY * coverage[..., None], np.array(_COLOURS[number % len(_COLOURS)])
-        canvas = np.rint((1 - weight) * canvas + weight * colour).astype(np.uint8)
-    return canvas
+def tinted_tile(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 and (N, H, W) bool -> RGB tile with the masks tinted, a colour for each."""
+    return _tile(image, masks, partial(tinted, opacity=_OPACITY))
 
 
-def _to_tile(image: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Image and coverage of the masks, in [0, 1], scaled into a square of `_TILE_PX`, black around."""
-    height, width = image.shape[:2]
-    scale = _TILE_PX / max(height, width)
-    inner_height, inner_width = max(round(height * scale), 1), max(round(width * scale), 1)
-
-    def fit(layer: np.ndarray) -> np.ndarray:
-        resized = cv2.resize(layer, (inner_width, inner_height), interpolation=cv2.INTER_AREA)
-        below, right = _TILE_PX - inner_height, _TILE_PX - inner_width
-        return cv2.copyMakeBorder(resized, 0, below, 0, right, cv2.BORDER_CONSTANT)
-
-    return fit(image), [fit(mask.astype(np.float32)) for mask in masks]
-
-
-def _grid(rows: list[list[np.ndarray]]) -> np.ndarray:
-    """Tiles of equal size side by side, row below row, with white gaps."""
-    padded = [[np.pad(tile, ((0, _GAP_PX), (0, _GAP_PX), (0, 0)), constant_values=255) for tile in row] for row in rows]
-    return np.concatenate([np.concatenate(row, axis=1) for row in padded])
+def _tile(image: np.ndarray, masks: np.ndarray, draw: Callable[..., np.ndarray]) -> np.ndarray:
+    """Scaled into a square of `_TILE_PX`, black around."""
+    shown = fit(image, _TILE_PX)
+    for mask, colour in zip(masks, cycle(OBJECTS), strict=False):
+        shown = draw(shown, fit(mask.astype(np.float32), _TILE_PX), colour)
+    tile = np.zeros((_TILE_PX, _TILE_PX, 3), np.uint8)
+    tile[: shown.shape[0], : shown.shape[1]] = shown
+    return tile

@@ -1,5 +1,6 @@
 """The steps of the demo, each the command that a user would type, with a line, a bar and its time."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -10,16 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import yaml
+from PIL import Image
 from tqdm import tqdm
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.demo.picture import overlay_picture
+from sa2va_ray.data.sample import decode_image
 from sa2va_ray.demo.request import post_image, wait_ready
 from sa2va_ray.demo.stack import Stack, free_port
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
+from sa2va_ray.pictures.panels import mask_panels
 from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE
 from sa2va_ray.telemetry import parse_progress
 
@@ -108,7 +112,9 @@ class _Demo:
             sample = _first_test_sample()
             mask_png = post_image(endpoint, sample["image"])
         (self.output_dir / "mask.png").write_bytes(mask_png)
-        overlay_picture(sample["image"], mask_png).save(self.output_dir / "overlay.png")
+        mask = np.asarray(Image.open(io.BytesIO(mask_png)).convert("L")) > 0
+        panels = mask_panels(np.asarray(decode_image(sample)), mask)
+        Image.fromarray(panels).save(self.output_dir / "overlay.png")
         with self.stack.applied_env():
             (self.output_dir / "metrics.json").write_bytes(storage.read_bytes(f"{EVALUATION}/metrics.json"))
             storage.download_folder(f"{RUNS}/demo/tensorboard", self.output_dir / "tensorboard")

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import Checkpoint
+from sa2va_ray.pictures.pages import build_environment
 
 _IDENTIFYING = ("name", "data_uri", "runs_uri", "source", "sam2_checkpoint", "initialise_from")
 
@@ -18,13 +18,7 @@ def write_card(folder: Path, checkpoint: Checkpoint, facts: Mapping[str, Any]) -
     """Args:
     facts: of the manifest.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = build_environment(Path(__file__).parent, is_html=False)
     text = environment.get_template("card.md.jinja").render(
         facts=facts,
         state=checkpoint.state,

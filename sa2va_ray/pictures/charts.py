@@ -1,15 +1,11 @@
 """Charts as data: what `charts.jinja` draws as SVG, in the page's own colours.
 
-Lines, dots and bars have a colour of Okabe and Ito's each, and a dash or a shape of their own, so that no chart depends
-on colour vision.
+Lines, dots and bars have a colour each, and a dash or a shape of their own, so that no chart depends on colour vision.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-
-CHART_TEMPLATES = Path(__file__).parent
 
 LEFT, TOP, WIDTH, HEIGHT = 58, 34, 474, 210
 """The plotted area in a picture of 560 x 310 units."""
@@ -36,12 +32,12 @@ class Layer:
     """One thing that is drawn.
 
     Attributes:
-        style: "one" to "four": colour, dash and shape.
+        style: "one" to "four": colour, dash and shape; of bars also "quarantined".
         line: points joined in their order.
         dots: points by themselves.
         whiskers: (x, low, high), intervals around dots.
         band: (x, low, high), an interval around a line.
-        bars: (left, right, height).
+        bars: (left, right, height), drawn from the axis; a layer hides those before it.
     """
 
     name: str
@@ -59,6 +55,7 @@ class Chart:
     meaning: a sentence for people who have not seen such a chart.
     marks: (x, text), upright lines.
     header, rows: the numbers as a table.
+    labels: (x, y, text), written above a point, such as the count of a bar.
     """
 
     title: str
@@ -69,6 +66,7 @@ class Chart:
     marks: Sequence[tuple[float, str]] = ()
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = field(default_factory=list)
+    labels: Sequence[tuple[float, float, str]] = ()
 
     def left(self, value: float) -> float:
         return round(LEFT + WIDTH * self.x.fraction(value), 1)

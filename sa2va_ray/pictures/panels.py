@@ -1,13 +1,29 @@
-"""A prediction beside its truth, for people."""
+"""Panels side by side: an image, its mask, and both together."""
 
-import cv2
+from collections.abc import Sequence
+
 import numpy as np
 
-_PANEL_PX = 512
+from sa2va_ray.pictures.overlay import fit, outlined, tinted, to_rgb
+from sa2va_ray.pictures.palette import FALSE_POSITIVE, HIT, MISS
+
+MAX_PANEL_PX = 512
+"""Longer side of a panel of `mask_panels` and `three_panels`; smaller images stay as they are."""
 _GAP_PX = 4
-# Yellow, vermilion and sky blue of Okabe and Ito: told apart with any colour vision, and on grey images.
-HIT, MISS, FALSE_POSITIVE = (240, 228, 66), (213, 94, 0), (86, 180, 233)
-_OPACITY = 0.75
+_FILL_OPACITY, _EDGE_OPACITY = 0.45, 0.6  # an image shows through its label
+
+
+def mask_panels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image, the mask in white, and the mask over the image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (H, W) bool.
+
+    Returns:
+        RGB uint8.
+    """
+    return _side_by_side([_at_most(panel) for panel in (image, _white(mask), tinted(image, mask))])
 
 
 def three_panels(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -19,25 +35,43 @@ def three_panels(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -
         truth, prediction: (H, W) bool.
 
     Returns:
-        RGB uint8, three panels side by side; larger images are scaled to a longer side of 512 px.
+        RGB uint8.
     """
-    white = np.full_like(image, 255)
-    overlaid = image.copy()
-    for colour, where in (
-        (HIT, truth & prediction),
-        (MISS, truth & ~prediction),
-        (FALSE_POSITIVE, prediction & ~truth),
-    ):
-        overlaid[where] = np.rint((1 - _OPACITY) * image[where] + _OPACITY * np.array(colour))
-    panels = [_fit(panel) for panel in (image, white * truth[..., None], overlaid)]
+    compared = tinted(image, truth & prediction, HIT)
+    compared = tinted(compared, truth & ~prediction, MISS)
+    compared = tinted(compared, prediction & ~truth, FALSE_POSITIVE)
+    return _side_by_side([_at_most(panel) for panel in (image, _white(truth), compared)])
+
+
+def label_panels(image: np.ndarray, mask: np.ndarray, side_px: int) -> np.ndarray:
+    """The image, and beside it the same with a label's mask tinted and its outline around it. The vessel shows through,
+    and one of a single pixel is seen however large the image is.
+
+    Args:
+        image: (H, W) or (H, W, 3) uint8.
+        mask: (H, W) bool.
+        side_px: longer side of a panel.
+
+    Returns:
+        RGB uint8.
+    """
+    shown, coverage = to_rgb(fit(image, side_px)), fit(mask.astype(np.float32), side_px)
+    marked = outlined(tinted(shown, coverage, opacity=_FILL_OPACITY), coverage, opacity=_EDGE_OPACITY)
+    return _side_by_side([shown, marked])
+
+
+def _white(mask: np.ndarray) -> np.ndarray:
+    return to_rgb(mask * np.uint8(255))
+
+
+def _at_most(panel: np.ndarray) -> np.ndarray:
+    return fit(panel, MAX_PANEL_PX) if max(panel.shape) > MAX_PANEL_PX else panel
+
+
+def _side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
+    """Panels of one height, with white gaps."""
     gap = np.full((len(panels[0]), _GAP_PX, 3), 255, np.uint8)
-    return np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
-
-
-def _fit(panel: np.ndarray) -> np.ndarray:
-    height, width = panel.shape[:2]
-    scale = _PANEL_PX / max(height, width)
-    if scale >= 1:
-        return panel
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(panel, size, interpolation=cv2.INTER_AREA)
+    parts = [panels[0]]
+    for panel in panels[1:]:
+        parts += [gap, panel]
+    return np.concatenate(parts, axis=1)

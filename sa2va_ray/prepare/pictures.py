@@ -2,28 +2,46 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sa2va_ray.images.decode import decode_image_bytes
-from sa2va_ray.pictures.polygons import Picture, Pictures, outlines, overlay
+from sa2va_ray.pictures.panels import label_panels
+from sa2va_ray.pictures.polygons import draw_polygons
+from sa2va_ray.pictures.sheet import Picture
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import QUARANTINED
 from sa2va_ray.prepare.records import Record, Rejected
 from sa2va_ray.prepare.validate import check_sample, read_annotation, read_image_file, rejecting
+
+PANEL_PX = 320
+"""Longer side of a drawn image."""
 
 _NUM_CONTACT = 24
 _NUM_WORST = 24
 _NUM_PER_CODE = 4
 
 
-def draw_pictures(records: Mapping[int, Record], outcomes: Mapping[int, Any], config: PrepareConfig) -> Pictures:
+@dataclass(frozen=True)
+class ReportPictures:
+    """Attributes:
+    contact: samples that are used, with their masks.
+    worst: samples in quarantine and repaired ones; the caption has the reason.
+    """
+
+    contact: list[Picture]
+    worst: list[Picture]
+
+
+def draw_pictures(records: Mapping[int, Record], outcomes: Mapping[int, Any], config: PrepareConfig) -> ReportPictures:
     """Good samples for the contact sheet, and some of each thing that was found."""
     used = [row for row in outcomes.values() if row["verdict"] != QUARANTINED]
     used.sort(key=lambda row: row["sample_id"])  # a hash: a fair and stable choice
     contact = [_draw_used(row, records, config) for row in used[:_NUM_CONTACT]]
-    return Pictures(contact, [picture for row in _worst(outcomes.values()) if (picture := _draw(row, records, config))])
+    worst = [picture for row in _worst(outcomes.values()) if (picture := _draw(row, records, config))]
+    return ReportPictures(contact, worst)
 
 
 def _worst(rows: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -56,7 +74,7 @@ def _draw_used(row: Mapping[str, Any], records: Mapping[int, Record], config: Pr
     checked = check_sample(records[row["index"]], config)
     codes = ", ".join(each["code"] for each in row["findings"])
     caption = f"item {row['index']}, {row['split']}, {row['foreground']:.1%}" + (f": {codes}" if codes else "")
-    return Picture(caption, overlay(checked.pixels, checked.union))
+    return Picture(caption, label_panels(checked.pixels, checked.union, PANEL_PX))
 
 
 def _draw_quarantined(row: Mapping[str, Any], record: Record, config: PrepareConfig) -> Picture | None:
@@ -68,4 +86,4 @@ def _draw_quarantined(row: Mapping[str, Any], record: Record, config: PrepareCon
     except Rejected:
         return None
     polygons = [shape for shapes in objects.values() for shape in shapes if isinstance(shape, np.ndarray)]
-    return Picture(f"item {row['index']}: {row['findings'][0]['code']}", outlines(pixels, polygons))
+    return Picture(f"item {row['index']}: {row['findings'][0]['code']}", draw_polygons(pixels, polygons, PANEL_PX))

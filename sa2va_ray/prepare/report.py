@@ -1,21 +1,19 @@
 """The report of the prepare job: what was found in a source, as numbers (JSON) and as one HTML file to look at."""
 
-import base64
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from sa2va_ray.data.sample import SPLITS
-from sa2va_ray.pictures.polygons import PANEL_PX, Picture, Pictures
+from sa2va_ray.pictures.pages import render_page
+from sa2va_ray.prepare.pictures import ReportPictures
+from sa2va_ray.prepare.report_charts import build_charts, percent
 
 VERDICTS = ("ok", "repaired", "quarantined")
 
@@ -41,8 +39,6 @@ _NUM_SIZES = 20
 _NUM_PATIENTS_IN_HTML = 200
 _NUM_BINS = 20
 _BIN_WIDTHS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.025, 0.05)  # the last covers [0, 1]
-_PICTURE_SIZE = (2 * PANEL_PX + 8, PANEL_PX)  # width, height: two panels and the gap between them
-_WEBP_QUALITY = 75
 
 
 def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,22 +66,11 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def render_html(report: Mapping[str, Any], pictures: Pictures) -> str:
-    """The report as one HTML file that needs nothing else: no network, no script. Every text is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=_number, compact=_compact, percent=_percent, ticks=_ticks, data_uri=_data_uri)
-    return environment.get_template("report.html.jinja").render(
-        report,
-        pictures=pictures,
-        max_patients=_NUM_PATIENTS_IN_HTML,
-        fact_rows=list(_flatten(report["facts"])),
-    )
+def render_report(report: Mapping[str, Any], pictures: ReportPictures) -> bytes:
+    """The report as one HTML file; every text is escaped."""
+    values = {**report, "pictures": pictures, "max_patients": _NUM_PATIENTS_IN_HTML}
+    values |= {"charts": build_charts(report), "fact_rows": list(_flatten(report["facts"]))}
+    return render_page(Path(__file__).parent / "report.html.jinja", {"percent": percent}, values)
 
 
 def _codes(outcomes: pa.Table) -> list[dict[str, Any]]:
@@ -221,39 +206,3 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
-
-
-def _number(value: int) -> str:
-    return f"{value:,}"
-
-
-def _compact(value: int) -> str:
-    """At most 4 characters, to stand over a narrow bar."""
-    for unit, size in (("M", 10**6), ("k", 10**3)):
-        if value >= size:
-            return f"{value / size:.1f}{unit}" if value < 9.95 * size else f"{value / size:.0f}{unit}"
-    return str(value)
-
-
-def _percent(fraction: float) -> str:
-    """Something is never shown as 0 %, and less than all never as 100 %."""
-    if 0 < fraction < 0.0001:
-        return "less than 0.01 %"
-    if 0.999 < fraction < 1:
-        return "more than 99.9 %"
-    return f"{100 * fraction:.{2 if fraction < 0.1 else 3}g} %"
-
-
-def _ticks(largest: int) -> list[int]:
-    """Whole numbers for an axis from 0 to at least `largest`, at most 6 of them."""
-    step = next(factor * 10**power for power in range(19) for factor in (1, 2, 5) if factor * 10**power * 5 >= largest)
-    return list(range(0, step * math.ceil(max(1, largest) / step) + 1, step))
-
-
-def _data_uri(picture: Picture) -> str:
-    """Made from pixels alone, so that no metadata can come along."""
-    image = Image.fromarray(np.asarray(picture.image.convert("RGB")))
-    image.thumbnail(_PICTURE_SIZE)
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=_WEBP_QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

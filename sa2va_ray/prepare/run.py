@@ -6,7 +6,6 @@
 4. write the samples on the cluster, the manifest last.
 """
 
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -18,16 +17,17 @@ import pyarrow as pa
 from sa2va_ray import __version__, manifest, storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SPLITS
+from sa2va_ray.images.decode import to_png
 from sa2va_ray.manifest import MANIFEST
-from sa2va_ray.pictures.polygons import Pictures, contact_sheet
+from sa2va_ray.pictures.sheet import contact_sheet
 from sa2va_ray.prepare import examine, write
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.duplicates import equal_images, near_duplicates
 from sa2va_ray.prepare.examine import QUARANTINED, Task
-from sa2va_ray.prepare.pictures import draw_pictures
+from sa2va_ray.prepare.pictures import ReportPictures, draw_pictures
 from sa2va_ray.prepare.pseudonyms import Pseudonyms, read_key
 from sa2va_ray.prepare.records import Quarantined, Rejected
-from sa2va_ray.prepare.report import build_report, render_html
+from sa2va_ray.prepare.report import build_report, render_report
 from sa2va_ray.prepare.sources import Source, SourceOptions, read_source
 from sa2va_ray.prepare.split import PatientSplits, check_splits, find_leaks
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
@@ -149,18 +149,16 @@ def _report(source: Source, outcomes: Outcomes, facts: dict[str, Any], config: P
     pictures = draw_pictures({record.index: record for record in source.records}, outcomes, config)
     files = {
         "report.json": json.dumps(report, indent=1).encode(),
-        "report.html": render_html(report, pictures).encode(),
+        "report.html": render_report(report, pictures),
         write.QUARANTINE: write.to_quarantine_lines(outcomes.values(), source.places),
     }
     return files | _sheet(pictures)
 
 
-def _sheet(pictures: Pictures) -> dict[str, bytes]:
+def _sheet(pictures: ReportPictures) -> dict[str, bytes]:
     if not pictures.contact:
         return {}
-    buffer = io.BytesIO()
-    contact_sheet(pictures.contact, _SHEET_COLUMNS).save(buffer, format="PNG")
-    return {"contact_sheet.png": buffer.getvalue()}
+    return {"contact_sheet.png": to_png(contact_sheet(pictures.contact, _SHEET_COLUMNS))}
 
 
 def _write_data_set(

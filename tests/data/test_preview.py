@@ -9,7 +9,7 @@ from PIL import Image
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.augment import AugmentConfig
-from sa2va_ray.data.preview import PreviewConfig, outlined, preview, tinted
+from sa2va_ray.data.preview import PreviewConfig, outlined_tile, preview, tinted_tile
 
 TILE_PX = 384
 
@@ -22,11 +22,12 @@ def test_the_sheet_has_a_row_for_each_sample_and_varies_it(prepared_uri, bucket_
     preview(config.model_copy(update={"augment": AugmentConfig()}))
     varied = read(uri)
     assert still.shape == varied.shape
-    assert np.all(np.array(still.shape[:2]) // TILE_PX == 3)
-    tiles = [still[:TILE_PX, left : left + TILE_PX] for left in (0, TILE_PX + 4, 2 * TILE_PX + 8)]
+    height, width = np.array(still.shape[:2]) // 3
+    assert min(height, width) >= TILE_PX
+    tiles = [still[4 : TILE_PX + 4, left : left + TILE_PX] for left in (4, width + 4, 2 * width + 4)]
     np.testing.assert_array_equal(tiles[1], tiles[2])  # unaugmented variants are alike
     assert not np.array_equal(tiles[0], tiles[1])
-    np.testing.assert_array_equal(varied[:TILE_PX, :TILE_PX], tiles[0])
+    np.testing.assert_array_equal(varied[4 : TILE_PX + 4, 4 : TILE_PX + 4], tiles[0])
     assert not np.array_equal(still, varied)
 
 
@@ -40,11 +41,11 @@ def test_outlines_and_tints_are_where_the_masks_are():
     """In an image that is wider than high, and black."""
     image, masks = np.zeros((192, 384, 3), np.uint8), np.zeros((2, 192, 384), bool)
     masks[0, 20:40, 30:90] = masks[1, 100:101, 200:300] = True
-    tint = tinted(image, masks)
+    tint = tinted_tile(image, masks)
     np.testing.assert_array_equal(tint.any(axis=2)[:192], masks.any(axis=0))
     assert not tint[192:].any()
     assert not np.array_equal(tint[30, 60], tint[100, 250])
-    outline = outlined(image, masks).any(axis=2)
+    outline = outlined_tile(image, masks).any(axis=2)
     assert outline[19, 29:91].all()
     assert outline[99, 199:301].all()
     assert not (outline[:192] & masks.any(axis=0)).any()

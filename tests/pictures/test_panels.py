@@ -1,8 +1,12 @@
 """A picture shows what was found, what was missed and what was invented."""
 
 import numpy as np
+import pytest
 
-from sa2va_ray.pictures.panels import FALSE_POSITIVE, HIT, MISS, three_panels
+from sa2va_ray.pictures.palette import FALSE_POSITIVE, HIT, MISS
+from sa2va_ray.pictures.panels import label_panels, mask_panels, three_panels
+
+PANEL_PX = 320
 
 
 def test_each_kind_of_pixel_has_its_colour():
@@ -25,3 +29,32 @@ def test_each_kind_of_pixel_has_its_colour():
 def test_large_images_are_scaled():
     empty = np.zeros((1024, 768), bool)
     assert three_panels(np.zeros((1024, 768, 3), np.uint8), empty, empty).shape == (512, 3 * 384 + 2 * 4, 3)
+
+
+def test_a_mask_is_beside_its_image_and_over_it():
+    image, mask = np.full((40, 60, 3), 100, np.uint8), np.zeros((40, 60), bool)
+    mask[10:20] = True
+    picture = mask_panels(image, mask)
+    left, middle, right = picture[:, :60], picture[:, 64:124], picture[:, 128:]
+    assert (left == 100).all()
+    assert np.array_equal(middle.all(axis=2), mask)
+    assert np.array_equal((right != 100).any(axis=2), mask)
+
+
+@pytest.mark.parametrize("side", [64, 320, 2048])
+def test_label_panels_shows_a_vessel_of_one_pixel(side):
+    image = np.full((side, side), 128, np.uint8)
+    mask = np.zeros((side, side), bool)
+    mask[:, side // 2] = True
+    panels = label_panels(image, mask, PANEL_PX).astype(int)
+    original, marked = panels[:, :PANEL_PX], panels[:, -PANEL_PX:]
+    assert (original == 128).all()
+    changed = np.abs(marked - 128).sum(axis=2)[PANEL_PX // 2] > 20
+    assert changed[PANEL_PX // 2 - 2 : PANEL_PX // 2 + 2].any()
+    assert 2 <= changed.sum() <= 3 + PANEL_PX // side
+    assert not changed[: PANEL_PX // 2 - 8].any()
+
+
+def test_label_panels_takes_colour_and_keeps_the_shape_of_the_image():
+    picture = label_panels(np.zeros((100, 400, 3), np.uint8), np.zeros((100, 400), bool), PANEL_PX)
+    assert picture.shape == (PANEL_PX // 4, 2 * PANEL_PX + 4, 3)

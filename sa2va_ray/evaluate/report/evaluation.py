@@ -1,17 +1,10 @@
-"""An evaluation as one HTML file that needs nothing else: no network, no script. Every text is escaped."""
+"""An evaluation as one HTML file."""
 
-import base64
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import numpy as np
-from PIL import Image
-
 from sa2va_ray.evaluate.report import charts
-from sa2va_ray.evaluate.report.extremes import Drawing
 from sa2va_ray.evaluate.report.labels import (
     LABELS,
     describe_cleanup,
@@ -20,30 +13,38 @@ from sa2va_ray.evaluate.report.labels import (
     format_value,
     verdict,
 )
-from sa2va_ray.pictures.charts import CHART_TEMPLATES
-from sa2va_ray.pictures.panels import FALSE_POSITIVE, HIT, MISS
+from sa2va_ray.pictures.pages import render_page
+from sa2va_ray.pictures.palette import FALSE_POSITIVE, HIT, MISS
+from sa2va_ray.pictures.sheet import Picture
 from sa2va_ray.predict.cleanup import CleanupConfig
 
-_WEBP_QUALITY = 80
 _MAX_ROWS = 200
-_PANEL_COLOURS = ((HIT, "vessel, found"), (MISS, "vessel, missed"), (FALSE_POSITIVE, "drawn where no vessel is"))
+_PANEL_LEGEND = tuple(
+    (f"rgb{colour}", text)
+    for colour, text in (
+        (HIT, "vessel, found"),
+        (MISS, "vessel, missed"),
+        (FALSE_POSITIVE, "drawn where no vessel is"),
+    )
+)
 
 
 def render_evaluation(
-    result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], drawings: Sequence[Drawing]
+    result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]
 ) -> bytes:
     """
     Args:
         result: the content of `metrics.json`.
         rows: of `measure`.
+        pictures: of `draw_extremes`.
     """
     model = result["model"]
     return render(
         "evaluation.html.jinja",
         **{"against": None, **result},
         labels=LABELS,
-        drawings=drawings,
-        panel_colours=_PANEL_COLOURS,
+        pictures=pictures,
+        panel_legend=_PANEL_LEGEND,
         curves=[
             charts.threshold_chart(
                 result["threshold_curves"], [(model["threshold"], f"in use: {model['threshold']:.4g}")]
@@ -61,17 +62,14 @@ def render_evaluation(
 
 
 def render(template: str, **values: Any) -> bytes:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, CHART_TEMPLATES]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        value=format_value, signed=format_signed, verdict=verdict, cleanup=_cleanup, data_uri=_data_uri
-    )
-    return environment.get_template(template).render(values).encode()
+    """A report of this folder as one HTML file; every text is escaped."""
+    filters: dict[str, Callable] = {
+        "value": format_value,
+        "signed": format_signed,
+        "verdict": verdict,
+        "cleanup": _cleanup,
+    }
+    return render_page(Path(__file__).parent / template, filters, values)
 
 
 def _facts(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -88,10 +86,3 @@ def _facts(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _cleanup(values: Mapping[str, int]) -> str:
     return describe_cleanup(CleanupConfig.parse(dict(values)))
-
-
-def _data_uri(pixels: np.ndarray) -> str:
-    """RGB uint8 -> WebP. Made from pixels alone, so that no metadata can come along."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="WEBP", quality=_WEBP_QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,7 +1,6 @@
 """The images that a model did best on, worst on, and in between, drawn with their truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,39 +11,35 @@ from sa2va_ray.evaluate.passes.answers import UNREADABLE
 from sa2va_ray.evaluate.subjects import Split
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.pictures.panels import three_panels
+from sa2va_ray.pictures.sheet import Picture
 
 _NUM_OF_EACH = 3
+_SHOWN = {"dice": "Dice", "cldice": "clDice", "precision": "precision", "recall": "recall"}
 _Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """Attributes:
-    rank: "best", "median" or "worst".
-    rows: of the image's objects.
-    pixels: RGB uint8: `three_panels`.
-    """
-
-    rank: str
-    rows: Sequence[_Row]
-    pixels: np.ndarray
-
-    def mean(self, metric: str) -> float:
-        return float(np.mean([row[metric] for row in self.rows]))
-
-
-def draw_extremes(rows: Sequence[_Row], split: Split) -> list[Drawing]:
-    """Up to three images of each rank by Dice, none twice."""
+def draw_extremes(rows: Sequence[_Row], split: Split) -> list[Picture]:
+    """Up to three images of each rank by Dice, none twice: `three_panels` of each, the worst first."""
     by_image: dict[int, list[_Row]] = {}
     for row in rows:
         by_image.setdefault(row["row"], []).append(row)
-    ordered = sorted(by_image.values(), key=lambda of_image: -np.mean([row["dice"] for row in of_image]))
+    ordered = sorted(by_image.values(), key=lambda of_image: -_mean(of_image, "dice"))
     samples = SampleIndex(split.data_uri, split.name)
     return [
-        Drawing(rank, ordered[place], _draw(ordered[place], samples[ordered[place][0]["row"]]))
+        Picture(caption(rank, ordered[place]), _draw(ordered[place], samples[ordered[place][0]["row"]]))
         for rank, places in _places(len(ordered)).items()
         for place in places
     ]
+
+
+def caption(rank: str, rows: Sequence[_Row]) -> str:
+    """E.g. "Worst: Dice 0.512, clDice 0.600, precision 0.700, recall 0.401. Image 3f...": means over its objects."""
+    scores = ", ".join(f"{name} {_mean(rows, metric):.3f}" for metric, name in _SHOWN.items())
+    return f"{rank.capitalize()}: {scores}. Image {rows[0]['sample_id']}"
+
+
+def _mean(rows: Sequence[_Row], metric: str) -> float:
+    return float(np.mean([row[metric] for row in rows]))
 
 
 def _places(num_images: int) -> dict[str, Sequence[int]]:

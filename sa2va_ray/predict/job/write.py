@@ -11,12 +11,11 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.images.decode import decode_image_bytes, to_png
 from sa2va_ray.images.masks import rle_to_mask
-from sa2va_ray.pictures.panels import HIT, three_panels
+from sa2va_ray.pictures.overlay import tinted
+from sa2va_ray.pictures.panels import mask_panels
 from sa2va_ray.predict.job.columns import probability_map
 from sa2va_ray.predict.job.config import PredictConfig
 from sa2va_ray.predict.job.results import RESULT_SCHEMA, write_part
-
-_OPACITY = 0.75
 
 
 def mask_file(stem: str) -> str:
@@ -62,15 +61,8 @@ def _draw(folder: str, row: Mapping[str, Any], mask: np.ndarray, config: Predict
     image = np.atleast_3d(decode_image_bytes(row["image"], config.max_pixels))
     image = np.broadcast_to(image, (*mask.shape, 3))
     if folder == "overlays":
-        return to_png(_overlay(image, mask))
-    return to_png(three_panels(image, truth=mask, prediction=mask))  # without another truth, all of it is a hit
-
-
-def _overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 and (H, W) bool -> the image, with the mask tinted."""
-    overlaid = image.copy()
-    overlaid[mask] = np.rint((1 - _OPACITY) * image[mask] + _OPACITY * np.array(HIT))
-    return overlaid
+        return to_png(tinted(image, mask))
+    return to_png(mask_panels(image, mask))
 
 
 @contextmanager
