@@ -10,7 +10,7 @@ import tifffile
 import torch
 from PIL import Image, ImageOps, PngImagePlugin
 
-from sa2va_ray.client import _encoded
+from sa2va_ray.client.encoding import encode_image
 from sa2va_ray.images.decode import ImageError, decode_image_bytes
 from sa2va_ray.models.sa2va import modeling_sa2va
 from sa2va_ray.models.sa2va.generation_sa2va import Segmentation
@@ -159,7 +159,7 @@ def test_what_pil_has_lost_is_not_guessed(data):
     with pytest.raises(ImageError, match="array"):
         rgb_image(opened(data))
     with pytest.raises(ValueError, match="path"):
-        _encoded(opened(data))
+        encode_image(opened(data))
     assert decode_image_bytes(data, 10_000).shape[:2] == (20, 30)
 
 
@@ -185,7 +185,7 @@ def sgi(values):
     ],
 )
 def test_formats_that_only_pil_reads_lose_no_bits_in_silence(data, is_wide):
-    for read, error, cure in ((image_pixels, ImageError, "array"), (_encoded, ValueError, "path")):
+    for read, error, cure in ((image_pixels, ImageError, "array"), (encode_image, ValueError, "path")):
         if is_wide:
             with pytest.raises(error, match=cure):
                 read(opened(data))
@@ -210,7 +210,7 @@ TEXTS.add_itxt("XML:com.adobe.xmp", XMP.decode())
 def test_an_orientation_in_xmp_does_not_count(source, data):
     for pixels in (decode_image_bytes(data, 10_000), image_pixels(opened(data))):
         np.testing.assert_array_equal(pixels, image_pixels(source))
-    np.testing.assert_array_equal(decode_image_bytes(_encoded(opened(data)), 10_000), image_pixels(source))
+    np.testing.assert_array_equal(decode_image_bytes(encode_image(opened(data)), 10_000), image_pixels(source))
 
 
 def closed():
@@ -244,14 +244,14 @@ def test_what_pil_cannot_give_is_refused_by_its_cause(make, code):
             read(make())
         assert caught.value.code == code
     with pytest.raises(ValueError, match=r"image|transparency"):
-        _encoded(make())
+        encode_image(make())
 
 
 def test_masked_arrays_and_paths_of_nothing_are_refused_by_name():
     with pytest.raises(ImageError, match="masked"):
         image_pixels(np.ma.masked_less(GREY, 9))
     with pytest.raises(ValueError, match="empty"):
-        _encoded("")
+        encode_image("")
 
 
 def test_a_tiff_palette_of_8_bits_in_words_of_16_is_not_black():
@@ -260,7 +260,7 @@ def test_a_tiff_palette_of_8_bits_in_words_of_16_is_not_black():
     for pixels in (decode_image_bytes(data, 10_000), image_pixels(opened(data))):
         np.testing.assert_array_equal(pixels, palette.T[GREY])
     with pytest.raises(ValueError, match="path"):
-        _encoded(opened(data))
+        encode_image(opened(data))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_the_models_own_calls_see_the_same_picture(parity, monkeypatch):
 def test_the_client_sends_the_same_picture_or_refuses_it(kind):
     for image in (opened(FILES[kind]), opened(FILES[kind]).copy()):
         try:
-            sent = _encoded(image)
+            sent = encode_image(image)
         except ValueError as error:
             refused = ("16 bits, white is zero", "float, white is zero", "uint32")
             assert ("path" in str(error), kind in refused, hasattr(image, "tag_v2")) == (True,) * 3  # noqa: PT017
@@ -343,7 +343,7 @@ def test_the_client_sends_all_bits(mode):
     dtype = {"I;16B": ">u2", "I": np.int32, "F": np.float32}.get(mode, "<u2")
     image = Image.frombytes(mode, (30, 20), WIDE.astype(dtype).tobytes())
     image.info = {"exif": of_doe(), "Comment": "Doe", "icc_profile": b"Doe"}
-    sent = _encoded(image)
+    sent = encode_image(image)
     np.testing.assert_array_equal(decode_image_bytes(sent, 10_000), image_pixels(image))
     assert b"Doe" not in sent
 
@@ -357,4 +357,4 @@ def of_doe():
 @pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr", "HSV", "RGBX", "La", "RGBa"])
 def test_the_client_refuses_ambiguous_modes_by_name(mode):
     with pytest.raises(ValueError, match=f"kind {mode} .*RGB"):
-        _encoded(Image.new(mode, (5, 4)))
+        encode_image(Image.new(mode, (5, 4)))
