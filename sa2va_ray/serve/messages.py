@@ -10,15 +10,15 @@ from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.predictor import Prediction
 from sa2va_ray.serve.problems import Problem
 
-_ONE = 65535  # of 16 bits
+_UINT16_MAX = 65535
 _MEGAPIXEL = 10**6
-_MASK_PIXELS = 32 * _MEGAPIXEL  # of all masks of an answer; the replica takes nine bytes for each
-_MASKS = 4  # whatever their size: one for each of a few kinds of vessels
+_MAX_MASK_PIXELS = 32 * _MEGAPIXEL  # all masks of an answer together; the replica takes nine bytes for each pixel
+_MIN_MASKS = 4  # allowed whatever their size: one for each of a few kinds of vessels
 
 
 @dataclass(frozen=True)
 class Question:
-    """An image (H, W) or (H, W, 3) uint8 and what is asked of it; see `Query` for the rest."""
+    """An image, (H, W) or (H, W, 3) uint8, and what is asked about it; see `Query` for threshold and clean-up."""
 
     image: np.ndarray
     prompts: tuple[str, ...]
@@ -28,17 +28,19 @@ class Question:
 
     @property
     def megapixels(self) -> int:
+        """The size of the question for a batch: pixels times prompts, in millions, rounded up; 1 at least."""
         height, width = self.image.shape[:2]
         return max(1, math.ceil(height * width * len(self.prompts) / _MEGAPIXEL))
 
     @property
     def max_masks(self) -> int:
-        """In the answer to each prompt."""
+        """Most masks that the answer to one prompt may have."""
         height, width = self.image.shape[:2]
-        return max(_MASKS, _MASK_PIXELS // (height * width))
+        return max(_MIN_MASKS, _MAX_MASK_PIXELS // (height * width))
 
     def parts(self, max_megapixels: int) -> "list[Question]":
-        """As few questions of fewer prompts as are needed for none to be larger, where that can be."""
+        """The question cut into as few questions of fewer prompts as needed for none to be larger than
+        `max_megapixels`, unless a single prompt is."""
         height, width = self.image.shape[:2]
         at_a_time = max(1, max_megapixels * _MEGAPIXEL // (height * width))
         return [
@@ -48,14 +50,14 @@ class Question:
 
     @property
     def message_bytes(self) -> int:
-        """Of the question, or of its answers, whichever is more, with a mask for each prompt."""
+        """Size of the question or of its reply, whichever is larger, with a mask for each prompt."""
         height, width = self.image.shape[:2]
         bits = len(self.prompts) * (17 if self.wants_probabilities else 1)
         return max(self.image.nbytes, height * width * bits // 8)
 
 
 @dataclass(frozen=True)
-class Finding:
+class PromptResult:
     """What the model found for one prompt.
 
     Attributes:
@@ -78,7 +80,7 @@ class Finding:
     probabilities: np.ndarray | None
 
     @classmethod
-    def of(cls, prediction: Prediction, with_probabilities: bool) -> "Finding":
+    def from_prediction(cls, prediction: Prediction, with_probabilities: bool) -> "PromptResult":
         masks, probabilities = prediction.masks, prediction.probabilities
         return cls(
             text=prediction.text,
@@ -98,15 +100,17 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Attributes:
-    findings: one for each prompt.
-    sha256, threshold, cleanup: of the model that answered, which may be another from one request to the next.
-    predict_ms: that the model took for the batch.
-    problem: what is wrong with this question; then there are no findings.
+class ModelReply:
+    """What a replica answers to a question.
+
+    Attributes:
+        results: one for each prompt.
+        sha256, threshold, cleanup: those of the model that answered, which may be another one after a rolling update.
+        predict_ms: how long the model took for the batch.
+        problem: why the model cannot answer this question; then there are no results.
     """
 
-    findings: tuple[Finding, ...]
+    results: tuple[PromptResult, ...]
     sha256: str
     threshold: float
     cleanup: CleanupConfig
@@ -116,5 +120,5 @@ class Answers:
 
 def to_uint16(probabilities: np.ndarray) -> np.ndarray:
     """[0, 1] -> uint16, round(p x 65535)."""
-    scaled = probabilities * np.float32(_ONE)
+    scaled = probabilities * np.float32(_UINT16_MAX)
     return np.rint(scaled, out=scaled).astype(np.uint16)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from sa2va_ray.serve.messages import Finding
+from sa2va_ray.serve.messages import PromptResult
 
 _SECONDS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]
 _SIZES = [1.0, 2, 4, 8, 16, 32, 64]
@@ -26,7 +26,7 @@ class _Distribution:
 
 
 class ModelMetrics:
-    """Of one replica: its batches, and what drifts when images change: areas, confidence, empty masks."""
+    """Counters of one replica: its batches, and what drifts when images change: areas, confidence, empty masks."""
 
     def __init__(self, model: str):
         self._tags = {"model": model}
@@ -41,18 +41,18 @@ class ModelMetrics:
         self._images.observe(num_images, self._tags)
         self._megapixels.observe(megapixels, self._tags)
 
-    def findings(self, findings: Iterable[Finding]) -> None:
-        for finding in findings:
+    def results(self, results: Iterable[PromptResult]) -> None:
+        for result in results:
             self._answers.inc(tags=self._tags)
-            self._area.observe(finding.area_fraction, self._tags)
-            if finding.area_fraction:
-                self._confidence.observe(finding.mean_confidence, self._tags)
+            self._area.observe(result.area_fraction, self._tags)
+            if result.area_fraction:
+                self._confidence.observe(result.mean_confidence, self._tags)
             else:
                 self._empty.inc(tags=self._tags)
 
 
 class RequestMetrics:
-    """Of one ingress."""
+    """Counters of one ingress: requests, problems, and the time of each stage."""
 
     def __init__(self) -> None:
         self._requests = Counter("sa2va_serve_requests_total", "Replies.", ("route", "status"))

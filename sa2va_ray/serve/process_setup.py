@@ -1,4 +1,4 @@
-"""What the endpoint's processes, HTTP side and replicas, have in common."""
+"""Settings of the endpoint's processes: logging, threads, memory, and the size of messages."""
 
 import ctypes
 import sys

@@ -1,4 +1,4 @@
-"""What there is only so much of in a process, such as memory for pixels."""
+"""A semaphore whose holders take different amounts, for what a process has only so much of: memory for pixels."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -7,22 +7,22 @@ from contextlib import asynccontextmanager
 from sa2va_ray.serve.problems import Problem
 
 
-class Room:
-    """Given out in amounts, first come, first served. Who wants more than there is in all gets it when nobody else has
-    any, so that nobody is refused for ever."""
+class WeightedSemaphore:
+    """Gives out amounts of `size`, first come, first served. A request for more than `size` is granted when nothing
+    else is held, so that nobody waits for ever."""
 
     def __init__(self, size: int):
         self.size = size
         self._taken = 0
-        self._queue = asyncio.Lock()  # held by the first of those who wait
+        self._queue = asyncio.Lock()  # held by the first that waits
         self._freed = asyncio.Event()
 
     @asynccontextmanager
     async def hold(self, amount: int, refusal: Problem | None = None) -> AsyncIterator[Callable[[int], None]]:
-        """Yields a function that gives back all but an amount, once it is known that this is enough.
+        """Holds an amount, and yields a function that reduces it to a smaller one once that is known to be enough.
 
         Args:
-            refusal: what one is told who finds no room; None waits for it.
+            refusal: raised when the amount is not free at once; with None the caller waits for it.
 
         Raises:
             Problem: the refusal.
@@ -36,16 +36,16 @@ class Room:
             self._taken += amount
         held = amount
 
-        def keep(less: int) -> None:
+        def reduce_to(smaller: int) -> None:
             nonlocal held
-            self._taken -= held - less
-            held = less
+            self._taken -= held - smaller
+            held = smaller
             self._freed.set()
 
         try:
-            yield keep
+            yield reduce_to
         finally:
-            keep(0)
+            reduce_to(0)
 
     def _fits(self, amount: int) -> bool:
         return not self._taken or self._taken + amount <= self.size

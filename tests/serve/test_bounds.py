@@ -15,11 +15,11 @@ import pytest
 
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.serve.config import LimitsConfig
-from sa2va_ray.serve.guard.thread_pool import Threads
-from sa2va_ray.serve.http.image_workers import Workbench
+from sa2va_ray.serve.guard.thread_pool import BoundedThreadPool
+from sa2va_ray.serve.http.image_workers import ImageWorkers
 from sa2va_ray.serve.messages import Question
 from sa2va_ray.serve.problems import Problem
-from sa2va_ray.serve.weighted_semaphore import Room
+from sa2va_ray.serve.weighted_semaphore import WeightedSemaphore
 from tests.serve.processes import replicas_of
 
 HTTP = httpx.Client(timeout=60)
@@ -115,7 +115,7 @@ def test_an_endpoint_is_ready_while_its_replica_is_busy(endpoint, png):
 
 def test_threads_that_hang_are_counted_until_they_end():
     async def hang_and_leave() -> None:
-        threads, go_on = Threads(2, BUSY), threading.Event()
+        threads, go_on = BoundedThreadPool(2, BUSY), threading.Event()
         calls = [asyncio.create_task(threads.run(go_on.wait)) for _ in range(2)]
         await asyncio.sleep(0)
         calls[0].cancel()  # its caller leaves, the thread hangs on
@@ -136,34 +136,34 @@ def test_threads_that_hang_are_counted_until_they_end():
     asyncio.run(hang_and_leave())
 
 
-def test_room_is_given_in_order_and_given_back():
+def test_amounts_are_given_in_order_and_given_back():
     async def share() -> None:
-        room, order = Room(10), []
+        semaphore, order = WeightedSemaphore(10), []
 
         async def work(name: str, amount: int) -> None:
-            async with room.hold(amount):
+            async with semaphore.hold(amount):
                 order.append(name)
                 await asyncio.sleep(0)
 
-        async with room.hold(8) as keep:
+        async with semaphore.hold(8) as reduce_to:
             with pytest.raises(Problem):
-                async with room.hold(3, BUSY):
+                async with semaphore.hold(3, BUSY):
                     pass
             waiting = [asyncio.create_task(work(name, amount)) for name, amount in (("large", 99), ("small", 1))]
             await asyncio.sleep(0)
             with pytest.raises(Problem):  # it would fit, but others came first
-                async with room.hold(1, BUSY):
+                async with semaphore.hold(1, BUSY):
                     pass
-            keep(0)
+            reduce_to(0)
             async with asyncio.timeout(10):
                 await asyncio.gather(*waiting)
         assert order == ["large", "small"]
         left = asyncio.create_task(work("left", 1))
-        async with room.hold(10):
+        async with semaphore.hold(10):
             await asyncio.sleep(0)
             left.cancel()
             await asyncio.wait([left])
-        async with asyncio.timeout(10), room.hold(10, BUSY):
+        async with asyncio.timeout(10), semaphore.hold(10, BUSY):
             pass
 
     asyncio.run(share())
@@ -177,12 +177,12 @@ def test_answers_have_as_many_masks_as_there_is_memory_for(side, most):
 
 def test_images_take_as_much_memory_as_they_have_pixels():
     """Sixteen fundus images at once fit into the memory of four of the largest images: none is told to come again."""
-    bench = Workbench(LimitsConfig(max_memory_bytes=4 * 3 * 64 * 10**6))
+    workers = ImageWorkers(LimitsConfig(max_memory_bytes=4 * 3 * 64 * 10**6))
     fundus = cv2.imencode(".png", np.full((2048, 2048, 3), (10, 20, 30), np.uint8))[1].tobytes()
     inside = asyncio.Barrier(16)
 
     async def ask() -> None:
-        async with bench.decoded(fundus, 1, with_probabilities=False, wait=False):
+        async with workers.decoded(fundus, 1, with_probabilities=False, wait=False):
             await inside.wait()
 
     async def ask_at_once() -> None:
@@ -193,10 +193,10 @@ def test_images_take_as_much_memory_as_they_have_pixels():
 
 
 def test_an_answer_that_takes_too_long_is_a_problem_and_its_memory_is_free(png):
-    bench = Workbench(LimitsConfig(answer_timeout_s=0.05, max_memory_bytes=1))
+    workers = ImageWorkers(LimitsConfig(answer_timeout_s=0.05, max_memory_bytes=1))
 
     async def ask() -> None:
-        async with bench.decoded(png, 1, with_probabilities=False, wait=False):
+        async with workers.decoded(png, 1, with_probabilities=False, wait=False):
             await asyncio.sleep(60)
 
     async def ask_twice() -> None:

@@ -1,6 +1,6 @@
-"""Who may ask: API keys with scopes and a rate limit; without any, this machine alone.
+"""Who may ask: API keys with a rate limit; without any, this machine alone.
 
-    python -m sa2va_ray.serve.guard.access new ID --scopes predict
+    python -m sa2va_ray.serve.guard.access new ID
 
 makes a key. What is stored of it, a JSON list of `ApiKey`, is in a file or in the environment variable SA2VA_API_KEYS.
 """
@@ -15,10 +15,10 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from sa2va_ray import storage
 from sa2va_ray.config import Config, UserError
@@ -32,8 +32,6 @@ LOOPBACK_ID = "(loopback)"
 _COMMAND = "python -m sa2va_ray.serve.guard.access"
 _KEY_BYTES = 32
 
-Scope = Literal["predict", "admin"]
-
 
 class ApiKey(Config):
     """What is stored of a key."""
@@ -43,10 +41,17 @@ class ApiKey(Config):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """SHA-256 of the key. A key is 32 random bytes, which nobody can guess however fast the hash is: the slow hashes
     with salt are for passwords, which people choose."""
-    scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
-    """What it may be used for; admin does not include predict."""
+    scopes: Annotated[tuple[Literal["predict"], ...], Field(min_length=1)] = ("predict",)
+    """What it may be used for. `predict` is all there is, so a request is not checked against it."""
     requests_per_minute: int | None = Field(None, gt=0)
     """In each process that checks keys, and as many at once; None: no limit."""
+
+    @field_validator("scopes", mode="before")
+    @classmethod
+    def _has_no_former_scope(cls, scopes: Any) -> Any:
+        if isinstance(scopes, list | tuple) and "admin" in scopes:
+            raise ValueError("there is no scope 'admin' any more, nothing ever needed it: leave it out")
+        return scopes
 
 
 class Access:
@@ -108,23 +113,15 @@ class Access:
             return LOOPBACK_ID
         return self._find(_presented(headers)).id
 
-    def admit(self, key_id: str, scope: Scope) -> None:
+    def admit(self, key_id: str) -> None:
         """Counts a request against the limit of its key.
 
         Args:
             key_id: from `identify`.
 
         Raises:
-            Problem: 403 not of this scope; 429 too often.
+            Problem: 429 too often.
         """
-        for key in self._keys:
-            if key.id == key_id and scope not in key.scopes:
-                raise Problem(
-                    403,
-                    "Not allowed",
-                    f"The key '{key.id}' is for {', '.join(key.scopes)}, and this needs {scope}.",
-                    "Use a key of this scope.",
-                )
         if key_id in self._buckets:
             self._buckets[key_id].take()
 
@@ -160,15 +157,14 @@ class _Bucket:
         self._tokens -= 1
 
 
-def new_key(id: str, scopes: Iterable[Scope], requests_per_minute: int | None = None) -> tuple[str, ApiKey]:
+def new_key(id: str, requests_per_minute: int | None = None) -> tuple[str, ApiKey]:
     """A new random key, and what is to be stored of it.
 
     Raises:
-        UserError: an id or scope that cannot be used.
+        UserError: an id or a limit that cannot be used.
     """
     key = secrets.token_urlsafe(_KEY_BYTES)
-    stored = {"id": id, "sha256": _sha256(key), "scopes": tuple(scopes), "requests_per_minute": requests_per_minute}
-    return key, ApiKey.parse(stored)
+    return key, ApiKey.parse({"id": id, "sha256": _sha256(key), "requests_per_minute": requests_per_minute})
 
 
 def _sha256(key: str) -> str:
@@ -227,11 +223,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=_COMMAND, description="API keys of the endpoint.")
     new = parser.add_subparsers(required=True).add_parser("new", help="make a key")
     new.add_argument("id", help="stands in the audit log")
-    new.add_argument("--scopes", nargs="+", choices=["predict", "admin"], default=["predict"])
+    new.add_argument("--scopes", nargs="+", choices=["predict"], help="predict, which is all there is")
     new.add_argument("--requests-per-minute", type=int)
     chosen = parser.parse_args(arguments)
     try:
-        key, stored = new_key(chosen.id, chosen.scopes, chosen.requests_per_minute)
+        key, stored = new_key(chosen.id, chosen.requests_per_minute)
     except UserError as error:
         parser.error(str(error))
     print(f"Give this key to its user; it is shown this once:\n{key}")

@@ -49,13 +49,10 @@ _TAIL_BYTES = 64 * 1024
 class AuditLog:
     """The one writer of a file. Threads may share it; each process that serves needs a file of its own."""
 
-    def __init__(self, path: str | Path, fsync: bool = False):
+    def __init__(self, path: str | Path):
         """Opens the file, or makes it, readable by its owner only, and goes on with its chain.
 
         A last line that a crash cut off stays, and the verifier reports it; the chain goes on from the last whole one.
-
-        Args:
-            fsync: a record is on the disk when `append` returns, so that it outlives the machine's power, too.
 
         Raises:
             UserError: no such folder, or another process writes this file.
@@ -63,7 +60,7 @@ class AuditLog:
         path = Path(path)
         if not path.parent.is_dir():
             raise UserError(f"There is no folder {path.parent} for the audit log. Make it, or correct the path.")
-        self._fsync, self._lock = fsync, threading.Lock()
+        self._lock = threading.Lock()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             _lock_file(self._fd, path)
@@ -107,8 +104,6 @@ class AuditLog:
             record["sha256"] = _hash(record)
             self._write(_to_line(record))
             self._next, self._previous = self._next + 1, record["sha256"]
-            if self._fsync:
-                os.fsync(self._fd)
         return record
 
     def close(self) -> None:
@@ -124,7 +119,7 @@ class AuditLog:
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFault:
     """Something wrong with a log.
 
     Attributes:
@@ -157,10 +152,10 @@ class AuditReport:
 
     num_records: int
     last_sha256: str
-    findings: tuple[Finding, ...]
+    faults: tuple[AuditFault, ...]
 
     def __str__(self) -> str:
-        lines = [f"line {finding.line}: {finding.kind}: {finding.detail}" for finding in self.findings]
+        lines = [f"line {fault.line}: {fault.kind}: {fault.detail}" for fault in self.faults]
         verdict = f"{len(lines)} thing(s) are wrong with this log." if lines else "The chain is whole."
         return "\n".join([*lines, f"{self.num_records} records, last sha256 {self.last_sha256}. {verdict}"])
 
@@ -176,21 +171,21 @@ def verify(path: str | Path, head: Head | None = None) -> AuditReport:
     """
     if not Path(path).is_file():
         raise UserError(f"There is no audit log at {path}.")
-    findings: list[Finding] = []
+    faults: list[AuditFault] = []
     num_records, expected, previous, hashes = 0, 0, _FIRST, {-1: _FIRST}
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             record = _parse(line)
             if record is None:
-                findings.append(Finding(number, "torn", "no whole record, as a crash leaves it, or somebody's editor"))
+                faults.append(AuditFault(number, "torn", "no whole record, as a crash leaves it, or somebody's editor"))
                 continue
-            findings += [Finding(number, *wrong) for wrong in _wrongs(record, line, expected, previous)]
+            faults += [AuditFault(number, *wrong) for wrong in _wrongs(record, line, expected, previous)]
             num_records, expected, previous = num_records + 1, record["sequence"] + 1, record["sha256"]
             if head and record["sequence"] == head.num_records - 1:
                 hashes[record["sequence"]] = previous
     if head:
-        findings += _against_head(head, hashes.get(head.num_records - 1), num_records)
-    return AuditReport(num_records, previous, tuple(findings))
+        faults += _against_head(head, hashes.get(head.num_records - 1), num_records)
+    return AuditReport(num_records, previous, tuple(faults))
 
 
 def verify_folder(folder: str | Path, heads: Mapping[str, Head]) -> dict[str, AuditReport]:
@@ -202,7 +197,9 @@ def verify_folder(folder: str | Path, heads: Mapping[str, Head]) -> dict[str, Au
     found = {path.name: verify(path, heads.get(path.name)) for path in _files(folder)}
     gone = {name: head for name, head in heads.items() if name not in found}
     return found | {
-        name: AuditReport(0, _FIRST, (Finding(0, "removed", f"the file of {head.num_records} records is not there"),))
+        name: AuditReport(
+            0, _FIRST, (AuditFault(0, "removed", f"the file of {head.num_records} records is not there"),)
+        )
         for name, head in sorted(gone.items())
     }
 
@@ -214,7 +211,7 @@ def read_heads(folder: str | Path) -> dict[str, Head]:
         UserError: no such folder, or something is wrong with one of the files.
     """
     reports = verify_folder(folder, {})
-    wrong = [name for name, report in reports.items() if report.findings]
+    wrong = [name for name, report in reports.items() if report.faults]
     if wrong:
         raise UserError(f"{len(wrong)} of {len(reports)} audit logs are not whole: verify {folder} first.")
     return {name: Head(report.num_records, report.last_sha256) for name, report in reports.items()}
@@ -226,11 +223,11 @@ def _files(folder: str | Path) -> list[Path]:
     return sorted(Path(folder).glob("*.jsonl"))
 
 
-def _against_head(head: Head, found: str | None, num_records: int) -> list[Finding]:
+def _against_head(head: Head, found: str | None, num_records: int) -> list[AuditFault]:
     if found is None:
-        return [Finding(0, "cut", f"it had {head.num_records} records and has {num_records}")]
+        return [AuditFault(0, "cut", f"it had {head.num_records} records and has {num_records}")]
     if found != head.last_sha256:
-        return [Finding(0, "replaced", f"record {head.num_records - 1} has another hash than it had")]
+        return [AuditFault(0, "replaced", f"record {head.num_records - 1} has another hash than it had")]
     return []
 
 
@@ -320,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name}:\n{report}")
     if not chosen.heads:
         print("What was cut off at the end, or removed as a whole file, is seen with --heads only.")
-    raise SystemExit(1 if any(report.findings for report in reports.values()) else 0)
+    raise SystemExit(1 if any(report.faults for report in reports.values()) else 0)
 
 
 def _verify(path: Path, heads: Mapping[str, Head]) -> dict[str, AuditReport]:

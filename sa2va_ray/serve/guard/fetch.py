@@ -23,14 +23,14 @@ from yarl import URL
 
 from sa2va_ray import storage
 from sa2va_ray.config import Config
-from sa2va_ray.serve.guard.thread_pool import Threads
+from sa2va_ray.serve.guard.thread_pool import BoundedThreadPool
 from sa2va_ray.serve.problems import Problem
 
 _MAX_REDIRECTS = 3
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 64 * 1024
 
-_THREADS = Threads(
+_THREADS = BoundedThreadPool(
     32,
     Problem(
         503,

@@ -1,4 +1,4 @@
-"""Threads for calls that may hang."""
+"""A thread pool for calls that may hang."""
 
 import asyncio
 import threading
@@ -12,14 +12,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Threads:
-    """A few, for one kind of call, so that those that hang hold up none of another kind. A call whose caller has left
-    keeps its thread until it ends."""
+class BoundedThreadPool:
+    """Threads for one kind of call, so that calls that hang hold up no other kind. A call that finds no free thread is
+    refused, not queued. A call whose caller has left keeps its thread until it ends."""
 
     def __init__(self, number: int, refusal: Problem):
         """
         Args:
-            refusal: of a call for which there is no thread.
+            refusal: raised when all threads are busy.
         """
         self._pool = ThreadPoolExecutor(number)
         self._free, self._refusal = threading.Semaphore(number), refusal

@@ -1,4 +1,4 @@
-"""Where an ingress decodes images and encodes answers: in threads of its own, with bounds of memory and time."""
+"""The threads in which an ingress decodes images and encodes answers, with bounds of memory and time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sa2va_ray.serve.config import LimitsConfig
-from sa2va_ray.serve.http.read.images import decode_image, read_num_pixels
+from sa2va_ray.serve.http.read.images import decode_upload, read_num_pixels
 from sa2va_ray.serve.problems import Problem
-from sa2va_ray.serve.weighted_semaphore import Room
+from sa2va_ray.serve.weighted_semaphore import WeightedSemaphore
 
 T = TypeVar("T")
 
@@ -22,18 +22,19 @@ _PROBABILITY_BYTES, _MASKS_IN_A_BYTE = 2, 8
 
 
 def is_large(num_pixels: int) -> bool:
+    """Whether an image is decoded and encoded alone, for the memory that this takes."""
     return num_pixels > _SMALL_PIXELS
 
 
-class Workbench:
-    """Decoding takes many times the memory of the pixels that come out, and encoding that of a mask: of larger images
-    there is one at a time in either."""
+class ImageWorkers:
+    """Decodes images and encodes answers. Decoding takes many times the memory of the pixels that come out, encoding
+    many times that of a mask; so one large image at a time is decoded or encoded."""
 
     def __init__(self, limits: LimitsConfig):
         self._limits = limits
         busy = "The images that are being worked on take all the memory that is set aside for them."
         cure = "Try again after the seconds in Retry-After."
-        self._memory = Room(limits.max_memory_bytes)
+        self._memory = WeightedSemaphore(limits.max_memory_bytes)
         self._refusal = Problem(503, "Too busy", busy, cure, limits.retry_after_s)
         self._threads = ThreadPoolExecutor(_NUM_THREADS)
         self._large = asyncio.Lock()
@@ -42,11 +43,11 @@ class Workbench:
     async def decoded(
         self, data: bytes, num_prompts: int, with_probabilities: bool, wait: bool
     ) -> AsyncIterator[np.ndarray]:
-        """(H, W) or (H, W, 3) uint8. Until it is left, there is memory for it and for its answers. From when there is,
-        the time limit counts.
+        """Decodes an image to (H, W) or (H, W, 3) uint8. Memory for it and for its answers is reserved until the end of
+        the context; the time limit counts from the reservation.
 
         Args:
-            wait: for memory, in place of a refusal.
+            wait: wait for memory; otherwise a request that finds none is refused.
 
         Raises:
             Problem: not one image within the limits, no memory for it now, or no answer in time.
@@ -55,16 +56,16 @@ class Workbench:
         num_pixels = await self.run(read_num_pixels, data, limit, alone=False)
         for_answers = num_prompts * ((_PROBABILITY_BYTES if with_probabilities else 0) + 1 / _MASKS_IN_A_BYTE)
         most = round(num_pixels * (_COLOURS + for_answers))
-        async with self._memory.hold(most, None if wait else self._refusal) as keep, self._in_time():
-            pixels = await self.run(decode_image, data, limit, alone=is_large(num_pixels))
-            keep(round(pixels.nbytes + num_pixels * for_answers))
+        async with self._memory.hold(most, None if wait else self._refusal) as reduce_to, self._in_time():
+            pixels = await self.run(decode_upload, data, limit, alone=is_large(num_pixels))
+            reduce_to(round(pixels.nbytes + num_pixels * for_answers))
             yield pixels
 
     async def run(self, work: Callable[..., T], *args: Any, alone: bool) -> T:
-        """In a thread, and to its end, since as long it holds its memory.
+        """Calls `work` in a thread and waits for its end, also when the caller has left: until then it holds memory.
 
         Args:
-            alone: it takes much memory, and only one such thing is done at a time.
+            alone: the work takes much memory; only one such call runs at a time.
         """
         if not alone:
             return await self._run(work, *args)

@@ -1,4 +1,4 @@
-"""Asking a model deployment: which one, and what happens when it is busy or a replica dies."""
+"""Handles of the model deployments: which one is asked, and what happens when it is busy or a replica dies."""
 
 from dataclasses import dataclass
 
@@ -10,56 +10,64 @@ from ray.serve.handle import DeploymentHandle
 
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.serve.config import ServeArgs
+from sa2va_ray.serve.http.encode.output_forms import OUTPUT_FORMS
 from sa2va_ray.serve.http.protocol import ModelInfo, Output, SegmentOptions
 from sa2va_ray.serve.http.readiness import RunningReplicas
-from sa2va_ray.serve.messages import Answers, Question
+from sa2va_ray.serve.messages import ModelReply, Question
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.telemetry import LOGGER
 
 _TRIES = 3  # a question changes nothing, so that one whose replica died can be asked again
 _MESSAGE_BYTES = 2**20
-"""From here on a message goes through Ray's object store, which has no limit for one and copies less, where gRPC is
-quicker for smaller ones."""
+"""Larger messages go through Ray's object store, which has no limit for their size and copies less; gRPC is quicker for
+smaller ones. `_by_reference` of Serve's handles is private, and kept because no public option chooses the way for one
+message: RAY_SERVE_USE_GRPC_BY_DEFAULT holds for all messages of a process, the large ones too."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question about an image of `height` x `width` px with its answers, and under which name the model answers."""
+class Segmentation:
+    """What a model found in an image of `height` x `width` px.
+
+    Attributes:
+        model_name: under which the model is served.
+        output: name of the form in which the caller wants the masks.
+    """
 
     model_name: str
     prompts: tuple[str, ...]
     output: Output
-    answers: Answers
+    reply: ModelReply
     height: int
     width: int
 
 
-class Models:
+class ModelHandles:
     """The model deployments by name."""
 
     def __init__(self, handles: dict[str, DeploymentHandle], infos: dict[str, ModelInfo], args: ServeArgs):
-        self._handles, self.infos, self._args = handles, infos, args
+        self._handles, self._infos, self._args = handles, infos, args
         self._running = RunningReplicas()
 
     def info(self, name: str | None) -> ModelInfo:
-        """None is the default.
+        """The model of this name; None is the default one.
 
         Raises:
             Problem: there is none of the name.
         """
-        found = self.infos.get(name or self._args.default_name())
+        found = self._infos.get(name or self._args.default_name())
         if found is None:
-            names = ", ".join(self.infos)
+            names = ", ".join(self._infos)
             raise Problem(404, "Unknown model", "No model of this name is served.", f"Served are: {names}.")
         return found
 
     def all_infos(self) -> list[ModelInfo]:
-        """The default first."""
+        """All models, the default one first."""
         default = self.info(None)
-        return [default, *(each for each in self.infos.values() if each is not default)]
+        return [default, *(each for each in self._infos.values() if each is not default)]
 
-    async def ask(self, image: np.ndarray, options: SegmentOptions) -> Asked:
-        """
+    async def segment(self, image: np.ndarray, options: SegmentOptions) -> Segmentation:
+        """Asks the model that the options name.
+
         Args:
             image: (H, W) or (H, W, 3) uint8.
 
@@ -78,13 +86,12 @@ class Models:
         height, width = image.shape[:2]
         if options.cleanup:
             _check_cleanup(options.cleanup, height, width, self._args.limits.max_image_pixels)
-        question = Question(
-            image, prompts, options.threshold, options.cleanup, wants_probabilities=options.output == "probability"
-        )
-        answers = await self._ask(info.name, question)
-        if answers.problem:
-            raise answers.problem
-        return Asked(info.name, prompts, options.output, answers, height, width)
+        wants_probabilities = OUTPUT_FORMS[options.output].needs_probabilities
+        question = Question(image, prompts, options.threshold, options.cleanup, wants_probabilities)
+        reply = await self._ask(info.name, question)
+        if reply.problem:
+            raise reply.problem
+        return Segmentation(info.name, prompts, options.output, reply, height, width)
 
     async def check_ready(self) -> None:
         """Asks Serve's controller: a question to a replica would wait behind those of the callers.
@@ -101,7 +108,7 @@ class Models:
             if (autoscaling is None or autoscaling.min_replicas) and not running.get(handle.deployment_name):
                 raise self._not_ready(f"The model '{name}' has no replica that runs.")
 
-    async def _ask(self, name: str, question: Question) -> Answers:
+    async def _ask(self, name: str, question: Question) -> ModelReply:
         """The one place where whatever Ray and Serve raise becomes a problem."""
         by_reference = question.message_bytes > _MESSAGE_BYTES
         for _ in range(_TRIES):
@@ -131,7 +138,7 @@ class Models:
 
 
 def _check_cleanup(cleanup: CleanupConfig, height: int, width: int, max_image_pixels: int) -> None:
-    """A radius beyond half of the image asks for more work than the image has pixels, and for nothing else."""
+    """Refuses radii beyond half of the image and areas beyond the largest one: they only cost time."""
     radius_px = max(1, min(height, width) // 2)
     most = {
         "close_px": radius_px,

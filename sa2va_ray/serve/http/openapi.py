@@ -20,7 +20,7 @@ _PROBLEM = {
 _MEANINGS = {
     400: "The body is cut off or cannot be parsed.",
     401: "No API key, or an unknown one.",
-    403: "The key lacks the scope, the caller is not on this machine, or the URI is not allowed.",
+    403: "The caller is not on this machine, or the URI is not allowed.",
     404: "No such model or route.",
     405: "The route has other methods.",
     408: "The body came too slowly.",
@@ -35,7 +35,7 @@ _MEANINGS = {
 }
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """FastAPI's `responses` for problem documents."""
     return {
         status: {"description": _MEANINGS[status], "content": {"application/problem+json": {"schema": _PROBLEM}}}
@@ -43,8 +43,8 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-ANY: dict[int | str, dict[str, Any]] = problems(403, 500)
-"""What each route may answer."""
+EVERY_ROUTE: dict[int | str, dict[str, Any]] = problem_responses(403, 500)
+"""Problems that each route may answer with."""
 _GUARDED = (401, 403, 429)
 _UPLOAD = (400, *_GUARDED, 404, 408, 411, 413, 415, 422, 503, 504)
 _OPTIONS = SegmentOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
@@ -73,7 +73,7 @@ SEGMENT: dict[str, Any] = {
         _FILE,
         {"image": _TINY_PNG, "prompt": "Please segment the blood vessels.", "threshold": 0.5, "output": "rle"},
     ),
-    "responses": problems(*_UPLOAD) | {200: {"content": {"image/png": {"schema": _FILE}}}},
+    "responses": problem_responses(*_UPLOAD) | {200: {"content": {"image/png": {"schema": _FILE}}}},
 }
 SEGMENT_BATCH: dict[str, Any] = {
     "openapi_extra": _body(
@@ -81,19 +81,19 @@ SEGMENT_BATCH: dict[str, Any] = {
         {"type": "array", "items": _FILE},
         {"images": [_TINY_PNG, _TINY_PNG]},
     ),
-    "responses": problems(*_UPLOAD)
+    "responses": problem_responses(*_UPLOAD)
     | {200: {"description": "One JSON object a line.", "content": {"application/x-ndjson": {}}}},
 }
-READ: dict[str, Any] = {"responses": problems(*_GUARDED)}
-READ_MODEL: dict[str, Any] = {"responses": problems(*_GUARDED, 404)}
-READY: dict[str, Any] = {"responses": problems(503)}
+READ: dict[str, Any] = {"responses": problem_responses(*_GUARDED)}
+READ_MODEL: dict[str, Any] = {"responses": problem_responses(*_GUARDED, 404)}
+READY: dict[str, Any] = {"responses": problem_responses(503)}
 
 
 def _label_studio(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
     content = {"application/json": {"schema": schema, "example": example}}
     return {
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
-        "responses": problems(*_UPLOAD),
+        "responses": problem_responses(*_UPLOAD),
     }
 
 

@@ -1,4 +1,4 @@
-"""One request and its reply, as it is measured and put on record."""
+"""The record of a request and its reply: how it is measured, counted, and written to the audit log."""
 
 import asyncio
 import hashlib
@@ -9,20 +9,24 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from sa2va_ray.serve.guard.access import Access, Scope
+from sa2va_ray.serve.guard.access import Access
 from sa2va_ray.serve.guard.audit import AuditLog
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.problems import Problem, as_problem
 from sa2va_ray.telemetry import LOGGER, Stopwatch
 
-_GONE = 499  # as nginx calls it: the caller has not waited for the reply
+_CLIENT_CLOSED_REQUEST = 499  # nginx's code: the caller has not waited for the reply
 _RETRY_AFTER_S = 60  # a disk does not become free in a second
 
 
 @dataclass
-class Exchange:
-    """Attributes:
-    timing_ms: by stage, in the order in which they were done.
+class RequestRecord:
+    """What is measured of a request, and what the audit log holds of it.
+
+    Attributes:
+        key_id: of the caller's API key.
+        input_sha256, output_sha256: SHA-256 of the encoded image and of the reply's body.
+        timing_ms: time of each stage, in the order in which they ended.
     """
 
     request_id: str
@@ -34,104 +38,105 @@ class Exchange:
     timing_ms: dict[str, float] = field(default_factory=dict)
     _watch: Stopwatch = field(default_factory=Stopwatch)
 
-    def lap(self, stage: str) -> None:
-        """Ends a stage."""
+    def end_stage(self, stage: str) -> None:
+        """Notes the time since the last stage ended."""
         self.timing_ms[stage] = 1000 * self._watch.lap_s()
 
-    def split_lap(self, first: str, second: str, second_ms: float) -> None:
-        """Ends two stages, of which another process has measured the second."""
+    def end_two_stages(self, first: str, second: str, second_ms: float) -> None:
+        """Ends two stages at once, of which another process has measured the second."""
         self.timing_ms[first] = 1000 * self._watch.lap_s() - second_ms
         self.timing_ms[second] = second_ms
 
-    def brought(self, data: bytes) -> None:
-        """The encoded image."""
-        self.input_sha256 = hashlib.sha256(data).hexdigest()
+    def set_input(self, image: bytes) -> None:
+        """Notes the hash of the encoded image."""
+        self.input_sha256 = hashlib.sha256(image).hexdigest()
 
-    def answered_by(self, name: str, sha256: str | None) -> None:
+    def set_model(self, name: str, sha256: str) -> None:
+        """Notes which model answered."""
         self.model_name, self.model_sha256 = name, sha256
 
-    def gave(self, body: bytes) -> bytes:
-        """The reply's body, returned as it is."""
+    def set_output(self, body: bytes) -> None:
+        """Notes the hash of the reply's body."""
         self.output_sha256 = hashlib.sha256(body).hexdigest()
-        return body
 
 
 @dataclass(frozen=True)
 class Recorder:
-    """What each exchange goes through: access, metrics, audit."""
+    """Checks the access of each request, counts it, and writes it to the audit log."""
 
     access: Access
     metrics: RequestMetrics
     audit: AuditLog | None
     _audit_thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
-    async def let_in(self, request: Request) -> None:
-        """To be asked of every request, before its route.
+    async def check_open(self, request: Request) -> None:
+        """Checks, before any route, what holds for all of them.
 
         Raises:
-            Problem: no access, whatever the route; that is put on record.
+            Problem: no access, whatever the route; the refusal is recorded.
         """
         try:
             self.access.check_open(request)
         except Problem:
-            async with self._recorded(Exchange(request.state.id), "refused"):
+            async with self._recorded(RequestRecord(request.state.id), "refused"):
                 raise
 
     @asynccontextmanager
-    async def exchange(self, request: Request, route: str, scope: Scope) -> AsyncIterator[Exchange]:
-        """
+    async def record(self, request: Request, route: str) -> AsyncIterator[RequestRecord]:
+        """Lets a request in, and records it when it ends.
+
         Args:
-            scope: that the caller's key must have.
+            route: its name in the metrics.
 
         Raises:
             Problem: no access.
         """
-        async with self._recorded(Exchange(request.state.id), route) as exchange:
-            exchange.key_id = self.access.identify(request.headers, request.client.host if request.client else "")
-            self.access.admit(exchange.key_id, scope)
-            yield exchange
+        async with self._recorded(RequestRecord(request.state.id), route) as record:
+            record.key_id = self.access.identify(request.headers, request.client.host if request.client else "")
+            self.access.admit(record.key_id)
+            yield record
 
     @asynccontextmanager
-    async def part(self, whole: Exchange, route: str) -> AsyncIterator[Exchange]:
-        """One image of a request that has been let in: on record by itself, and not counted against the key's limit."""
-        async with self._recorded(Exchange(whole.request_id, whole.key_id), route) as exchange:
-            yield exchange
+    async def record_part(self, whole: RequestRecord, route: str) -> AsyncIterator[RequestRecord]:
+        """Records one image of a request that has been let in; it does not count against the key's limit."""
+        async with self._recorded(RequestRecord(whole.request_id, whole.key_id), route) as record:
+            yield record
 
     @asynccontextmanager
-    async def _recorded(self, exchange: Exchange, route: str) -> AsyncIterator[Exchange]:
+    async def _recorded(self, record: RequestRecord, route: str) -> AsyncIterator[RequestRecord]:
         watch = Stopwatch()
         self.metrics.begin()
         status = 500
         try:
-            yield exchange
+            yield record
             status = 200
         except Exception as error:
-            problem = as_problem(error, exchange.request_id)
+            problem = as_problem(error, record.request_id)
             status = problem.status
             self.metrics.problem(problem.title)
             raise problem from None
         except asyncio.CancelledError:
-            status = _GONE
+            status = _CLIENT_CLOSED_REQUEST
             raise
         finally:
             self.metrics.end(route, status)
-            self.metrics.stages(exchange.timing_ms)
+            self.metrics.stages(record.timing_ms)
             if self.audit:
                 latency_ms = 1000 * watch.lap_s()
-                record = asyncio.get_running_loop().run_in_executor(
-                    self._audit_thread, self._put_on_record, self.audit, exchange, status, latency_ms
+                written = asyncio.get_running_loop().run_in_executor(
+                    self._audit_thread, self._write_audit, self.audit, record, status, latency_ms
                 )
-                await asyncio.shield(record)  # a caller who has gone may not take it back
+                await asyncio.shield(written)  # a caller who leaves cannot prevent it
 
     @staticmethod
-    def _put_on_record(audit: AuditLog, exchange: Exchange, status: int, latency_ms: float) -> None:
+    def _write_audit(audit: AuditLog, record: RequestRecord, status: int, latency_ms: float) -> None:
         try:
             audit.append(
-                key_id=exchange.key_id,
-                request_id=exchange.request_id,
-                model_sha256=exchange.model_sha256,
-                input_sha256=exchange.input_sha256,
-                output_sha256=exchange.output_sha256,
+                key_id=record.key_id,
+                request_id=record.request_id,
+                model_sha256=record.model_sha256,
+                input_sha256=record.input_sha256,
+                output_sha256=record.output_sha256,
                 latency_ms=latency_ms,
                 status=status,
             )

@@ -1,4 +1,4 @@
-"""The model deployment: a shim of dynamic batches around the predictor."""
+"""The model deployment: the predictor behind dynamic batches."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.load import Predictor, load_predictor
 from sa2va_ray.predict.predictor import Prediction, Query
 from sa2va_ray.serve.config import BatchingConfig
-from sa2va_ray.serve.messages import Answers, Finding, Question
+from sa2va_ray.serve.messages import ModelReply, PromptResult, Question
 from sa2va_ray.serve.metrics import ModelMetrics
-from sa2va_ray.serve.model.batching_gate import Turnstile
+from sa2va_ray.serve.model.batching_gate import BatchingGate
 from sa2va_ray.serve.model.weights import ModelSource, local_model
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.process_setup import prepare_process
-from sa2va_ray.serve.weighted_semaphore import Room
+from sa2va_ray.serve.weighted_semaphore import WeightedSemaphore
 from sa2va_ray.telemetry import LOGGER, Stopwatch
 
 _WARM_UP_SIDES = (64, 512)  # px
@@ -36,7 +36,8 @@ def megapixels(questions: Sequence[Question]) -> int:
 
 
 def batch_megapixels(questions: Sequence[Question]) -> int:
-    """By which Serve fills a batch. It refuses an item that is larger than a whole batch, which here runs alone."""
+    """The size by which Serve fills a batch. Serve refuses an item that is larger than a whole batch, so such a
+    question, which runs alone, counts as 1."""
     return megapixels(questions) if len(questions) > 1 else 1
 
 
@@ -52,7 +53,7 @@ class SegmentationModel:
         # CUDA's libraries keep handles and plans by thread: one thread makes them once, and not each of a pool.
         self._thread = ThreadPoolExecutor(1)
         self._finishing = ThreadPoolExecutor(_NUM_FINISHING)
-        self._turnstile, self._memory = Turnstile(), Room(_BATCHES_IN_MEMORY)
+        self._gate, self._memory = BatchingGate(), WeightedSemaphore(_BATCHES_IN_MEMORY)
         # The first passes are slow (kernels, threads); they should not be a user's.
         for side in _WARM_UP_SIDES:
             warm_up = [Query(Image.new("RGB", (side, side)), default_prompt)]
@@ -61,32 +62,32 @@ class SegmentationModel:
     def reconfigure(self, batching: dict[str, Any]) -> None:
         """Serve calls it with the `user_config`, at the start and whenever that changes."""
         config = BatchingConfig.parse(batching)
-        self._turnstile.max_megapixels = config.max_batch_megapixels
+        self._gate.max_megapixels = config.max_batch_megapixels
         self._memory.size = _BATCHES_IN_MEMORY * config.max_batch_megapixels
         self._answer.set_max_batch_size(config.max_batch_megapixels)
         self._answer.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
 
-    async def answer(self, question: Question) -> Answers:
+    async def answer(self, question: Question) -> ModelReply:
         """Runs with the questions of several callers: of those that came while the model was busy, as many as a batch
         may hold. A question that is larger than a batch is asked in parts, so that its probabilities, four bytes for
         each pixel and mask, are in memory for one part at a time."""
-        findings: tuple[Finding, ...] = ()
+        results: tuple[PromptResult, ...] = ()
         predict_ms = 0.0
-        for part in question.parts(self._turnstile.max_megapixels):
+        for part in question.parts(self._gate.max_megapixels):
             async with self._memory.hold(part.megapixels):
-                async with self._turnstile.inside(part.megapixels):
+                async with self._gate.admitted(part.megapixels):
                     predictions, part_ms = await self._answer(part)
                 predict_ms += part_ms
                 if isinstance(predictions, Problem):
-                    return self._answers((), predict_ms, predictions)
+                    return self._reply((), predict_ms, predictions)
                 # In a thread of its own: clean-up takes long on a large image, and the model goes on meanwhile.
                 loop = asyncio.get_running_loop()
-                findings += await loop.run_in_executor(self._finishing, self._finish, part, predictions)
-        return self._answers(findings, predict_ms)
+                results += await loop.run_in_executor(self._finishing, self._finish, part, predictions)
+        return self._reply(results, predict_ms)
 
     @_batch(batch_size_fn=batch_megapixels)
     async def _answer(self, questions: list[Question]) -> list[_Predicted]:
-        async with self._turnstile.closed():
+        async with self._gate.batch_running():
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_all, questions)
 
     def _predict_all(self, questions: list[Question]) -> list[_Predicted]:
@@ -112,7 +113,7 @@ class SegmentationModel:
         return [([next(predictions) for _ in question.prompts], predict_ms) for question in questions]
 
     def _predict(self, questions: list[Question]) -> list[Prediction]:
-        """One for each prompt of each question, not cleaned yet."""
+        """One prediction for each prompt of each question, not cleaned up yet."""
         queries = []
         for each in questions:
             threshold = self._source.threshold if each.threshold is None else each.threshold
@@ -122,13 +123,12 @@ class SegmentationModel:
             ]
         return self._predictor.predict(queries)
 
-    def _finish(self, question: Question, predictions: Sequence[Prediction]) -> tuple[Finding, ...]:
+    def _finish(self, question: Question, predictions: Sequence[Prediction]) -> tuple[PromptResult, ...]:
         cleanup = self._source.cleanup if question.cleanup is None else question.cleanup
-        findings = tuple(
-            Finding.of(prediction.cleaned(cleanup), question.wants_probabilities) for prediction in predictions
-        )
-        self._metrics.findings(findings)
-        return findings
+        cleaned = (prediction.cleaned(cleanup) for prediction in predictions)
+        results = tuple(PromptResult.from_prediction(each, question.wants_probabilities) for each in cleaned)
+        self._metrics.results(results)
+        return results
 
     def _problem_of(self, question: Question) -> Problem | None:
         most = max(map(self._predictor.num_tokens, question.prompts))
@@ -141,9 +141,11 @@ class SegmentationModel:
             "Ask a shorter question.",
         )
 
-    def _answers(self, findings: tuple[Finding, ...], predict_ms: float, problem: Problem | None = None) -> Answers:
+    def _reply(
+        self, results: tuple[PromptResult, ...], predict_ms: float, problem: Problem | None = None
+    ) -> ModelReply:
         source = self._source
-        return Answers(findings, source.sha256, source.threshold, source.cleanup, predict_ms, problem)
+        return ModelReply(results, source.sha256, source.threshold, source.cleanup, predict_ms, problem)
 
 
 def _problem(error: Exception) -> Problem:

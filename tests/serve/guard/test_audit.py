@@ -42,12 +42,12 @@ def lines_of(path):
 
 
 def kinds(path):
-    return [finding.kind for finding in verify(path).findings]
+    return [fault.kind for fault in verify(path).faults]
 
 
 def test_a_whole_log(path):
     report = verify(path)
-    assert (report.num_records, report.findings) == (5, ())
+    assert (report.num_records, report.faults) == (5, ())
     records = [json.loads(line) for line in lines_of(path)]
     assert [record["sequence"] for record in records] == list(range(5))
     assert records[-1]["sha256"] == report.last_sha256
@@ -58,7 +58,7 @@ def test_a_whole_log(path):
 
 
 def test_it_goes_on_where_it_ended(path):
-    log = AuditLog(path, fsync=True)
+    log = AuditLog(path)
     assert append(log)["sequence"] == 5
     log.close()
     assert (verify(path).num_records, kinds(path)) == (6, [])
@@ -98,14 +98,14 @@ def test_a_record_replaced_with_a_right_hash_breaks_the_chain(path):
     record = json.loads(lines[2]) | {"status": 500}
     record["sha256"] = audit._hash(record)
     path.write_bytes(b"".join([*lines[:2], audit._to_line(record), *lines[3:]]))
-    assert [(finding.line, finding.kind) for finding in verify(path).findings] == [(4, "broken")]
+    assert [(fault.line, fault.kind) for fault in verify(path).faults] == [(4, "broken")]
 
 
 def test_lines_cut_off_at_the_end_change_number_and_hash(path):
     before = verify(path)
     path.write_bytes(b"".join(lines_of(path)[:3]))
     after = verify(path)
-    assert after.findings == ()
+    assert after.faults == ()
     assert (after.num_records, after.last_sha256) != (before.num_records, before.last_sha256)
 
 
@@ -119,8 +119,8 @@ def test_a_torn_end_is_reported_and_the_log_goes_on(path, rest):
         log.close()
     report = verify(path)
     assert report.num_records == 7
-    assert {finding.kind for finding in report.findings} == {"torn"}
-    assert {finding.line for finding in report.findings} == set(range(6, 7 + rest.count(b"\n")))
+    assert {fault.kind for fault in report.faults} == {"torn"}
+    assert {fault.line for fault in report.faults} == set(range(6, 7 + rest.count(b"\n")))
 
 
 def test_a_long_torn_end_does_not_hide_the_last_record(path):
@@ -180,7 +180,7 @@ def test_a_killed_writer_leaves_a_log_that_goes_on(tmp_path):
     log.close()
     report = verify(path)
     assert report.num_records > 10
-    assert {finding.kind for finding in report.findings} <= {"torn"}
+    assert {fault.kind for fault in report.faults} <= {"torn"}
 
 
 def test_command_line(path):
@@ -217,9 +217,9 @@ def test_heads_kept_elsewhere_show_what_was_cut_removed_or_written_anew(tmp_path
     log.close()
 
     reports = verify_folder(tmp_path, heads)
-    found = {name[0]: [finding.kind for finding in report.findings] for name, report in reports.items()}
+    found = {name[0]: [fault.kind for fault in report.faults] for name, report in reports.items()}
     assert found == {"a": [], "b": ["removed"], "c": ["cut"], "d": ["replaced"]}
-    assert all(not report.findings for report in verify_folder(tmp_path, {}).values())
+    assert all(not report.faults for report in verify_folder(tmp_path, {}).values())
     for arguments, code in ((["--heads", str(tmp_path / "heads.json")], 1), ([], 0)):
         with pytest.raises(SystemExit) as ended:
             audit.main(["verify", str(tmp_path), *arguments])
@@ -233,7 +233,7 @@ def test_the_head_of_an_empty_log_is_kept_too(tmp_path):
     log = AuditLog(tmp_path / "a.jsonl")
     append(log)
     log.close()
-    assert verify(tmp_path / "a.jsonl", heads["a.jsonl"]).findings == ()
+    assert verify(tmp_path / "a.jsonl", heads["a.jsonl"]).faults == ()
 
 
 @pytest.mark.parametrize("heads", ["", "[]", '{"a.jsonl": 1}', None])
@@ -273,7 +273,7 @@ def test_a_limit_of_the_files_size_is_told_and_leaves_a_whole_chain(path):
         assert done.stdout == "3\n"
     assert path.stat().st_size > size
     report = verify(path)
-    assert (report.num_records, [finding.kind for finding in report.findings]) == (7, ["torn"])
+    assert (report.num_records, [fault.kind for fault in report.faults]) == (7, ["torn"])
 
 
 def test_the_hosts_clock_may_jump(path, monkeypatch):

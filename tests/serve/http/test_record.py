@@ -16,7 +16,7 @@ from sa2va_ray.serve.problems import Problem
 
 
 def test_parts_are_recorded_under_the_requests_key_and_do_not_use_up_its_limit(tmp_path):
-    key, stored = new_key("clinic", ["predict"], requests_per_minute=1)
+    key, stored = new_key("clinic", requests_per_minute=1)
     file = tmp_path / "audit.jsonl"
     recorder = Recorder(Access([stored]), RequestMetrics(), AuditLog(file))
     request = Request(
@@ -24,15 +24,15 @@ def test_parts_are_recorded_under_the_requests_key_and_do_not_use_up_its_limit(t
     )
 
     async def label_three_images() -> None:
-        async with recorder.exchange(request, "label_studio", "predict") as whole:
+        async with recorder.record(request, "label_studio") as whole:
             for image in (b"1", b"2"):
-                async with recorder.part(whole, "label_studio_task") as exchange:
-                    exchange.brought(image)
+                async with recorder.record_part(whole, "label_studio_task") as record:
+                    record.set_input(image)
             with pytest.raises(Problem):
-                async with recorder.part(whole, "label_studio_task"):
+                async with recorder.record_part(whole, "label_studio_task"):
                     raise Problem(422, "Broken image", "It ends early.", "Send it again.")
         with pytest.raises(Problem) as refused:
-            async with recorder.exchange(request, "label_studio", "predict"):
+            async with recorder.record(request, "label_studio"):
                 pass
         assert refused.value.status == 429
 
@@ -52,7 +52,7 @@ def test_without_a_record_there_is_no_reply(tmp_path, monkeypatch):
     request = Request({"type": "http", "headers": [], "client": ("127.0.0.1", 1), "state": {"id": "a1"}})
 
     async def ask() -> None:
-        async with recorder.exchange(request, "segment", "predict"):
+        async with recorder.record(request, "segment"):
             pass
 
     asyncio.run(ask())
@@ -69,7 +69,7 @@ def test_a_request_that_is_let_in_nowhere_is_on_record(tmp_path):
     recorder = Recorder(Access([]), RequestMetrics(), AuditLog(tmp_path / "audit.jsonl"))
     scope = {"type": "http", "method": "GET", "headers": [(b"host", b"evil.example")], "client": ("127.0.0.1", 1)}
     with pytest.raises(Problem):
-        asyncio.run(recorder.let_in(Request({**scope, "state": {"id": "a1"}})))
+        asyncio.run(recorder.check_open(Request({**scope, "state": {"id": "a1"}})))
     (record,) = map(json.loads, (tmp_path / "audit.jsonl").read_text().splitlines())
     assert (record["status"], record["request_id"]) == (403, "a1")
 
@@ -79,8 +79,8 @@ def test_a_caller_who_leaves_is_on_record(tmp_path):
     request = Request({"type": "http", "headers": [], "client": ("127.0.0.1", 1), "state": {"id": "a1"}})
 
     async def ask(begun: asyncio.Event) -> None:
-        async with recorder.exchange(request, "segment", "predict") as exchange:
-            exchange.brought(b"image")
+        async with recorder.record(request, "segment") as record:
+            record.set_input(b"image")
             begun.set()
             await asyncio.sleep(60)
 

@@ -1,4 +1,4 @@
-"""The turnstile before Serve's own batches, in a replica: what a test asks of it runs there."""
+"""The gate before Serve's own batches, in a replica: what a test asks of it runs there."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ import pytest
 from ray import cloudpickle, serve
 from ray.serve.handle import DeploymentHandle
 
-from sa2va_ray.serve.model.batching_gate import Turnstile
+from sa2va_ray.serve.model.batching_gate import BatchingGate
 
 MAX_MEGAPIXELS = 4
 
@@ -23,16 +23,16 @@ class Model:
         self._begin()
 
     def _begin(self) -> None:
-        self._turnstile = Turnstile(MAX_MEGAPIXELS)
+        self._gate = BatchingGate(MAX_MEGAPIXELS)
         self._batches: list[list[int]] = []
 
     async def answer(self, megapixels: int) -> int:
-        async with self._turnstile.inside(megapixels):
+        async with self._gate.admitted(megapixels):
             return await self._run(megapixels)
 
     @serve.batch(batch_size_fn=lambda items: sum(items) if len(items) > 1 else 1, batch_wait_timeout_s=0.002)
     async def _run(self, questions: list[int]) -> list[int]:
-        async with self._turnstile.closed():
+        async with self._gate.batch_running():
             self._batches.append(questions)
             await asyncio.sleep(0.1)
             return questions
@@ -71,8 +71,8 @@ class Model:
 def model(ray_cluster, endpoint) -> Iterator[DeploymentHandle]:
     """Beside the endpoint, so that Serve runs."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield serve.run(Model.bind(), name="turnstile", route_prefix=None)
-    serve.delete("turnstile")
+    yield serve.run(Model.bind(), name="batching-gate", route_prefix=None)
+    serve.delete("batching-gate")
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
@@ -95,10 +95,10 @@ def test_callers_who_leave_take_no_place(model):
 
 def test_a_batch_that_fails_lets_the_next_one_in():
     async def fail() -> None:
-        turnstile = Turnstile(1)
+        gate = BatchingGate(1)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
-                async with asyncio.timeout(10), turnstile.inside(1), turnstile.closed():
+                async with asyncio.timeout(10), gate.admitted(1), gate.batch_running():
                     raise ZeroDivisionError
 
     asyncio.run(fail())

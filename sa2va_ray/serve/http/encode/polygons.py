@@ -1,38 +1,14 @@
-"""Masks in the formats of a reply: COCO run lengths, polygons, PNG."""
+"""Masks as polygons: exactly the outlines of their pixels."""
 
-import io
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
-
-from sa2va_ray.images import decode
-from sa2va_ray.images.masks import mask_to_rle
 
 _RIGHT = 1  # of the two sides, 0 and 1, that an edge leads to along a row
 
 
-def to_rle(mask: np.ndarray) -> dict[str, Any]:
-    """(H, W) bool -> COCO RLE `{"size": [H, W], "counts": str}`."""
-    return mask_to_rle(mask)
-
-
-def to_png(mask: np.ndarray) -> bytes:
-    """(H, W) bool -> PNG of 8 bits, 255 where the mask is set."""
-    return decode.to_png(mask * np.uint8(255))
-
-
-def to_probability_png(probabilities: np.ndarray) -> bytes:
-    """(H, W) uint16 -> grey PNG of 16 bits. Of several, (N, H, W), the maximum."""
-    if probabilities.ndim == 3:
-        probabilities = probabilities.max(axis=0, initial=0)
-    buffer = io.BytesIO()
-    Image.fromarray(probabilities).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def to_polygons(mask: np.ndarray) -> dict[str, Any]:
+def mask_to_polygons(mask: np.ndarray) -> dict[str, Any]:
     """(H, W) bool -> `{"type": "MultiPolygon", "coordinates": [polygon, ...]}`, exactly the outlines of the pixels.
 
     A polygon is a 4-connected component: its outer ring, then its holes. A ring is a list of [x, y], the last equal to
@@ -58,7 +34,8 @@ def to_polygons(mask: np.ndarray) -> dict[str, Any]:
 
 
 def num_points(mask: np.ndarray) -> int:
-    """How many points the rings of `to_polygons` have, without making them; but for the last of each ring."""
+    """The number of points that `mask_to_polygons` would make, not counting the last of each ring, which repeats the
+    first. (H, W) bool."""
     pixels = np.pad(mask, 1).view(np.uint8)
     top_left, top_right, bottom_left, bottom_right = _four_around(pixels)
     is_turn = top_left ^ top_right ^ bottom_left ^ bottom_right

@@ -1,95 +1,117 @@
-"""From what the model found to what is sent."""
+"""From what the model found to the body of a reply."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from fastapi import Response
 
-from sa2va_ray.serve.http.encode.polygons import num_points, to_png, to_probability_png
-from sa2va_ray.serve.http.label_studio.replies import LabelConfig, task_prediction
-from sa2va_ray.serve.http.model_handles import Asked
-from sa2va_ray.serve.http.protocol import AnsweringModel, SegmentReply, to_answer
-from sa2va_ray.serve.http.record import Exchange
-from sa2va_ray.serve.messages import Finding
+from sa2va_ray.serve.http.encode.output_forms import OUTPUT_FORMS, OutputForm
+from sa2va_ray.serve.http.encode.png import mask_to_png, probabilities_to_png
+from sa2va_ray.serve.http.model_handles import Segmentation
+from sa2va_ray.serve.http.protocol import Answer, AnsweringModel, Mask, SegmentReply
+from sa2va_ray.serve.http.record import RequestRecord
+from sa2va_ray.serve.messages import PromptResult
 from sa2va_ray.serve.problems import Problem
 
 PNG = "image/png"
 
 
-def to_body(max_points: int, asked: Asked, exchange: Exchange) -> bytes:
+def encode_reply(max_points: int, segmentation: Segmentation, record: RequestRecord) -> bytes:
     """A `SegmentReply` as JSON; ends the stage `encode`.
 
     Raises:
-        Problem: polygons of more than `max_points` in all.
+        Problem: outlines of more than `max_points` points in all.
     """
-    findings = asked.answers.findings
-    if asked.output == "polygons":
-        _check_points(findings, max_points)
-    answers = [to_answer(*each, asked.output) for each in zip(asked.prompts, findings, strict=True)]
-    exchange.lap("encode")
+    results = segmentation.reply.results
+    form = OUTPUT_FORMS[segmentation.output]
+    if form.count_points:
+        check_num_points(results, max_points, form.count_points)
+    answers = [
+        _to_answer(prompt, result, segmentation.output, form)
+        for prompt, result in zip(segmentation.prompts, results, strict=True)
+    ]
+    record.end_stage("encode")
     reply = SegmentReply(
-        request_id=exchange.request_id,
+        request_id=record.request_id,
         model=AnsweringModel(
-            name=asked.model_name,
-            sha256=asked.answers.sha256,
-            threshold=asked.answers.threshold,
-            cleanup=asked.answers.cleanup,
+            name=segmentation.model_name,
+            sha256=segmentation.reply.sha256,
+            threshold=segmentation.reply.threshold,
+            cleanup=segmentation.reply.cleanup,
         ),
-        height=asked.height,
-        width=asked.width,
-        threshold=findings[0].threshold,
-        cleanup=findings[0].cleanup,
+        height=segmentation.height,
+        width=segmentation.width,
+        threshold=results[0].threshold,
+        cleanup=results[0].cleanup,
         answers=answers,
-        timing_ms=exchange.timing_ms,
+        timing_ms=record.timing_ms,
     )
-    return exchange.gave(reply.model_dump_json(exclude_none=True).encode())
+    body = reply.model_dump_json(exclude_none=True).encode()
+    record.set_output(body)
+    return body
 
 
-def to_picture(asked: Asked, exchange: Exchange) -> Response:
-    """All masks of all answers in one PNG, and whose they are in the headers; ends the stage `encode`."""
-    findings = asked.answers.findings
-    union = np.zeros((asked.height, asked.width), np.uint16 if asked.output == "probability" else bool)
-    for finding in findings:
-        maps = finding.probabilities if asked.output == "probability" else finding.masks()
-        assert maps is not None, "Models.ask wants probabilities for this output"
-        for each in maps:
-            np.maximum(union, each, out=union)
-    body = to_probability_png(union) if asked.output == "probability" else to_png(union)
-    exchange.lap("encode")
+def encode_union_png(segmentation: Segmentation, record: RequestRecord) -> Response:
+    """All masks of all answers in one PNG, or the greatest of their probabilities, with the model in the headers; ends
+    the stage `encode`."""
+    results = segmentation.reply.results
+    form = OUTPUT_FORMS[segmentation.output]
+    union = np.zeros((segmentation.height, segmentation.width), np.uint16 if form.needs_probabilities else bool)
+    for result in results:
+        for layer in _layers(result, form):
+            np.maximum(union, layer, out=union)
+    body = probabilities_to_png(union) if form.needs_probabilities else mask_to_png(union)
+    record.end_stage("encode")
+    record.set_output(body)
     headers = {
-        "X-Model-Name": asked.model_name,
-        "X-Model-SHA256": asked.answers.sha256,
-        "X-Threshold": str(findings[0].threshold),
+        "X-Model-Name": segmentation.model_name,
+        "X-Model-SHA256": segmentation.reply.sha256,
+        "X-Threshold": str(results[0].threshold),
     }
-    return Response(exchange.gave(body), media_type=PNG, headers=headers)
+    return Response(body, media_type=PNG, headers=headers)
 
 
-def to_regions(config: LabelConfig, max_points: int, asked: Asked, exchange: Exchange) -> dict[str, Any]:
-    """What Label Studio gets for a task; ends the stage `encode`. Raises as `to_body` does."""
-    _check_points(asked.answers.findings, max_points)
-    prediction = task_prediction(config, asked.model_name, asked.answers)
-    exchange.lap("encode")
-    exchange.gave(to_json(prediction))
-    return prediction
-
-
-def to_json(reply: dict[str, Any]) -> bytes:
+def encode_json(reply: dict[str, Any]) -> bytes:
     return json.dumps(reply).encode()
 
 
-def problem_line(index: int, problem: dict[str, Any]) -> bytes:
-    """A line of /v1/segment/batch for an image that failed."""
-    return json.dumps({"index": index, "problem": problem}).encode() + b"\n"
-
-
-def _check_points(findings: Sequence[Finding], most: int) -> None:
-    found = sum(num_points(mask) for finding in findings for mask in finding.masks())
-    if found > most:
+def check_num_points(
+    results: Sequence[PromptResult], max_points: int, count_points: Callable[[np.ndarray], int]
+) -> None:
+    """
+    Raises:
+        Problem: the outlines of all masks have more points than `max_points`.
+    """
+    found = sum(count_points(mask) for result in results for mask in result.masks())
+    if found > max_points:
         raise Problem(
             422,
             "Too many points",
-            f"The outlines of the masks have {found:,} points, the limit is {most:,}.",
+            f"The outlines of the masks have {found:,} points, the limit is {max_points:,}.",
             "Ask for output 'rle' or 'png', which hold the same masks, or for clean-up with min_component_px.",
         )
+
+
+def _to_answer(prompt: str, result: PromptResult, output: str, form: OutputForm) -> Answer:
+    areas = result.masks().mean(axis=(1, 2)).tolist()
+    return Answer(
+        prompt=prompt,
+        text=result.text,
+        score=result.score,
+        area_fraction=result.area_fraction,
+        mean_confidence=result.mean_confidence,
+        masks=[
+            Mask(area_fraction=area, **{output: form.encode(layer)})
+            for layer, area in zip(_layers(result, form), areas, strict=True)
+        ],
+    )
+
+
+def _layers(result: PromptResult, form: OutputForm) -> np.ndarray:
+    """What a form encodes: (N, H, W) masks, bool, or probabilities, uint16."""
+    if not form.needs_probabilities:
+        return result.masks()
+    assert result.probabilities is not None, "ModelHandles.segment asks for them where the form needs them"
+    return result.probabilities

@@ -10,9 +10,10 @@ from starlette.requests import ClientDisconnect
 
 from sa2va_ray.serve.config import LimitsConfig
 from sa2va_ray.serve.guard.fetch import UriPolicy, fetch
-from sa2va_ray.serve.http.protocol import SegmentOptions, decode_base64, form_options, parse_options
+from sa2va_ray.serve.http.protocol import SegmentOptions
 from sa2va_ray.serve.http.read.form import read_form
-from sa2va_ray.serve.http.read.strict_json import parse_json
+from sa2va_ray.serve.http.read.options import decode_base64, form_options, parse_options
+from sa2va_ray.serve.http.read.strict_json import parse_strict_json
 from sa2va_ray.serve.problems import Problem
 
 _FORM, _JSON = "multipart/form-data", "application/json"
@@ -56,7 +57,8 @@ class BodyReader:
         )
 
     async def json_object(self, request: Request) -> dict[str, Any]:
-        """
+        """The JSON object that is the body.
+
         Raises:
             Problem: as of `images`, or no JSON object.
         """
@@ -64,7 +66,7 @@ class BodyReader:
         async with self._turn():
             data = await request.body()
         try:
-            fields = parse_json(data)
+            fields = parse_strict_json(data)
         except ValueError as error:
             detail = f"The body is not valid JSON: {error}"
             raise Problem(400, "Not JSON", detail, "Check it with a JSON parser.") from None
@@ -83,11 +85,11 @@ class BodyReader:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """For one body to arrive in."""
+        """The time in which one body may arrive."""
         limits = self._limits
         try:
             async with asyncio.timeout(limits.read_timeout_s) as turn:
-                self._make_room()
+                self._give_up_oldest()
                 self._under_way[turn] = None
                 yield
         except TimeoutError:
@@ -104,7 +106,8 @@ class BodyReader:
         finally:
             self._under_way.pop(turn, None)
 
-    def _make_room(self) -> None:
+    def _give_up_oldest(self) -> None:
+        """Ends the body that began first where as many are under way as may be."""
         if len(self._under_way) == self._limits.max_bodies_at_once:
             oldest = next(iter(self._under_way))
             del self._under_way[oldest]

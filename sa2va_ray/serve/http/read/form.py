@@ -1,4 +1,4 @@
-"""A multipart form: its images, and its other fields as text."""
+"""Reading a multipart form: its images, and its other fields as text."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 

@@ -17,7 +17,7 @@ def read_num_pixels(data: bytes, max_pixels: int) -> int:
     """Height times width, as the file's header says.
 
     Raises:
-        Problem: as `decode_image` does, as far as the header tells.
+        Problem: as `decode_upload` does, as far as the header tells.
     """
     with _problems():
         height, width = read_size(data)
@@ -25,7 +25,7 @@ def read_num_pixels(data: bytes, max_pixels: int) -> int:
     return height * width
 
 
-def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
+def decode_upload(data: bytes, max_pixels: int) -> np.ndarray:
     """PNG, JPEG, TIFF, BMP, WebP or DICOM, one image -> (H, W) or (H, W, 3) uint8.
 
     Raises:

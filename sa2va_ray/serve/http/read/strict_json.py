@@ -8,7 +8,7 @@ from typing import Any
 _MAX_DIGITS = sys.float_info.max_10_exp
 
 
-def parse_json(data: bytes | str) -> Any:
+def parse_strict_json(data: bytes | str) -> Any:
     """A value of RFC 8259 as Python has it.
 
     Raises:

@@ -28,19 +28,12 @@ _HEADERS = {
 }
 _FILES = {"/" if file.name == "index.html" else f"/{file.name}": file for file in sorted(_FOLDER.iterdir())}
 
-PAGE_PATHS = frozenset(_FILES)
-"""What the page's router answers; needs no API key, for the page is where a user types it."""
+# No API key is needed for these: the page is where a user types it.
+
+router = APIRouter(include_in_schema=False)
 
 
-def page_routes() -> APIRouter:
-    """Router of `/` and of the files that the page is made of; not in the OpenAPI document."""
-    router = APIRouter(include_in_schema=False)
-    for path, file in _FILES.items():
-        _add_file(router, path, file)
-    return router
-
-
-def _add_file(router: APIRouter, path: str, file: Path) -> None:
+def _add_route(path: str, file: Path) -> None:
     content = file.read_bytes()
     headers = _HEADERS | {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
 
@@ -49,3 +42,7 @@ def _add_file(router: APIRouter, path: str, file: Path) -> None:
         if headers["ETag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers, media_type=_MEDIA_TYPES[file.suffix])
+
+
+for _path, _file in _FILES.items():
+    _add_route(_path, _file)

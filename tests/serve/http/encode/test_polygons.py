@@ -1,16 +1,12 @@
-import io
 import itertools
 import time
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 from skimage.measure import grid_points_in_poly
 
-from sa2va_ray.images.masks import rle_to_mask
-from sa2va_ray.serve.http.encode.polygons import to_png, to_polygons, to_probability_png, to_rle
-from sa2va_ray.serve.messages import to_uint16
+from sa2va_ray.serve.http.encode.polygons import mask_to_polygons, num_points
 
 
 def rasterised(polygons, height, width):
@@ -31,7 +27,7 @@ def signed_area(ring):
 
 def check(mask):
     """The mask comes back, and each ring is what the docstring says."""
-    polygons = to_polygons(mask)
+    polygons = mask_to_polygons(mask)
     assert polygons["type"] == "MultiPolygon"
     np.testing.assert_array_equal(rasterised(polygons, *mask.shape), mask)
     num_components, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
@@ -95,7 +91,7 @@ def test_holes_that_touch_in_a_corner_are_two():
 def test_another_rasteriser_agrees():
     mask = np.random.default_rng(3).random((25, 30)) < 0.6
     count = np.zeros(mask.shape, int)
-    for ring in itertools.chain.from_iterable(to_polygons(mask)["coordinates"]):
+    for ring in itertools.chain.from_iterable(mask_to_polygons(mask)["coordinates"]):
         count += grid_points_in_poly(mask.shape, np.array(ring)[:, ::-1] - 0.5)
     np.testing.assert_array_equal(count % 2 == 1, mask)
 
@@ -113,29 +109,13 @@ def test_a_large_image_takes_no_long():
         cv2.line(canvas, start.tolist(), end.tolist(), 1, int(width))
     mask = canvas.astype(bool)
     started = time.process_time()
-    polygons = to_polygons(mask)
+    polygons = mask_to_polygons(mask)
     assert time.process_time() - started < 3  # 0.3 s where nothing else runs
     np.testing.assert_array_equal(rasterised(polygons, *mask.shape), mask)
 
 
-def test_pictures():
-    mask = np.random.default_rng(1).random((13, 17)) < 0.5
-    np.testing.assert_array_equal(rle_to_mask(to_rle(mask)), mask)
-    picture = Image.open(io.BytesIO(to_png(mask)))
-    assert picture.mode == "L"
-    np.testing.assert_array_equal(np.asarray(picture), mask * 255)
-
-
-def test_probabilities_have_sixteen_bits():
-    exact = np.random.default_rng(1).random((3, 13, 17), np.float32)
-    probabilities = to_uint16(exact)
-    picture = Image.open(io.BytesIO(to_probability_png(probabilities[0])))
-    assert picture.mode.startswith("I;16")
-    np.testing.assert_allclose(np.asarray(picture) / 65535, exact[0], atol=0.5 / 65535 + 1e-7)
-    np.testing.assert_array_equal(
-        np.asarray(Image.open(io.BytesIO(to_probability_png(probabilities)))),
-        np.asarray(Image.open(io.BytesIO(to_probability_png(probabilities.max(axis=0))))),
-    )
-    assert not np.asarray(Image.open(io.BytesIO(to_probability_png(probabilities[:0])))).any()
-    extremes = to_uint16(np.array([[0.0, 1.0]], np.float32))
-    assert np.asarray(Image.open(io.BytesIO(to_probability_png(extremes)))).tolist() == [[0, 65535]]
+def test_points_are_counted_before_they_are_made():
+    for share in (0.02, 0.5, 0.9):
+        mask = np.random.default_rng(1).random((30, 41)) < share
+        rings = [ring for polygon in mask_to_polygons(mask)["coordinates"] for ring in polygon]
+        assert num_points(mask) == sum(len(ring) - 1 for ring in rings)

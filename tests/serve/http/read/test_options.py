@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sa2va_ray.serve.http.protocol import parse_options
+from sa2va_ray.serve.http.read.options import parse_options
 from sa2va_ray.serve.problems import Problem
 
 MANY = {f"name {number}": 1 for number in range(200_000)}

@@ -3,7 +3,7 @@ from contextlib import suppress
 
 import pytest
 
-from sa2va_ray.serve.http.read.strict_json import parse_json
+from sa2va_ray.serve.http.read.strict_json import parse_strict_json
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from sa2va_ray.serve.http.read.strict_json import parse_json
 )
 def test_what_is_refused_and_not_repeated(data, says):
     with pytest.raises(ValueError, match=says) as caught:
-        parse_json(data)
+        parse_strict_json(data)
     assert len(str(caught.value)) < 100
     assert type(caught.value) is ValueError
 
@@ -38,11 +38,16 @@ def test_any_depth_is_a_value_or_an_error():
     """Near Python's limit the parts that read and check reach it at different depths."""
     for depth in range(100, 1200, 7):
         with suppress(ValueError):
-            parse_json("[" * depth + "]" * depth)
+            parse_strict_json("[" * depth + "]" * depth)
 
 
 @pytest.mark.parametrize("value", [{"a": [1, 2.5, None, True, "grün 😀 \0"]}, [], "", 10**300, -(2.0**1000)])
 def test_what_is_json(value):
     for ensure_ascii in (True, False):
         text = json.dumps(value, ensure_ascii=ensure_ascii)
-        assert parse_json(text) == parse_json(text.encode()) == parse_json(b"\xef\xbb\xbf" + text.encode()) == value
+        assert (
+            parse_strict_json(text)
+            == parse_strict_json(text.encode())
+            == parse_strict_json(b"\xef\xbb\xbf" + text.encode())
+            == value
+        )

@@ -25,7 +25,7 @@ from sa2va_ray.demo.stack import free_port
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.predict.predictor import Query
-from sa2va_ray.serve.http.routes.page import PAGE_PATHS, page_routes
+from sa2va_ray.serve.http.routes.page import router as page_router
 from tests.serve.browser import Page, chromium, new_page
 
 PROMPT = "Please segment the blood vessels."
@@ -244,7 +244,7 @@ def test_a_phones_width_needs_no_scrolling_sideways(page, image, view):
 def locked_endpoint() -> FastAPI:
     """Wants the key `right`, and then never answers."""
     api = FastAPI()
-    api.include_router(page_routes())
+    api.include_router(page_router)
     model = dict(name="a", sha256="0" * 64, threshold=0.5, cleanup={}, default_prompt=PROMPT, limits=LIMITS)
 
     @api.get("/v1/models")
@@ -374,8 +374,9 @@ def test_all_16_bits_of_a_png_are_read(page, writer):
 
 
 def test_every_file_of_the_page_is_served_with_security_headers_and_kept_by_its_tag(page_url):
-    assert {"/", "/page.css", "/page.js"} <= PAGE_PATHS
-    for path in PAGE_PATHS:
+    paths = {route.path for route in page_router.routes}
+    assert {"/", "/page.css", "/page.js"} <= paths
+    for path in paths:
         reply = httpx.get(page_url + path)
         assert reply.status_code == 200
         assert "unsafe" not in reply.headers["content-security-policy"]

@@ -1,0 +1,124 @@
+"""Bodies of Label Studio's requests: the labelling interface, and the tasks with their images.
+
+They are those of label-studio-ml-backend, `label_studio_ml/api.py`.
+"""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
+from xml.etree import ElementTree
+
+from sa2va_ray.data.conversation import evaluation_prompt
+from sa2va_ray.serve.http.protocol import MAX_PROMPT_CHARACTERS
+from sa2va_ray.serve.problems import Problem
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """What a project's labelling interface says of brush masks.
+
+    Attributes:
+        from_name, to_name: of its BrushLabels tag and of the Image tag that it marks.
+        data_key: of a task's data, where its image is.
+        labels: values of the labels, in order.
+    """
+
+    from_name: str
+    to_name: str
+    data_key: str
+    labels: tuple[str, ...]
+
+
+def read_label_config(text: str) -> LabelConfig:
+    """The first BrushLabels tag of a labelling interface.
+
+    Raises:
+        Problem: not XML, with a DTD, without BrushLabels for an Image, or with a label too long to ask for.
+    """
+    root = _parse_xml(text)
+    brush = next((tag for tag in root.iter("BrushLabels") if tag.get("name") and tag.get("toName")), None)
+    if brush is None:
+        raise _wrong_config("It has no BrushLabels tag with name and toName.")
+    image = next((tag for tag in root.iter("Image") if tag.get("name") == brush.get("toName")), None)
+    key = "" if image is None else image.get("value", "")
+    if not key.startswith("$") or len(key) == 1:
+        raise _wrong_config("BrushLabels belongs to no Image tag with a value such as $image.")
+    labels = tuple(label.get("value", "") for label in brush.iter("Label"))
+    if not labels or not all(labels):
+        raise _wrong_config("BrushLabels has no Label tag, or one without a value.")
+    longest = max(map(len, map(evaluation_prompt, labels)))
+    if longest > MAX_PROMPT_CHARACTERS:
+        raise _wrong_config(
+            f"The question for a label has {longest:,} characters, the limit is {MAX_PROMPT_CHARACTERS:,}."
+        )
+    return LabelConfig(brush.attrib["name"], brush.attrib["toName"], key[1:], labels)
+
+
+def read_tasks(body: Any, max_tasks: int) -> tuple[LabelConfig, list[str]]:
+    """The labelling interface in a body of `/predict`, and the image of each task: a URI or a data URI.
+
+    Raises:
+        Problem: the body is not as Label Studio sends it.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("tasks"), list):
+        raise _wrong_body("It has no list 'tasks'.")
+    if not isinstance(body.get("label_config"), str):
+        raise _wrong_body("It has no text 'label_config'.")
+    if len(body["tasks"]) > max_tasks:
+        raise Problem(
+            413,
+            "Too many tasks",
+            f"The request has {len(body['tasks'])} tasks, the limit is {max_tasks}.",
+            "Send them in several requests: Label Studio's batch size is a setting of its own.",
+        )
+    config = read_label_config(body["label_config"])
+    return config, [_image_of_task(task, position, config.data_key) for position, task in enumerate(body["tasks"])]
+
+
+def read_data_uri(uri: str) -> bytes:
+    """The bytes in a `data:` URI.
+
+    Raises:
+        Problem: it is not one.
+    """
+    head, comma, data = uri.partition(",")
+    if not head.lower().startswith("data:") or not comma:
+        raise Problem(422, "Not a data URI", "The image's data URI has no 'data:' or no comma.", "Send it again.")
+    try:
+        raw = unquote_to_bytes(data)
+        return base64.b64decode(raw, validate=True) if head.lower().endswith(";base64") else raw
+    except ValueError:
+        raise Problem(422, "Not base64", "The image's data URI is not base64.", "Encode the file's bytes.") from None
+
+
+def _image_of_task(task: Any, position: int, data_key: str) -> str:
+    if not isinstance(task, dict) or type(task.get("id")) is not int:
+        raise _wrong_body(f"Task {position}, counted from 0, has no whole number 'id'.")
+    data = task.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get(data_key), str):
+        raise _wrong_body(f"Task {position}, counted from 0, has no image in the field of its data that is labelled.")
+    return data[data_key]
+
+
+def _parse_xml(text: str) -> ElementTree.Element:
+    # Entities, which can make a few bytes into gigabytes or read files, come from a DTD only.
+    if "<!DOCTYPE" in text:
+        raise _wrong_config("It has a DTD, which none needs.")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError):
+        raise _wrong_config("It is not XML.") from None
+
+
+def _wrong_config(detail: str) -> Problem:
+    return Problem(
+        422,
+        "Wrong label_config",
+        f"The labelling interface cannot be used: {detail}",
+        'It wants <Image name="image" value="$image"/> and <BrushLabels name="tag" toName="image"> with a <Label/>.',
+    )
+
+
+def _wrong_body(detail: str) -> Problem:
+    return Problem(422, "Wrong body", detail, "Send what Label Studio sends: {tasks: [{id, data}], label_config}.")

@@ -1,0 +1,80 @@
+"""Label Studio's ML backend: `/label_studio/...`."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from sa2va_ray.data.conversation import evaluation_prompt
+from sa2va_ray.serve.guard.fetch import fetch
+from sa2va_ray.serve.http import openapi
+from sa2va_ray.serve.http.encode.replies import encode_json
+from sa2va_ray.serve.http.endpoint import CurrentEndpoint, Endpoint
+from sa2va_ray.serve.http.label_studio.replies import (
+    encode_prediction,
+    health_reply,
+    model_version,
+    predict_reply,
+    setup_reply,
+)
+from sa2va_ray.serve.http.label_studio.requests import LabelConfig, read_data_uri, read_tasks
+from sa2va_ray.serve.http.protocol import SegmentOptions
+from sa2va_ray.serve.http.record import RequestRecord
+from sa2va_ray.serve.problems import Problem, as_problem
+
+_TASKS_AT_A_TIME = 16  # of one request
+
+router = APIRouter()
+
+
+@router.get("/label_studio/health")
+async def label_studio_health() -> dict[str, Any]:
+    return health_reply()
+
+
+@router.post("/label_studio/setup", **openapi.LABEL_SETUP)
+async def label_studio_setup(request: Request, endpoint: CurrentEndpoint) -> dict[str, Any]:
+    """What Label Studio asks when the back end is added."""
+    async with endpoint.recorder.record(request, "label_studio"):
+        await endpoint.bodies.json_object(request)
+        return setup_reply(_version(endpoint))
+
+
+@router.post("/label_studio/predict", **openapi.LABEL_TASKS)
+async def label_studio_predict(request: Request, endpoint: CurrentEndpoint) -> Response:
+    """Pre-annotations of Label Studio's tasks, as brush strokes. A task that fails alone has a `problem`."""
+    async with endpoint.recorder.record(request, "label_studio") as whole:
+        body = await endpoint.bodies.json_object(request)
+        config, images = read_tasks(body, endpoint.limits.max_tasks)
+        at_a_time = asyncio.Semaphore(_TASKS_AT_A_TIME)
+        results = await asyncio.gather(*(_predict(endpoint, whole, config, image, at_a_time) for image in images))
+        reply = predict_reply(results, _version(endpoint), request.state.id)
+        encoded = await endpoint.workers.run(encode_json, reply, alone=False)
+        return Response(encoded, media_type="application/json")
+
+
+async def _predict(
+    endpoint: Endpoint, whole: RequestRecord, config: LabelConfig, image: str, at_a_time: asyncio.Semaphore
+) -> dict[str, Any] | Problem:
+    try:
+        async with at_a_time, endpoint.recorder.record_part(whole, "label_studio_task") as record:
+            return await _predict_image(endpoint, config, image, record)
+    except Exception as error:
+        return as_problem(error, whole.request_id)
+
+
+async def _predict_image(endpoint: Endpoint, config: LabelConfig, image: str, record: RequestRecord) -> dict[str, Any]:
+    """Asks one question for each label, about the image at a URI or in a data URI."""
+    limits = endpoint.limits
+    is_inline = image.lower().startswith("data:")
+    data = read_data_uri(image) if is_inline else await fetch(image, endpoint.uris, limits.max_upload_bytes)
+    record.end_stage("read")
+    options = SegmentOptions(prompt=[evaluation_prompt(label) for label in config.labels])
+    encode = partial(encode_prediction, config, limits.max_outline_points)
+    return await endpoint.answer(data, options, record, encode, wait=True)
+
+
+def _version(endpoint: Endpoint) -> str:
+    info = endpoint.models.info(None)
+    return model_version(info.name, info.sha256)
