@@ -1,7 +1,6 @@
 """What trains: LoRA adapters (peft) and unfrozen parts, by config. The only file that imports peft."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -10,25 +9,20 @@ from pydantic import Field
 from torch import Tensor
 
 from sa2va_ray.config import Config
+from sa2va_ray.models.parts import (
+    ENCODERS,
+    IMAGE_ENCODER,
+    LANGUAGE_MODEL,
+    LM_HEAD,
+    MASK_DECODER,
+    PROJECTOR,
+    SEG_HEAD,
+    TOKEN_EMBEDDING,
+    VISION_ENCODER,
+    Part,
+)
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, Sa2VAProcessor, token_id
-
-_SAM2 = "grounding_encoder.sam2_model"
-_LORA_TARGETS = {
-    "language_model": r"language_model\.model\.layers\..*\.(q|k|v|o|gate|up|down)_proj",
-    "vision_encoder": r"vision_model\.encoder\..*\.(q_proj|k_proj|v_proj|projection_layer|fc1|fc2)",
-    "image_encoder": rf"{re.escape(_SAM2)}\.image_encoder\.trunk\.blocks\..*\.(qkv|attn\.proj|mlp\.layers\.\d)",
-}
-# Parts of the mask decoder whose output Sa2VA does not use: they can never get a gradient.
-_UNUSED = ("iou_prediction_head", "pred_obj_score_head", "output_hypernetworks_mlps.0.")
-GROUPS = {
-    "lora": r"\.lora_[AB]\.",
-    "embeddings": r"trainable_tokens_delta|^language_model\.(model\.embed_tokens|lm_head)\.",
-    "projector": r"^mlp1\.",
-    "text_hidden_fcs": r"^text_hidden_fcs\.",
-    "mask_decoder": rf"^{re.escape(_SAM2)}\.sam_mask_decoder\.",
-    "image_encoder": rf"^{re.escape(_SAM2)}\.(image_encoder\.|no_mem_embed)",
-}
 
 
 class TrainableConfig(Config):
@@ -46,6 +40,10 @@ class TrainableConfig(Config):
     image_encoder: Literal["frozen", "lora", "full"] = "frozen"
     """SAM 2's image encoder. `full` is for models without pretraining."""
 
+    def encoders(self, mode: Literal["frozen", "lora", "full"]) -> list[Part]:
+        """Parts of `ENCODERS` that train in this way."""
+        return [part for key, part in ENCODERS.items() if getattr(self, key) == mode]
+
 
 def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: TrainableConfig) -> PeftModel:
     """Adds adapters to `model` in place, sets `requires_grad` on every parameter, and puts it into training mode.
@@ -53,32 +51,30 @@ def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: Trainab
     Returns:
         peft's handle on the same model, which `merge_adapters` takes.
     """
-    adapted = ["language_model"]
-    adapted += ["vision_encoder"] if config.vision_encoder == "lora" else []
-    adapted += ["image_encoder"] if config.image_encoder == "lora" else []
+    adapted = [LANGUAGE_MODEL, *config.encoders("lora")]
     new_ids = [token_id(processor.tokenizer, token) for token in NEW_TOKENS]
-    new_rows = {"language_model.model.embed_tokens": new_ids, "language_model.lm_head": new_ids}
+    new_rows = {TOKEN_EMBEDDING.module: new_ids, LM_HEAD.module: new_ids}
     peft_model = get_peft_model(
         model,
         LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
             lora_dropout=config.lora_dropout,
-            target_modules="|".join(_LORA_TARGETS[part] for part in adapted),
+            target_modules="|".join(part.adapter_targets for part in adapted),
             trainable_token_indices=new_rows if config.embeddings == "new_tokens" else None,
         ),
         autocast_adapter_dtype=False,  # no silent float32 copies of what is bfloat16
     )
-    for name in _unfrozen_parts(config):
-        model.get_submodule(name).requires_grad_(True)
-    if config.image_encoder == "full":
-        model.get_submodule(_SAM2).no_mem_embed.requires_grad_(True)
+    for part in _unfrozen_parts(config):
+        model.get_submodule(part.module).requires_grad_(True)
+        for name in part.parameters:
+            model.get_parameter(name).requires_grad_(True)
     model.train()
     if config.vision_encoder == "frozen":
         # No drop path or dropout in what cannot adapt to it (docs/model_spec.md section 7, trap 15).
-        model.vision_model.eval()
+        model.get_submodule(VISION_ENCODER.module).eval()
     for name, parameter in model.named_parameters():
-        if any(f"sam_mask_decoder.{unused}" in name for unused in _UNUSED):
+        if MASK_DECODER.is_unused(name):
             parameter.requires_grad_(False)
     return peft_model
 
@@ -108,22 +104,13 @@ def merged_tensors(model: Sa2VAModel) -> Iterator[tuple[str, Tensor, bool]]:
             yield plain, tensor + layer.get_delta_weight("default").detach(), True
 
 
-def count_trainable(model: Sa2VAModel) -> dict[str, int]:
-    """Number of trained values by group, in the order of `GROUPS`; groups without any are left out."""
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    counts = {group: _count(trained, pattern) for group, pattern in GROUPS.items()}
-    return {group: count for group, count in counts.items() if count}
-
-
-def _count(parameters: dict, pattern: str) -> int:
-    # A ZeRO-3 partition leaves an empty tensor behind, which knows its size as `ds_numel`.
-    return sum(getattr(p, "ds_numel", p.numel()) for name, p in parameters.items() if re.search(pattern, name))
-
-
-def _unfrozen_parts(config: TrainableConfig) -> Sequence[str]:
-    parts = ["text_hidden_fcs"]
-    parts += ["mlp1"] if config.projector else []
-    parts += [f"{_SAM2}.sam_mask_decoder"] if config.mask_decoder else []
-    parts += [f"{_SAM2}.image_encoder"] if config.image_encoder == "full" else []
-    parts += ["language_model.model.embed_tokens", "language_model.lm_head"] if config.embeddings == "all" else []
-    return parts
+def _unfrozen_parts(config: TrainableConfig) -> Iterator[Part]:
+    yield SEG_HEAD
+    if config.projector:
+        yield PROJECTOR
+    if config.mask_decoder:
+        yield MASK_DECODER
+    if config.image_encoder == "full":
+        yield IMAGE_ENCODER
+    if config.embeddings == "all":
+        yield from (TOKEN_EMBEDDING, LM_HEAD)

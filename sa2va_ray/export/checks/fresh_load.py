@@ -18,8 +18,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from sa2va_ray.export.checks.probe import ask, save_answers
-from sa2va_ray.models.loading.key_layouts import module_of
 from sa2va_ray.models.loading.load import load_model
+from sa2va_ray.models.parts import module_of
 from sa2va_ray.models.sa2va import generation_sa2va
 from sa2va_ray.models.sa2va.processing_sa2va import SEG_TOKEN, Sa2VAProcessor
 

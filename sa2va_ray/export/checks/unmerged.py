@@ -33,9 +33,9 @@ from sa2va_ray.export.merge import STORED_DTYPE
 from sa2va_ray.export.weights import combined_sha256, read_tensors, stored_tensors, tensor_sha256
 from sa2va_ray.models.build import ModelConfig
 from sa2va_ray.models.checkpoint import build_base, put_trained, read_checkpoint
-from sa2va_ray.models.loading.key_layouts import module_of
 from sa2va_ray.models.loading.weight_files import reading
 from sa2va_ray.models.lora import merged_tensors
+from sa2va_ray.models.parts import module_of
 from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor

@@ -17,9 +17,9 @@ from sa2va_ray.export.model_files import MODEL_FILES
 from sa2va_ray.export.weights import combined_sha256, read_tensors, stored_tensors, tensor_sha256
 from sa2va_ray.manifest import verify_files
 from sa2va_ray.models.checkpoint import Checkpoint
-from sa2va_ray.models.loading.key_layouts import module_of
 from sa2va_ray.models.loading.report import some
 from sa2va_ray.models.model_manifest import read_model_manifest
+from sa2va_ray.models.parts import module_of
 
 MIN_IOU = 0.999
 _UNDECIDED = 2**-8  # of a probability of one half: half a step of bfloat16

@@ -8,10 +8,6 @@ both prefix styles, XTuner's checkpoints with and without adapters, and ours, wh
 import re
 from dataclasses import dataclass
 
-SAM2_PREFIX = "grounding_encoder.sam2_model."
-EMBEDDING, LM_HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
-MODULES = ("vision_model", "mlp1", "language_model", "text_hidden_fcs", "mask_decoder", "grounding_encoder")
-
 _RENAMES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -98,11 +94,3 @@ def adapter_target(key: str) -> tuple[str, str] | None:
     """(our name of the weight that is adapted, "A" or "B") for a LoRA tensor, None for any other."""
     match = _ADAPTER.match(key)
     return (placements(f"{match[1]}.weight")[0].name, match[2]) if match else None
-
-
-def module_of(name: str) -> str:
-    """The part of the model that a tensor is reported under, one of `MODULES`, or "other" for names we do not know."""
-    if name.startswith(f"{SAM2_PREFIX}sam_mask_decoder."):
-        return "mask_decoder"
-    first = name.partition(".")[0]
-    return first if first in MODULES else "other"

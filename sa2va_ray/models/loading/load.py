@@ -20,13 +20,13 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import verify_files
 from sa2va_ray.models.loading.config_file import building
-from sa2va_ray.models.loading.key_layouts import EMBEDDING, SAM2_PREFIX
 from sa2va_ray.models.loading.place import build_empty_model, fill_model
 from sa2va_ray.models.loading.plan import BASE, INITIAL, SAM2, XTUNER, LoraScale, plan_load
 from sa2va_ray.models.loading.report import LoadReport
 from sa2va_ray.models.loading.source_folder import read_source_folder
 from sa2va_ray.models.loading.weight_files import WeightSource, check_no_pointers, open_folder, open_pickle
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
+from sa2va_ray.models.parts import EMBEDDING_WEIGHT, GROUNDING_PREFIX
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 
@@ -93,7 +93,7 @@ def load_model(
             model = build_empty_model(folder.config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         plan, report = plan_load(expected, sources, folder, LoraScale(lora_alpha, lora_rank))
-        embedding = plan[EMBEDDING].stored
+        embedding = plan[EMBEDDING_WEIGHT].stored
         assert embedding is not None  # it may not be fresh
         fill_model(model, plan, device, dtype or embedding.dtype, seed)
     return LoadedModel(model.eval(), Sa2VAProcessor(folder.config, folder.tokenizer), report, manifest)
@@ -103,7 +103,7 @@ def _open(role: str, location: str, path: Path) -> WeightSource:
     check_no_pointers(path, location)
     if (path / "config.json").is_file():
         return open_folder(path, role, location)
-    return open_pickle(path, role, location, prefix=SAM2_PREFIX if role == SAM2 else "")
+    return open_pickle(path, role, location, prefix=GROUNDING_PREFIX if role == SAM2 else "")
 
 
 def _verified_manifest(location: str, folder: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sa2va_ray.config import UserError
 from sa2va_ray.models.loading.plan import Planned
 from sa2va_ray.models.loading.weight_files import Read, reading
+from sa2va_ray.models.parts import SEG_HEAD
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 
@@ -121,12 +122,12 @@ def new_rows(known: Tensor, count: int, seed: int) -> Tensor:
 
 
 def _initialise_head(model: Sa2VAModel, names: list[str], device: str, dtype: torch.dtype, seed: int) -> None:
-    """Gives fresh parts of `text_hidden_fcs` the values that `nn.Linear` starts with, drawn from `seed`."""
+    """Gives fresh parts of the [SEG] head the values that `nn.Linear` starts with, drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = {
-            f"text_hidden_fcs.{index}": nn.Linear(layer.in_features, layer.out_features)
-            for index, layer in enumerate(model.text_hidden_fcs)
+            f"{SEG_HEAD.module}.{index}": nn.Linear(layer.in_features, layer.out_features)
+            for index, layer in enumerate(model.get_submodule(SEG_HEAD.module).children())
             if isinstance(layer, nn.Linear)
         }
     for name in names:

@@ -4,15 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sa2va_ray.config import UserError
-from sa2va_ray.models.loading.key_layouts import EMBEDDING, LM_HEAD, SAM2_PREFIX
 from sa2va_ray.models.loading.quantised import check_tensors
 from sa2va_ray.models.loading.report import LoadReport, SourceReport, some, source_report
 from sa2va_ray.models.loading.source_folder import SourceFolder
 from sa2va_ray.models.loading.weight_files import StoredTensor, WeightSource
+from sa2va_ray.models.parts import (
+    EMBEDDING_WEIGHT,
+    GROUNDING_PREFIX,
+    LANGUAGE_MODEL,
+    LM_HEAD_WEIGHT,
+    MASK_DECODER,
+    PROJECTOR,
+    SEG_HEAD,
+)
 from sa2va_ray.telemetry import LOGGER
 
 BASE, SAM2, INITIAL, XTUNER = "folder", "sam2_checkpoint", "initialise_from", "xtuner_checkpoint"
-_TRAINED_BY_XTUNER = ("language_model", "mlp1", "text_hidden_fcs", "mask_decoder")
+_TRAINED_BY_XTUNER = (LANGUAGE_MODEL, PROJECTOR, SEG_HEAD, MASK_DECODER)
 
 
 @dataclass(frozen=True)
@@ -54,15 +62,15 @@ def plan_load(
     check_tensors(expected, sources)
     plan: dict[str, Planned] = {}
     reports = []
-    if folder.tied and EMBEDDING in sources[0].tensors:
-        sources[0].tensors.setdefault(LM_HEAD, sources[0].tensors[EMBEDDING])
+    if folder.tied and EMBEDDING_WEIGHT in sources[0].tensors:
+        sources[0].tensors.setdefault(LM_HEAD_WEIGHT, sources[0].tensors[EMBEDDING_WEIGHT])
     for source in sources:
         fitting, of_source = _fit(expected, source, folder)
         plan |= fitting
         reports.append(of_source)
     missing = sorted(expected.keys() - plan.keys())
     may_be_fresh = folder.kind == "base" and reports[-1].role != XTUNER
-    fresh = [name for name in missing if may_be_fresh and name.startswith("text_hidden_fcs.")]
+    fresh = [name for name in missing if may_be_fresh and SEG_HEAD.holds(name)]
     missing = [name for name in missing if name not in fresh]
     new_rows = [f"{n} rows {p.known_rows} to {expected[n][0] - 1}" for n, p in plan.items() if p.known_rows]
     merged = sources[-1].adapters.keys() & expected.keys()
@@ -112,13 +120,13 @@ def _lacks_new_rows(
     folder: SourceFolder,
 ) -> bool:
     """Whether it is a base's embedding or LM head, made before Sa2VA's tokens were added (or padded beyond them)."""
-    if source.role != BASE or folder.kind != "base" or name not in (EMBEDDING, LM_HEAD):
+    if source.role != BASE or folder.kind != "base" or name not in (EMBEDDING_WEIGHT, LM_HEAD_WEIGHT):
         return False
     return stored.shape[1:] == expected[name][1:] and stored.shape[0] >= folder.known_tokens
 
 
 def _concerns(source: WeightSource, name: str) -> bool:
-    return source.role != SAM2 or name.startswith(SAM2_PREFIX)
+    return source.role != SAM2 or name.startswith(GROUNDING_PREFIX)
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -130,9 +138,9 @@ def _check_total(missing: list[str], reports: Sequence[SourceReport], folder: So
         return
     unfit = [text for report in reports if report.role in (BASE, SAM2) for text in report.names("mismatched")]
     cause = f" Of another shape than config.json says: {some(unfit)}." if unfit else ""
-    if missing == [LM_HEAD]:
+    if missing == [LM_HEAD_WEIGHT]:
         cause += " If it is tied to the embedding, config.json has to say so: tie_word_embeddings in llm_config."
-    if any(name.startswith(SAM2_PREFIX) for name in missing):
+    if any(name.startswith(GROUNDING_PREFIX) for name in missing):
         if folder.kind == "base" and all(report.role != SAM2 for report in reports):
             cause += " An InternVL3 base has no SAM 2: give sam2_checkpoint (sam2_hiera_large.pt)."
         else:
@@ -163,7 +171,7 @@ def _check_source(report: SourceReport) -> None:
                 f"[{some(mismatched)}], {len(unexpected)} are unknown [{some(unexpected)}]."
             )
         took = {module for module, names in report.modules.items() if names.loaded or names.merged}
-        if nothing := [module for module in _TRAINED_BY_XTUNER if module not in took]:
+        if nothing := [p.reported_as for p in _TRAINED_BY_XTUNER if p.reported_as not in took]:
             raise UserError(f"{report.location} has nothing for {', '.join(nothing)}: it is no Sa2VA checkpoint.")
     if report.role == BASE and unexpected:
         LOGGER.warning("%s has %d tensors that the model does not use", report.location, len(unexpected))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
-from sa2va_ray.models.loading.key_layouts import MODULES, module_of
+from sa2va_ray.models.parts import MODULES, OTHER_MODULE, module_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def source_report(role: str, location: str, **columns: Iterable[str]) -> SourceR
     """Sorts the names in each column by module."""
     names = {column: list(names) for column, names in columns.items()}
     modules = {}
-    for module in (*MODULES, "other"):
+    for module in (*MODULES, OTHER_MODULE):
         own = {column: tuple(n for n in names[column] if module_of(n.split(":")[0]) == module) for column in names}
         if any(own.values()):
             modules[module] = ModuleReport(**own)

@@ -2,6 +2,7 @@
 Ray Train has made."""
 
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -12,7 +13,9 @@ from deepspeed.ops import __compatible_ops__
 from deepspeed.utils import set_z3_leaf_module
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
+from sa2va_ray.models.parts import ENCODERS, IMAGE_ENCODER, LANGUAGE_MODEL, VISION_ENCODER, Part
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.train.config import OptimConfig, TrainConfig
 from sa2va_ray.train.engine.strategy import zero_config
@@ -59,18 +62,21 @@ def choose_precision(config: TrainConfig) -> Literal["bf16", "fp32"]:
 def recompute_activations(model: Sa2VAModel) -> None:
     """Layers of the language model, and of the vision encoders that train, keep their input only and run once more in
     the backward pass. A frozen encoder keeps nothing anyway."""
-    for part in (model.language_model, model.vision_model):
-        if _trains(part):
-            part.activation_checkpointing_enable({"use_reentrant": False})
-    trunk = model.grounding_encoder.sam2_model.image_encoder.trunk
-    if _trains(trunk):
-        for block in trunk.blocks:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    for part in (LANGUAGE_MODEL, VISION_ENCODER, IMAGE_ENCODER):
+        module: Any = model.get_submodule(part.module)
+        if not _trains(module):
+            continue
+        if isinstance(module, PreTrainedModel):
+            module.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            for layer in _layers(model, part):
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def compile_frozen(model: Sa2VAModel) -> None:
     """torch.compile of the vision encoders that do not train."""
-    for encoder in (model.vision_model, model.grounding_encoder.sam2_model.image_encoder):
+    for part in ENCODERS.values():
+        encoder: Any = model.get_submodule(part.module)
         if not _trains(encoder):
             encoder.forward = torch.compile(encoder.forward)
 
@@ -79,10 +85,15 @@ def _gather_in_large_pieces(model: Sa2VAModel) -> None:
     """ZeRO-3 gathers the weights of a leaf in one go. Left to itself it does so for each of 2,000 modules, and its
     Python for that takes longer than a GPU takes for the step; and its hooks in an encoder would break a compiled
     graph at each. Encoders that train stay as they are: DeepSpeed 0.19 loses weights of their layers as leaves."""
-    for encoder in (model.vision_model, model.grounding_encoder.sam2_model.image_encoder):
+    for part in ENCODERS.values():
+        encoder = model.get_submodule(part.module)
         set_z3_leaf_module(encoder, not _trains(encoder))
-    for layer in model.language_model.model.layers:
+    for layer in _layers(model, LANGUAGE_MODEL):
         set_z3_leaf_module(layer, True)
+
+
+def _layers(model: Sa2VAModel, part: Part) -> Iterator[Any]:
+    return model.get_submodule(part.layers_module).children()
 
 
 def _trains(module: nn.Module) -> bool:

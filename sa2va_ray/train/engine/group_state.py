@@ -2,7 +2,6 @@
 had a gradient. No hooks, no copies: a checksum of the float32 weights, and the sum of AdamW's second moments, which is
 a sum of squared gradients that no step can make smaller than its decay."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sa2va_ray.models.lora import GROUPS
+from sa2va_ray.models.parts import trained_group
 from sa2va_ray.train.engine.zero_state import trained_parameters
 
 _SQUARES = "exp_avg_sq"
@@ -31,14 +30,14 @@ class GroupState:
 
 
 def group_states(engine, has_stepped: bool) -> dict[str, GroupState]:
-    """State of each trained group, by `group_of`. All ranks must call it together and get the same.
+    """State of each trained group, by `trained_group`. All ranks must call it together and get the same.
 
     `has_stepped`: the optimizer has moments, from a step or from a checkpoint.
     """
     checksums: dict[str, int] = {}
     squares: dict[str, float] = {}
     for name, parameter in trained_parameters(engine):
-        group = group_of(name)
+        group = trained_group(name)
         checksums.setdefault(group, 0)
         squares.setdefault(group, 0.0)
         for weight in _local(parameter, None):
@@ -51,12 +50,6 @@ def group_states(engine, has_stepped: bool) -> dict[str, GroupState]:
     dist.all_reduce(bits)
     dist.all_reduce(sums)
     return {group: GroupState(*both) for group, *both in zip(checksums, bits.tolist(), sums.tolist(), strict=True)}
-
-
-def group_of(name: str) -> str:
-    """Group of a trained parameter: a key of `GROUPS`, for adapters with the part of the model that they are in."""
-    group = next(group for group, pattern in GROUPS.items() if re.search(pattern, name))
-    return f"{group} of {name.partition('.')[0]}" if group == "lora" else group
 
 
 def _local(parameter: nn.Parameter, moment: str | None) -> Iterator[Tensor]:

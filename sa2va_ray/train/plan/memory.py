@@ -149,16 +149,9 @@ def _states(facts: ModelFacts, config: TrainConfig, strategy: Strategy) -> dict[
 
 def _gathered(facts: ModelFacts) -> int:
     """Values that ZeRO-3 has whole at a time: what it fetches ahead, and a module that is fetched however large."""
-    whole_encoders = [group.num_parameters for group in facts.groups if _is_frozen_encoder(group.name, facts)]
-    return MAX_LIVE_PARAMETERS + max([facts.largest_module, *whole_encoders])
-
-
-def _is_frozen_encoder(group: str, facts: ModelFacts) -> bool:
-    frozen = {
-        "vision encoder": facts.trainable.vision_encoder == "frozen",
-        "SAM 2 image encoder": facts.trainable.image_encoder == "frozen",
-    }
-    return frozen.get(group, False)
+    whole = {part.label for part in facts.trainable.encoders("frozen")}
+    encoders = [group.num_parameters for group in facts.groups if group.name in whole]
+    return MAX_LIVE_PARAMETERS + max([facts.largest_module, *encoders])
 
 
 def _kept(facts: ModelFacts, config: TrainConfig, size: SampleSize) -> dict[str, int]:

@@ -1,7 +1,6 @@
 """What the memory plan needs to know of a model, found without its weights: config files, and the model on torch's meta
 device."""
 
-import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -18,24 +17,11 @@ from sa2va_ray.models.build import ModelConfig, random_architecture
 from sa2va_ray.models.loading.place import build_empty_model
 from sa2va_ray.models.loading.source_folder import read_source_folder
 from sa2va_ray.models.lora import TrainableConfig, make_trainable
+from sa2va_ray.models.parts import LABELS, label_of
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 
 _SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer of a model folder
-_SAM2 = r"^grounding_encoder\.sam2_model\."
-_GROUPS = {  # the first pattern that fits gives a parameter its group
-    "LoRA adapters": r"\.lora_[AB]\.",
-    "new-token rows": r"trainable_tokens_delta",
-    "vision encoder": r"^vision_model\.",
-    "projector": r"^mlp1\.",
-    "token embedding": r"^language_model\.model\.embed_tokens\.",
-    "language model layers": r"^language_model\.model\.",
-    "language model head": r"^language_model\.lm_head\.",
-    "[SEG] head": r"^text_hidden_fcs\.",
-    "SAM 2 image encoder": _SAM2 + r"(image_encoder\.|no_mem_embed)",
-    "SAM 2 mask decoder": _SAM2 + r"sam_mask_decoder\.",
-    "SAM 2 memory and prompts": _SAM2,
-}
 
 
 @dataclass(frozen=True)
@@ -110,9 +96,9 @@ def _small_files(uri: str) -> Iterator[Path]:
 
 
 def _count_groups(model: nn.Module) -> Iterator[ParameterGroup]:
-    counts = {group: [0, 0] for group in _GROUPS}
+    counts = {label: [0, 0] for label in LABELS}
     for name, parameter in model.named_parameters():
-        group = next(group for group, pattern in _GROUPS.items() if re.search(pattern, name))
-        counts[group][0] += parameter.numel()
-        counts[group][1] += parameter.numel() if parameter.requires_grad else 0
+        count = counts[label_of(name)]
+        count[0] += parameter.numel()
+        count[1] += parameter.numel() if parameter.requires_grad else 0
     return (ParameterGroup(name, *numbers) for name, numbers in counts.items() if numbers[0])

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
+from sa2va_ray.models.parts import needs_masks
 from sa2va_ray.train.config import OptimConfig, TrainConfig
 from sa2va_ray.train.engine.group_state import GroupState
 from sa2va_ray.train.step import AgreedError
@@ -21,7 +22,6 @@ _LEAST_SEG_SHARE = 0.5
 _FALLS_IN_A_ROW = 3
 _LOSS_WINDOW_STEPS = 50
 _ROUNDING = 1e-7  # of a second moment, relative, in one step; a usual gradient adds 1e-3
-_NEED_MASKS = ("text_hidden_fcs", "mask_decoder", "image_encoder", "lora of grounding_encoder")
 
 Warn = Callable[[int, str], None]
 """Takes a step and a message."""
@@ -102,7 +102,7 @@ class GroupMonitor:
 
     def look(self, step: int, states: Mapping[str, GroupState]) -> None:
         num_steps = step - self._last_step
-        judged = [group for group in states if self._num_masked_steps or group not in _NEED_MASKS]
+        judged = [group for group in states if self._num_masked_steps or not needs_masks(group)]
         without_gradient = {group for group in judged if not self._had_gradient(group, states, num_steps)}
         self._never_had_gradient &= without_gradient
         if step - self._start_step == FAIL_AFTER_STEPS and self._never_had_gradient:

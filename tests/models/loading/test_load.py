@@ -19,11 +19,12 @@ from torch.nn.functional import cross_entropy
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.models.loading.key_layouts import EMBEDDING, LM_HEAD, placements, upstream_placement
+from sa2va_ray.models.loading.key_layouts import placements, upstream_placement
 from sa2va_ray.models.loading.load import LoadedModel, load_model
 from sa2va_ray.models.loading.place import build_empty_model
 from sa2va_ray.models.loading.weight_files import open_folder
 from sa2va_ray.models.model_manifest import write_model_manifest
+from sa2va_ray.models.parts import EMBEDDING_WEIGHT, LM_HEAD_WEIGHT
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
@@ -117,12 +118,12 @@ def test_a_base_is_the_same_in_all_three_layouts(load_base, base, fixtures_dir: 
 def test_a_base_gets_five_tokens_and_a_fresh_head(base, load_base, xtuner_dir: Path):
     tokenizer, config = base.processor.tokenizer, base.model.config
     stored = load_file(xtuner_dir / "base_internvl/model.safetensors")
-    old = len(stored[EMBEDDING])
+    old = len(stored[EMBEDDING_WEIGHT])
     assert [token_id(tokenizer, token) for token in NEW_TOKENS] == list(range(old, old + len(NEW_TOKENS)))
     assert config.llm_config.vocab_size == len(tokenizer) == old + len(NEW_TOKENS)
     assert config.seg_token_id == old
     assert tokenizer.encode("Sure, [SEG].", add_special_tokens=False).count(old) == 1
-    for name in (EMBEDDING, LM_HEAD):
+    for name in (EMBEDDING_WEIGHT, LM_HEAD_WEIGHT):
         rows = base.model.state_dict()[name]
         torch.testing.assert_close(rows[:old], stored[name], rtol=0, atol=0)
         near = (rows[old:] - stored[name].mean(dim=0)).abs() <= 0.06 * stored[name].std(dim=0)
@@ -130,8 +131,8 @@ def test_a_base_gets_five_tokens_and_a_fresh_head(base, load_base, xtuner_dir: P
         assert len(rows[old:].unique(dim=0)) == len(NEW_TOKENS)
     fresh = base.report.total.names("fresh")
     assert {name.split(" ")[0] for name in fresh} == {
-        EMBEDDING,
-        LM_HEAD,
+        EMBEDDING_WEIGHT,
+        LM_HEAD_WEIGHT,
         *(name for name in base.model.state_dict() if name.startswith("text_hidden_fcs.")),
     }
     again, other = load_base().model.state_dict(), load_base(seed=1).model.state_dict()
@@ -212,7 +213,7 @@ def test_zero2_checkpoint_is_merged_as_upstream_does(load_base, xtuner_dir: Path
     assert largest_difference(loaded.model.state_dict(), merged_by_upstream) == 0.0
     modules = loaded.report.sources[-1].modules
     assert len(modules["language_model"].merged) == 7 * loaded.model.config.llm_config.num_hidden_layers
-    assert set(modules["language_model"].loaded) == {EMBEDDING, LM_HEAD}
+    assert set(modules["language_model"].loaded) == {EMBEDDING_WEIGHT, LM_HEAD_WEIGHT}
     assert not loaded.report.total.names("fresh")
 
 
@@ -381,7 +382,7 @@ def test_sam2_of_another_size_or_version_is_refused(load_base, parity, xtuner_di
         load_base(grounding_config={"trunk": {}, "neck": {}, "memory_encoder": {}})
 
 
-@pytest.mark.parametrize("lost", ["mlp1.3.bias", EMBEDDING, "vision_model.encoder.layers.0.attn.qkv.weight"])
+@pytest.mark.parametrize("lost", ["mlp1.3.bias", EMBEDDING_WEIGHT, "vision_model.encoder.layers.0.attn.qkv.weight"])
 def test_a_folder_that_lost_a_tensor_is_refused(parity, tmp_path: Path, lost: str):
     folder = copy_folder(parity.folder, tmp_path / "model")
     tensors = load_file(parity.folder / "model.safetensors")
@@ -394,7 +395,7 @@ def test_a_folder_that_lost_a_tensor_is_refused(parity, tmp_path: Path, lost: st
 def test_a_tied_folder_without_lm_head_gets_its_embedding(parity, tmp_path: Path):
     folder = copy_folder(parity.folder, tmp_path / "model")
     tensors = load_file(parity.folder / "model.safetensors")
-    del tensors[LM_HEAD]
+    del tensors[LM_HEAD_WEIGHT]
     save_file({**tensors, "vision_model.extra": torch.ones(1)}, folder / "model.safetensors")
     change_config(folder, tie_word_embeddings=True)
     loaded = load_model(folder, grounding_config=parity.grounding_config)

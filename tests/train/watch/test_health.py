@@ -6,7 +6,7 @@ import random
 import pytest
 
 from sa2va_ray.train.config import OptimConfig
-from sa2va_ray.train.engine.group_state import GroupState, group_of
+from sa2va_ray.train.engine.group_state import GroupState
 from sa2va_ray.train.step import AgreedError
 from sa2va_ray.train.watch.health import GroupMonitor, LossMonitor, ValidationMonitor
 
@@ -113,21 +113,6 @@ def test_without_masks_the_mask_decoder_is_not_blamed(warnings):
     [(step, message)] = warnings
     assert step == 10
     assert "mask losses were 0" in message
-
-
-def test_adapters_are_judged_by_the_part_that_they_are_in():
-    names = [
-        "language_model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
-        "vision_model.encoder.layer.0.attention.q_proj.lora_B.default.weight",
-        "mlp1.1.weight",
-        "language_model.model.embed_tokens.token_adapter.trainable_tokens_delta.default",
-    ]
-    assert [group_of(name) for name in names] == [
-        "lora of language_model",
-        "lora of vision_model",
-        "projector",
-        "embeddings",
-    ]
 
 
 def validations(warnings, dices, losses, seg_shares=None):
