@@ -30,7 +30,7 @@ from sa2va_ray.train.engine.deepspeed import build_engine
 from sa2va_ray.train.plan.activations import SampleSize
 from sa2va_ray.train.plan.flops import count_flops, device_peak
 from sa2va_ray.train.plan.memory import plan_memory
-from sa2va_ray.train.plan.sizes import read_model_facts
+from sa2va_ray.train.plan.sizes import read_model_sizes
 from sa2va_ray.train.step import MicroBatch, train_step
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +96,7 @@ def measure(settings: list[str]) -> dict[str, Any]:
         print(step, seconds[-1], result.losses["loss"], file=sys.stderr)
     micro_batch_s = statistics.median(seconds[WARM_UP_STEPS:]) / MICRO_BATCHES
     size = SampleSize(num_tokens=batch.input_ids.shape[1], num_tiles=int(batch.num_tiles[0]))
-    plan = plan_memory(read_model_facts(config.model, torch.bfloat16), config, size=size)
+    plan = plan_memory(read_model_sizes(config.model, torch.bfloat16), config, size=size)
     peak = device_peak(torch.device("cuda"), "bf16")
     return {
         "settings": " ".join(settings),

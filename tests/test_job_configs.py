@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.plan.memory import plan_memory
-from sa2va_ray.train.plan.sizes import read_model_facts
+from sa2va_ray.train.plan.sizes import read_model_sizes
 from sa2va_ray.train.plan.table import GIB
 
 CONFIGS = Path(__file__).parents[1] / "jobs/configs"
@@ -64,7 +64,7 @@ def facts(bases):
     read = {}
     for size, name in (("8B", "octa_8b"), ("2B", "octa_2b")):
         config = load(name, f"model.base.source={bases[size]}")
-        read[size] = read_model_facts(config.model, torch.bfloat16)
+        read[size] = read_model_sizes(config.model, torch.bfloat16)
     return {name: read["2B" if "2b" in name else "8B"] for name in CARDS}
 
 

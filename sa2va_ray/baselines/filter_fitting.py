@@ -16,7 +16,7 @@ import ray
 from scipy.optimize import isotonic_regression
 
 from sa2va_ray.baselines.config import BaselineConfig
-from sa2va_ray.baselines.fitted import Fitted
+from sa2va_ray.baselines.fitted import FittedBaseline
 from sa2va_ray.config import UserError
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
@@ -36,7 +36,7 @@ _EDGES = np.geomspace(1e-4, 100, 451)
 _SAMPLES_PER_TASK = 8
 
 
-def fit_filter(config: BaselineConfig) -> Fitted:
+def fit_filter(config: BaselineConfig) -> FittedBaseline:
     """Fits on all samples of the training split.
 
     Raises:
@@ -57,7 +57,7 @@ def fit_filter(config: BaselineConfig) -> Fitted:
     for fitted, _, dice in found:
         LOGGER.info("%s vessels: Dice %.4f on the training patients", fitted.polarity, dice)
     fitted, threshold, dice = max(found, key=lambda candidate: candidate[2])
-    return Fitted({CONFIG_FILE: (fitted.model_dump_json(indent=2) + "\n").encode()}, threshold, {"dice": dice})
+    return FittedBaseline({CONFIG_FILE: (fitted.model_dump_json(indent=2) + "\n").encode()}, threshold, {"dice": dice})
 
 
 def fit_steps(counts: np.ndarray, config: FilterConfig, polarity: Polarity) -> tuple[FittedFilter, float, float] | None:

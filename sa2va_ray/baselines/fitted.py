@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedBaseline:
     """Attributes:
     files: name -> content, of the model folder.
     threshold: of the probabilities, in [0, 1].

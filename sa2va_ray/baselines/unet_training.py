@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sa2va_ray import storage
 from sa2va_ray.baselines.config import BaselineConfig, UnetTrainingConfig
-from sa2va_ray.baselines.fitted import Fitted
+from sa2va_ray.baselines.fitted import FittedBaseline
 from sa2va_ray.cluster import check_cluster, decide_use_gpu
 from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch
@@ -34,7 +34,7 @@ _LOG_EVERY_STEPS = 10
 _RAY_RUN = "ray"  # folder in `out` that Ray Train wants while it runs
 
 
-def train_unet(config: BaselineConfig) -> Fitted:
+def train_unet(config: BaselineConfig) -> FittedBaseline:
     """Trains to the end of `config.unet.num_epochs`. The same data and config give the same weights with one worker.
 
     Raises:
@@ -48,7 +48,7 @@ def train_unet(config: BaselineConfig) -> Fitted:
         unet.resources_per_worker(),
     )
     trainer = TorchTrainer(
-        train_loop_per_worker,  # type: ignore[arg-type]  # Ray's annotation leaves return values out
+        train_unet_per_worker,  # type: ignore[arg-type]  # Ray's annotation leaves return values out
         train_loop_config={"data_uri": config.data_uri, "unet": unet.model_dump(mode="json")},
         scaling_config=ray.train.ScalingConfig(
             num_workers=unet.num_workers,
@@ -65,10 +65,10 @@ def train_unet(config: BaselineConfig) -> Fitted:
     finally:
         storage.delete_folder(storage.join(config.out, _RAY_RUN))
     files = {WEIGHTS_FILE: weights, CONFIG_FILE: (unet.network.model_dump_json(indent=2) + "\n").encode()}
-    return Fitted(files, _THRESHOLD, {"loss": loss})
+    return FittedBaseline(files, _THRESHOLD, {"loss": loss})
 
 
-def train_loop_per_worker(values: dict[str, Any]) -> tuple[bytes, float]:
+def train_unet_per_worker(values: dict[str, Any]) -> tuple[bytes, float]:
     """What each worker runs. Returns the weights as a safetensors file, and the loss at the end.
 
     Raises:
@@ -154,7 +154,7 @@ def _forward(model: nn.Module, batch: Batch | None, image_size: int) -> Tensor:
     else:
         pixels, targets = batch.grounding_pixel_values, to_targets(batch.masks, image_size)
     logits = model(pixels.to(device))[: len(targets)]
-    return mask_losses(logits, targets.to(device))
+    return unet_losses(logits, targets.to(device))
 
 
 def to_targets(masks: Sequence[Tensor], side: int) -> Tensor:
@@ -162,7 +162,7 @@ def to_targets(masks: Sequence[Tensor], side: int) -> Tensor:
     return torch.cat([resize_maps(each.any(dim=0, keepdim=True).float(), (side, side)) for each in masks])
 
 
-def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
+def unet_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """(B, S, S), (B, S, S) -> (B,): the mean binary cross entropy, and 1 - soft Dice."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=(1, 2))
     probabilities = logits.sigmoid()

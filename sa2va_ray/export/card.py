@@ -8,13 +8,13 @@ import yaml
 
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
-from sa2va_ray.models.checkpoint import Checkpoint
+from sa2va_ray.models.trained_weights import LocalCheckpoint
 from sa2va_ray.pictures.pages import build_environment
 
 _IDENTIFYING = ("name", "data_uri", "runs_uri", "source", "sam2_checkpoint", "initialise_from")
 
 
-def write_card(folder: Path, checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
+def write_card(folder: Path, checkpoint: LocalCheckpoint, facts: Mapping[str, Any]) -> None:
     """Args:
     facts: of the manifest.
     """
@@ -29,7 +29,7 @@ def write_card(folder: Path, checkpoint: Checkpoint, facts: Mapping[str, Any]) -
     (folder / "README.md").write_text(text)
 
 
-def read_counts(checkpoint: Checkpoint) -> dict[str, dict[str, int]] | None:
+def read_counts(checkpoint: LocalCheckpoint) -> dict[str, dict[str, int]] | None:
     """`{split: {"samples", "patients"}}` of the data set that was trained on; None where it is not at its place any
     more, or another one is."""
     try:

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sa2va_ray.config import UserError
-from sa2va_ray.models.checkpoint import Checkpoint
 from sa2va_ray.models.loading.key_layouts import adapter_target
 from sa2va_ray.models.loading.report import some
+from sa2va_ray.models.trained_weights import LocalCheckpoint
 
 STORED_DTYPE = torch.bfloat16
 _ROWS = re.compile(r"^(.*)\.token_adapter\.trainable_tokens_delta\.default$")
@@ -23,7 +23,7 @@ _WHOLE, _NEW_ROWS = "whole", "rows"
 class Trained:
     """What a checkpoint says of each weight of the plain model; files are opened, tensors read when asked for."""
 
-    def __init__(self, checkpoint: Checkpoint, new_ids: list[int]):
+    def __init__(self, checkpoint: LocalCheckpoint, new_ids: list[int]):
         """
         Args:
             new_ids: rows of embedding and LM head that were trained, where these were not trained whole.

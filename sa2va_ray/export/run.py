@@ -34,10 +34,11 @@ from sa2va_ray.export.target import (
 from sa2va_ray.export.upstream_config import check_fits_upstream
 from sa2va_ray.export.weights import write_weights
 from sa2va_ray.manifest import digest, read_manifest, to_json
-from sa2va_ray.models.checkpoint import OPTIMIZER, Checkpoint, build_base, find_checkpoint, open_checkpoint
+from sa2va_ray.models.checkpoint import OPTIMIZER, find_checkpoint
 from sa2va_ray.models.loading.load import local_copy
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest, write_model_manifest
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
+from sa2va_ray.models.trained_weights import LocalCheckpoint, build_base, open_checkpoint
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress, log_result
 
 _NUM_STAGES = 3
@@ -90,7 +91,7 @@ def _verify(config: ExportConfig, uri: str) -> str:
 
 
 @contextmanager
-def _opened(uri: str) -> Iterator[Checkpoint]:
+def _opened(uri: str) -> Iterator[LocalCheckpoint]:
     """The checkpoint, with its base on this machine: it is read twice."""
     if is_remote(uri):
         names = read_manifest(uri, what="checkpoint")["files"]
@@ -107,7 +108,7 @@ def _opened(uri: str) -> Iterator[Checkpoint]:
         yield replace(checkpoint, model_config=model_config)
 
 
-def _write_and_check(folder: Path, config: ExportConfig, checkpoint: Checkpoint) -> str:
+def _write_and_check(folder: Path, config: ExportConfig, checkpoint: LocalCheckpoint) -> str:
     """Fills an empty folder. Returns the model's SHA-256."""
     facts = _write_model(folder, config, checkpoint)
     log_progress("export", 1, _NUM_STAGES, "weights are written")
@@ -135,7 +136,7 @@ def _write_and_check(folder: Path, config: ExportConfig, checkpoint: Checkpoint)
     return model_sha256
 
 
-def _write_model(folder: Path, config: ExportConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+def _write_model(folder: Path, config: ExportConfig, checkpoint: LocalCheckpoint) -> dict[str, Any]:
     """Writes all but card and manifest, and returns what the manifest says so far. Of the weights it holds the base,
     which it gives up tensor by tensor, and one shard."""
     check_model_space(folder, checkpoint.model_config)

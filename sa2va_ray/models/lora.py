@@ -49,7 +49,7 @@ def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: Trainab
     """Adds adapters to `model` in place, sets `requires_grad` on every parameter, and puts it into training mode.
 
     Returns:
-        peft's handle on the same model, which `merge_adapters` takes.
+        peft's handle on the same model.
     """
     adapted = [LANGUAGE_MODEL, *config.encoders("lora")]
     new_ids = [token_id(processor.tokenizer, token) for token in NEW_TOKENS]
@@ -77,11 +77,6 @@ def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: Trainab
         if MASK_DECODER.is_unused(name):
             parameter.requires_grad_(False)
     return peft_model
-
-
-def merge_adapters(peft_model: PeftModel) -> Sa2VAModel:
-    """Folds adapters and new-token rows into the weights; the model has its plain parameters again."""
-    return peft_model.merge_and_unload()
 
 
 def merged_tensors(model: Sa2VAModel) -> Iterator[tuple[str, Tensor, bool]]:

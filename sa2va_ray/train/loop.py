@@ -11,11 +11,12 @@ from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import stream_steps
 from sa2va_ray.telemetry import Stopwatch, configure_logging
 from sa2va_ray.train.checkpoints.save import save_checkpoint
+from sa2va_ray.train.collectives import any_rank
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.group_state import group_states
 from sa2va_ray.train.schedule import learning_rate
 from sa2va_ray.train.session import Session, open_session
-from sa2va_ray.train.step import MicroBatch, any_rank, train_step
+from sa2va_ray.train.step import MicroBatch, train_step
 from sa2va_ray.train.validation.validate import validate
 from sa2va_ray.train.watch.health import HealthMonitor
 from sa2va_ray.train.watch.rates import StepTiming
@@ -27,7 +28,7 @@ def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str
     """Trains to the end of `config.num_epochs` from wherever the run stands.
 
     Raises:
-        AgreedError: what ends a run in order; see `open_session`, `Position.advance`, `train_step`, `HealthMonitor`.
+        RunStoppedError: see `open_session`, `RunProgress.advance`, `train_step` and `HealthMonitor`.
     """
     configure_logging()
     if not config.use_gpu:
@@ -42,17 +43,17 @@ def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str
 
 
 def _train(session: Session, reporter: Reporter) -> None:
-    config, position, num_steps = session.config, session.position, session.num_steps
-    states = group_states(session.engine, has_stepped=position.step > 0)
-    health = HealthMonitor(config, num_steps, position.step, states, reporter.warn)
+    config, progress, num_steps = session.config, session.progress, session.num_steps
+    states = group_states(session.engine, has_stepped=progress.step > 0)
+    health = HealthMonitor(config, num_steps, progress.step, states, reporter.warn)
     save_at_notice = True  # once: the notice stays until the node goes
-    for plan in session.plans[position.epoch :]:
+    for plan in session.plans[progress.epoch :]:
         for micro_batches, wait_s in _steps(session, plan):
             watch = Stopwatch()
-            lr = learning_rate(position.step, num_steps, config.optim)
+            lr = learning_rate(progress.step, num_steps, config.optim)
             result = train_step(session.engine, micro_batches, session.filler, config.loss, lr)
-            position.advance(plan, result, config)
-            step, is_last = position.step, position.step == num_steps
+            progress.advance(plan, result, config)
+            step, is_last = progress.step, progress.step == num_steps
             metrics = reporter.record(step, result, lr, StepTiming(wait_s, watch.lap_s()), micro_batches)
             health.after_step(step, result.losses)
             if health.wants_look(step):
@@ -65,11 +66,11 @@ def _train(session: Session, reporter: Reporter) -> None:
                 save_checkpoint(session.engine, session.state(metrics), config, session.lock_owner)
                 reporter.saved(watch.lap_s())
                 save_at_notice = save_at_notice and not is_noticed
-        position.end_epoch(plan)
+        progress.end_epoch(plan)
 
 
 def _validate(session: Session, reporter: Reporter, health: HealthMonitor) -> None:
-    watch, step = Stopwatch(), session.position.step
+    watch, step = Stopwatch(), session.progress.step
     result = validate(session.engine, session.processor, session.config)
     metrics = reporter.validation(step, result, watch.lap_s())
     health.after_validation(step, metrics)
@@ -84,16 +85,16 @@ def _open_reporter(session: Session) -> Reporter:
         data_sha256=session.origin.data_sha256,
         base_sha256=session.origin.base_sha256,
         num_steps=session.num_steps,
-        step=session.position.step,
+        step=session.progress.step,
         changes=session.changes,
     )
     device = session.engine.device
-    return Reporter(session.config, session.num_steps, session.position.step, session.flop_counts, facts, device)
+    return Reporter(session.config, session.num_steps, session.progress.step, session.flop_counts, facts, device)
 
 
 def _steps(session: Session, plan: EpochPlan) -> Iterator[tuple[list[MicroBatch], float]]:
     """This rank's micro batches of each step that is left of the epoch, and the seconds that they were waited for."""
-    config, start_step = session.config, session.position.step_in_epoch
+    config, start_step = session.config, session.progress.step_in_epoch
     steps = stream_steps(config.data_uri, plan, config.pipeline, session.processor, start_step)
     for step in range(start_step, plan.num_steps):
         start_s = time.perf_counter()

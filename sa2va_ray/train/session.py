@@ -13,18 +13,19 @@ from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import SampleIndex, Undecodable, preprocess
 from sa2va_ray.models.build import PRECISIONS, build_model, weights_sha256
-from sa2va_ray.models.checkpoint import TrainState, load_tensors, put_in
+from sa2va_ray.models.checkpoint import TrainState
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
-from sa2va_ray.train.checkpoints.changes import Change
+from sa2va_ray.models.trained_weights import load_tensors, load_trained_tensors
+from sa2va_ray.train.checkpoints.changes import SettingChange
 from sa2va_ray.train.checkpoints.lock import check_owner_together
-from sa2va_ray.train.checkpoints.position import Position
+from sa2va_ray.train.checkpoints.progress import RunProgress
 from sa2va_ray.train.checkpoints.resume import ResumePoint, find_resume_point
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.deepspeed import build_engine, choose_precision
 from sa2va_ray.train.engine.zero_state import restore
+from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.plan.flops import FlopCounts, count_flops
-from sa2va_ray.train.step import AgreedError
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class Session:
     engine: Any  # deepspeed.DeepSpeedEngine, which is not typed
     processor: Sa2VAProcessor
     plans: list[EpochPlan]
-    position: Position
+    progress: RunProgress
     filler: Batch
     precision: str
     flop_counts: FlopCounts | None
     origin: Origin
-    changes: list[Change]
+    changes: list[SettingChange]
     lock_owner: str
     validation: dict[str, float]
 
@@ -68,7 +69,7 @@ class Session:
         """What a checkpoint says of itself. Its scores are those of the newest validation, which may be of weights some
         steps before."""
         return TrainState(
-            **self.position.fields_of_state(),
+            **self.progress.state_fields(),
             num_steps=self.num_steps,
             num_workers=dist.get_world_size(),
             seed=self.config.seed,
@@ -87,8 +88,8 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
         lock_owner: of the run's lock.
 
     Raises:
-        AgreedError: another job has taken the run over.
-        AgreedError: a checkpoint that does not belong to this config; no sample can be decoded.
+        RunStoppedError: another job has taken the run over.
+        RunStoppedError: a checkpoint that does not belong to this config; no sample can be decoded.
     """
     check_owner_together(storage.join(config.runs_uri, config.name), lock_owner)
     torch.manual_seed(config.seed)  # of the adapters' first weights
@@ -109,7 +110,7 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
         engine=engine,
         processor=processor,
         plans=plan_epochs(config, dist.get_rank(), dist.get_world_size()),
-        position=Position.of(point.state) if point else Position(),
+        progress=RunProgress.from_state(point.state) if point else RunProgress(),
         filler=_filler(config, processor),
         precision=precision,
         flop_counts=flop_counts,
@@ -142,7 +143,7 @@ def plan_epochs(config: TrainConfig, rank: int, world_size: int) -> list[EpochPl
 
 def _check_precision(point: ResumePoint, precision: str) -> None:
     if point.state.precision != precision:
-        raise AgreedError(
+        raise RunStoppedError(
             f"The run was trained in {point.state.precision}, precision=auto gives {precision} on this machine. Set "
             f"precision={point.state.precision} to go on."
         )
@@ -150,14 +151,14 @@ def _check_precision(point: ResumePoint, precision: str) -> None:
 
 def _load_weights(model: torch.nn.Module, point: ResumePoint, base_sha256: str) -> None:
     if point.state.base_sha256 != base_sha256:
-        raise AgreedError(
+        raise RunStoppedError(
             f"The run was trained on a base with SHA-256 {point.state.base_sha256[:12]}, this machine builds "
             f"{base_sha256[:12]}. Use the base, and the versions of torch and tokenizers, that the run used."
         )
     try:
-        put_in(model, load_tensors(point.folder), "The run's checkpoint")
+        load_trained_tensors(model, load_tensors(point.folder), "The run's checkpoint")
     except UserError as error:
-        raise AgreedError(str(error)) from None
+        raise RunStoppedError(str(error)) from None
 
 
 def _filler(config: TrainConfig, processor) -> Batch:
@@ -168,4 +169,4 @@ def _filler(config: TrainConfig, processor) -> Batch:
             return collate([preprocess(samples[index], config.pipeline, processor, np.random.default_rng(0))])
         except Undecodable:
             continue
-    raise AgreedError("No sample of the training split can be decoded. Prepare the data set again.")
+    raise RunStoppedError("No sample of the training split can be decoded. Prepare the data set again.")

@@ -12,16 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch
 from sa2va_ray.models.sa2va.processing_sa2va import normalize_tiles
+from sa2va_ray.train.collectives import any_rank, gather_objects, sum_over_ranks
+from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.losses import LossConfig, language_loss, object_losses
 
 _IGNORED = -100
-
-
-class AgreedError(UserError):
-    """Raised on all ranks at the same place, so that the run can end in order."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +64,9 @@ def train_step(
             that sat a micro step out would hang the others.
 
     Raises:
-        AgreedError: the filler's loss or the gradient is not finite: the weights are lost.
+        RunStoppedError: the filler's loss or the gradient is not finite: the weights are lost.
     """
-    counts = _summed(
+    counts = sum_over_ranks(
         engine, [sum(column) for column in zip(*[_counts(each.batch) for each in micro_batches], strict=True)]
     )
     _, _, num_targets, num_masks = counts
@@ -96,7 +93,7 @@ def train_step(
     engine.step()
     grad_norm = float(engine.get_global_grad_norm())
     if not math.isfinite(grad_norm):
-        raise AgreedError(
+        raise RunStoppedError(
             f"The gradient is not finite (norm {grad_norm}), and the weights are lost with it. The run's last "
             "checkpoint is sound: go on from it with a lower optim.lr, or look at the samples logged before."
         )
@@ -119,7 +116,7 @@ def _forward(engine, each: MicroBatch, filler: Batch, config: LossConfig) -> tup
         return parts, None
     parts = forward_losses(engine, filler, config)
     if any_rank(engine, not _is_finite(parts)):
-        raise AgreedError(
+        raise RunStoppedError(
             "The loss is not finite on any samples: the weights are lost. Lower optim.lr and start again."
         )
     return parts, _Skipped(each.batch, is_bad)
@@ -156,11 +153,6 @@ def forward_losses(engine, batch: Batch, config: LossConfig) -> dict[str, Tensor
     }
 
 
-def any_rank(engine, flag: bool) -> bool:
-    """Whether it is so on any rank; all ranks get the same answer."""
-    return _summed(engine, [float(flag)])[0] > 0
-
-
 def _is_finite(parts: dict[str, Tensor]) -> bool:
     return all(math.isfinite(part.item()) for part in parts.values())
 
@@ -168,17 +160,18 @@ def _is_finite(parts: dict[str, Tensor]) -> bool:
 def _result(
     engine, totals: dict[str, float], counts: list[float], skipped: list[_Skipped], grad_norm: float
 ) -> StepResult:
-    losses = {f"loss_{name}": value for name, value in zip(totals, _summed(engine, list(totals.values())), strict=True)}
-    num_skipped = int(_summed(engine, [sum(len(each.batch) for each in skipped if each.batch)])[0])
-    ids: list[list[str]] = [[]] * dist.get_world_size()
-    if num_skipped:
-        bad = [each.batch for each in skipped if each.batch and each.is_bad]
-        dist.all_gather_object(ids, [sample_id for batch in bad for sample_id in batch.sample_ids])
+    losses = {
+        f"loss_{name}": value for name, value in zip(totals, sum_over_ranks(engine, list(totals.values())), strict=True)
+    }
+    num_skipped = int(sum_over_ranks(engine, [sum(len(each.batch) for each in skipped if each.batch)])[0])
+    bad = [each.batch for each in skipped if each.batch and each.is_bad]
+    own_ids = [sample_id for batch in bad for sample_id in batch.sample_ids]
+    skipped_ids = [sample_id for ids in gather_objects(own_ids) for sample_id in ids] if num_skipped else []
     return StepResult(
         losses={**losses, "loss": sum(losses.values())},
         num_samples=int(counts[0]) - num_skipped,
         num_skipped=num_skipped,
-        skipped_ids=[sample_id for of_rank in ids for sample_id in of_rank],
+        skipped_ids=skipped_ids,
         num_tokens=int(counts[1]),
         grad_norm=grad_norm,
     )
@@ -190,9 +183,3 @@ def _counts(batch: Batch | None) -> tuple[int, int, int, int]:
         return 0, 0, 0, 0
     num_targets = int((batch.labels[:, 1:] != _IGNORED).sum())
     return len(batch), int(batch.attention_mask.sum()), num_targets, sum(len(masks) for masks in batch.masks)
-
-
-def _summed(engine, values: Sequence[float]) -> list[float]:
-    summed = torch.tensor(values, dtype=torch.float64, device=engine.device)
-    dist.all_reduce(summed)
-    return summed.tolist()

@@ -13,15 +13,20 @@ from sa2va_ray import storage
 from sa2va_ray.cluster import check_cluster, check_paths, decide_use_gpu, least_gpu_bytes
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
-from sa2va_ray.models.checkpoint import Saved, newest_sound, read_saved, read_whole
+from sa2va_ray.models.checkpoint import (
+    StoredCheckpoint,
+    newest_checkpoint,
+    read_stored_checkpoint,
+    read_verified_checkpoint,
+)
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
-from sa2va_ray.train.checkpoints.changes import check_changes
+from sa2va_ray.train.checkpoints.changes import check_setting_changes
 from sa2va_ray.train.checkpoints.lock import LOCK_FILE, RunLock
 from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.loop import train_loop_per_worker
 from sa2va_ray.train.plan.memory import log_measured_peak, log_plan
-from sa2va_ray.train.step import AgreedError
 from sa2va_ray.train.watch.run_facts import git_commit
 from sa2va_ray.train.watch.trackers import check_trackers
 
@@ -94,7 +99,7 @@ def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLoc
     storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT})
     lock.confirm()
     _fit(config, data_sha256, lock.owner, run_uri)
-    trained = newest_sound(run_uri, read_saved)
+    trained = newest_checkpoint(run_uri, read_stored_checkpoint)
     assert trained, "a run that has ended has saved its end"
     log_measured_peak(plan, trained.state.metrics)
     LOGGER.info("trained: checkpoint %s", trained.uri)
@@ -109,7 +114,8 @@ def _paths_of_base(config: TrainConfig) -> dict[str, str | None]:
 
 
 def _gpu_bytes_for_a_plan(config: TrainConfig) -> int | None:
-    """Of the cluster's nodes that are up, where this process belongs to a cluster; else of this machine."""
+    """Memory of the smallest GPU of the cluster's nodes that are up, or of this machine where the process belongs to no
+    cluster; None where there is none."""
     if config.use_gpu is False:
         return None
     if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
@@ -123,26 +129,26 @@ def _log_result(checkpoint_uri: str) -> None:
     log_result(checkpoint_uri, "jobs.export", f"checkpoint={checkpoint_uri}", "out=MODEL", "name=NAME")
 
 
-def _read_newest(run_uri: str, config: TrainConfig, data_sha256: str) -> Saved | None:
-    """The newest sound checkpoint of the run, if it has one with which it can be gone on.
+def _read_newest(run_uri: str, config: TrainConfig, data_sha256: str) -> StoredCheckpoint | None:
+    """The newest sound checkpoint of the run, if it has one.
 
     Raises:
-        UserError: it was made with other settings.
+        UserError: it was made with other settings, so that the run cannot be resumed from it.
     """
-    saved = newest_sound(run_uri, _read_to_end)
+    saved = newest_checkpoint(run_uri, _read_and_verify_last)
     if saved:
-        for change in check_changes(saved, config, data_sha256):
+        for change in check_setting_changes(saved, config, data_sha256):
             LOGGER.warning("the run %s goes on with other settings: %s", config.name, change)
     return saved
 
 
-def _read_to_end(uri: str) -> Saved:
-    """Of the end of a run nobody reads every file any more before it is called good; of others the workers do."""
-    saved = read_saved(uri)
-    return read_whole(uri) if _is_at_end(saved) else saved
+def _read_and_verify_last(uri: str) -> StoredCheckpoint:
+    """Verifies every file of a run's last checkpoint, since no worker will; of others only the small files."""
+    saved = read_stored_checkpoint(uri)
+    return read_verified_checkpoint(uri) if _is_at_end(saved) else saved
 
 
-def _is_at_end(saved: Saved) -> bool:
+def _is_at_end(saved: StoredCheckpoint) -> bool:
     return saved.state.step == saved.state.num_steps
 
 
@@ -176,7 +182,7 @@ def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str) -
 
 def _newest_checkpoint(run_uri: str) -> str:
     try:
-        saved = newest_sound(run_uri, read_saved)
+        saved = newest_checkpoint(run_uri, read_stored_checkpoint)
     except StorageError:
         return "not known, since the store does not answer"
     return saved.uri if saved else "none yet"
@@ -187,7 +193,7 @@ def _worker(data_sha256: str, commit: str, lock_owner: str, values: dict) -> str
     workers, for the same end; and of metrics that are reported Ray keeps only those of checkpoints.)"""
     try:
         train_loop_per_worker(TrainConfig.parse(values), data_sha256, commit, lock_owner)
-    except AgreedError as error:
+    except RunStoppedError as error:
         return str(error)
     return None
 

@@ -12,7 +12,7 @@ from PIL import Image
 from sa2va_ray import storage
 from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.run import fit_baseline
-from sa2va_ray.baselines.unet_training import mask_losses, to_targets
+from sa2va_ray.baselines.unet_training import to_targets, unet_losses
 from sa2va_ray.config import UserError
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
@@ -170,9 +170,9 @@ def test_the_loss_falls_to_zero_where_all_is_right():
     target = torch.zeros(1, 8, 8)
     target[0, 2:5] = 1
     sure = 40 * (2 * target - 1)
-    assert mask_losses(sure, target).item() == pytest.approx(0, abs=1e-6)
-    assert mask_losses(-sure, target).item() == pytest.approx(40 + 1 - 1 / 65, rel=1e-4)
-    assert mask_losses(sure[:0], target[:0]).shape == (0,)
+    assert unet_losses(sure, target).item() == pytest.approx(0, abs=1e-6)
+    assert unet_losses(-sure, target).item() == pytest.approx(40 + 1 - 1 / 65, rel=1e-4)
+    assert unet_losses(sure[:0], target[:0]).shape == (0,)
 
 
 def test_the_config_of_the_folder_is_the_networks(unet_uri):

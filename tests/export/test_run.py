@@ -13,11 +13,12 @@ from PIL import Image
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.demo.stack import SCRIPTS_DIR
-from sa2va_ray.models.checkpoint import find_checkpoint, load_trained_model
+from sa2va_ray.models.checkpoint import find_checkpoint
 from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
+from tests.export.merged import merged_model
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "Please segment the vessel."
@@ -90,7 +91,7 @@ def test_weights_are_bf16_without_adapters(local_folder):
 
 def test_it_equals_its_checkpoint(trained, exported_uri, image):
     """The checkpoint, merged and its weights rounded to bf16 like the export's, gives the same masks bit by bit."""
-    model, processor, _, _ = load_trained_model(find_checkpoint(trained[0]))
+    model, processor = merged_model(find_checkpoint(trained[0]))
     model.load_state_dict({name: tensor.bfloat16().float() for name, tensor in model.state_dict().items()})
     model.eval()
     exported = load_model(exported_uri, dtype=torch.float32)

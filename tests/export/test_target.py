@@ -19,11 +19,11 @@ from sa2va_ray.export.checks.probe import PROMPT, probe_images
 from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.export.run import export
 from sa2va_ray.manifest import digest, read_manifest, write_manifest
-from sa2va_ray.models.checkpoint import load_trained_model
 from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.loading.weight_files import open_folder
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
 from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
+from tests.export.merged import merged_model
 
 pytestmark = pytest.mark.soak
 
@@ -89,7 +89,7 @@ def test_upstreams_layout(make_checkpoint, tmp_path: Path):
     stored = {tensor.key for tensor in open_folder(out, "", "").tensors.values()}
     assert "vision_model.encoder.layers.0.attn.qkv.weight" in stored
     assert not list(out.glob("*.py"))
-    merged, processor, _, _ = load_trained_model(str(checkpoint))
+    merged, processor = merged_model(str(checkpoint))
     for tensor in merged.state_dict().values():
         tensor.copy_(tensor.bfloat16())
     loaded = load_model(out, dtype=torch.float32)

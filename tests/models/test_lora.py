@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sa2va_ray.models.build import build_model
-from sa2va_ray.models.lora import TrainableConfig, make_trainable, merge_adapters
+from sa2va_ray.models.lora import TrainableConfig, make_trainable
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
 
 SMALL = {"lora_rank": 2, "lora_alpha": 4, "lora_dropout": 0.0}
@@ -67,7 +67,7 @@ def test_merging_keeps_the_function_and_touches_what_it_should(model_and_process
     inputs = batch(processor)
     with torch.no_grad():
         adapted = model(**inputs)
-        merged_model = merge_adapters(peft_model)
+        merged_model = peft_model.merge_and_unload()
         merged = merged_model(**inputs)
     # W + BA is rounded once, Wx + BAx twice.
     torch.testing.assert_close(merged.logits, adapted.logits, atol=1e-4, rtol=1e-4)

@@ -13,7 +13,7 @@ from sa2va_ray import storage
 from sa2va_ray.manifest import MANIFEST, write_manifest
 from sa2va_ray.models.checkpoint import CONFIG_FILE, STATE_FILE, TrainState
 from sa2va_ray.train.checkpoints.lock import LOCK_FILE
-from sa2va_ray.train.checkpoints.save import Share, store_share
+from sa2va_ray.train.checkpoints.save import CheckpointShard, upload_shard
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.zero_state import MOMENTS
 
@@ -37,7 +37,7 @@ def tensors_of(step: int) -> dict[str, Tensor]:
     return {name: torch.randn(3, 5, generator=generator) for name in names}
 
 
-def write_share(folder: Path, step: int, config: TrainConfig, rank: int, world_size: int, **state: Any) -> Path:
+def write_shard(folder: Path, step: int, config: TrainConfig, rank: int, world_size: int, **state: Any) -> Path:
     """A rank's files of a save, as `save_checkpoint` leaves them on its disk."""
     folder.mkdir(parents=True)
     tensors, part = tensors_of(step), f"{rank + 1:05d}-of-{world_size:05d}.safetensors"
@@ -67,8 +67,8 @@ def save(folder: Path, step: int, config: TrainConfig, world_size: int = 2, cut_
     name = f"step_{step:08d}"
     storage.write_bytes(f"{config.runs_uri}/{config.name}/{LOCK_FILE}", json.dumps({"owner": OWNER}).encode())
     for rank in reversed(range(cut_off, world_size)):
-        local = write_share(folder / f"{name}-{rank}-of-{world_size}", step, config, rank, world_size, **state)
-        store_share(Share(local, config, name, rank, world_size, f"{step} by {world_size}", OWNER))
+        local = write_shard(folder / f"{name}-{rank}-of-{world_size}", step, config, rank, world_size, **state)
+        upload_shard(CheckpointShard(local, config, name, rank, world_size, f"{step} by {world_size}", OWNER))
     return f"{config.runs_uri}/{config.name}/{name}"
 
 

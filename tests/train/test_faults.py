@@ -12,7 +12,7 @@ import torch
 
 from sa2va_ray import storage
 from sa2va_ray.manifest import MANIFEST, read_manifest, write_manifest
-from sa2va_ray.models.checkpoint import list_checkpoints, read_state
+from sa2va_ray.models.checkpoint import list_checkpoints, read_stored_checkpoint
 from tests.train.runs import losses_of, train_workers, weights_of
 
 pytestmark = pytest.mark.soak
@@ -56,7 +56,7 @@ def test_a_killed_driver_and_a_second_start_give_the_same_weights(start, undistu
     assert "taken over from process" in output
     assert "step 11 of 24" in output
     assert_same(f"{runs_uri}/killed", undisturbed)
-    assert read_state(list_checkpoints(f"{runs_uri}/killed")[-1]).samples_seen == 90
+    assert read_stored_checkpoint(list_checkpoints(f"{runs_uri}/killed")[-1]).state.samples_seen == 90
     assert "at its end already" in start("killed").finish()
     for setting, told in (("repeats=6", "repeats was 5, is 6"), ("optim.lr=0.5", "optim.lr was 0.001, is 0.5")):
         error = start("killed", setting).error()
@@ -92,7 +92,7 @@ def test_three_workers_go_on_where_two_stopped(start, runs_uri):
     expected, found = losses_of(f"{runs_uri}/two"), losses_of(f"{runs_uri}/more")
     for step in range(12, LAST + 1):
         assert found[step] == pytest.approx(expected[step], rel=2e-3), step
-    assert read_state(list_checkpoints(f"{runs_uri}/more")[-1]).samples_seen == 90
+    assert read_stored_checkpoint(list_checkpoints(f"{runs_uri}/more")[-1]).state.samples_seen == 90
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(start, undisturbed, runs_uri):
@@ -156,7 +156,7 @@ def test_an_unreadable_row_is_counted_and_named_and_the_run_goes_on(start, damag
     output = start("unreadable", *settings).finish()
     assert f"sample {sample_id} is left out" in output
     assert "epoch 0: 5 samples could not be decoded" in output
-    assert read_state(list_checkpoints(f"{runs_uri}/unreadable")[-1]).samples_seen == 40
+    assert read_stored_checkpoint(list_checkpoints(f"{runs_uri}/unreadable")[-1]).state.samples_seen == 40
 
 
 def test_too_many_unreadable_rows_end_the_run_with_what_to_do(start, damaged_data):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack
-from sa2va_ray.models.checkpoint import list_checkpoints, read_state
+from sa2va_ray.models.checkpoint import list_checkpoints, read_stored_checkpoint
 from tests.train.runs import Node, Run, alive_nodes, losses_of
 
 pytestmark = pytest.mark.soak
@@ -53,7 +53,7 @@ def test_a_killed_raylet_is_waited_for_and_the_run_goes_on(start, new_node, runs
     output = run.finish()
     assert "resuming from" in output
     assert sorted(losses_of(f"{runs_uri}/raylet")) == list(range(1, NUM_STEPS + 1))
-    assert read_state(list_checkpoints(f"{runs_uri}/raylet")[-1]).samples_seen == NUM_SAMPLES
+    assert read_stored_checkpoint(list_checkpoints(f"{runs_uri}/raylet")[-1]).state.samples_seen == NUM_SAMPLES
 
 
 def test_an_elastic_run_goes_on_with_the_nodes_that_are_left(start, new_node, runs_uri):
@@ -62,7 +62,7 @@ def test_an_elastic_run_goes_on_with_the_nodes_that_are_left(start, new_node, ru
     run.wait_for("step_00000011: saved")
     node.kill_raylet()
     output = run.finish()
-    state = read_state(list_checkpoints(f"{runs_uri}/elastic")[-1])
+    state = read_stored_checkpoint(list_checkpoints(f"{runs_uri}/elastic")[-1]).state
     assert state.num_workers == 1
     assert state.samples_seen == NUM_SAMPLES
     assert f"{NUM_SAMPLES} samples seen over 1 workers, as planned" in output
@@ -78,7 +78,7 @@ def test_a_node_that_is_to_go_is_given_a_checkpoint_first(start, cluster, new_no
     command = [str(SCRIPTS_DIR / "ray"), "drain-node", "--address", cluster.ray_address, *notice]
     subprocess.run([*command, "--deadline-remaining-seconds", "600"], check=True, timeout=60)
     run.wait_for("saved")
-    saved = read_state(list_checkpoints(f"{runs_uri}/preempted")[0])
+    saved = read_stored_checkpoint(list_checkpoints(f"{runs_uri}/preempted")[0]).state
     assert 3 < saved.step < 11
     run.finish()
 

@@ -15,7 +15,8 @@ from sa2va_ray.data.batch import collate
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.deepspeed import build_engine
-from sa2va_ray.train.step import AgreedError, MicroBatch, train_step
+from sa2va_ray.train.errors import RunStoppedError
+from sa2va_ray.train.step import MicroBatch, train_step
 from tests.train import ranks
 
 SEGMENTED, TWO_OBJECTS, NO_MASK, LONG = (
@@ -132,7 +133,7 @@ def _run(config: TrainConfig) -> dict:
             getattr(parameter, "ds_tensor", parameter).fill_(float("nan"))
     try:
         _step(engine, processor, config, rows)
-    except AgreedError as error:
+    except RunStoppedError as error:
         found["lost"] = str(error)
     return found
 

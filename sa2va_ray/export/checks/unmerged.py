@@ -32,13 +32,13 @@ from sa2va_ray.export.checks.probe import PROMPT, ask, probe_images, save_answer
 from sa2va_ray.export.merge import STORED_DTYPE
 from sa2va_ray.export.weights import combined_sha256, read_tensors, stored_tensors, tensor_sha256
 from sa2va_ray.models.build import ModelConfig
-from sa2va_ray.models.checkpoint import build_base, put_trained, read_checkpoint
 from sa2va_ray.models.loading.weight_files import reading
 from sa2va_ray.models.lora import merged_tensors
 from sa2va_ray.models.parts import module_of
 from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.models.trained_weights import apply_trained, build_base, read_local_checkpoint
 
 ROUNDOFF = 2**-8
 _SLACK = 1.01
@@ -48,10 +48,10 @@ _LOGIT_STEP = 2**-7  # two neighbouring bfloat16 numbers differ by at most this 
 def main(job_file: str) -> None:
     job = json.loads(Path(job_file).read_text())
     folder, out = Path(job["folder"]), Path(job["out"])
-    checkpoint = read_checkpoint(Path(job["checkpoint"]), job["uri"], ModelConfig.parse(job["model_config"]))
+    checkpoint = read_local_checkpoint(Path(job["checkpoint"]), job["uri"], ModelConfig.parse(job["model_config"]))
     model, processor = build_base(checkpoint)
     base_hashes, norms = _against_base(folder, model)
-    put_trained(model, processor, checkpoint)
+    apply_trained(model, processor, checkpoint)
     model.eval()
     changes = _against_merged(folder, model, base_hashes, norms)
     (out / "changes.json").write_text(json.dumps(changes))

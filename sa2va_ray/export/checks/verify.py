@@ -16,10 +16,10 @@ from sa2va_ray.export.merge import STORED_DTYPE
 from sa2va_ray.export.model_files import MODEL_FILES
 from sa2va_ray.export.weights import combined_sha256, read_tensors, stored_tensors, tensor_sha256
 from sa2va_ray.manifest import verify_files
-from sa2va_ray.models.checkpoint import Checkpoint
 from sa2va_ray.models.loading.report import some
 from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.models.parts import module_of
+from sa2va_ray.models.trained_weights import LocalCheckpoint
 
 MIN_IOU = 0.999
 _UNDECIDED = 2**-8  # of a probability of one half: half a step of bfloat16
@@ -85,7 +85,7 @@ def check_folder(folder: Path) -> FolderResult:
     return FolderResult([*checks, _masks(answers, failure)], answers)
 
 
-def run_unmerged(folder: Path, checkpoint: Checkpoint) -> UnmergedResult:
+def run_unmerged(folder: Path, checkpoint: LocalCheckpoint) -> UnmergedResult:
     """Runs `unmerged.py` on a folder whose files, but not its manifest, are written.
 
     Raises:

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from sa2va_ray.config import UserError
-from sa2va_ray.models.checkpoint import Saved
+from sa2va_ray.models.checkpoint import StoredCheckpoint
 from sa2va_ray.train.config import TrainConfig
 
 
@@ -64,7 +64,7 @@ _OPEN = {"precision": "auto", "strategy": "auto", "use_gpu": None}
 
 
 @dataclass(frozen=True)
-class Change:
+class SettingChange:
     """A setting with another value than the checkpoint's config.yaml has."""
 
     key: str
@@ -87,7 +87,7 @@ def rule_of(key: str) -> Rule:
     return RULES[key]
 
 
-def check_changes(saved: Saved, config: TrainConfig, data_sha256: str) -> list[Change]:
+def check_setting_changes(saved: StoredCheckpoint, config: TrainConfig, data_sha256: str) -> list[SettingChange]:
     """The settings that differ from those that a checkpoint was written with.
 
     Raises:
@@ -108,20 +108,20 @@ def check_changes(saved: Saved, config: TrainConfig, data_sha256: str) -> list[C
     return changes
 
 
-def _changes(saved: Saved, config: TrainConfig) -> list[Change]:
+def _changes(saved: StoredCheckpoint, config: TrainConfig) -> list[SettingChange]:
     before = _flat(_parse_settings(saved).model_dump(mode="json"))
     after = _flat(config.model_dump(mode="json"))
     before["precision"] = saved.state.precision
     # What is left open is no change: the driver decides it later, and each worker what precision "auto" is there.
     after |= {key: before[key] for key, is_open in _OPEN.items() if after[key] == is_open}
     return [
-        Change(key, before.get(key, _NOT_GIVEN), after.get(key, _NOT_GIVEN))
+        SettingChange(key, before.get(key, _NOT_GIVEN), after.get(key, _NOT_GIVEN))
         for key in sorted(before.keys() | after.keys())
         if before.get(key, _NOT_GIVEN) != after.get(key, _NOT_GIVEN)
     ]
 
 
-def _parse_settings(saved: Saved) -> TrainConfig:
+def _parse_settings(saved: StoredCheckpoint) -> TrainConfig:
     """With defaults for keys that are newer than the checkpoint."""
     try:
         return TrainConfig.parse(saved.settings)

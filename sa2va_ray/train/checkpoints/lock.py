@@ -16,13 +16,12 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-import torch.distributed as dist
-
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER
-from sa2va_ray.train.step import AgreedError
+from sa2va_ray.train.collectives import from_rank_0
+from sa2va_ray.train.errors import RunStoppedError
 
 LOCK_FILE = "lock.json"
 BEAT_EVERY_S = 5.0
@@ -50,7 +49,7 @@ class RunLock:
         }
         self._written_s = 0.0
         self._stop = threading.Event()
-        self._heart = threading.Thread(target=self._live, name="run lock", daemon=True)
+        self._renewer = threading.Thread(target=self._renew_until_stopped, name="run lock", daemon=True)
 
     def __enter__(self) -> Self:
         """
@@ -62,12 +61,12 @@ class RunLock:
             self._wait_for_its_end(found)
         self._write()
         self._written_s = time.monotonic()
-        self._heart.start()
+        self._renewer.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
-        self._heart.join()
+        self._renewer.join()
         try:
             check_owner(self._run_uri, self.owner)
             storage.delete_files(self._run_uri, [LOCK_FILE])
@@ -98,7 +97,7 @@ class RunLock:
                 raise UserError(_refusal(self._run_uri, now, self._dead_after_s))
         LOGGER.warning("taken over from %s, which gave no sign of life in %.0f s", _name(found), waited_s)
 
-    def _live(self) -> None:
+    def _renew_until_stopped(self) -> None:
         while not self._stop.wait(self._beat_every_s):
             try:
                 check_owner(self._run_uri, self.owner)
@@ -120,19 +119,21 @@ def check_owner_together(run_uri: str, owner: str) -> None:
     """Every rank calls it. A store that does not answer is no reason to end.
 
     Raises:
-        AgreedError: like `LockLostError`.
+        RunStoppedError: like `LockLostError`.
     """
-    lost = [""]
-    if dist.get_rank() == 0:
-        try:
-            check_owner(run_uri, owner)
-        except StorageError:
-            pass
-        except LockLostError as error:
-            lost = [str(error)]
-    dist.broadcast_object_list(lost, src=0)
-    if lost[0]:
-        raise AgreedError(lost[0])
+    if lost := from_rank_0(lambda: _loss_of_lock(run_uri, owner)):
+        raise RunStoppedError(lost)
+
+
+def _loss_of_lock(run_uri: str, owner: str) -> str | None:
+    """Why the run is not the owner's any more; None where it is, or where the store does not answer."""
+    try:
+        check_owner(run_uri, owner)
+    except StorageError:
+        return None
+    except LockLostError as error:
+        return str(error)
+    return None
 
 
 def check_owner(run_uri: str, owner: str) -> None:

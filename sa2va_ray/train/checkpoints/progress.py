@@ -7,13 +7,14 @@ from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.models.checkpoint import TrainState
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.step import AgreedError, StepResult
+from sa2va_ray.train.errors import RunStoppedError
+from sa2va_ray.train.step import StepResult
 
 _FIELDS = ("step", "epoch", "step_in_epoch", "missing_in_epoch", "samples_seen", "skipped_samples", "bad_ids")
 
 
 @dataclass
-class Position:
+class RunProgress:
     """Where the run stands, over all ranks. The fields are those of `TrainState`."""
 
     step: int = 0
@@ -25,11 +26,11 @@ class Position:
     bad_ids: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, state: TrainState) -> "Position":
+    def from_state(cls, state: TrainState) -> "RunProgress":
         return cls(**{name: getattr(state, name) for name in _FIELDS})
 
-    def fields_of_state(self) -> dict[str, Any]:
-        """What `TrainState` takes."""
+    def state_fields(self) -> dict[str, Any]:
+        """The fields of `TrainState` that it has, by name."""
         return {name: getattr(self, name) for name in _FIELDS}
 
     def advance(self, plan: EpochPlan, result: StepResult, config: TrainConfig) -> None:
@@ -37,7 +38,7 @@ class Position:
 
         Raises:
             RuntimeError: the workers trained on more samples than planned.
-            AgreedError: more samples than allowed could not be decoded, or gave no finite loss.
+            RunStoppedError: more samples than allowed could not be decoded, or gave no finite loss.
         """
         planned = plan.step_size(self.step_in_epoch)
         self.missing_in_epoch += planned - result.num_samples - result.num_skipped
@@ -52,14 +53,14 @@ class Position:
                 f"{plan.samples_per_epoch}: the workers did not share the data set."
             )
         if self.missing_in_epoch > config.pipeline.max_bad_samples:
-            raise AgreedError(
+            raise RunStoppedError(
                 f"{self.missing_in_epoch} samples could not be decoded (the log names them), pipeline.max_bad_samples "
                 f"is {config.pipeline.max_bad_samples}. The data set is damaged: prepare it again, or raise the limit."
             )
         if result.num_skipped:
             LOGGER.warning("step %d: the loss is not finite on %s", self.step, ", ".join(result.skipped_ids))
         if self.skipped_samples > config.max_skipped_samples:
-            raise AgreedError(
+            raise RunStoppedError(
                 f"{self.skipped_samples} samples were left out because the loss of their micro step was not finite, "
                 f"max_skipped_samples is {config.max_skipped_samples}. Bad were {', '.join(self.bad_ids)}. Look at "
                 "these in the data set's report, or lower optim.lr."

@@ -6,8 +6,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar, cast
 
 import torch.distributed as dist
 from safetensors import safe_open
@@ -19,21 +19,20 @@ from sa2va_ray.manifest import MANIFEST, DamagedError, verify_files
 from sa2va_ray.models.checkpoint import (
     MODEL,
     OPTIMIZER,
-    Saved,
+    StoredCheckpoint,
     TrainState,
     list_checkpoints,
-    read_saved,
+    read_stored_checkpoint,
     shard_files,
 )
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER
-from sa2va_ray.train.checkpoints.changes import Change, check_changes
-from sa2va_ray.train.checkpoints.disks import check_room, gathered, ranks_on_disk
+from sa2va_ray.train.checkpoints.changes import SettingChange, check_setting_changes
+from sa2va_ray.train.checkpoints.disks import check_room, ranks_on_disk
+from sa2va_ray.train.collectives import from_rank_0, gather_objects
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.zero_state import WEIGHT
-from sa2va_ray.train.step import AgreedError
-
-T = TypeVar("T")
+from sa2va_ray.train.errors import RunStoppedError
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class ResumePoint:
 
     state: TrainState
     folder: Path
-    changes: list[Change]
+    changes: list[SettingChange]
 
     def reader(self) -> Callable[[str, str], Tensor]:
         """(name of a parameter, `weight` or a moment) -> the whole tensor, float32 on the CPU, read when asked for."""
@@ -66,20 +65,19 @@ def find_resume_point(config: TrainConfig, data_sha256: str) -> Iterator[ResumeP
     All ranks get the same one, and those that share a disk one copy, which is deleted in the end.
 
     Raises:
-        AgreedError: it is of another data set, or of a config with which it cannot be gone on; a disk has no room.
+        RunStoppedError: it is of another data set, or of a config that does not fit; a disk has no room.
     """
-    name = [f"resume-{uuid.uuid4().hex}"]
-    dist.broadcast_object_list(name, src=0)
-    folder = Path(tempfile.gettempdir()) / name[0]
+    name = from_rank_0(lambda: f"resume-{uuid.uuid4().hex}")
+    folder = Path(tempfile.gettempdir()) / name
     fetches = ranks_on_disk(folder.parent)[0] == dist.get_rank()
     try:
         uri = _fetch_newest(storage.join(config.runs_uri, config.name), folder, fetches)
         if uri is None:
             yield None
             return
-        saved = read_saved(str(folder))
+        saved = read_stored_checkpoint(str(folder))
         LOGGER.info("resuming from %s: step %d of %d", uri, saved.state.step, saved.state.num_steps)
-        yield ResumePoint(saved.state, folder, _agreed_changes(saved, config, data_sha256))
+        yield ResumePoint(saved.state, folder, _check_changes(saved, config, data_sha256))
         dist.barrier()  # until all have read what is deleted now
     finally:
         if fetches:
@@ -88,15 +86,15 @@ def find_resume_point(config: TrainConfig, data_sha256: str) -> Iterator[ResumeP
 
 def _fetch_newest(run_uri: str, folder: Path, fetches: bool) -> str | None:
     """The checkpoint that each rank that `fetches` has fetched to its `folder`."""
-    uris = _of_rank_0(list_checkpoints, run_uri)
+    uris = from_rank_0(partial(list_checkpoints, run_uri))
     for uri in reversed(uris):
-        saved = _of_rank_0(_read, uri)
+        saved = from_rank_0(partial(_read, uri))
         errors = [saved] if isinstance(saved, UserError) else _fetch_all(saved, folder, fetches)
         if not errors:
             return uri
         for error in errors:
             if not isinstance(error, DamagedError):
-                raise AgreedError(str(error))
+                raise RunStoppedError(str(error))
         if dist.get_rank() == 0:
             LOGGER.warning("checkpoint %s is passed over: %s", uri, errors[0])
     if uris and dist.get_rank() == 0:
@@ -104,29 +102,23 @@ def _fetch_newest(run_uri: str, folder: Path, fetches: bool) -> str | None:
     return None
 
 
-def _of_rank_0(read: Callable[[str], T], uri: str) -> T:
-    answer = [read(uri) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(answer, src=0)
-    return cast(T, answer[0])
-
-
-def _read(uri: str) -> Saved | UserError:
+def _read(uri: str) -> StoredCheckpoint | UserError:
     try:
-        return read_saved(uri)
+        return read_stored_checkpoint(uri)
     except StorageError:
         raise  # it may be sound: to pass over it would throw work away
     except UserError as error:
         return error
 
 
-def _fetch_all(saved: Saved, folder: Path, fetches: bool) -> list[UserError]:
+def _fetch_all(saved: StoredCheckpoint, folder: Path, fetches: bool) -> list[UserError]:
     """Copies a checkpoint to each disk. Returns what went wrong with it, on any."""
     num_bytes = sum(file["size"] for file in saved.manifest["files"].values())
     check_room(folder.parent, num_bytes if fetches else 0, f"A copy of the checkpoint {saved.uri}")
-    return [error for error in gathered(_fetch(saved, folder) if fetches else None) if error]
+    return [error for error in gather_objects(_fetch(saved, folder) if fetches else None) if error]
 
 
-def _fetch(saved: Saved, folder: Path) -> DamagedError | None:
+def _fetch(saved: StoredCheckpoint, folder: Path) -> DamagedError | None:
     shutil.rmtree(folder, ignore_errors=True)  # of a damaged one
     try:
         storage.download_files(saved.uri, [*saved.manifest["files"], MANIFEST], folder)
@@ -138,8 +130,8 @@ def _fetch(saved: Saved, folder: Path) -> DamagedError | None:
     return None
 
 
-def _agreed_changes(saved: Saved, config: TrainConfig, data_sha256: str) -> list[Change]:
+def _check_changes(saved: StoredCheckpoint, config: TrainConfig, data_sha256: str) -> list[SettingChange]:
     try:
-        return check_changes(saved, config, data_sha256)
+        return check_setting_changes(saved, config, data_sha256)
     except UserError as error:
-        raise AgreedError(str(error)) from None
+        raise RunStoppedError(str(error)) from None

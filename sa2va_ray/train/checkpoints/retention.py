@@ -5,7 +5,7 @@ from functools import partial
 
 from sa2va_ray import storage
 from sa2va_ray.manifest import MANIFEST, DamagedError
-from sa2va_ray.models.checkpoint import Saved, list_checkpoints, read_saved
+from sa2va_ray.models.checkpoint import StoredCheckpoint, list_checkpoints, read_stored_checkpoint
 
 
 def delete_old_checkpoints(run_uri: str, keep_newest: int, keep_best: int, metric: str) -> None:
@@ -25,14 +25,14 @@ def delete_old_checkpoints(run_uri: str, keep_newest: int, keep_best: int, metri
         storage.delete_folder(uri)
 
 
-def _rank(saved: Saved, metric: str) -> tuple[float, float, int]:
+def _rank(saved: StoredCheckpoint, metric: str) -> tuple[float, float, int]:
     """Greater for better checkpoints."""
     state = saved.state
     return state.metrics[metric], state.metrics.get("val/step", state.step) - state.step, state.step
 
 
-def _read(uri: str) -> Saved | None:
+def _read(uri: str) -> StoredCheckpoint | None:
     try:
-        return read_saved(uri)
+        return read_stored_checkpoint(uri)
     except DamagedError:
         return None

@@ -29,13 +29,13 @@ from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.checkpoints.disks import check_room
 from sa2va_ray.train.checkpoints.lock import check_owner
 from sa2va_ray.train.checkpoints.retention import delete_old_checkpoints
+from sa2va_ray.train.collectives import from_rank_0
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.zero_state import MOMENTS, WEIGHT, gather_owned
-from sa2va_ray.train.step import AgreedError
+from sa2va_ray.train.errors import RunStoppedError
 
 T = TypeVar("T")
 
-_SHARD = "shard"
 _POLL_S = 0.5
 _LONGEST_PAUSE_S = 5.0
 
@@ -44,26 +44,25 @@ def save_checkpoint(engine, state: TrainState, config: TrainConfig, lock_owner: 
     """Gathers, writes and reports a checkpoint `step_NNNNNNNN`. Every rank calls it at the same step.
 
     Raises:
-        AgreedError: a rank's local disk has no room; with what it needs.
-        OSError: it took the room for more than it has.
+        RunStoppedError: a rank's local disk has too little room; the message says how much is needed.
+        OSError: the disk was full all the same.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    save_id = [uuid.uuid4().hex]  # tells the files of this save from those of one that was cut off
-    dist.broadcast_object_list(save_id, src=0)
+    save_id = from_rank_0(lambda: uuid.uuid4().hex)  # tells the files of this save from those of one that was cut off
     # Not a TemporaryDirectory context: Ray deletes the folder when its upload has ended.
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
     _write_tensors(engine, folder, f"{rank + 1:05d}-of-{world_size:05d}")
     if rank == 0:
         (folder / STATE_FILE).write_text(json.dumps(state.model_dump(), indent=2) + "\n")
         (folder / CONFIG_FILE).write_text(config.to_yaml())
-    manifest.write_manifest(folder, {"save_id": save_id[0]}, _shard_name(rank))
-    share = Share(folder, config, f"step_{state.step:08d}", rank, world_size, save_id[0], lock_owner)
+    manifest.write_manifest(folder, {"save_id": save_id}, _shard_manifest_name(rank))
+    shard = CheckpointShard(folder, config, f"step_{state.step:08d}", rank, world_size, save_id, lock_owner)
     ray.train.report(
         {**state.metrics, "step": state.step, "samples_seen": state.samples_seen},
         checkpoint=ray.train.Checkpoint.from_directory(folder),
-        checkpoint_dir_name=share.name,
+        checkpoint_dir_name=shard.name,
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-        checkpoint_upload_fn=partial(_upload, share=share),
+        checkpoint_upload_fn=partial(_upload, shard=shard),
     )
 
 
@@ -78,9 +77,9 @@ def _write_tensors(engine, folder: Path, part: str) -> None:
         check_room(folder.parent, num_bytes, "A checkpoint's share")
         save_file(weights, folder / f"{MODEL}-{part}.safetensors")
         save_file(moments, folder / f"{OPTIMIZER}-{part}.safetensors")
-    except (AgreedError, OSError, SafetensorError) as error:
+    except (RunStoppedError, OSError, SafetensorError) as error:
         shutil.rmtree(folder)  # a part of a checkpoint is of no use, and the disk is full
-        if isinstance(error, AgreedError):
+        if isinstance(error, RunStoppedError):
             raise
         raise OSError(
             f"A checkpoint's share of {num_bytes / 2**20:.1f} MiB could not be written to the local disk: {error}. "
@@ -89,12 +88,12 @@ def _write_tensors(engine, folder: Path, part: str) -> None:
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one rank has of a checkpoint.
+class CheckpointShard:
+    """The files of a checkpoint that one rank has written.
 
     Attributes:
-        folder: on its disk.
-        name: of the checkpoint.
+        folder: where they lie on its disk.
+        name: the name of the checkpoint.
         save_id: the same for all ranks, and another for each save.
     """
 
@@ -112,71 +111,71 @@ class Share:
 
     @property
     def uri(self) -> str:
-        """The checkpoint's."""
+        """Where the whole checkpoint is stored."""
         return storage.join(self.run_uri, self.name)
 
 
-def _upload(local: ray.train.Checkpoint, name: str, share: Share) -> ray.train.Checkpoint:
+def _upload(local: ray.train.Checkpoint, name: str, shard: CheckpointShard) -> ray.train.Checkpoint:
     """What Ray calls in a thread of its own."""
-    store_share(share)
+    upload_shard(shard)
     filesystem = ray.train.get_context().get_storage().storage_filesystem  # Ray takes no other for the same place
-    return ray.train.Checkpoint(storage.resolve(share.uri)[1], filesystem=filesystem)
+    return ray.train.Checkpoint(storage.resolve(shard.uri)[1], filesystem=filesystem)
 
 
-def store_share(share: Share) -> None:
+def upload_shard(shard: CheckpointShard) -> None:
     """Sends a rank's files to the store; rank 0 ends with the manifest, and leaves nothing there that it does not name.
 
     Raises:
         LockLostError: another job has taken the run over; what it saves is not touched.
         RuntimeError: the store does not answer, or another rank's files do not come.
     """
-    uri, run = share.uri, share.config
-    patiently = partial(_patiently, name=share.name, patience_s=run.storage_patience_s)
-    patiently(lambda: check_owner(share.run_uri, share.lock_owner))
-    if share.rank == 0:  # what an earlier save of this step left is not valid any more
-        patiently(lambda: storage.delete_files(uri, [MANIFEST] if storage.exists(storage.join(uri, MANIFEST)) else []))
-    patiently(lambda: storage.upload_folder(share.folder, uri, last=_shard_name(share.rank)))
-    if share.rank == 0:
-        files = _wait_for_shards(share, patiently)
-        patiently(lambda: check_owner(share.run_uri, share.lock_owner))
-        patiently(lambda: storage.write_bytes(storage.join(uri, MANIFEST), manifest.to_json(files, {})))
-        patiently(lambda: _delete_strangers(uri, files))
+    uri, run = shard.uri, shard.config
+    retry = partial(_retry, name=shard.name, patience_s=run.storage_patience_s)
+    retry(lambda: check_owner(shard.run_uri, shard.lock_owner))
+    if shard.rank == 0:  # what an earlier save of this step left is not valid any more
+        retry(lambda: storage.delete_files(uri, [MANIFEST] if storage.exists(storage.join(uri, MANIFEST)) else []))
+    retry(lambda: storage.upload_folder(shard.folder, uri, last=_shard_manifest_name(shard.rank)))
+    if shard.rank == 0:
+        files = _wait_for_all_ranks(shard, retry)
+        retry(lambda: check_owner(shard.run_uri, shard.lock_owner))
+        retry(lambda: storage.write_bytes(storage.join(uri, MANIFEST), manifest.to_json(files, {})))
+        retry(lambda: _delete_unnamed(uri, files))
         LOGGER.info("%s: saved", uri)
-        patiently(lambda: delete_old_checkpoints(share.run_uri, run.keep_checkpoints, run.keep_best, run.best_metric))
+        retry(lambda: delete_old_checkpoints(shard.run_uri, run.keep_checkpoints, run.keep_best, run.best_metric))
 
 
-def _delete_strangers(uri: str, files: Mapping[str, Any]) -> None:
-    """Deletes what a complete checkpoint's manifest does not name: the ranks' notes of this save, and what an earlier
-    save of this step left."""
+def _delete_unnamed(uri: str, files: Mapping[str, Any]) -> None:
+    """Deletes what the manifest of a complete checkpoint does not name: the manifests of its shards, and what an
+    earlier save of this step left."""
     storage.delete_files(uri, storage.list_files(uri).keys() - files.keys() - {MANIFEST})
 
 
-def _wait_for_shards(share: Share, patiently: Callable[[Callable[[], Any]], Any]) -> dict[str, Any]:
+def _wait_for_all_ranks(shard: CheckpointShard, retry: Callable[[Callable[[], Any]], Any]) -> dict[str, Any]:
     """The files of all ranks, once all of them have arrived."""
-    patience_s = share.config.storage_patience_s
+    patience_s = shard.config.storage_patience_s
     deadline_s = time.monotonic() + patience_s
     files: dict[str, Any] = {}
-    for rank in range(share.world_size):
-        while (shard := patiently(partial(_read_shard, share.uri, rank))).get("save_id") != share.save_id:
+    for rank in range(shard.world_size):
+        while (found := retry(partial(_read_shard_manifest, shard.uri, rank))).get("save_id") != shard.save_id:
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"Rank {rank} has not sent its share of {share.uri} in {patience_s:.0f} s.")
+                raise RuntimeError(f"Rank {rank} has not sent its share of {shard.uri} in {patience_s:.0f} s.")
             time.sleep(_POLL_S)
-        files |= shard["files"]
+        files |= found["files"]
     return files
 
 
-def _read_shard(uri: str, rank: int) -> dict[str, Any]:
+def _read_shard_manifest(uri: str, rank: int) -> dict[str, Any]:
     try:
-        return json.loads(storage.read_bytes(storage.join(uri, _shard_name(rank))))
+        return json.loads(storage.read_bytes(storage.join(uri, _shard_manifest_name(rank))))
     except FileNotFoundError:
         return {}
 
 
-def _shard_name(rank: int) -> str:
-    return f"{_SHARD}-{rank + 1:05d}.json"
+def _shard_manifest_name(rank: int) -> str:
+    return f"shard-{rank + 1:05d}.json"
 
 
-def _patiently(operation: Callable[[], T], name: str, patience_s: float) -> T:
+def _retry(operation: Callable[[], T], name: str, patience_s: float) -> T:
     """Repeats a storage operation until it works.
 
     Raises:

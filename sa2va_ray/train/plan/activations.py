@@ -9,7 +9,7 @@ Letters: L tokens of the micro batch, D width, F width of the MLP, R rank, V voc
 
 from dataclasses import dataclass
 
-from sa2va_ray.train.plan.sizes import ModelFacts
+from sa2va_ray.train.plan.sizes import ModelSizes
 
 _NUM_TOKENS_PER_ANSWER = 16
 _DECODER_BYTES = (640, 780)  # kept per place of the low-resolution mask: for an image, and for each object, in bf16
@@ -32,9 +32,9 @@ class SampleSize:
         return self.num_objects * _NUM_TOKENS_PER_ANSWER
 
 
-def layer_bytes_per_token(facts: ModelFacts) -> float:
+def layer_bytes_per_token(sizes: ModelSizes) -> float:
     """What one layer of the language model keeps for its backward pass, for each token."""
-    llm, lora, b = facts.architecture.llm_config, facts.trainable, facts.dtype.itemsize
+    llm, lora, b = sizes.architecture.llm_config, sizes.trainable, sizes.dtype.itemsize
     d, f, heads = llm.hidden_size, llm.intermediate_size, llm.num_attention_heads
     q = heads * (getattr(llm, "head_dim", None) or d // heads)
     norms = 2 * 4 * d  # both compute in float32
@@ -46,78 +46,78 @@ def layer_bytes_per_token(facts: ModelFacts) -> float:
     return norms + attention + mlp + adapters + 7 * lora.lora_rank * b
 
 
-def language_model_bytes(facts: ModelFacts, tokens: int, checkpointing: bool) -> int:
+def language_model_bytes(sizes: ModelSizes, tokens: int, checkpointing: bool) -> int:
     """All layers and the projector, kept until the backward pass. With checkpointing only the layers' inputs."""
-    llm, b = facts.architecture.llm_config, facts.dtype.itemsize
-    per_layer = llm.hidden_size * b if checkpointing else layer_bytes_per_token(facts)
+    llm, b = sizes.architecture.llm_config, sizes.dtype.itemsize
+    per_layer = llm.hidden_size * b if checkpointing else layer_bytes_per_token(sizes)
     final_norm = 4 * llm.hidden_size
     return int(tokens * (llm.num_hidden_layers * per_layer + final_norm))
 
 
-def projector_bytes(facts: ModelFacts, num_tiles: int) -> int:
+def projector_bytes(sizes: ModelSizes, num_tiles: int) -> int:
     """Its input, the input's norm, and its hidden layer before and after the activation."""
-    architecture, b = facts.architecture, facts.dtype.itemsize
+    architecture, b = sizes.architecture, sizes.dtype.itemsize
     patch_width = int(architecture.vision_config.hidden_size / architecture.downsample_ratio**2)
     return num_tiles * architecture.tokens_per_tile * b * (2 * patch_width + 3 * architecture.hidden_size)
 
 
-def logits_bytes(facts: ModelFacts, supervised_tokens: int) -> int:
+def logits_bytes(sizes: ModelSizes, supervised_tokens: int) -> int:
     """(M, V) logits, in float32 as well, their log-softmax and both gradients. Only supervised tokens have logits."""
-    b = facts.dtype.itemsize
-    return supervised_tokens * facts.architecture.llm_config.vocab_size * (b + 4 + 4 + 4 + b)
+    b = sizes.dtype.itemsize
+    return supervised_tokens * sizes.architecture.llm_config.vocab_size * (b + 4 + 4 + 4 + b)
 
 
-def merged_head_bytes(facts: ModelFacts) -> int:
+def merged_head_bytes(sizes: ModelSizes) -> int:
     """peft puts the new rows into a copy of the (V, D) head for each pass, which the backward pass needs again, as well
     as a gradient of that size; a head that trains as a whole has the gradient only."""
-    copies = 2 if facts.trainable.embeddings == "new_tokens" else 1
-    llm = facts.architecture.llm_config
-    return copies * llm.vocab_size * llm.hidden_size * facts.dtype.itemsize
+    copies = 2 if sizes.trainable.embeddings == "new_tokens" else 1
+    llm = sizes.architecture.llm_config
+    return copies * llm.vocab_size * llm.hidden_size * sizes.dtype.itemsize
 
 
-def mask_decoder_bytes(facts: ModelFacts, num_images: int, num_objects: int) -> int:
+def mask_decoder_bytes(sizes: ModelSizes, num_images: int, num_objects: int) -> int:
     """`num_objects`: of all images."""
-    places = (facts.architecture.grounding_size // 4) ** 2
+    places = (sizes.architecture.grounding_size // 4) ** 2
     of_image, of_object = _DECODER_BYTES
-    return places * (of_image * num_images + of_object * num_objects) * facts.dtype.itemsize // 2
+    return places * (of_image * num_images + of_object * num_objects) * sizes.dtype.itemsize // 2
 
 
-def image_encoder_bytes(facts: ModelFacts, num_images: int, checkpointing: bool) -> int:
+def image_encoder_bytes(sizes: ModelSizes, num_images: int, checkpointing: bool) -> int:
     """Kept by SAM 2's image encoder where it trains; nothing where it is frozen."""
-    if facts.trainable.image_encoder == "frozen":
+    if sizes.trainable.image_encoder == "frozen":
         return 0
-    per_value = facts.dtype.itemsize * 2 if checkpointing else _TRUNK_BYTES * facts.dtype.itemsize // 2
-    return num_images * _trunk_values(facts) * per_value
+    per_value = sizes.dtype.itemsize * 2 if checkpointing else _TRUNK_BYTES * sizes.dtype.itemsize // 2
+    return num_images * _trunk_values(sizes) * per_value
 
 
-def image_encoder_working_bytes(facts: ModelFacts, num_images: int) -> int:
+def image_encoder_working_bytes(sizes: ModelSizes, num_images: int) -> int:
     """While its first blocks run, which have the most places. A block that is computed again keeps its part as well."""
-    trunk = facts.architecture.grounding_config["trunk"]
-    values = (facts.architecture.grounding_size // 4) ** 2 * trunk["embed_dim"]
-    per_value = _TRUNK_WORKING_BYTES if facts.trainable.image_encoder == "frozen" else _TRUNK_BYTES
-    return num_images * values * per_value * facts.dtype.itemsize // 2
+    trunk = sizes.architecture.grounding_config["trunk"]
+    values = (sizes.architecture.grounding_size // 4) ** 2 * trunk["embed_dim"]
+    per_value = _TRUNK_WORKING_BYTES if sizes.trainable.image_encoder == "frozen" else _TRUNK_BYTES
+    return num_images * values * per_value * sizes.dtype.itemsize // 2
 
 
-def vision_encoder_working_bytes(facts: ModelFacts, num_tiles: int) -> int:
+def vision_encoder_working_bytes(sizes: ModelSizes, num_tiles: int) -> int:
     """While one layer of InternViT runs."""
-    vision = facts.architecture.vision_config
-    places = 4 * facts.architecture.tokens_per_tile + 1
-    return num_tiles * places * vision.hidden_size * _VIT_WORKING_VALUES * facts.dtype.itemsize
+    vision = sizes.architecture.vision_config
+    places = 4 * sizes.architecture.tokens_per_tile + 1
+    return num_tiles * places * vision.hidden_size * _VIT_WORKING_VALUES * sizes.dtype.itemsize
 
 
-def vision_encoder_bytes(facts: ModelFacts, num_tiles: int, checkpointing: bool) -> int:
+def vision_encoder_bytes(sizes: ModelSizes, num_tiles: int, checkpointing: bool) -> int:
     """Kept by InternViT where it has adapters; nothing where it is frozen."""
-    if facts.trainable.vision_encoder == "frozen":
+    if sizes.trainable.vision_encoder == "frozen":
         return 0
-    vision, b = facts.architecture.vision_config, facts.dtype.itemsize
+    vision, b = sizes.architecture.vision_config, sizes.dtype.itemsize
     # Both norms in float32; q, k, v and the result; the MLP's hidden layer twice; inputs of the adapters with masks.
     width, hidden = vision.hidden_size, vision.intermediate_size
     per_place = 8 * width + (4 * width + 2 * hidden) * b + (5 * width + hidden) * (b + 1)
-    places = num_tiles * (4 * facts.architecture.tokens_per_tile + 1)
+    places = num_tiles * (4 * sizes.architecture.tokens_per_tile + 1)
     return vision.num_hidden_layers * places * (width * b if checkpointing else per_place)
 
 
-def _trunk_values(facts: ModelFacts) -> int:
+def _trunk_values(sizes: ModelSizes) -> int:
     """Places x channels of all of Hiera's blocks: each stage halves the side and doubles the channels."""
-    trunk, side = facts.architecture.grounding_config["trunk"], facts.architecture.grounding_size // 4
+    trunk, side = sizes.architecture.grounding_config["trunk"], sizes.architecture.grounding_size // 4
     return sum(n * (side >> i) ** 2 * (trunk["embed_dim"] << i) for i, n in enumerate(trunk["stages"]))

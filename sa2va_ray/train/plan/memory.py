@@ -20,7 +20,7 @@ from sa2va_ray.train.engine.deepspeed import choose_precision
 from sa2va_ray.train.engine.strategy import MAX_LIVE_PARAMETERS, REDUCE_BUCKET_SIZE, STRATEGIES, Strategy
 from sa2va_ray.train.plan import activations
 from sa2va_ray.train.plan.activations import SampleSize
-from sa2va_ray.train.plan.sizes import ModelFacts, read_model_facts
+from sa2va_ray.train.plan.sizes import ModelSizes, read_model_sizes
 from sa2va_ray.train.plan.table import GIB, MARGIN, MemoryPlan, render_plan
 
 _OPTIMIZER_BYTES = 12
@@ -38,9 +38,9 @@ def log_plan(config: TrainConfig, num_samples: int, gpu_bytes: int | None) -> Me
     Raises:
         UserError: the base is no model folder; `auto`, and nothing fits.
     """
-    facts = read_model_facts(config.model, PRECISIONS[choose_precision(config)])
+    sizes = read_model_sizes(config.model, PRECISIONS[choose_precision(config)])
     plan = plan_memory(
-        facts,
+        sizes,
         config,
         gpu_bytes=gpu_bytes,
         num_samples=num_samples,
@@ -67,7 +67,7 @@ def _free_bytes(uri: str) -> int | None:
 
 
 def plan_memory(
-    facts: ModelFacts,
+    sizes: ModelSizes,
     config: TrainConfig,
     *,
     size: SampleSize | None = None,
@@ -86,17 +86,17 @@ def plan_memory(
     Raises:
         UserError: `auto`, and nothing fits.
     """
-    size = size or largest_sample(facts, config)
-    strategy = choose_strategy(facts, config, gpu_bytes, size) if config.strategy == "auto" else config.strategy
+    size = size or largest_sample(sizes, config)
+    strategy = choose_strategy(sizes, config, gpu_bytes, size) if config.strategy == "auto" else config.strategy
     return MemoryPlan(
-        facts=facts,
+        sizes=sizes,
         config=config,
         strategy=strategy,
         size=size,
-        gpu=_states(facts, config, strategy) | _kept(facts, config, size),
-        moments=_moments(facts, config, strategy, size),
-        host=_host(facts, config, strategy),
-        checkpoint_bytes=_CHECKPOINT_BYTES * facts.num_trained,
+        gpu=_states(sizes, config, strategy) | _kept(sizes, config, size),
+        moments=_moments(sizes, config, strategy, size),
+        host=_host(sizes, config, strategy),
+        checkpoint_bytes=_CHECKPOINT_BYTES * sizes.num_trained,
         gpu_bytes=gpu_bytes,
         free_bytes=free_bytes,
         num_samples=num_samples,
@@ -104,7 +104,7 @@ def plan_memory(
 
 
 def choose_strategy(
-    facts: ModelFacts, config: TrainConfig, gpu_bytes: int | None, size: SampleSize | None = None
+    sizes: ModelSizes, config: TrainConfig, gpu_bytes: int | None, size: SampleSize | None = None
 ) -> Strategy:
     """The fastest strategy that fits into `gpu_bytes` with the margin; zero3 where these are not known.
 
@@ -113,28 +113,28 @@ def choose_strategy(
     """
     if gpu_bytes is None:
         return "zero3"
-    plans = [_plan_as(facts, config, strategy, gpu_bytes, size) for strategy in STRATEGIES]
+    plans = [_plan_as(sizes, config, strategy, gpu_bytes, size) for strategy in STRATEGIES]
     for plan in plans:
         if plan.fits:
             return plan.strategy
     raise UserError(_nothing_fits(plans))
 
 
-def largest_sample(facts: ModelFacts, config: TrainConfig) -> SampleSize:
+def largest_sample(sizes: ModelSizes, config: TrainConfig) -> SampleSize:
     """The longest sequence, with as many tiles as it has room for."""
-    num_tokens, most = config.pipeline.max_length, facts.architecture.max_dynamic_patch
-    most += 1 if facts.architecture.use_thumbnail and most > 1 else 0
-    return SampleSize(num_tokens, num_tiles=max(1, min(most, num_tokens // facts.architecture.tokens_per_tile)))
+    num_tokens, most = config.pipeline.max_length, sizes.architecture.max_dynamic_patch
+    most += 1 if sizes.architecture.use_thumbnail and most > 1 else 0
+    return SampleSize(num_tokens, num_tiles=max(1, min(most, num_tokens // sizes.architecture.tokens_per_tile)))
 
 
-def _states(facts: ModelFacts, config: TrainConfig, strategy: Strategy) -> dict[str, int]:
+def _states(sizes: ModelSizes, config: TrainConfig, strategy: Strategy) -> dict[str, int]:
     """Weights, gradients and optimizer state of one GPU, and what DeepSpeed moves them with."""
-    b, trained, workers = facts.dtype.itemsize, facts.num_trained, config.num_workers
-    whole = facts.num_parameters if strategy == "zero2" else -(-facts.num_parameters // workers)
+    b, trained, workers = sizes.dtype.itemsize, sizes.num_trained, config.num_workers
+    whole = sizes.num_parameters if strategy == "zero2" else -(-sizes.num_parameters // workers)
     share = -(-trained // workers)
     states = {
-        "frozen weights": b * round(whole * (1 - trained / facts.num_parameters)),
-        "trained weights": b * round(whole * trained / facts.num_parameters),
+        "frozen weights": b * round(whole * (1 - trained / sizes.num_parameters)),
+        "trained weights": b * round(whole * trained / sizes.num_parameters),
         "gradients": b * share,
         "optimizer state": _OPTIMIZER_BYTES * share,
     }
@@ -143,72 +143,72 @@ def _states(facts: ModelFacts, config: TrainConfig, strategy: Strategy) -> dict[
     # Two buckets: one fills while the other is reduced.
     states["reduce buckets"] = 2 * b * min(REDUCE_BUCKET_SIZE, trained)
     if strategy != "zero2":
-        states["gathered layers"] = b * min(_gathered(facts), facts.num_parameters)
+        states["gathered layers"] = b * min(_gathered(sizes), sizes.num_parameters)
     return states
 
 
-def _gathered(facts: ModelFacts) -> int:
+def _gathered(sizes: ModelSizes) -> int:
     """Values that ZeRO-3 has whole at a time: what it fetches ahead, and a module that is fetched however large."""
-    whole = {part.label for part in facts.trainable.encoders("frozen")}
-    encoders = [group.num_parameters for group in facts.groups if group.name in whole]
-    return MAX_LIVE_PARAMETERS + max([facts.largest_module, *encoders])
+    whole = {part.label for part in sizes.trainable.encoders("frozen")}
+    encoders = [group.num_parameters for group in sizes.groups if group.name in whole]
+    return MAX_LIVE_PARAMETERS + max([sizes.largest_module, *encoders])
 
 
-def _kept(facts: ModelFacts, config: TrainConfig, size: SampleSize) -> dict[str, int]:
+def _kept(sizes: ModelSizes, config: TrainConfig, size: SampleSize) -> dict[str, int]:
     """Activations that wait for the backward pass while the rest of the model runs."""
     batch, checkpointing = config.micro_batch_size, config.activation_checkpointing
     kept = {
-        "activations: vision encoder": activations.vision_encoder_bytes(facts, batch * size.num_tiles, checkpointing),
-        "activations: projector": activations.projector_bytes(facts, batch * size.num_tiles),
-        "activations: language model": activations.language_model_bytes(facts, batch * size.num_tokens, checkpointing),
-        "logits": activations.logits_bytes(facts, batch * size.num_supervised_tokens),
+        "activations: vision encoder": activations.vision_encoder_bytes(sizes, batch * size.num_tiles, checkpointing),
+        "activations: projector": activations.projector_bytes(sizes, batch * size.num_tiles),
+        "activations: language model": activations.language_model_bytes(sizes, batch * size.num_tokens, checkpointing),
+        "logits": activations.logits_bytes(sizes, batch * size.num_supervised_tokens),
     }
     return {name: num_bytes for name, num_bytes in kept.items() if num_bytes}
 
 
-def _moments(facts: ModelFacts, config: TrainConfig, strategy: Strategy, size: SampleSize) -> dict[str, int]:
+def _moments(sizes: ModelSizes, config: TrainConfig, strategy: Strategy, size: SampleSize) -> dict[str, int]:
     """What a moment of a step needs on top of the rest; no two of them come together."""
     batch, checkpointing = config.micro_batch_size, config.activation_checkpointing
-    layer = int(batch * size.num_tokens * activations.layer_bytes_per_token(facts))
-    step = 0 if strategy == "zero3_offload" else _STEP_BYTES * -(-facts.num_trained // config.num_workers)
-    head = activations.merged_head_bytes(facts)
+    layer = int(batch * size.num_tokens * activations.layer_bytes_per_token(sizes))
+    step = 0 if strategy == "zero3_offload" else _STEP_BYTES * -(-sizes.num_trained // config.num_workers)
+    head = activations.merged_head_bytes(sizes)
     return {
-        "vision encoder runs": activations.vision_encoder_working_bytes(facts, batch * size.num_tiles),
+        "vision encoder runs": activations.vision_encoder_working_bytes(sizes, batch * size.num_tiles),
         "SAM 2 runs": head // 2
-        + activations.image_encoder_bytes(facts, batch, checkpointing)
-        + activations.image_encoder_working_bytes(facts, batch)
-        + activations.mask_decoder_bytes(facts, batch, batch * size.num_objects),
+        + activations.image_encoder_bytes(sizes, batch, checkpointing)
+        + activations.image_encoder_working_bytes(sizes, batch)
+        + activations.mask_decoder_bytes(sizes, batch, batch * size.num_objects),
         "gradient of the head": head,
         "gradient of a layer": 2 * layer if checkpointing else layer,
         "update": step,
     }
 
 
-def _host(facts: ModelFacts, config: TrainConfig, strategy: Strategy) -> dict[str, int]:
-    b, trained, workers = facts.dtype.itemsize, facts.num_trained, config.num_workers
-    host = {"while each worker builds the model": workers * b * facts.num_parameters}
+def _host(sizes: ModelSizes, config: TrainConfig, strategy: Strategy) -> dict[str, int]:
+    b, trained, workers = sizes.dtype.itemsize, sizes.num_trained, config.num_workers
+    host = {"while each worker builds the model": workers * b * sizes.num_parameters}
     if strategy == "zero3_offload":
         # Gradients of the model's dtype, and once more in float32 for the update.
         state = (b + 4 + _OPTIMIZER_BYTES) * trained
-        host |= {"offloaded weights": b * facts.num_parameters, "offloaded gradients and optimizer state": state}
+        host |= {"offloaded weights": b * sizes.num_parameters, "offloaded gradients and optimizer state": state}
     return host
 
 
 def _plan_as(
-    facts: ModelFacts, config: TrainConfig, strategy: Strategy, gpu_bytes: int, size: SampleSize | None, **changes
+    sizes: ModelSizes, config: TrainConfig, strategy: Strategy, gpu_bytes: int, size: SampleSize | None, **changes
 ) -> MemoryPlan:
     changed = config.model_copy(update={"strategy": strategy, **changes})
-    return plan_memory(facts, changed, size=size, gpu_bytes=gpu_bytes)
+    return plan_memory(sizes, changed, size=size, gpu_bytes=gpu_bytes)
 
 
 def _nothing_fits(plans: list[MemoryPlan]) -> str:
     smallest = plans[-1]
-    facts, config, gpu_bytes = smallest.facts, smallest.config, smallest.gpu_bytes
+    sizes, config, gpu_bytes = smallest.sizes, smallest.config, smallest.gpu_bytes
     assert gpu_bytes is not None
     needs = ", ".join(f"{plan.strategy} {plan.peak_bytes / GIB:.1f}" for plan in plans)
     cures = []
     if not config.activation_checkpointing:
-        eased = _plan_as(facts, config, "zero3", gpu_bytes, smallest.size, activation_checkpointing=True)
+        eased = _plan_as(sizes, config, "zero3", gpu_bytes, smallest.size, activation_checkpointing=True)
         cures.append(f"activation_checkpointing=true (zero3 then takes {eased.peak_bytes / GIB:.1f} GiB)")
     if config.micro_batch_size > 1:
         cures.append("micro_batch_size=1")

@@ -32,7 +32,7 @@ class ParameterGroup:
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelSizes:
     """Attributes:
     groups: all parameters, adapters included; empty groups are left out.
     dtype: of all parameters.
@@ -54,7 +54,7 @@ class ModelFacts:
         return sum(group.num_trained for group in self.groups)
 
 
-def read_model_facts(config: ModelConfig, dtype: torch.dtype) -> ModelFacts:
+def read_model_sizes(config: ModelConfig, dtype: torch.dtype) -> ModelSizes:
     """Seconds for any size; of a base in object storage only the small files are fetched.
 
     Raises:
@@ -65,7 +65,7 @@ def read_model_facts(config: ModelConfig, dtype: torch.dtype) -> ModelFacts:
     with init_empty_weights(include_buffers=False), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 calls a name that transformers 5.23 deprecates
         make_trainable(model, Sa2VAProcessor(architecture, tokenizer), config.trainable)
-    return ModelFacts(
+    return ModelSizes(
         groups=tuple(_count_groups(model)),
         dtype=dtype,
         largest_module=max(sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()),

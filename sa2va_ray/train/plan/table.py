@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.strategy import Strategy
 from sa2va_ray.train.plan.activations import SampleSize
-from sa2va_ray.train.plan.sizes import ModelFacts
+from sa2va_ray.train.plan.sizes import ModelSizes
 
 GIB = 2**30
 MARGIN = 0.08
@@ -23,7 +23,7 @@ class MemoryPlan:
     checkpoint_bytes: of one checkpoint.
     """
 
-    facts: ModelFacts
+    sizes: ModelSizes
     config: TrainConfig
     strategy: Strategy
     size: SampleSize
@@ -64,12 +64,12 @@ def render_plan(plan: MemoryPlan) -> str:
 
 
 def _parameters(plan: MemoryPlan) -> Iterator[str]:
-    facts = plan.facts
-    yield f"{'parameters in ' + str(facts.dtype).removeprefix('torch.'):<36}{'all':>16}{'trained':>16}"
-    for group in facts.groups:
+    sizes = plan.sizes
+    yield f"{'parameters in ' + str(sizes.dtype).removeprefix('torch.'):<36}{'all':>16}{'trained':>16}"
+    for group in sizes.groups:
         yield f"  {group.name:<34}{group.num_parameters:>16,}{group.num_trained:>16,}"
-    share = 100 * facts.num_trained / facts.num_parameters
-    yield f"  {'sum':<34}{facts.num_parameters:>16,}{facts.num_trained:>16,} ({share:.2f} %)"
+    share = 100 * sizes.num_trained / sizes.num_parameters
+    yield f"  {'sum':<34}{sizes.num_parameters:>16,}{sizes.num_trained:>16,} ({share:.2f} %)"
 
 
 def _gpu(plan: MemoryPlan) -> Iterator[str]:

@@ -26,8 +26,10 @@ from sa2va_ray.metrics import cldice, overlap_metrics
 from sa2va_ray.models.sa2va.processing_sa2va import LABEL_IGNORED
 from sa2va_ray.pictures.panels import three_panels
 from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
+from sa2va_ray.train.collectives import any_rank, gather_objects
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.step import AgreedError, any_rank, forward_losses
+from sa2va_ray.train.errors import RunStoppedError
+from sa2va_ray.train.step import forward_losses
 
 QUALITY = ("dice", "iou", "precision", "recall", "cldice")
 _READ_AHEAD = 8  # samples that are asked for at once
@@ -35,12 +37,12 @@ _Item = TypeVar("_Item")
 _Row = dict[str, Any]
 
 
-def measure_losses(engine, processor, samples: SampleIndex, config: TrainConfig) -> dict[str, float]:
+def compute_losses(engine, processor, samples: SampleIndex, config: TrainConfig) -> dict[str, float]:
     """Teacher-forced loss parts, as training weighs them: means over the tokens or masks of all samples, by the name of
     the part. Samples are not augmented.
 
     Raises:
-        AgreedError: samples that cannot be decoded; it names them.
+        RunStoppedError: samples that cannot be decoded; it names them.
     """
     pipeline = config.pipeline.model_copy(update={"augment": AugmentConfig.off()})
     undecodable: list[str] = []
@@ -53,17 +55,17 @@ def measure_losses(engine, processor, samples: SampleIndex, config: TrainConfig)
             return None
 
     filler = prepare(0, samples[0])
-    _refuse(undecodable)
+    _check_decoded(undecodable)
     assert filler, "it would have been refused"
     sums: list[tuple[int, dict[str, float]]] = []
-    for chunk in _in_step(engine, _own(samples)):
+    for chunk in _in_lockstep(engine, _own_samples(samples)):
         rows = [row for each in chunk if (row := prepare(*each))]
         batch, seed = collate(rows or [filler]), chunk[0][0] if chunk else 0
         torch.manual_seed(seed)
         parts = forward_losses(engine, batch, config.loss)
         if rows:
             sums.append((seed, {name: part.item() for name, part in parts.items()} | _counts(batch)))
-    _refuse(undecodable)
+    _check_decoded(undecodable)
     totals = _totals([of_batch for _, of_batch in sorted(_gathered(sums), key=lambda each: each[0])])
     counts = {"language": totals["num_targets"]}
     return {
@@ -72,7 +74,7 @@ def measure_losses(engine, processor, samples: SampleIndex, config: TrainConfig)
     }
 
 
-def measure_images(
+def score_predictions(
     engine, processor, samples: SampleIndex, config: TrainConfig
 ) -> tuple[list[_Row], dict[str, np.ndarray]]:
     """What the predictor makes of each sample.
@@ -84,25 +86,27 @@ def measure_images(
     """
     images: list[_Row] = []
     pictures: dict[str, np.ndarray] = {}
-    answers = _answers(engine, processor, samples, config)
-    for index, group in groupby(answers, key=lambda answer: answer[0]):
+    found = _predictions(engine, processor, samples, config)
+    for index, group in groupby(found, key=lambda each: each[0]):
         _, same_sample, predictions = zip(*group, strict=True)
         sample, truths = same_sample[0], object_masks(same_sample[0])
         ids = {name: sample[name] for name in ("sample_id", "patient_id")}
         images.append({"index": index, **ids, **_quality(predictions, truths)})
-        if sample["sample_id"] in _first([*pictures, sample["sample_id"]], config):
+        if sample["sample_id"] in _drawn([*pictures, sample["sample_id"]], config):
             union = np.logical_or.reduce([prediction.union() for prediction in predictions])
             picture = three_panels(np.asarray(decode_image(sample)), np.logical_or.reduce(truths), union)
             pictures = {**pictures, sample["sample_id"]: picture}
-            pictures = {sample_id: pictures[sample_id] for sample_id in _first(pictures, config)}
+            pictures = {sample_id: pictures[sample_id] for sample_id in _drawn(pictures, config)}
     pictures = dict(_gathered(list(pictures.items())))
     return (
         sorted(_gathered(images), key=lambda image: image["index"]),
-        {sample_id: pictures[sample_id] for sample_id in _first(pictures, config)},
+        {sample_id: pictures[sample_id] for sample_id in _drawn(pictures, config)},
     )
 
 
-def _answers(engine, processor, samples: SampleIndex, config: TrainConfig) -> Iterator[tuple[int, _Row, Prediction]]:
+def _predictions(
+    engine, processor, samples: SampleIndex, config: TrainConfig
+) -> Iterator[tuple[int, _Row, Prediction]]:
     """This rank's samples, each with its number and once for each of its objects, and what is predicted for that."""
     predictor = Sa2VAPredictor(engine.module, processor)
 
@@ -111,8 +115,8 @@ def _answers(engine, processor, samples: SampleIndex, config: TrainConfig) -> It
 
     first = samples[0]
     filler = ask(first, first["objects"][0]["phrase"])
-    asked = ((index, sample, each["phrase"]) for index, sample in _own(samples) for each in sample["objects"])
-    for chunk in _in_step(engine, asked):
+    asked = ((index, sample, each["phrase"]) for index, sample in _own_samples(samples) for each in sample["objects"])
+    for chunk in _in_lockstep(engine, asked):
         queries = [ask(sample, phrase) for _, sample, phrase in chunk]
         queries += [filler] * (engine.train_micro_batch_size_per_gpu() - len(queries))
         predictions = predictor.predict(queries, config.validation.max_new_tokens, partial(any_rank, engine))
@@ -133,11 +137,11 @@ def _quality(predictions: Sequence[Prediction], truths: np.ndarray) -> dict[str,
     return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
-def _first(sample_ids: Iterable[str], config: TrainConfig) -> list[str]:
+def _drawn(sample_ids: Iterable[str], config: TrainConfig) -> list[str]:
     return sorted(sample_ids)[: config.validation.num_drawn]
 
 
-def _own(samples: SampleIndex) -> Iterator[tuple[int, _Row]]:
+def _own_samples(samples: SampleIndex) -> Iterator[tuple[int, _Row]]:
     """This rank's samples, each with its number."""
     indices = np.arange(dist.get_rank(), len(samples), dist.get_world_size())
     for start in range(0, len(indices), _READ_AHEAD):
@@ -145,7 +149,7 @@ def _own(samples: SampleIndex) -> Iterator[tuple[int, _Row]]:
         yield from zip(chunk.tolist(), samples.read(chunk), strict=True)
 
 
-def _in_step(engine, items: Iterable[_Item]) -> Iterator[list[_Item]]:
+def _in_lockstep(engine, items: Iterable[_Item]) -> Iterator[list[_Item]]:
     """The items in micro batches, as many on every rank: empty ones where a rank has no more."""
     items, size = iter(items), engine.train_micro_batch_size_per_gpu()
     while any_rank(engine, bool(chunk := list(islice(items, size)))):
@@ -161,20 +165,18 @@ def _totals(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: math.fsum(row[name] for row in rows) for name in rows[0]}
 
 
-def _refuse(undecodable: list[str]) -> None:
+def _check_decoded(undecodable: list[str]) -> None:
     """
     Raises:
-        AgreedError: samples cannot be decoded on any rank.
+        RunStoppedError: samples cannot be decoded on any rank.
     """
     if found := sorted(_gathered(undecodable)):
         shown = ", ".join(found[:10]) + (", ..." if len(found) > 10 else "")
-        raise AgreedError(
+        raise RunStoppedError(
             f"{len(found)} validation samples cannot be decoded: {shown}. The data set is damaged: prepare it again."
         )
 
 
 def _gathered(items: list[_Item]) -> list[_Item]:
     """The items of all ranks, on all ranks."""
-    of_ranks: list[list[_Item]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(of_ranks, items)
-    return [item for of_rank in of_ranks for item in of_rank]
+    return [item for of_rank in gather_objects(items) for item in of_rank]

@@ -17,7 +17,7 @@ from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.metrics import bootstrap_interval
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.validation.passes import QUALITY, measure_images, measure_losses
+from sa2va_ray.train.validation.passes import QUALITY, compute_losses, score_predictions
 
 _BOOTSTRAP_SEED = 0
 
@@ -49,14 +49,14 @@ def validate(engine, processor: Sa2VAProcessor, config: TrainConfig) -> Validati
         engine: DeepSpeed's; its modes and the random numbers of the process are left as they were.
 
     Raises:
-        AgreedError: validation samples that cannot be decoded; it names them.
+        RunStoppedError: validation samples that cannot be decoded; it names them.
         UserError: the data set has no validation samples.
     """
     samples = SampleIndex(config.data_uri, "val")
     with _paused(engine):
         # Losses come first: a whole forward pass shows ZeRO-3 which weights modules take from one another.
-        losses = measure_losses(engine, processor, samples, config)
-        images, pictures = measure_images(engine, processor, samples, config)
+        losses = compute_losses(engine, processor, samples, config)
+        images, pictures = score_predictions(engine, processor, samples, config)
     assert len(images) == len(samples), f"{len(images)} of {len(samples)} validation samples were measured"
     patients = _by_patient(images)
     metrics = _summarize(patients) | {"val/seg_share": _mean(images, "seg_share")}

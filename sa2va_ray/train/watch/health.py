@@ -11,7 +11,7 @@ from itertools import pairwise
 from sa2va_ray.models.parts import needs_masks
 from sa2va_ray.train.config import OptimConfig, TrainConfig
 from sa2va_ray.train.engine.group_state import GroupState
-from sa2va_ray.train.step import AgreedError
+from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.watch import advice
 
 WARN_AFTER_STEPS = 10
@@ -71,7 +71,7 @@ class HealthMonitor:
         """Judges the groups by what they are now.
 
         Raises:
-            AgreedError: one has had no gradient in any of the first 20 steps of this start.
+            RunStoppedError: one has had no gradient in any of the first 20 steps of this start.
         """
         self._groups.look(step, states)
 
@@ -106,7 +106,7 @@ class GroupMonitor:
         without_gradient = {group for group in judged if not self._had_gradient(group, states, num_steps)}
         self._never_had_gradient &= without_gradient
         if step - self._start_step == FAIL_AFTER_STEPS and self._never_had_gradient:
-            raise AgreedError(advice.no_gradient(self._never_had_gradient, FAIL_AFTER_STEPS))
+            raise RunStoppedError(advice.no_gradient(self._never_had_gradient, FAIL_AFTER_STEPS))
         for group in judged:
             dead, done = group in without_gradient, step - self._start_step
             self._warn_once(f"gradient {group}", dead, step, advice.no_gradient({group}, num_steps))

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from sa2va_ray import storage
 from sa2va_ray.telemetry import LOGGER
-from sa2va_ray.train.checkpoints.changes import Change
+from sa2va_ray.train.checkpoints.changes import SettingChange
 from sa2va_ray.train.config import TrainConfig
 
 FACTS_FILE = "run.json"
@@ -53,7 +53,7 @@ def collect_run_facts(
     base_sha256: str,
     num_steps: int,
     step: int,
-    changes: Sequence[Change] = (),
+    changes: Sequence[SettingChange] = (),
 ) -> dict[str, Any]:
     """Facts of a start of the run at `step`. Every rank calls it, since each tells its device; all get the same.
 

@@ -72,7 +72,7 @@ def test_a_dead_jobs_lock_is_taken_over_whatever_the_clocks_say(tmp_path, left):
 def test_a_lock_that_is_given_back_is_not_waited_for(tmp_path):
     first = new_lock(str(tmp_path)).__enter__()
     first._stop.set()  # no more beats: without its end the second would wait
-    first._heart.join()
+    first._renewer.join()
     ending = threading.Timer(0.3, first.__exit__, (None, None, None))
     ending.start()
     start_s = time.monotonic()
@@ -86,13 +86,13 @@ def test_a_job_whose_run_was_taken_over_knows_and_leaves_it_alone(run_uri):
     """It was stopped for longer than its lock is good for (SIGSTOP, a machine that slept)."""
     with new_lock(run_uri) as first:
         first._stop.set()
-        first._heart.join()
+        first._renewer.join()
         with new_lock(run_uri) as second:
             second.confirm()
             with pytest.raises(LockLostError, match="was taken over; it is held by process"):
                 check_owner(run_uri, first.owner)
             first._stop.clear()
-            first._live()  # goes on, and ends by itself
+            first._renew_until_stopped()  # goes on, and ends by itself
             first.__exit__(None, None, None)
             assert holder_of(run_uri) == second.owner
         storage.write_bytes(f"{run_uri}/{LOCK_FILE}", b"{}")  # so that the first has something to leave alone
@@ -102,7 +102,7 @@ def test_of_two_that_start_at_once_one_trains(run_uri, monkeypatch):
     """Both have seen no lock before either wrote one."""
     with monkeypatch.context() as patch:
         patch.setattr(lock_module, "_read", lambda uri: None)
-        patch.setattr(RunLock, "_live", lambda self: None)
+        patch.setattr(RunLock, "_renew_until_stopped", lambda self: None)
         locks = [new_lock(run_uri).__enter__() for _ in range(2)]
     with pytest.raises(LockLostError):
         locks[0].confirm()
@@ -146,7 +146,7 @@ def test_a_beat_that_fails_is_heard_and_the_next_one_comes(tmp_path, monkeypatch
         lock = new_lock(str(tmp_path))
         monkeypatch.setattr(lock, "_stop", Beats(2))
         storage.write_bytes(f"{tmp_path}/{LOCK_FILE}", json.dumps(lock._record).encode())
-        lock._live()
+        lock._renew_until_stopped()
     assert len([record for record in caplog.records if record.exc_info]) == 2
 
 

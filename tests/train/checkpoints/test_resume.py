@@ -15,7 +15,7 @@ import torch.distributed as dist
 from sa2va_ray import storage
 from sa2va_ray.train.checkpoints.disks import check_room, gathered
 from sa2va_ray.train.checkpoints.resume import find_resume_point
-from sa2va_ray.train.step import AgreedError
+from sa2va_ray.train.errors import RunStoppedError
 from tests.train import ranks
 from tests.train.saved_runs import DATA_SHA256, NAMES, damage, run_config, save, tensors_of
 
@@ -87,7 +87,7 @@ def find(config) -> None:
 def error_of(operation) -> str | None:
     try:
         operation()
-    except AgreedError as error:
+    except RunStoppedError as error:
         return str(error)
     return None
 

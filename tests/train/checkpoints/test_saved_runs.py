@@ -17,20 +17,20 @@ from sa2va_ray.models.checkpoint import (
     OPTIMIZER,
     find_checkpoint,
     list_checkpoints,
-    newest_sound,
-    open_checkpoint,
-    put_in,
-    read_saved,
+    newest_checkpoint,
+    read_stored_checkpoint,
     shard_files,
 )
+from sa2va_ray.models.trained_weights import load_trained_tensors, open_checkpoint
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train import trainer
-from sa2va_ray.train.checkpoints.changes import RULES, check_changes, rule_of
+from sa2va_ray.train.checkpoints.changes import RULES, check_setting_changes, rule_of
 from sa2va_ray.train.checkpoints.lock import LOCK_FILE
-from sa2va_ray.train.checkpoints.position import Position
+from sa2va_ray.train.checkpoints.progress import RunProgress
 from sa2va_ray.train.checkpoints.retention import delete_old_checkpoints
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.step import AgreedError, StepResult
+from sa2va_ray.train.errors import RunStoppedError
+from sa2va_ray.train.step import StepResult
 from sa2va_ray.train.validation import validate
 from tests.train.saved_runs import DAMAGES, DATA_SHA256, NAMES, NUM_STEPS, damage, run_config, save, tensors_of
 
@@ -59,7 +59,7 @@ def test_a_save_that_is_repeated_by_fewer_workers_is_read_as_it_is(tmp_path, con
     uri = save(tmp_path / "four", 10, config, world_size=4, cut_off=True)
     assert "model-00004-of-00004.safetensors" in storage.list_files(uri)
     assert save(tmp_path / "two", 10, config, world_size=2) == uri
-    assert storage.list_files(uri).keys() == {*read_saved(uri).manifest["files"], MANIFEST}
+    assert storage.list_files(uri).keys() == {*read_stored_checkpoint(uri).manifest["files"], MANIFEST}
     assert len(shard_files(Path(uri), MODEL)) == 2
     save(tmp_path / "again", 12, run_config(tmp_path / "other"), world_size=4)
     other = tmp_path / "other/run/step_00000012/model-00001-of-00004.safetensors"
@@ -72,7 +72,7 @@ def test_the_same_in_a_store(bucket_uri, tmp_path):
     config = run_config(bucket_uri)
     save(tmp_path / "four", 10, config, world_size=4, cut_off=True)
     uri = save(tmp_path / "two", 10, config, world_size=2)
-    assert storage.list_files(uri).keys() == {*read_saved(uri).manifest["files"], MANIFEST}
+    assert storage.list_files(uri).keys() == {*read_stored_checkpoint(uri).manifest["files"], MANIFEST}
     save(tmp_path / "newer", 20, config)
     storage.write_bytes(f"{bucket_uri}/run/step_00000020/model-00001-of-00002.safetensors", b"cut")
     storage.write_bytes(f"{uri}/model-00003-of-00004.safetensors", b"stale")
@@ -109,7 +109,7 @@ def test_a_damaged_one_in_the_middle_stops_no_save_and_is_no_newest_one(tmp_path
     delete_old_checkpoints(run_uri, keep_newest=2, keep_best=0, metric="val/dice")
     left = {"step_00000015", "step_00000020"} | ({"step_00000010"} if is_seen_without_reading_all(kind) else set())
     assert {name.partition("/")[0] for name in storage.list_files(run_uri)} == {LOCK_FILE, *left}
-    assert newest_sound(run_uri, read_saved).state.step == 20
+    assert newest_checkpoint(run_uri, read_stored_checkpoint).state.step == 20
 
 
 def is_seen_without_reading_all(kind):
@@ -123,7 +123,7 @@ def test_the_best_is_kept_where_saves_and_validations_differ(tmp_path, run_uri, 
         save(tmp_path / "disk", step, config, metrics={"val/dice": dice, "val/step": validated})
     save(tmp_path / "disk", 20, config)
     delete_old_checkpoints(run_uri, keep_newest=1, keep_best=1, metric="val/dice")
-    assert [read_saved(uri).state.step for uri in list_checkpoints(run_uri)] == [5, 20]
+    assert [read_stored_checkpoint(uri).state.step for uri in list_checkpoints(run_uri)] == [5, 20]
 
 
 @pytest.mark.parametrize("dice", [float("nan"), float("inf"), float("-inf")])
@@ -131,7 +131,7 @@ def test_a_score_that_is_no_number_is_not_the_best(tmp_path, run_uri, config, di
     for step, score in ((5, 0.6), (10, dice), (15, 0.4), (20, dice)):
         save(tmp_path / "disk", step, config, metrics={"val/dice": score})
     delete_old_checkpoints(run_uri, keep_newest=1, keep_best=1, metric="val/dice")
-    assert [read_saved(uri).state.step for uri in list_checkpoints(run_uri)] == [5, 20]
+    assert [read_stored_checkpoint(uri).state.step for uri in list_checkpoints(run_uri)] == [5, 20]
 
 
 @pytest.mark.parametrize(
@@ -180,23 +180,23 @@ def test_tensors_that_do_not_fit_are_refused(names, shape, message):
     for layer in model.values():
         layer.bias.requires_grad_(False)
     with pytest.raises(UserError, match=message):
-        put_in(model, {name: torch.ones(shape) for name in names}, "checkpoint")
-    put_in(model, {name: torch.ones(3, 5) for name in NAMES}, "checkpoint")
+        load_trained_tensors(model, {name: torch.ones(shape) for name in names}, "checkpoint")
+    load_trained_tensors(model, {name: torch.ones(3, 5) for name in NAMES}, "checkpoint")
     assert all(bool((layer.weight == 1).all()) for layer in model.values())
 
 
 def test_samples_that_were_left_out_before_a_restart_are_named_after_it(tmp_path, config):
     """In the error that ends the run, which may come days later."""
-    state = read_saved(save(tmp_path / "disk", 10, config, skipped_samples=2, bad_ids=["a", "b"])).state
-    position = Position.of(state)
-    assert position.fields_of_state()["bad_ids"] == ["a", "b"]
+    state = read_stored_checkpoint(save(tmp_path / "disk", 10, config, skipped_samples=2, bad_ids=["a", "b"])).state
+    progress = RunProgress.from_state(state)
+    assert progress.state_fields()["bad_ids"] == ["a", "b"]
     plan = EpochPlan(
         num_samples=9, repeats=10, seed=0, epoch=0, global_batch_size=4, micro_batch_size=4, rank=0, world_size=1
     )
     result = StepResult({}, num_samples=3, num_skipped=1, skipped_ids=["c"], num_tokens=1, grad_norm=1.0)
     changed = config.model_copy(update={"max_skipped_samples": 2})
-    with pytest.raises(AgreedError, match=r"3 samples were left out .* Bad were a, b, c"):
-        Position.of(state).advance(plan, result, changed)
+    with pytest.raises(RunStoppedError, match=r"3 samples were left out .* Bad were a, b, c"):
+        RunProgress.from_state(state).advance(plan, result, changed)
     assert state.bad_ids == ["a", "b"]
 
 
@@ -206,8 +206,8 @@ def test_a_validation_that_fails_leaves_the_modules_as_they_were():
     paused = validate._paused(model)
     paused.__enter__()
     assert not any(module.training for module in model.modules())
-    error = AgreedError("a sample that cannot be decoded")
-    assert not paused.__exit__(AgreedError, error, None)
+    error = RunStoppedError("a sample that cannot be decoded")
+    assert not paused.__exit__(RunStoppedError, error, None)
     assert [module.training for module in model.modules()] == [True, True, False]
 
 
@@ -237,7 +237,7 @@ def test_a_finished_run_is_not_started_again_with_other_settings(
         with pytest.raises(UserError, match=message):
             trainer._read_newest(run_uri, changed, DATA_SHA256)
     else:
-        (change,) = check_changes(trainer._read_newest(run_uri, changed, DATA_SHA256), changed, DATA_SHA256)
+        (change,) = check_setting_changes(trainer._read_newest(run_uri, changed, DATA_SHA256), changed, DATA_SHA256)
         assert change.key == settings[0].partition("=")[0]
     save(tmp_path / "disk", NUM_STEPS, config)
     with pytest.raises(UserError, match=message):
@@ -250,7 +250,7 @@ def test_other_data_are_refused_and_how_it_is_run_is_free(tmp_path, config, run_
     with pytest.raises(UserError, match="data_uri was dddddddddddd, is eeeeeeeeeeee"):
         trainer._read_newest(run_uri, config, "e" * 64)
     is_open = run_config(config.runs_uri, "strategy=auto", "use_gpu=null", "precision=auto")
-    assert check_changes(trainer._read_newest(run_uri, is_open, DATA_SHA256), is_open, DATA_SHA256) == []
+    assert check_setting_changes(trainer._read_newest(run_uri, is_open, DATA_SHA256), is_open, DATA_SHA256) == []
     free = run_config(config.runs_uri, "data_uri=moved", "num_workers=3", "save_every_steps=7", "micro_batch_size=1")
     assert trainer._read_newest(run_uri, free, DATA_SHA256).state.step == step
 

@@ -20,7 +20,7 @@ from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.deepspeed import build_engine, recompute_activations
 from sa2va_ray.train.engine.zero_state import trained_parameters
 from sa2va_ray.train.plan.memory import plan_memory
-from sa2va_ray.train.plan.sizes import read_model_facts
+from sa2va_ray.train.plan.sizes import read_model_sizes
 from tests.train import ranks
 
 pytestmark = pytest.mark.soak
@@ -67,7 +67,7 @@ def test_compiled_and_with_recomputed_activations_it_trains_the_same(results):
 @pytest.mark.parametrize("name", ["zero2", "zero3", "zero3_offload"])
 def test_a_worker_holds_the_weights_that_the_plan_says(results, name):
     config = TrainConfig.load([*TINY, *RUNS[name]])
-    plan = plan_memory(read_model_facts(config.model, torch.float32), config)
+    plan = plan_memory(read_model_sizes(config.model, torch.float32), config)
     planned = plan.gpu["frozen weights"] + plan.gpu["trained weights"]
     if name == "zero3_offload":
         planned = plan.host["offloaded weights"] / NUM_WORKERS

@@ -14,7 +14,7 @@ from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.plan import activations
 from sa2va_ray.train.plan.activations import SampleSize
 from sa2va_ray.train.plan.memory import choose_strategy, plan_memory
-from sa2va_ray.train.plan.sizes import read_model_facts
+from sa2va_ray.train.plan.sizes import read_model_sizes
 from sa2va_ray.train.plan.table import GIB, render_plan
 
 DEMO = "jobs/configs/demo.yaml"
@@ -32,8 +32,8 @@ def config() -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def facts(config):
-    return read_model_facts(config.model, torch.bfloat16)
+def sizes(config):
+    return read_model_sizes(config.model, torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,12 @@ def model(config):
     return _trainable_model(config.model)
 
 
-def test_facts_are_those_of_the_model_that_is_built(facts, model):
+def test_facts_are_those_of_the_model_that_is_built(sizes, model):
     parameters = list(model.parameters())
-    assert facts.num_parameters == sum(p.numel() for p in parameters)
-    assert facts.num_trained == sum(p.numel() for p in parameters if p.requires_grad)
-    assert {p.dtype for p in parameters} == {facts.dtype}
-    groups = {group.name: group for group in facts.groups}
+    assert sizes.num_parameters == sum(p.numel() for p in parameters)
+    assert sizes.num_trained == sum(p.numel() for p in parameters if p.requires_grad)
+    assert {p.dtype for p in parameters} == {sizes.dtype}
+    groups = {group.name: group for group in sizes.groups}
     assert groups["projector"].num_parameters == groups["projector"].num_trained
     assert groups["vision encoder"].num_trained == groups["language model head"].num_trained == 0
     assert groups["new-token rows"].num_trained == 2 * 5 * 448
@@ -56,28 +56,28 @@ def test_facts_are_those_of_the_model_that_is_built(facts, model):
 def test_activations_of_the_language_model_are_what_it_keeps(config, dropout):
     """What a CPU keeps: its dropout keeps masks in the model's dtype, where a GPU's keeps bytes."""
     adapted = ModelConfig.parse(config.model.model_dump() | {"trainable": {"lora_rank": 16, "lora_dropout": dropout}})
-    model, facts, num_tokens = _trainable_model(adapted), read_model_facts(adapted, torch.bfloat16), 500
+    model, sizes, num_tokens = _trainable_model(adapted), read_model_sizes(adapted, torch.bfloat16), 500
     inputs = torch.randn(1, num_tokens, 448, dtype=torch.bfloat16, requires_grad=True)
     kept = _kept_bytes(model, lambda: model.language_model.model(inputs_embeds=inputs, use_cache=False))
-    planned = activations.language_model_bytes(facts, num_tokens, checkpointing=False)
+    planned = activations.language_model_bytes(sizes, num_tokens, checkpointing=False)
     if dropout:
         planned += 2 * num_tokens * (5 * 448 + 448 + 2368)
     assert planned == pytest.approx(kept, rel=0.1)
 
 
-def test_with_checkpointing_only_inputs_of_layers_are_kept(facts, model):
+def test_with_checkpointing_only_inputs_of_layers_are_kept(sizes, model):
     inputs = torch.randn(1, 500, 448, dtype=torch.bfloat16, requires_grad=True)
     model.language_model.activation_checkpointing_enable({"use_reentrant": False})
     kept = _kept_bytes(model, lambda: model.language_model.model(inputs_embeds=inputs, use_cache=False))
     model.language_model.activation_checkpointing_disable()
     # Beside the inputs and the last norm: the tables of the rotary embedding.
-    assert activations.language_model_bytes(facts, 500, checkpointing=True) == pytest.approx(kept, rel=0.15)
+    assert activations.language_model_bytes(sizes, 500, checkpointing=True) == pytest.approx(kept, rel=0.15)
 
 
-def test_activations_of_the_mask_decoder_are_what_it_keeps(facts):
+def test_activations_of_the_mask_decoder_are_what_it_keeps(sizes):
     """The decoder of hiera-large behind a small trunk, for one object and for three."""
-    facts = _with_sam2(facts, {**HIERA_LARGE, "image_size": 512})
-    encoder = GroundingEncoder(_with_small_trunk(facts.architecture.grounding_config)).bfloat16()
+    sizes = _with_sam2(sizes, {**HIERA_LARGE, "image_size": 512})
+    encoder = GroundingEncoder(_with_small_trunk(sizes.architecture.grounding_config)).bfloat16()
     encoder.requires_grad_(False)
     encoder.sam2_model.sam_mask_decoder.requires_grad_(True)
     image = torch.randn(1, 3, 512, 512, dtype=torch.bfloat16)
@@ -85,38 +85,38 @@ def test_activations_of_the_mask_decoder_are_what_it_keeps(facts):
         prompts = torch.randn(num_objects, 256, dtype=torch.bfloat16, requires_grad=True)
         index = torch.zeros(num_objects, dtype=torch.int64)
         kept = _kept_bytes(encoder, lambda p=prompts, i=index: encoder(image, p, i))
-        assert activations.mask_decoder_bytes(facts, 1, num_objects) == pytest.approx(kept, rel=0.1)
+        assert activations.mask_decoder_bytes(sizes, 1, num_objects) == pytest.approx(kept, rel=0.1)
 
 
-def test_states_follow_the_zero_paper(facts, config):
+def test_states_follow_the_zero_paper(sizes, config):
     """In bytes a value, of weights w, gradients g, optimizer o: zero2 w + (g + o) / N, zero3 (w + g + o) / N."""
     plans = {
-        s: plan_memory(facts, config.model_copy(update={"strategy": s})) for s in ("zero2", "zero3", "zero3_offload")
+        s: plan_memory(sizes, config.model_copy(update={"strategy": s})) for s in ("zero2", "zero3", "zero3_offload")
     }
     weights = {s: plan.gpu["frozen weights"] + plan.gpu["trained weights"] for s, plan in plans.items()}
-    assert weights["zero2"] == pytest.approx(2 * facts.num_parameters, rel=1e-5)
-    assert weights["zero3"] == pytest.approx(2 * facts.num_parameters / 4, rel=1e-5)
+    assert weights["zero2"] == pytest.approx(2 * sizes.num_parameters, rel=1e-5)
+    assert weights["zero3"] == pytest.approx(2 * sizes.num_parameters / 4, rel=1e-5)
     for strategy in ("zero2", "zero3"):
-        assert plans[strategy].gpu["gradients"] == pytest.approx(2 * facts.num_trained / 4, rel=1e-5)
-        assert plans[strategy].gpu["optimizer state"] == pytest.approx(12 * facts.num_trained / 4, rel=1e-5)
+        assert plans[strategy].gpu["gradients"] == pytest.approx(2 * sizes.num_trained / 4, rel=1e-5)
+        assert plans[strategy].gpu["optimizer state"] == pytest.approx(12 * sizes.num_trained / 4, rel=1e-5)
     offload = plans["zero3_offload"]
     assert weights["zero3_offload"] == offload.gpu["optimizer state"] == offload.gpu["gradients"] == 0
-    assert offload.host["offloaded weights"] == 2 * facts.num_parameters
-    assert offload.host["offloaded gradients and optimizer state"] == 18 * facts.num_trained
+    assert offload.host["offloaded weights"] == 2 * sizes.num_parameters
+    assert offload.host["offloaded gradients and optimizer state"] == 18 * sizes.num_trained
 
 
-def test_a_checkpoint_is_three_floats_for_each_trained_value(facts, config):
-    assert plan_memory(facts, config).checkpoint_bytes == 12 * facts.num_trained
+def test_a_checkpoint_is_three_floats_for_each_trained_value(sizes, config):
+    assert plan_memory(sizes, config).checkpoint_bytes == 12 * sizes.num_trained
 
 
-def test_auto_takes_the_fastest_strategy_that_fits(facts, config):
-    peaks = {s: plan_memory(facts, config.model_copy(update={"strategy": s})).peak_bytes for s in ("zero2", "zero3")}
-    assert choose_strategy(facts, config, 24 * GIB) == "zero2"
+def test_auto_takes_the_fastest_strategy_that_fits(sizes, config):
+    peaks = {s: plan_memory(sizes, config.model_copy(update={"strategy": s})).peak_bytes for s in ("zero2", "zero3")}
+    assert choose_strategy(sizes, config, 24 * GIB) == "zero2"
     # This model is so small that what ZeRO-3 gathers is all of it.
     assert peaks["zero2"] < peaks["zero3"]
     auto = config.model_copy(update={"strategy": "auto"})
-    assert plan_memory(facts, auto, gpu_bytes=24 * GIB).strategy == "zero2"
-    assert plan_memory(facts, auto).strategy == "zero3"
+    assert plan_memory(sizes, auto, gpu_bytes=24 * GIB).strategy == "zero2"
+    assert plan_memory(sizes, auto).strategy == "zero3"
 
 
 def test_auto_goes_on_to_what_is_smaller(config):
@@ -124,9 +124,9 @@ def test_auto_goes_on_to_what_is_smaller(config):
     large = config.model.model_dump()
     large["architecture"]["llm_config"] |= {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}
     large["architecture"]["llm_config"] |= {"num_attention_heads": 28, "num_key_value_heads": 4}
-    facts = read_model_facts(ModelConfig.parse(large), torch.bfloat16)
+    sizes = read_model_sizes(ModelConfig.parse(large), torch.bfloat16)
     size = SampleSize(num_tokens=300, num_tiles=1)
-    assert [choose_strategy(facts, config, gib * GIB, size) for gib in (40, 14, 8)] == [
+    assert [choose_strategy(sizes, config, gib * GIB, size) for gib in (40, 14, 8)] == [
         "zero2",
         "zero3",
         "zero3_offload",
@@ -134,20 +134,20 @@ def test_auto_goes_on_to_what_is_smaller(config):
     with pytest.raises(
         UserError, match=r"(?s)No strategy fits into 2\.8 GiB .*zero3_offload \d.*activation_checkpointing"
     ):
-        choose_strategy(facts, config, 3 * GIB, size)
+        choose_strategy(sizes, config, 3 * GIB, size)
 
 
-def test_the_longest_sequence_is_what_is_planned_for(facts, config):
+def test_the_longest_sequence_is_what_is_planned_for(sizes, config):
     short = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"max_length": 512})})
-    assert plan_memory(facts, config).size.num_tokens == 4096
-    assert plan_memory(facts, short).peak_bytes < plan_memory(facts, config).peak_bytes
+    assert plan_memory(sizes, config).size.num_tokens == 4096
+    assert plan_memory(sizes, short).peak_bytes < plan_memory(sizes, config).peak_bytes
 
 
-def test_the_table_says_all_and_its_parts_add_up(facts, config):
-    plan = plan_memory(facts, config, gpu_bytes=24 * GIB, num_samples=100, free_bytes=MIB)
+def test_the_table_says_all_and_its_parts_add_up(sizes, config):
+    plan = plan_memory(sizes, config, gpu_bytes=24 * GIB, num_samples=100, free_bytes=MIB)
     text = render_plan(plan)
-    assert f"{facts.num_parameters:,}" in text
-    assert f"{100 * facts.num_trained / facts.num_parameters:.2f} %" in text
+    assert f"{sizes.num_parameters:,}" in text
+    assert f"{100 * sizes.num_trained / sizes.num_parameters:.2f} %" in text
     assert "100 samples x 16 repeats x 1 epochs = 400 steps" in text
     assert "NOT ENOUGH" in text
     peak = float(re.search(r"peak +([\d.]+) GiB of 24\.00 GiB: fits", text)[1])
@@ -177,9 +177,9 @@ def _kept_bytes(model, forward) -> int:
     return sum(sizes.values())
 
 
-def _with_sam2(facts, grounding_config):
-    architecture = type(facts.architecture)(grounding_config=grounding_config)
-    return type(facts)(**{**vars(facts), "architecture": architecture})
+def _with_sam2(sizes, grounding_config):
+    architecture = type(sizes.architecture)(grounding_config=grounding_config)
+    return type(sizes)(**{**vars(sizes), "architecture": architecture})
 
 
 def _with_small_trunk(grounding_config):

@@ -33,11 +33,13 @@ from sa2va_ray.models.sa2va.generation_sa2va import decode_answers
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, SEG_TOKEN
 from sa2va_ray.pictures.panels import three_panels
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
+from sa2va_ray.train.collectives import any_rank
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine import strategy
 from sa2va_ray.train.engine.deepspeed import build_engine
 from sa2va_ray.train.engine.zero_state import trained_parameters
-from sa2va_ray.train.step import AgreedError, MicroBatch, any_rank, train_step
+from sa2va_ray.train.errors import RunStoppedError
+from sa2va_ray.train.step import MicroBatch, train_step
 from sa2va_ray.train.validation.validate import validate
 
 pytestmark = pytest.mark.soak
@@ -269,7 +271,7 @@ def larger_batches(engine, processor, folder: Path):
 def refused(engine, processor, folder: Path) -> str:
     try:
         validate(engine, processor, config_for(folder))
-    except AgreedError as error:
+    except RunStoppedError as error:
         return str(error)
     return ""
 

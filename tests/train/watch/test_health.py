@@ -7,7 +7,7 @@ import pytest
 
 from sa2va_ray.train.config import OptimConfig
 from sa2va_ray.train.engine.group_state import GroupState
-from sa2va_ray.train.step import AgreedError
+from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.watch.health import GroupMonitor, LossMonitor, ValidationMonitor
 
 BETA2 = 0.999
@@ -61,7 +61,7 @@ def test_a_group_that_never_had_a_gradient_is_warned_of_and_then_ends_the_run(wa
     [(step, message)] = warnings
     assert step == 10
     assert message.startswith("projector: the gradient was zero in each of the last 10 steps")
-    with pytest.raises(AgreedError, match=r"projector: .* last 20 steps"):
+    with pytest.raises(RunStoppedError, match=r"projector: .* last 20 steps"):
         run(monitor, groups, [20], dead=["projector"])
 
 
@@ -87,7 +87,7 @@ def test_a_group_that_dies_later_is_warned_of_once(warnings):
 def test_after_a_resume_old_moments_do_not_hide_a_dead_group(warnings):
     groups = Groups("projector", squares=1.0)
     monitor = GroupMonitor(BETA2, 900, 300, groups.states, warnings)
-    with pytest.raises(AgreedError, match="projector"):
+    with pytest.raises(RunStoppedError, match="projector"):
         run(monitor, groups, range(301, 321), dead=["projector"])
 
 

@@ -15,7 +15,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, parse_progress
-from sa2va_ray.train.checkpoints.changes import Change
+from sa2va_ray.train.checkpoints.changes import SettingChange
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.plan.flops import FlopCounts
 from sa2va_ray.train.step import MicroBatch, StepResult
@@ -180,7 +180,7 @@ def test_a_run_that_goes_on_replaces_what_lies_after_its_checkpoint(start, confi
     record(first, range(1, 31), loss=1.0)
     first.warn(25, "early")
     first.close()
-    second = start(step=20, changes=[Change("num_workers", 1, 2)], num_workers=2)
+    second = start(step=20, changes=[SettingChange("num_workers", 1, 2)], num_workers=2)
     record(second, range(21, 41), loss=2.0)
     second.close()
     scalars = [(event.step, event.value) for event in events(config).Scalars("train/loss")]
