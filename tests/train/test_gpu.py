@@ -1,0 +1,54 @@
+"""The engine and the predictor on a CUDA device: two steps of the tiny model, then one answer (`make test-gpu`).
+
+Run as a script, this file is the only worker.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.engine.deepspeed import build_engine
+from sa2va_ray.train.step import MicroBatch, train_step
+from tests.train import ranks
+
+NUM_STEPS = 2
+
+
+@pytest.mark.gpu
+def test_it_trains_and_predicts(tmp_path):
+    found = ranks.run_ranks(__file__, 1, tmp_path)
+    assert found["device"].startswith("cuda")
+    assert found["losses"][1] < found["losses"][0]
+    assert found["shape"] == [1, 48, 64]
+    assert found["is_finite"]
+
+
+def main(out: Path) -> None:
+    config = TrainConfig.load([*ranks.TINY, "num_workers=1", "strategy=zero3", "use_gpu=true"])
+    model, processor = ranks.build_tiny(config)
+    engine = build_engine(model, config, "fp32")
+    batch = ranks.tiny_batch(processor, seed=0)
+    results = [
+        train_step(engine, [MicroBatch(batch, seed=0)], batch, config.loss, learning_rate=1e-3)
+        for _ in range(NUM_STEPS)
+    ]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    query = Query(image, "Please segment the vessels.", answer="Sure, [SEG].")
+    (prediction,) = Sa2VAPredictor(engine.module.eval(), processor).predict([query])
+    found = {
+        "device": str(engine.device),
+        "losses": [result.losses["loss"] for result in results],
+        "shape": list(prediction.probabilities.shape),
+        "is_finite": bool(np.isfinite(prediction.probabilities).all()),
+    }
+    torch.save(found, out / "results.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
