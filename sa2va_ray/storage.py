@@ -8,9 +8,11 @@ from a config, since configs are shown on the dashboard and kept with checkpoint
 import hashlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -72,6 +74,13 @@ folders."""
 def is_local(uri: str) -> bool:
     """Whether a URI is a path of the machine on which it is resolved."""
     return "://" not in uri or uri.startswith("file://")
+
+
+def bucket_and_key(uri: str) -> tuple[str, str] | None:
+    """Of an `s3://bucket/key`; None for any other URI."""
+    scheme, _, path = uri.partition("://")
+    bucket, _, key = path.partition("/")
+    return (bucket, key) if scheme == "s3" else None
 
 
 def exists(uri: str) -> bool:
@@ -209,6 +218,33 @@ def download_files(uri: str, names: Iterable[str], local_dir: Path) -> None:
         _translated(uri, partial(pafs.copy_files, f"{path}/{name}", str(target), source_filesystem=filesystem))
 
 
+@contextmanager
+def local_copy(uri: str, names: Iterable[str] | None = None) -> Iterator[Path]:
+    """A file or folder itself where it is local, else a copy that is gone afterwards.
+
+    Args:
+        names: of the files that are wanted of a folder, each relative to it; all by default.
+
+    Raises:
+        UserError: there is nothing at `uri`, or the store does not answer.
+    """
+    if not exists(uri):
+        raise UserError(f"There is nothing at {uri}.")
+    filesystem, path = resolve(uri)
+    if is_local(uri):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / Path(path).name
+        if names is not None:
+            download_files(uri, names, local)
+        elif filesystem.get_file_info(path).is_file:
+            _translated(uri, partial(pafs.copy_files, path, str(local), source_filesystem=filesystem))
+        else:
+            download_folder(uri, local)
+        yield local
+
+
 def delete_files(uri: str, names: Iterable[str]) -> None:
     """Deletes files below a folder, each named relative to it."""
     filesystem, path = resolve(uri)
@@ -235,6 +271,14 @@ def check_writable(uri: str) -> None:
 
 
 def _s3_filesystem() -> pafs.S3FileSystem:
+    """One client for each process and each setting of the environment: it keeps its connections, and they do not live
+    through a fork."""
+    settings = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    return _connect(os.getpid(), settings)
+
+
+@lru_cache(maxsize=4)
+def _connect(process_id: int, settings: frozenset[tuple[str, str]]) -> pafs.S3FileSystem:
     endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
     return pafs.S3FileSystem(
         endpoint_override=endpoint.netloc or None,
@@ -305,9 +349,7 @@ def _translated(uri, operation):
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
-        endpoint = (
-            os.environ.get("AWS_ENDPOINT_URL", "the default of AWS") if uri.startswith("s3://") else "this machine"
-        )
+        endpoint = "this machine" if is_local(uri) else os.environ.get("AWS_ENDPOINT_URL", "the default of AWS")
         reason = str(error).splitlines()[0]
         raise StorageError(
             f"Storage does not work at {uri} (endpoint: {endpoint}): {reason}. "

@@ -1,5 +1,6 @@
 """The door to storage against a real S3 store."""
 
+import multiprocessing
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,37 @@ def test_wrong_credentials_name_the_endpoint(stack: Stack, bucket_uri: str, monk
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(UserError, match=stack.endpoint_url):
         storage.check_writable(bucket_uri)
+
+
+def test_a_client_serves_as_long_as_the_environment_stays(bucket_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, again = storage.resolve(bucket_uri)[0], storage.resolve(bucket_uri)[0]
+    assert first is again
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    assert storage.resolve(bucket_uri)[0] is not first
+    monkeypatch.undo()
+    assert storage.resolve(bucket_uri)[0] is first
+
+
+def test_a_forked_process_has_a_client_of_its_own(bucket_uri: str) -> None:
+    storage.write_bytes(f"{bucket_uri}/a", b"1")
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(storage.read_bytes, (f"{bucket_uri}/a",)).get(timeout=30) == b"1"
+
+
+def test_a_local_copy_is_the_file_itself_or_gone_afterwards(bucket_uri: str, tmp_path: Path) -> None:
+    for uri in (bucket_uri, str(tmp_path)):
+        for name in ("a", "sub/b"):
+            storage.write_bytes(f"{uri}/{name}", name.encode())
+        with storage.local_copy(uri) as folder:
+            assert (folder / "sub/b").read_bytes() == b"sub/b"
+        assert folder.exists() == storage.is_local(uri)
+        with storage.local_copy(f"{uri}/sub/b") as file:
+            assert (file.name, file.read_bytes()) == ("b", b"sub/b")
+        with storage.local_copy(uri, ["a"]) as folder:
+            assert (folder / "a").exists()
+            assert (folder / "sub/b").exists() == storage.is_local(uri)
+        with pytest.raises(UserError, match="nothing at"), storage.local_copy(f"{uri}/none"):
+            pass
 
 
 def test_unreachable_endpoint_is_told_soon(bucket_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,6 @@ from sa2va_ray.export.target import (
     check_fetch_space,
     check_model_space,
     check_target,
-    is_remote,
     publish,
     staging_folder,
 )
@@ -35,7 +34,6 @@ from sa2va_ray.export.upstream_config import check_fits_upstream
 from sa2va_ray.export.weights import write_weights
 from sa2va_ray.manifest import digest, read_manifest, to_json
 from sa2va_ray.models.checkpoint import OPTIMIZER, find_checkpoint
-from sa2va_ray.models.loading.load import local_copy
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest, write_model_manifest
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
 from sa2va_ray.models.trained_weights import LocalCheckpoint, build_base, open_checkpoint
@@ -77,9 +75,9 @@ def export(config: ExportConfig) -> str:
 
 
 def _verify(config: ExportConfig, uri: str) -> str:
-    if is_remote(uri):
+    if not storage.is_local(uri):
         check_fetch_space([uri])
-    with local_copy(uri) as folder:
+    with storage.local_copy(uri) as folder:
         checks = check_folder(folder).checks
         LOGGER.info("checks of %s\n%s", uri, table(checks))
         raise_for_failed(checks, uri)
@@ -93,7 +91,7 @@ def _verify(config: ExportConfig, uri: str) -> str:
 @contextmanager
 def _opened(uri: str) -> Iterator[LocalCheckpoint]:
     """The checkpoint, with its base on this machine: it is read twice."""
-    if is_remote(uri):
+    if not storage.is_local(uri):
         names = read_manifest(uri, what="checkpoint")["files"]
         check_fetch_space(storage.join(uri, name) for name in names if not name.startswith(OPTIMIZER))
     with open_checkpoint(uri) as checkpoint, ExitStack() as stack:
@@ -102,8 +100,8 @@ def _opened(uri: str) -> Iterator[LocalCheckpoint]:
             yield checkpoint
             return
         places = base.model_dump(include={"source", "sam2_checkpoint", "initialise_from"}, exclude_none=True)
-        check_fetch_space(place for place in places.values() if is_remote(place))
-        local = {key: str(stack.enter_context(local_copy(place))) for key, place in places.items()}
+        check_fetch_space(place for place in places.values() if not storage.is_local(place))
+        local = {key: str(stack.enter_context(storage.local_copy(place))) for key, place in places.items()}
         model_config = checkpoint.model_config.model_copy(update={"base": base.model_copy(update=local)})
         yield replace(checkpoint, model_config=model_config)
 

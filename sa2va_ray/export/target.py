@@ -23,7 +23,7 @@ _OTHER_FILES_BYTES = 64 * 2**20  # tokenizer and the like
 
 def check_target(uri: str) -> None:
     """Raises `UserError` where `uri` cannot be written, or holds what is not an exported model and nothing else."""
-    if not is_remote(uri) and Path(storage.resolve(uri)[1]).is_file():
+    if storage.is_local(uri) and Path(storage.resolve(uri)[1]).is_file():
         raise UserError(f"{uri} is a file; out= takes a folder.")
     present = storage.list_files(uri)
     if present:
@@ -35,7 +35,7 @@ def check_target(uri: str) -> None:
                 f"{uri} holds {len(foreign)} files that are not of an exported model (which names its files in "
                 f"{MODEL_MANIFEST}); they are not deleted. Give another out=, or move them away."
             )
-    if is_remote(uri):
+    if not storage.is_local(uri):
         storage.check_writable(uri)
 
 
@@ -54,7 +54,7 @@ def staging_folder(uri: str) -> Iterator[Path]:
     """A local folder for a model that may not be seen yet: beside a local target, else among temporary files. What is
     still in it at the end is deleted."""
     target = Path(storage.resolve(uri)[1])
-    parent = Path(tempfile.gettempdir()) if is_remote(uri) else target.parent
+    parent = target.parent if storage.is_local(uri) else Path(tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
     folder = parent / f".{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}"
     folder.mkdir()
@@ -94,7 +94,7 @@ def _check_space(folder: Path, num_bytes: int, what: str) -> None:
 
 def publish(folder: Path, uri: str) -> Path:
     """Puts a finished folder in the place of what `check_target` has allowed. Returns where it is on this machine."""
-    if is_remote(uri):
+    if not storage.is_local(uri):
         storage.delete_folder(uri)
         storage.upload_folder(folder, uri, last=MODEL_MANIFEST)
         return folder
@@ -105,7 +105,3 @@ def publish(folder: Path, uri: str) -> Path:
     folder.rename(target)
     shutil.rmtree(old, ignore_errors=True)
     return target
-
-
-def is_remote(uri: str) -> bool:
-    return uri.startswith("s3://")

@@ -1,9 +1,8 @@
 """A checkpoint's weights on this machine, and how they come back into a model."""
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +64,7 @@ def open_checkpoint(uri: str) -> Iterator[LocalCheckpoint]:
     """
     manifest = read_checkpoint_manifest(uri)
     names = [name for name in manifest["files"] if not name.startswith(f"{OPTIMIZER}-")]
-    with ExitStack() as stack:
-        if uri.startswith("s3://"):
-            local = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="checkpoint-")))
-            storage.download_files(uri, [*names, MANIFEST], local)
-        else:
-            local = Path(storage.resolve(uri)[1])
+    with storage.local_copy(uri, [*names, MANIFEST]) as local:
         verify_files(local, manifest, names)
         yield read_local_checkpoint(local, uri)
 

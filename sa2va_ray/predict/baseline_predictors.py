@@ -3,10 +3,8 @@
 They have no language: `Query.prompt` and `Query.answer` are ignored, and `Prediction.text` is empty.
 """
 
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,7 +46,7 @@ class BaselinePredictor(ABC):
             UserError: no model, or a damaged one.
         """
         manifest = read_model_manifest(uri, what="baseline")
-        with _local_copy(uri) as folder:
+        with storage.local_copy(uri) as folder:
             verify_files(folder, manifest)
             return cls._load(folder, manifest, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -121,15 +119,3 @@ class VesselFilterPredictor(BaselinePredictor):
 
     def _probabilities(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
         return [self._fitted.probabilities(image) for image in images]
-
-
-@contextmanager
-def _local_copy(uri: str) -> Iterator[Path]:
-    """The folder itself where it is local, else a copy that is gone afterwards."""
-    if not uri.startswith("s3://"):
-        yield Path(storage.resolve(uri)[1])
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "model"
-        storage.download_folder(uri, local)
-        yield local

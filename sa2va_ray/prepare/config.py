@@ -63,8 +63,8 @@ class SplitConfig(Config):
 
 class PrepareConfig(Config):
     source: str
-    """Folder, `s3://` URI or Hugging Face data set id of the annotated images. All machines of the cluster must see
-    a local folder."""
+    """Folder of the annotated images: a path that all machines of the cluster see, `s3://...`, or a data set of the
+    Hugging Face hub: `owner/name[@revision]`, `hf://datasets/owner/name[@revision][/path]`."""
     out: Uri
     """URI of the prepared data set. Empty, or a former prepared data set, which is replaced."""
     patient_pattern: str = r"(?:.*/)?(?P<patient>[^_/]+)_frame_(?P<frame>\d+)"

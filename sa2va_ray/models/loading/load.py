@@ -6,10 +6,7 @@ once, in its final dtype and on its final device, and filled once. The host neve
 weights and one tensor.
 """
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +74,7 @@ def load_model(
     """
     with ExitStack() as stack:
         location = str(source)
-        local = stack.enter_context(local_copy(location))
+        local = stack.enter_context(storage.local_copy(location))
         check_no_pointers(local, location)
         manifest = _verified_manifest(location, local)
         folder = read_source_folder(local, location, grounding_config)
@@ -88,7 +85,7 @@ def load_model(
         sources = [open_folder(local, BASE, location)]
         for role, uri in ((SAM2, sam2_checkpoint), (INITIAL, initialise_from), (XTUNER, xtuner_checkpoint)):
             if uri is not None:
-                sources.append(_open(role, str(uri), stack.enter_context(local_copy(str(uri)))))
+                sources.append(_open(role, str(uri), stack.enter_context(storage.local_copy(str(uri)))))
         with building(location):
             model = build_empty_model(folder.config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -112,22 +109,3 @@ def _verified_manifest(location: str, folder: Path) -> dict[str, Any] | None:
     manifest = read_model_manifest(folder, what=f"exported model ({location})")
     verify_files(folder, manifest)
     return manifest
-
-
-@contextmanager
-def local_copy(uri: str) -> Iterator[Path]:
-    """A file or folder itself where it is local, else a copy that is gone afterwards."""
-    filesystem, path = storage.resolve(uri)
-    if not storage.exists(uri):
-        raise UserError(f"There is nothing at {uri}.")
-    if not uri.startswith("s3://"):
-        yield Path(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / Path(path).name
-        if not filesystem.get_file_info(path).is_file:
-            storage.download_folder(uri, local)
-        else:
-            with filesystem.open_input_stream(path) as remote, local.open("wb") as file:
-                shutil.copyfileobj(remote, file)
-        yield local

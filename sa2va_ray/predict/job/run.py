@@ -15,6 +15,7 @@ import ray
 from sa2va_ray import storage
 from sa2va_ray.cluster import check_paths
 from sa2va_ray.config import UserError
+from sa2va_ray.hub import is_on_hub
 from sa2va_ray.predict.facts import ModelFacts, read_model_facts
 from sa2va_ray.predict.job.batch import map_predictions
 from sa2va_ray.predict.job.config import PredictConfig
@@ -43,7 +44,7 @@ def predict(config: PredictConfig) -> dict[str, int]:
     _check_out(config.out, config.source, sources)
     if not ray.is_initialized():
         ray.init()
-    local = None if "://" in config.source else config.source
+    local = None if is_on_hub(config.source) else config.source
     check_paths(config, model=config.model, source=local, out=config.out)
     items = _list(sources, config)
     finished = _finished_rows(items, model, config)

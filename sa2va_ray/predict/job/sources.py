@@ -6,21 +6,17 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-import huggingface_hub
 from fsspec.utils import glob_translate
-from huggingface_hub.utils import disable_progress_bars
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SPLITS
+from sa2va_ray.hub import is_on_hub, locate
+from sa2va_ray.images.files import IMAGE_KINDS, count_suffixes, is_hidden, is_rubbish, kind_of, suffix_of, suffixes_of
 from sa2va_ray.manifest import MANIFEST, read_manifest
+from sa2va_ray.telemetry import LOGGER
 
-_IMAGE_SUFFIXES = {
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"),
-}
-_VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
-_RUBBISH = {"__macosx", "thumbs.db", "desktop.ini"}
-_HUB = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<inner>.*))?")
+_KINDS = IMAGE_KINDS | {"DICOM", "video"}
 _WILDCARDS = re.compile(r"[*?\[]")
 
 Kind = Literal["image", "video", "samples"]
@@ -41,16 +37,14 @@ class Source:
     @property
     def stem(self) -> str:
         """The name without the suffix of its kind; the last part of a DICOM UID is none."""
-        stem, suffix = posixpath.splitext(self.name)
-        return stem if suffix.lower() in _IMAGE_SUFFIXES | _VIDEO_SUFFIXES else self.name
+        return posixpath.splitext(self.name)[0] if kind_of(self.name) in _KINDS else self.name
 
 
 def find_sources(source: str, split: str | None = None) -> list[Source]:
     """Files of an image, a folder (all below it), a glob (`*`, `?`, `[...]`, and `**` for folders of any depth), a
-    video, or a prepared data set, sorted by name; a path, `s3://`, or `hf://datasets/owner/name[@revision][/path]`,
-    which is fetched to the hub's cache (`HF_HOME`) that all machines of the cluster must see.
+    video, or a prepared data set, sorted by name; a path, a URI, or one of the hub, as `locate` takes it.
 
-    In a folder, files that are neither image nor video by their suffix are left out.
+    In a folder, files that are neither image nor video by their suffix are left out, and counted in the log.
 
     Args:
         split: of a prepared data set; None takes all.
@@ -58,23 +52,21 @@ def find_sources(source: str, split: str | None = None) -> list[Source]:
     Raises:
         UserError: nothing there. `source` is not repeated: it may tell a patient.
     """
-    source = _local_snapshot(source) if source.startswith("hf://") else storage.absolute(source)
+    source = locate(source)
     if (sources := _prepared(source, split)) is not None:
         return sources
     if split is not None:
         raise UserError(f"split={split} is for a prepared data set, and `source` is none: it has no {MANIFEST}.")
     folder, names = _list(source)
-    sources = [
-        Source(kind, storage.join(folder, name), name)
-        for name in sorted(names)
-        if not _is_rubbish(name) and (kind := _kind(name)) is not None
-    ]
+    names = [name for name in sorted(names) if not is_hidden(name) and not is_rubbish(name)]
+    sources = [Source(kind, storage.join(folder, name), name) for name in names if (kind := _kind(name)) is not None]
     if not sources:
         raise UserError(
             f"`source` has no image or video among its {len(names)} files, or does not exist. Check the path, that its "
-            "disk is mounted on this machine, and that the files have suffixes: "
-            + " ".join(sorted(_IMAGE_SUFFIXES | _VIDEO_SUFFIXES))
+            "disk is mounted on this machine, and that the files have suffixes: " + " ".join(suffixes_of(_KINDS))
         )
+    if left_out := count_suffixes(name for name in names if _kind(name) is None):
+        LOGGER.info("files left out: %s", ", ".join(f"{count} {suffix}" for suffix, count in left_out.items()))
     return sources
 
 
@@ -122,8 +114,10 @@ def _to_pattern(uri: str) -> tuple[str, re.Pattern[str]]:
 
 def takes(source: str, uri: str) -> bool:
     """Whether `source`, read once more, would take a file at `uri`, too."""
+    if is_on_hub(source) or not _WILDCARDS.search(source):
+        return False
     source = storage.absolute(source)
-    if source.startswith("hf://") or storage.exists(source) or not _WILDCARDS.search(source):
+    if storage.exists(source):
         return False
     folder, pattern = _to_pattern(source)
     return uri.startswith(f"{folder}/") and bool(pattern.match(uri[len(folder) + 1 :]))
@@ -132,29 +126,8 @@ def takes(source: str, uri: str) -> bool:
 def _kind(name: str) -> Kind | None:
     """By suffix; a name without one, or a DICOM UID (digits and dots), counts as an image."""
     file = posixpath.basename(name)
-    suffix = posixpath.splitext(file)[1].lower()
-    if suffix in _VIDEO_SUFFIXES:
+    kind = kind_of(file)
+    if kind == "video":
         return "video"
-    is_image = suffix in _IMAGE_SUFFIXES or not suffix or file.replace(".", "").isdecimal()
+    is_image = kind in _KINDS or not suffix_of(file) or file.replace(".", "").isdecimal()
     return "image" if is_image else None
-
-
-def _is_rubbish(name: str) -> bool:
-    """Hidden files, and what operating systems leave behind."""
-    return any(part.startswith(".") or part.lower() in _RUBBISH for part in name.split("/"))
-
-
-def _local_snapshot(uri: str) -> str:
-    match = _HUB.fullmatch(uri)
-    if not match:
-        raise UserError("`source` on the hub is written hf://datasets/owner/name[@revision][/path].")
-    disable_progress_bars()  # they show file names
-    try:
-        folder = huggingface_hub.snapshot_download(match["repo"], repo_type="dataset", revision=match["revision"])
-    except (OSError, ValueError) as error:  # what the library raises for all that goes wrong
-        raise UserError(
-            f"The data set could not be fetched from the Hugging Face hub ({type(error).__name__}). Check its id, the "
-            "revision, the network and, for a private one, HF_TOKEN. Without network only a data set that is already "
-            "in the cache (HF_HOME) can be used; else download it elsewhere and give its folder."
-        ) from None
-    return storage.join(folder, match["inner"]) if match["inner"] else folder

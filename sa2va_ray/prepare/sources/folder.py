@@ -16,34 +16,26 @@ from urllib.parse import parse_qs, unquote
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.images.files import (
+    IMAGE_KINDS,
+    UNREAD_IMAGE_SUFFIXES,
+    count_suffixes,
+    has_known_kind,
+    is_hidden,
+    is_rubbish,
+    kind_of,
+    suffix_of,
+)
 from sa2va_ray.prepare.records import Rejected
 from sa2va_ray.prepare.sources.shapes import wrong_type
 
-_KINDS = {
-    "json": "JSON",
-    "jpg": "JPEG",
-    "jpeg": "JPEG",
-    "jpe": "JPEG",
-    "jfif": "JPEG",
-    "png": "PNG",
-    "bmp": "BMP",
-    "tif": "TIFF",
-    "tiff": "TIFF",
-    "webp": "WebP",
-    "dcm": "DICOM",
-    "dicom": "DICOM",
-    "parquet": "Parquet",
-}
-_IMAGE_KINDS = {"JPEG", "PNG", "BMP", "TIFF", "WebP"}
+_READ_KINDS = IMAGE_KINDS | {"JSON", "DICOM"}
 _IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "dicom", "dicoms", "dcm"}
 _LABEL_FOLDERS = {
     *("mask", "masks", "label", "labels", "gt", "ground_truth", "groundtruth", "annotation", "annotations"),
     *("seg", "segmentation", "segmentations", "segmentationclass", "json", "labelme"),
 }
 _LABEL_SUFFIX = re.compile(r"(.+)[_-](?:mask|label|gt|seg)s?", re.IGNORECASE | re.DOTALL)
-_UNREAD_IMAGES = {"gif", "heic", "heif", "avif", "jp2", "j2k", "jxl", "svg", "pdf", "nii", "mha", "mhd"}
-_UNREAD = {*_UNREAD_IMAGES, "csv", "txt", "xml", "yaml", "xlsx", "npy", "npz", "mat", "zip", "mp4", "avi", "mov"}
-_RUBBISH = {"__macosx", "thumbs.db", "desktop.ini"}
 
 
 class Folder:
@@ -55,9 +47,9 @@ class Folder:
     def __init__(self, uri: str) -> None:
         """Raises `UserError` where the source cannot be listed."""
         self._uri = uri
-        visible = sorted(name for name in _list_files(uri) if not _is_hidden(name))
+        visible = sorted(name for name in _list_files(uri) if not is_hidden(name))
         self._numbers = {name: number for number, name in enumerate(visible, start=1)}
-        stored = [name for name in visible if not _is_rubbish(name)]
+        stored = [name for name in visible if not is_rubbish(name)]
         times = Counter(unicodedata.normalize("NFC", name) for name in stored)
         self._stored = {unicodedata.normalize("NFC", name): name for name in stored}
         self.names = sorted(name for name, count in times.items() if count == 1)
@@ -66,7 +58,7 @@ class Folder:
     @cached_property
     def images(self) -> list[str]:
         """Mask images among them."""
-        return [name for name in self.names if kind_of(name) in _IMAGE_KINDS]
+        return [name for name in self.names if kind_of(name) in IMAGE_KINDS]
 
     @cached_property
     def json_files(self) -> list[str]:
@@ -135,18 +127,19 @@ class Folder:
         """Suffixes of the files with the stem of a label that are not read; "unknown" for those that no image has."""
         key = key_of(name)
         suffixes = {
-            each.rpartition(".")[2].lower()
+            suffix_of(each)
             for each in self.names
-            if kind_of(each) == "other" and key_of(each.rpartition(".")[0] + ".png") == key
+            if kind_of(each) not in _READ_KINDS and key_of(each.rpartition(".")[0] + ".png") == key
         }
-        return sorted({suffix if suffix in _UNREAD_IMAGES else "unknown" for suffix in suffixes})
+        return sorted({suffix if suffix in UNREAD_IMAGE_SUFFIXES else "unknown" for suffix in suffixes})
 
     def count_unread(self, read: Container[str]) -> dict[str, int]:
-        """Number of the files that nobody reads, by suffix; "other" where it is none of the usual ones, since it may be
-        a part of a name. `read`: files that are read whatever they are called."""
-        names = [name for name in self.names if kind_of(name) in ("other", "Parquet") and name not in read]
-        suffixes = [name.rpartition(".")[2].lower() for name in names]
-        return dict(Counter(sorted(each if each in _UNREAD or each in _KINDS else "other" for each in suffixes)))
+        """Number of the files that nobody reads, by suffix, as `count_suffixes` tells it.
+
+        Args:
+            read: files that are read whatever they are called.
+        """
+        return count_suffixes(name for name in self.names if kind_of(name) not in _READ_KINDS and name not in read)
 
     def count_kinds(self) -> str:
         """What is there, for people, without any name."""
@@ -174,16 +167,9 @@ class Folder:
         return found[0]
 
 
-def kind_of(name: str) -> str:
-    """Kind of a file by its suffix, `other` where it is none that is read."""
-    stem, _, suffix = name.rpartition(".")
-    return _KINDS.get(suffix.lower(), "other") if stem else "other"
-
-
 def key_of(name: str) -> str:
     """What an image and its labels have in common: the path without suffix and without folders like `images`."""
-    stem, _, suffix = name.rpartition(".")
-    *folders, file = (stem if stem and suffix.lower() in _KINDS else name).split("/")
+    *folders, file = (posixpath.splitext(name)[0] if has_known_kind(name) else name).split("/")
     kept = [each for each in folders if each.lower() not in _IMAGE_FOLDERS and each.lower() not in _LABEL_FOLDERS]
     return "/".join([*kept, file])
 
@@ -233,14 +219,6 @@ def _list_files(uri: str) -> Iterable[str]:
         raise UserError("`source` has file names that are not UTF-8. Rename them, for example with convmv.") from None
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
-
-
-def _is_rubbish(name: str) -> bool:
-    return any(part.lower() in _RUBBISH for part in name.split("/"))
-
-
 def _above_labels(folder: str) -> str:
     return posixpath.dirname(folder) if posixpath.basename(folder).lower() in _LABEL_FOLDERS else folder
 
@@ -275,7 +253,7 @@ def _outside() -> Rejected:
 
 
 def _as_image(name: str) -> str:
-    if kind_of(name) not in _IMAGE_KINDS:
+    if kind_of(name) not in IMAGE_KINDS:
         raise Rejected(
             "image_format", f"The image is a {kind_of(name)} file; JPEG, PNG, TIFF, BMP and WebP are read here."
         )

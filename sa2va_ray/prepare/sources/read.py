@@ -1,17 +1,19 @@
 """From a source to records: finds out which layouts it has, and puts together what their readers found."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.hub import locate
 from sa2va_ray.prepare.records import Place, Quarantined, Record, Rejected
 from sa2va_ray.prepare.sources.annotation_lists import UNRECOGNISED
 from sa2va_ray.prepare.sources.dicom_frames import DicomFrames
 from sa2va_ray.prepare.sources.folder import Folder, in_label_folder, label_keys
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
 from sa2va_ray.prepare.sources.json_labels import read_json_labels
-from sa2va_ray.prepare.sources.location import locate
 from sa2va_ray.prepare.sources.mask_images import LAYOUT as MASK_IMAGES
 from sa2va_ray.prepare.sources.mask_images import MaskPairs, read_mask_images
 
@@ -57,7 +59,7 @@ def read_source(source: str, options: SourceOptions) -> Source:
     Raises:
         UserError: no such source, or none of the layouts that are read. It says what is there by kind, never by name.
     """
-    folder = Folder(locate(source))
+    folder = _open(source)
     items, lonely = read_json_labels(folder, options)
     named = {item.image for item in items if item.image is not None}
     frames = DicomFrames(folder, named)
@@ -72,6 +74,15 @@ def read_source(source: str, options: SourceOptions) -> Source:
     orphans += [_Orphan("name_twice", name) for name in folder.clashes]
     orphans.sort(key=lambda orphan: (list(_ORPHANS).index(orphan.code), orphan.name))
     return _assemble(folder, items, pairs, orphans, folder.count_unread(set(frames.files)))
+
+
+def _open(source: str) -> Folder:
+    uri = locate(source)
+    if storage.is_local(uri) and not os.path.isdir(storage.resolve(uri)[1]):
+        raise UserError(
+            "`source` is not a folder that this machine sees. Check the path, and that its disk is mounted."
+        )
+    return Folder(uri)
 
 
 @dataclass(frozen=True)

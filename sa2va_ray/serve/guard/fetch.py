@@ -104,7 +104,7 @@ async def fetch(
     _check_allowed(uri, policy)
     try:
         async with asyncio.timeout(policy.timeout_s):
-            if uri.startswith("s3://"):
+            if storage.bucket_and_key(uri):
                 return await _THREADS.run(_read_object, uri, max_bytes)
             return await _Https(policy, max_bytes, resolve, address_is_allowed, ssl_context).get(URL(uri))
     except TimeoutError:
@@ -123,8 +123,8 @@ class _Place:
         """None where a URI is of another scheme, says who asks, or could mean another place than it seems to."""
         try:
             uri.encode()  # half of a surrogate pair is no text
-            if uri.startswith("s3://"):
-                bucket, _, key = uri.removeprefix("s3://").partition("/")
+            if s3 := storage.bucket_and_key(uri):
+                bucket, key = s3
                 return cls("s3", bucket, None, _folders(key)) if bucket and _is_plain(key) else None
             url = URL(uri)
             if url.scheme != "https" or not url.host or url.raw_user is not None or url.raw_password is not None:

@@ -51,7 +51,7 @@ def local_model(source: ModelSource, cache_dir: str) -> str:
     Raises:
         UserError: what lies at the URI by now is another model.
     """
-    if not source.uri.startswith("s3://"):
+    if storage.is_local(source.uri):
         _check(source, source.uri)
         return source.uri
     folder = Path(cache_dir) / source.sha256

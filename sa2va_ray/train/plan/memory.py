@@ -60,7 +60,7 @@ def log_measured_peak(plan: MemoryPlan, metrics: Mapping[str, float]) -> None:
 
 def _free_bytes(uri: str) -> int | None:
     """None where storage does not tell."""
-    if uri.startswith("s3://"):
+    if not storage.is_local(uri):
         return None
     folder = Path(storage.resolve(uri)[1])
     return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free

@@ -1,12 +1,9 @@
 """What the memory plan needs to know of a model, found without its weights: config files, and the model on torch's meta
 device."""
 
-import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
@@ -76,23 +73,12 @@ def read_model_sizes(config: ModelConfig, dtype: torch.dtype) -> ModelSizes:
 
 def _read_architecture(config: ModelConfig) -> tuple[Sa2VAConfig, object]:
     if config.base:
-        with _small_files(config.base.source) as folder:
+        files = storage.list_files(config.base.source)
+        names = [name for name in files if "/" not in name and name.endswith(_SMALL_FILES)]
+        with storage.local_copy(config.base.source, names) as folder:
             found = read_source_folder(folder, config.base.source, config.base.grounding_config)
         return found.config, found.tokenizer
     return random_architecture(config.architecture)
-
-
-@contextmanager
-def _small_files(uri: str) -> Iterator[Path]:
-    """The folder itself where it is local, else a copy of it without weights."""
-    if not uri.startswith("s3://"):
-        yield Path(storage.resolve(uri)[1])
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name in storage.list_files(uri):
-            if "/" not in name and name.endswith(_SMALL_FILES):
-                (Path(folder) / name).write_bytes(storage.read_bytes(storage.join(uri, name)))
-        yield Path(folder)
 
 
 def _count_groups(model: nn.Module) -> Iterator[ParameterGroup]:

@@ -1,4 +1,4 @@
-"""What `images` may be."""
+"""What `source` may be."""
 
 import huggingface_hub.constants
 import pytest
@@ -109,13 +109,14 @@ def test_a_data_set_of_the_hub_from_the_cache_without_network(tmp_path, monkeypa
     commit = "0" * 40
     cached = tmp_path / "datasets--owner--vessels"
     fill(str(cached / "snapshots" / commit))
+    (cached / "blobs").mkdir()
     storage.write_bytes(str(cached / "refs/main"), commit.encode())
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert names("hf://datasets/owner/vessels") == sorted(NAMES)
+    assert names("hf://datasets/owner/vessels") == names("owner/vessels") == names(str(cached)) == sorted(NAMES)
     assert names("hf://datasets/owner/vessels/a/b") == ["Doe_2.PNG"]
     assert names(f"hf://datasets/owner/vessels@{commit}/*.tif") == ["c.tif"]
     with pytest.raises(UserError, match="could not be fetched from the Hugging Face hub"):
         find_sources("hf://datasets/owner/other")
-    with pytest.raises(UserError, match="is written hf://datasets/"):
+    with pytest.raises(UserError, match=r"is written owner/name\[@revision\] or hf://datasets/"):
         find_sources("hf://owner/vessels")
