@@ -1,17 +1,20 @@
 """Base of every config, and the way from a command line to a job.
 
-A job is `python -m jobs.VERB [config.yaml] [key=value ...]`: the YAML file is read, the overrides are laid over it
-(`optim.lr=3e-4` sets a nested key), and the result is checked against the job's config class before anything starts.
+A job is `python -m jobs.VERB [config.yaml ...] [key=value ...]`: the YAML files are laid over each other, then the
+overrides (`optim.lr=3e-4` sets a nested key), and the result is checked against the job's config class before anything
+starts. `--help` prints the keys.
 """
 
 import os.path
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+from sa2va_ray.usage import usage
 
 _RENAMED = {"data": "data_uri", "images": "source"}
 """Keys that have another name since issue 15; the error about the old one gives the new one."""
@@ -29,6 +32,15 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `true` and `yes` are 1 to Python."""
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        if kinds & {int, float} and bool not in kinds and _holds_bool(value):
+            raise ValueError("true and false, which YAML also reads from yes, no, on and off, are no numbers")
+        return value
 
     @classmethod
     def load(cls, arguments: Sequence[str]) -> Self:
@@ -65,9 +77,13 @@ C = TypeVar("C", bound=Config)
 
 def run_job(config_class: type[C], run: Callable[[C], object], arguments: Sequence[str] | None = None) -> None:
     """Entry point of a job. A `UserError` becomes one message on stderr and its exit status; other errors are bugs and
-    keep their traceback."""
+    keep their traceback. `--help` prints what the job takes, and does nothing."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(arguments):
+        print(usage(config_class, f"jobs.{Path(sys.argv[0]).stem}", sys.modules["__main__"].__doc__ or ""))
+        return
     try:
-        run(config_class.load(sys.argv[1:] if arguments is None else arguments))
+        run(config_class.load(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
@@ -152,6 +168,15 @@ def _explain(config_class: type[BaseModel], problem: dict[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{key} is required: set it in the YAML file or as {key}=..."
     return f"{key or 'config'}: {problem['msg']} (got {problem['input']!r})"
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    return {annotation}.union(*map(_kinds, get_args(annotation)))
+
+
+def _holds_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_bool, value)))
 
 
 def _owner(config_class: type[BaseModel], parents: list[str]) -> type[BaseModel]:

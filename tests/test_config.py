@@ -8,11 +8,14 @@ from pydantic import Field
 from sa2va_ray.config import Config, UserError, run_job
 from sa2va_ray.evaluate.config import EvaluateConfig
 from sa2va_ray.predict.job.config import PredictConfig
+from sa2va_ray.train.config import TrainConfig
 
 
 class Inner(Config):
     lr: float = Field(1e-3, gt=0)
     warmup: int = 0
+    betas: tuple[float, float] | None = None
+    is_fast: bool | None = None
 
 
 class Outer(Config):
@@ -28,7 +31,7 @@ def test_later_arguments_win_and_yaml_floats_are_floats(tmp_path):
 
 
 def test_an_unknown_key_is_named_with_the_valid_ones():
-    with pytest.raises(UserError, match=r"unknown key optim\.learning_rate; valid here: lr, warmup"):
+    with pytest.raises(UserError, match=r"unknown key optim\.learning_rate; valid here: betas, is_fast, lr, warmup"):
         Outer.load(["name=a", "optim.learning_rate=1"])
 
 
@@ -37,7 +40,7 @@ def test_an_old_key_is_told_its_new_name():
         PredictConfig.load(["model=m", "images=i", "out=o"])
     with pytest.raises(UserError, match="unknown key data; it is called data_uri now"):
         EvaluateConfig.load(["model=m", "data=d", "out=o"])
-    with pytest.raises(UserError, match="unknown key images; valid here: lr, warmup"):
+    with pytest.raises(UserError, match="unknown key images; valid here: betas, is_fast, lr, warmup"):
         Inner.load(["images=i"])
 
 
@@ -58,6 +61,24 @@ def test_an_argument_too_long_for_a_path_is_no_file():
 @pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e999"])
 def test_a_number_is_finite(value):
     assert "optim.lr" in message("name=a", f"optim.lr={value}")
+
+
+@pytest.mark.parametrize("value", ["true", "no", "[true, 1]"])
+def test_a_bool_is_no_number(value):
+    assert "are no numbers" in message("name=a", f"optim.warmup={value}")
+    assert "are no numbers" in message("name=a", f"optim.betas={value}")
+    assert Outer.load(["name=a", "optim.is_fast=true"]).optim.is_fast
+
+
+def test_help_tells_the_keys_and_starts_nothing(capsys):
+    for flag in ("-h", "--help"):
+        run_job(TrainConfig, pytest.fail, [flag, "wrong=1"])
+        told = capsys.readouterr().out
+        assert told.startswith("usage: python -m jobs.")
+        assert "\n  data_uri (required)\n      Prepared data set.\n" in told
+        assert "\n  optim.lr = 2e-05\n      Peak learning rate.\n" in told
+        assert '\n  strategy = "zero3"   one of auto, zero2, zero3, zero3_offload\n' in told
+        assert "\n  model.base.sam2_checkpoint = null\n" in told
 
 
 def test_a_group_cannot_be_set_below_a_value():

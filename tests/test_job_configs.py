@@ -35,7 +35,9 @@ BASE_VOCABULARY = 151_674
 
 
 def load(name: str, *overrides: str) -> TrainConfig:
-    return TrainConfig.load([str(CONFIGS / f"{name}.yaml"), *overrides])
+    """The recipe as its header says: octa_8b.yaml, and the layer of this name over it."""
+    layers = dict.fromkeys(("octa_8b", name))
+    return TrainConfig.load([*(str(CONFIGS / f"{layer}.yaml") for layer in layers), *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,8 @@ def test_a_recipe_is_the_guides(name):
     assert (config.loss.mask_weight, config.loss.dice_weight, config.loss.num_points) == (3.0, 1.0, 12_544)
     assert (config.pipeline.max_length, config.repeats, config.num_epochs) == (4096, 10, 1)
     assert (config.save_every_steps, config.keep_checkpoints) == (500, 5)
-    assert config.strategy == "zero3"
+    assert (config.strategy, config.precision, config.use_gpu) == ("zero3", "bf16", True)
+    assert (config.name, config.model.base.source[-2:]) == (name.replace("_", "-"), "2B" if "2b" in name else "8B")
 
 
 @pytest.mark.parametrize("name", CARDS)

@@ -1,5 +1,6 @@
 """Every YAML that we ship is what its reader expects."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,13 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs/configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_job_configs_are_what_their_job_takes(path):
+    """Alone, or over the file that its first line names."""
     config_class = BaselineConfig if path.name.startswith("baseline_") else TrainConfig
-    assert config_class.load([str(path)]).name
+    below = re.match(r"# (\w+\.yaml) ", path.read_text())
+    files = [path.with_name(below[1]), path] if below else [path]
+    assert config_class.load([str(file) for file in files]).name
+    if below:
+        assert f"jobs/configs/{below[1]} jobs/configs/{path.name}" in path.read_text()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "serve_configs").glob("*.yaml")), ids=lambda path: path.name)

@@ -40,7 +40,7 @@ class PredictConfig(PredictOptions, PoolConfig):
     model: Uri
     """Exported model."""
     source: str
-    """An image, a folder, a glob, a video, a DICOM file or a prepared data set: a path, `s3://...`, or a data set of the
+    """Image, folder, glob, video, DICOM file or prepared data set: a path, `s3://...`, or a data set of the
     Hugging Face hub: `owner/name[@revision]`, `hf://datasets/owner/name[@revision][/path]`."""
     out: Uri
     """Folder for the masks and the results. A second start with the same `out` predicts what is missing."""
