@@ -116,7 +116,7 @@ def test_a_data_set_of_the_hub_from_the_cache_without_network(tmp_path, monkeypa
     assert names("hf://datasets/owner/vessels") == names("owner/vessels") == names(str(cached)) == sorted(NAMES)
     assert names("hf://datasets/owner/vessels/a/b") == ["Doe_2.PNG"]
     assert names(f"hf://datasets/owner/vessels@{commit}/*.tif") == ["c.tif"]
-    with pytest.raises(UserError, match="could not be fetched from the Hugging Face hub"):
+    with pytest.raises(UserError, match="nor a data set that could be fetched"):
         find_sources("hf://datasets/owner/other")
     with pytest.raises(UserError, match=r"is written owner/name\[@revision\] or hf://datasets/"):
         find_sources("hf://owner/vessels")
