@@ -2,7 +2,7 @@
 
 import pytest
 
-from sa2va_ray import client
+from sa2va_ray.client import folders
 from sa2va_ray.images import files
 
 
@@ -30,4 +30,4 @@ def test_a_suffix_that_may_be_a_part_of_a_name_is_not_told():
 
 
 def test_the_client_which_stands_alone_knows_the_same_images():
-    assert sorted(client._SUFFIXES) == files.suffixes_of(files.IMAGE_KINDS | {"DICOM"})
+    assert sorted(folders._SUFFIXES) == files.suffixes_of(files.IMAGE_KINDS | {"DICOM"})
