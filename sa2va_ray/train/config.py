@@ -10,6 +10,7 @@ from sa2va_ray.data.pipeline import PipelineConfig
 from sa2va_ray.models.build import ModelConfig
 from sa2va_ray.storage import Uri
 from sa2va_ray.train.losses import LossConfig
+from sa2va_ray.train.watch.trackers.tracker import TrackerName
 
 
 class OptimConfig(Config):
@@ -92,7 +93,7 @@ class TrainConfig(ClusterConfig):
     """How long a checkpoint waits for a store that does not answer before the run ends."""
     max_skipped_samples: int = Field(32, ge=0)
     """Samples that a run may leave out because the loss of their micro step is not finite; with one more it ends."""
-    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ("tensorboard",)
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
     """Where curves go. MLflow is set up by its own environment variables (`MLFLOW_TRACKING_URI`, extra `mlflow`)."""
 
     strategy: Literal["auto", "zero2", "zero3", "zero3_offload"] = "zero3"

@@ -6,7 +6,9 @@ may differ from object to object.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -24,11 +26,12 @@ MaskSize = Literal["truth", "logits", 512, 1024]
 
 
 class LossConfig(Config):
-    """Weights of the parts; the total is their weighted sum."""
+    """Weights of the parts; the total is their weighted sum. Parts of `OBJECT_LOSSES` have theirs in `NAME_weight`."""
 
     mask_weight: float = Field(3.0, ge=0)
-    """Of the binary cross entropy at the sampled points."""
+    """Weight of the binary cross entropy at the sampled points."""
     dice_weight: float = Field(1.0, ge=0)
+    """Weight of 1 - soft Dice at the sampled points."""
     num_points: int = Field(12_544, gt=0)
     """Points per mask at which cross entropy and Dice are taken."""
     mask_size: MaskSize = "truth"
@@ -36,9 +39,9 @@ class LossConfig(Config):
     1024. Larger ones are shrunk by area, so that thin vessels become partly true pixels and do not vanish. The logits
     are never shrunk to it, but read between their pixels."""
     skeleton_recall_weight: float = Field(0.0, ge=0)
-    """Of the share of the widened skeletons that is missed. 0: off, and no skeletons are needed."""
+    """Weight of the share of the widened skeletons that is missed. 0: off, and no skeletons are needed."""
     cldice_weight: float = Field(0.0, ge=0)
-    """Of 1 - soft clDice. 0: off."""
+    """Weight of 1 - soft clDice. 0: off."""
     cldice_size: int = Field(512, gt=0)
     """Largest height and width of the maps whose skeletons clDice takes, in pixels; larger masks are shrunk by area."""
     cldice_iterations: int = Field(6, gt=0)
@@ -46,10 +49,62 @@ class LossConfig(Config):
     8 (k + 1) bytes per pixel and object, and 56 per pixel once: 44 MB for two objects at the defaults."""
 
     def weights(self) -> dict[str, float]:
-        """Of every part by its name; of skeleton recall and clDice only if they are on."""
-        optional = {"skeleton_recall": self.skeleton_recall_weight, "cldice": self.cldice_weight}
-        always = {"language": 1.0, "mask": self.mask_weight, "dice": self.dice_weight}
-        return always | {name: weight for name, weight in optional.items() if weight}
+        """The weight of every part by its name. Optional parts are left out where their weight is 0."""
+        weights = {name: getattr(self, f"{name}_weight") for name in OBJECT_LOSSES}
+        return {"language": 1.0} | {
+            name: weight for name, weight in weights.items() if weight or not OBJECT_LOSSES[name].is_optional
+        }
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What the losses of N objects are computed from.
+
+    Attributes:
+        mask_logits: (N, h, h) of any floating type; losses are float32.
+        truths: N true masks (H, W) bool.
+        skeletons: N widened skeletons (H, W) bool of the true masks; only skeleton recall needs them.
+    """
+
+    mask_logits: Tensor
+    truths: list[Tensor]
+    skeletons: list[Tensor] | None
+    config: LossConfig
+
+    @cached_property
+    def point_losses(self) -> dict[str, Tensor]:
+        """`mask` and `dice`, which are taken at the same points."""
+        return mask_losses(self.mask_logits, self.truths, self.config.num_points, self.config.mask_size)
+
+
+@dataclass(frozen=True)
+class ObjectLoss:
+    """Attributes:
+    compute: the sum over the objects, ().
+    is_optional: whether it is left out where its weight is 0.
+    """
+
+    compute: Callable[[Objects], Tensor]
+    is_optional: bool = True
+
+
+def _skeleton_recall(objects: Objects) -> Tensor:
+    assert objects.skeletons is not None, "the batch has no skeletons: the pipeline was not asked for them"
+    return skeleton_recall_loss(objects.mask_logits, objects.skeletons, objects.config.mask_size)
+
+
+def _cldice(objects: Objects) -> Tensor:
+    config = objects.config
+    return cldice_loss(objects.mask_logits, objects.truths, config.cldice_size, config.cldice_iterations)
+
+
+OBJECT_LOSSES: dict[str, ObjectLoss] = {
+    "mask": ObjectLoss(lambda objects: objects.point_losses["mask"], is_optional=False),
+    "dice": ObjectLoss(lambda objects: objects.point_losses["dice"], is_optional=False),
+    "skeleton_recall": ObjectLoss(_skeleton_recall),
+    "cldice": ObjectLoss(_cldice),
+}
+"""Losses about masks, by name. A new one is a function, an entry here, and its weight in `LossConfig`."""
 
 
 def language_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -60,23 +115,16 @@ def language_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def object_losses(
     mask_logits: Tensor, truths: list[Tensor], skeletons: list[Tensor] | None, config: LossConfig
 ) -> dict[str, Tensor]:
-    """Sums over N objects of the parts that `config.weights()` names, without `language`.
+    """Sums over N objects of the parts that `config.weights()` names, without `language`. Arguments: see `Objects`.
 
-    Args:
-        mask_logits: (N, h, h); values of any floating type, losses are float32. Where N is 0 it may hold what it likes:
-            the sums are 0 then, and still depend on it, so that no rank stays away from the others' collectives.
-        truths: N true masks (H, W) bool.
-        skeletons: N widened skeletons (H, W) bool of the true masks; only skeleton recall needs them.
+    Where there are no objects the sums are 0, and still depend on `mask_logits`, so that no rank stays away from the
+    others' collectives.
     """
+    names = [name for name in config.weights() if name in OBJECT_LOSSES]
     if not truths:
-        return dict.fromkeys([name for name in config.weights() if name != "language"], 0.0 * mask_logits.float().sum())
-    losses = mask_losses(mask_logits, truths, config.num_points, config.mask_size)
-    if config.skeleton_recall_weight:
-        assert skeletons is not None, "the batch has no skeletons: the pipeline was not asked for them"
-        losses["skeleton_recall"] = skeleton_recall_loss(mask_logits, skeletons, config.mask_size)
-    if config.cldice_weight:
-        losses["cldice"] = cldice_loss(mask_logits, truths, config.cldice_size, config.cldice_iterations)
-    return losses
+        return dict.fromkeys(names, 0.0 * mask_logits.float().sum())
+    objects = Objects(mask_logits, truths, skeletons, config)
+    return {name: OBJECT_LOSSES[name].compute(objects) for name in names}
 
 
 def mask_losses(
@@ -124,8 +172,8 @@ def largest_side(mask_size: MaskSize, mask_logits: Tensor) -> float:
 
 
 def full_maps(mask_logits: Tensor, truths: list[Tensor], side: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of each object its probabilities and its truth, which gives the size, in [0, 1]: (1, min(H, side), min(W, side))
-    float32 both."""
+    """Yields the probabilities and the truth of each object, both in [0, 1], of the truth's size but at most `side`:
+    (1, min(H, side), min(W, side)) float32."""
     for logits, truth in zip(mask_logits.float(), truths, strict=True):
         target = shrink_to(truth, side)[None]
         yield F.interpolate(logits[None, None], target.shape[1:], mode="bilinear")[0].sigmoid(), target

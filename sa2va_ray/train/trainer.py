@@ -28,7 +28,7 @@ from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.loop import train_loop_per_worker
 from sa2va_ray.train.plan.memory import log_measured_peak, log_plan
 from sa2va_ray.train.watch.run_facts import git_commit
-from sa2va_ray.train.watch.trackers import check_trackers
+from sa2va_ray.train.watch.trackers.registry import check_trackers
 
 _CURE = "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, or add nodes."
 _RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"

@@ -1,4 +1,5 @@
-"""What a run says while it goes on: a line, curves, warnings, `run.json`. Rank 0 speaks; the others lend their numbers.
+"""What is reported of a run while it goes on: a log line, curves, warnings, `run.json`. Rank 0 writes them, with the
+numbers of all ranks.
 
 Nothing here can hold the run up: what goes over a network goes in the background, and is sent again later where the
 other side does not answer.
@@ -7,11 +8,12 @@ other side does not answer.
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -24,7 +26,8 @@ from sa2va_ray.train.step import MicroBatch, StepResult
 from sa2va_ray.train.validation.validate import ValidationResult
 from sa2va_ray.train.watch.rates import RateMeter, StepTiming
 from sa2va_ray.train.watch.run_facts import add_earlier_attempts, write_run_facts
-from sa2va_ray.train.watch.trackers import RayMetrics, build_trackers
+from sa2va_ray.train.watch.trackers.registry import build_trackers
+from sa2va_ray.train.watch.trackers.tracker import TrackedRun
 
 _SEND_EVERY_S = 60.0
 _LAST_SEND_S = 60.0
@@ -32,7 +35,7 @@ _SCORES = ("dice", "iou", "precision", "recall", "cldice")
 
 
 class Reporter:
-    """Takes in every step and tells of it every `log_every_steps`. To be closed, also when the run fails."""
+    """Counts every step, and reports every `log_every_steps`. To be closed, also when the run fails."""
 
     def __init__(
         self,
@@ -57,7 +60,7 @@ class Reporter:
         self._meter = RateMeter(num_steps, flop_counts, device_peak(device, facts["precision"]), device)
         self._rates: dict[str, float] = {}
         self._num_skipped = 0
-        self._voice = _Voice(config, start_step, facts) if dist.get_rank() == 0 else None
+        self._output = _Output(config, start_step, facts) if dist.get_rank() == 0 else None
 
     def record(
         self,
@@ -67,7 +70,7 @@ class Reporter:
         timing: StepTiming,
         micro_batches: Sequence[MicroBatch],
     ) -> dict[str, float]:
-        """Takes in step number `step` (from 1). Every rank calls it after every step.
+        """Counts step number `step` (from 1). Every rank calls it after every step.
 
         Returns:
             the step's metrics by name, and the rates of the last line.
@@ -80,11 +83,11 @@ class Reporter:
         metrics["train/skipped_samples"] = float(self._num_skipped)
         if step % self._every_steps == 0 or step == self._num_steps:
             self._rates = self._meter.measure(step)
-            if self._voice:
+            if self._output:
                 log_progress("train", step, self._num_steps, _line({**metrics, **self._rates}))
-                self._voice.curves(step, {**metrics, **self._rates})
-        if self._voice:
-            self._voice.ray_metrics.count_skipped(result.num_skipped)
+                self._output.curves(step, {**metrics, **self._rates})
+        if self._output:
+            self._output.count_skipped(result.num_skipped)
         return {**metrics, **self._rates}
 
     def saved(self, checkpoint_s: float) -> None:
@@ -92,50 +95,56 @@ class Reporter:
         self._meter.checkpoint(checkpoint_s)
 
     def validation(self, step: int, result: ValidationResult, validation_s: float) -> dict[str, float]:
-        """Tells of a validation that took `validation_s`. Returns its metrics."""
+        """Reports a validation that took `validation_s`. Returns its metrics."""
         self._meter.validation(validation_s)
-        if self._voice:
+        if self._output:
             LOGGER.info("validation after step %d: %s", step, _validation_line(result.metrics))
-            self._voice.curves(step, result.metrics)
-            for tracker in self._voice.trackers:
-                tracker.pictures(step, {f"val/{name}": picture for name, picture in result.pictures.items()})
+            self._output.curves(step, result.metrics)
+            self._output.pictures(step, {f"val/{name}": picture for name, picture in result.pictures.items()})
         return result.metrics
 
     def warn(self, step: int, message: str) -> None:
         """Puts a warning into the log, the trackers and `run.json`."""
-        if self._voice:
-            self._voice.warn(step, message)
+        if self._output:
+            self._output.warn(step, message)
 
     def close(self) -> None:
-        """Sends what is left, and gives up after two minutes. Nothing is told any more afterwards."""
-        voice, self._voice = self._voice, None
-        if voice:
-            voice.close()
+        """Sends what is left, and gives up after two minutes. Nothing is reported afterwards."""
+        output, self._output = self._output, None
+        if output:
+            output.close()
 
 
-class _Voice:
+class _Output:
     """Rank 0's trackers and `run.json`, and the thread that sends them."""
 
     def __init__(self, config: TrainConfig, start_step: int, facts: dict[str, Any]):
         self._run_uri = storage.join(config.runs_uri, config.name)
         self._facts = add_earlier_attempts(self._run_uri, facts)
         tags = {key: facts[key] for key in ("data_sha256", "base_sha256")}
-        self.trackers = build_trackers(config.trackers, self._run_uri, start_step, tags)
-        self.ray_metrics = RayMetrics(config.name)
+        self._trackers = build_trackers(config.trackers, TrackedRun(config.name, self._run_uri, start_step, tags))
         write_run_facts(self._run_uri, self._facts)
         self._sent_s = -math.inf
         self._sender: threading.Thread | None = None
 
     def curves(self, step: int, values: dict[str, float]) -> None:
-        for tracker in [*self.trackers, self.ray_metrics]:
+        for tracker in self._trackers:
             tracker.scalars(step, values)
         if time.monotonic() - self._sent_s > _SEND_EVERY_S:
             self._send_in_background()
 
+    def count_skipped(self, num_samples: int) -> None:
+        for tracker in self._trackers:
+            tracker.count_skipped(num_samples)
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        for tracker in self._trackers:
+            tracker.pictures(step, pictures)
+
     def warn(self, step: int, message: str) -> None:
         LOGGER.warning("step %d: %s", step, message)
         self._facts["warnings"].append({"step": step, "message": message})
-        for tracker in self.trackers:
+        for tracker in self._trackers:
             tracker.text(step, "warnings", message)
 
     def close(self) -> None:
@@ -143,7 +152,7 @@ class _Voice:
             return
         self._send_in_background()
         if not self._is_sending(wait_s=_LAST_SEND_S):
-            for tracker in self.trackers:
+            for tracker in self._trackers:
                 tracker.close()
 
     def _send_in_background(self) -> None:
@@ -161,7 +170,7 @@ class _Voice:
 
     def _send(self) -> None:
         sends: list[Callable[[], None]] = [partial(write_run_facts, self._run_uri, self._facts)]
-        for send in sends + [tracker.send for tracker in self.trackers]:
+        for send in sends + [tracker.send for tracker in self._trackers]:
             try:
                 send()
             except StorageError as error:

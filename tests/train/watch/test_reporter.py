@@ -1,11 +1,14 @@
 """What a run leaves behind, read back with the readers of TensorBoard and MLflow and from Ray's own metrics."""
 
+import importlib.util
 import json
 import logging
 import re
+from typing import get_args
 
 import numpy as np
 import pytest
+import ray.util.metrics
 import torch
 import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,10 +23,12 @@ from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.plan.flops import FlopCounts
 from sa2va_ray.train.step import MicroBatch, StepResult
 from sa2va_ray.train.validation.validate import ValidationResult
-from sa2va_ray.train.watch import reporter, trackers
+from sa2va_ray.train.watch import reporter
 from sa2va_ray.train.watch.rates import StepTiming
 from sa2va_ray.train.watch.reporter import Reporter
 from sa2va_ray.train.watch.run_facts import collect_run_facts, git_commit
+from sa2va_ray.train.watch.trackers.registry import TRACKERS, check_trackers
+from sa2va_ray.train.watch.trackers.tracker import TrackerName
 
 CPU = torch.device("cpu")
 LOSSES = {"loss_language": 0.5, "loss_mask": 1.0, "loss_dice": 0.25, "loss": 1.75}
@@ -220,7 +225,7 @@ def test_a_store_that_does_not_answer_holds_nothing_up(start, config, lines, mon
     with monkeypatch.context() as patch:
         patch.setattr(storage, "upload_folder", lambda *_, **__: (_ for _ in ()).throw(StorageError("no answer")))
         record(reporter, range(1, 11))
-        reporter._voice._sender.join()
+        reporter._output._sender.join()
     assert "curves and run facts are sent again later: no answer" in lines()
     assert not storage.exists(f"{config.runs_uri}/run/tensorboard")
     reporter.close()
@@ -234,7 +239,7 @@ def test_the_dashboard_gets_the_same_names(start, monkeypatch):
     def write_down(gauge, value, tags):
         seen[gauge.info["name"]] = (value, tags)
 
-    monkeypatch.setattr(trackers.ray.util.metrics.Gauge, "set", write_down)
+    monkeypatch.setattr(ray.util.metrics.Gauge, "set", write_down)
     metrics = record(reporter, range(1, 11))
     assert set(seen) == {f"sa2va_{name.replace('/', '_')}" for name in metrics}
     assert seen["sa2va_train_loss"] == (1.75, {"run": "run"})
@@ -267,6 +272,10 @@ def test_an_mlflow_that_does_not_answer_holds_nothing_up(start, config, lines, m
 
 
 def test_mlflow_that_is_not_installed_is_found_before_the_run(monkeypatch):
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"Install sa2va-ray\[mlflow\]"):
-        trackers.check_trackers(("tensorboard", "mlflow"))
+        check_trackers(("tensorboard", "mlflow"))
+
+
+def test_every_tracker_that_a_config_may_name_is_registered():
+    assert set(TRACKERS) == set(get_args(TrackerName))
