@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 
 from sa2va_ray import storage
-from sa2va_ray.train.checkpoints.disks import check_room, gathered
+from sa2va_ray.train.checkpoints.disks import check_room
 from sa2va_ray.train.checkpoints.resume import find_resume_point
+from sa2va_ray.train.collectives import gather_objects
 from sa2va_ray.train.errors import RunStoppedError
 from tests.train import ranks
 from tests.train.saved_runs import DATA_SHA256, NAMES, damage, run_config, save, tensors_of
@@ -68,12 +69,12 @@ def main(folder: Path) -> None:
         )
     dist.barrier()
     results["left"] = len(list(point.folder.parent.glob(point.folder.name)))
-    results |= {name: gathered(value) for name, value in {"same": same, "fetched": len(fetched)}.items()}
-    results["steps"] = gathered(point.state.step)
-    results["refused"] = gathered(error_of(lambda: find(run_config(folder / "runs", "seed=1"))))
+    results |= {name: gather_objects(value) for name, value in {"same": same, "fetched": len(fetched)}.items()}
+    results["steps"] = gather_objects(point.state.step)
+    results["refused"] = gather_objects(error_of(lambda: find(run_config(folder / "runs", "seed=1"))))
     shutil.disk_usage = lambda path: namedtuple("usage", "free")(100 * 2**20)
-    results["full"] = gathered(error_of(lambda: check_room(folder, 60 * 2**20, "A share")))
-    results["fits"] = gathered(error_of(lambda: check_room(folder, 50 * 2**20, "A share")))
+    results["full"] = gather_objects(error_of(lambda: check_room(folder, 60 * 2**20, "A share")))
+    results["fits"] = gather_objects(error_of(lambda: check_room(folder, 50 * 2**20, "A share")))
     if dist.get_rank() == 0:
         torch.save(results, folder / "results.pt")
     dist.destroy_process_group()
