@@ -299,7 +299,8 @@ def statuses(page: Page, url: str) -> list[int]:
     page.run("0")  # reports that have come by now are read
     replies = [sent["response"] for event, sent in page.events if event == "Network.responseReceived"]
     page.events.clear()
-    return [reply["status"] for reply in replies if reply["url"].startswith(url)]
+    ours = [reply for reply in replies if reply["url"].startswith(url) and not reply["url"].endswith("/favicon.ico")]
+    return [reply["status"] for reply in ours]
 
 
 def test_another_site_can_lead_here_and_do_nothing_else(devtools, page_url):

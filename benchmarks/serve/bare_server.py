@@ -1,7 +1,7 @@
 """The predictor behind FastAPI and uvicorn alone, one request at a time, as people write it: what `benchmarks.serve`
 compares the endpoint with.
 
-    python -m benchmarks.bare_server MODEL PORT THREADS
+    python -m benchmarks.serve.bare_server MODEL PORT THREADS
 """
 
 import io
