@@ -37,6 +37,7 @@ class Turn:
 
 
 def direct(config: dict[str, Any], images: list[bytes]) -> Callable[[int, float], Turn]:
+    """Loads the predictor; returns the function that takes its turns."""
     torch.set_num_threads(num_threads(config))
     predictor = load_predictor(model_args(config)["uri"])
     decoded = [Image.open(io.BytesIO(file)).convert("RGB") for file in images]
@@ -54,6 +55,7 @@ def direct(config: dict[str, Any], images: list[bytes]) -> Callable[[int, float]
 
 
 def over_http(url: str, images: list[bytes], clients: int, seconds: float) -> Turn:
+    """A turn of the endpoint, with the size of its batches."""
     before = count_batches()
     turn = over_bare_http(url, images, clients, seconds)
     time.sleep(3 * METRICS_INTERVAL_S)
@@ -62,6 +64,7 @@ def over_http(url: str, images: list[bytes], clients: int, seconds: float) -> Tu
 
 
 def over_bare_http(url: str, images: list[bytes], clients: int, seconds: float) -> Turn:
+    """A turn of any server with the route `/v1/segment`."""
     return asyncio.run(send_load(url, images, clients, seconds))
 
 

@@ -21,7 +21,7 @@ SCALING_LIMIT_S = 300
 
 
 def time_to_second_replica(folder: Path, config: dict[str, Any], url: str, images: list[bytes]) -> float:
-    """From the beginning of load of four full batches; upscale_delay_s is part of it."""
+    """Seconds from the beginning of a load of four full batches; upscale_delay_s is part of them."""
     model = model_args(config)
     batch = max_batch(config)
     model["autoscaling"] = {**SCALING, "target_ongoing_requests": batch}

@@ -18,7 +18,7 @@ class AskOptions(TypedDict, total=False):
     """What goes with an image beside the prompt; what is left out is chosen by the endpoint."""
 
     threshold: float | None
-    """In [0, 1]."""
+    """Pixels of a greater probability belong to the mask; in [0, 1]."""
     cleanup: dict[str, int] | None
     """`close_px`, `open_px`, `min_component_px`, `max_hole_px`."""
     model: str | None

@@ -23,7 +23,7 @@ class Client:
     it."""
 
     def __init__(self, endpoint: str, api_key: str | None = None, timeout_s: float = 60, max_tries: int = 6):
-        """As `AsyncClient`."""
+        """Takes what `AsyncClient` takes."""
         self._client = AsyncClient(endpoint, api_key, timeout_s, max_tries)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=_run, args=(self._loop,), name="sa2va-client", daemon=True).start()

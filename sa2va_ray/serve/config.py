@@ -65,7 +65,7 @@ class LimitsConfig(Config):
     """Points of all outlines in one reply as polygons or as Label Studio's regions: a point takes 280 bytes while they
     are made. Masks of vessels have few, those of noise have 0.8 a pixel."""
     max_memory_bytes: int = Field(2**30, gt=0)
-    """Of decoded images and of their answers, in each ingress at a time; more are told to come again. A request that
+    """Memory of decoded images and their answers in each ingress; who finds none is told to come again. A request that
     alone takes more is answered when there is no other."""
     answer_timeout_s: float = Field(120.0, gt=0)
     """How long an image may take from when its turn comes until its reply is made."""
@@ -77,7 +77,7 @@ class ServeArgs(Config):
     """One endpoint with one or several models."""
 
     models: dict[str, ModelArgs] = Field(min_length=1)
-    """By the name under which requests ask for them."""
+    """The models, each under the name by which requests ask for it."""
     default_model: str | None = None
     """Answers requests that name none. To be given where there are several."""
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
@@ -114,5 +114,5 @@ class ServeArgs(Config):
         return self
 
     def default_name(self) -> str:
-        """Of the model that answers requests that name none."""
+        """Name of the model that answers requests that name none."""
         return self.default_model or next(iter(self.models))

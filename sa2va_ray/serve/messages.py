@@ -81,6 +81,7 @@ class PromptResult:
 
     @classmethod
     def from_prediction(cls, prediction: Prediction, with_probabilities: bool) -> "PromptResult":
+        """Packs what a replica sends of a prediction."""
         masks, probabilities = prediction.masks, prediction.probabilities
         return cls(
             text=prediction.text,
@@ -95,7 +96,7 @@ class PromptResult:
         )
 
     def masks(self) -> np.ndarray:
-        """(N, H, W) bool."""
+        """The masks, (N, H, W) bool."""
         return np.unpackbits(self.mask_bits, count=math.prod(self.shape)).view(bool).reshape(self.shape)
 
 

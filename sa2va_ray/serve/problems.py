@@ -39,6 +39,7 @@ class Problem(Exception):
         }
 
     def response(self, request_id: str | None = None) -> JSONResponse:
+        """The reply, with the headers that its status asks for."""
         headers = {}
         if self.status == 401:  # RFC 9110 wants it on each of them
             headers["WWW-Authenticate"] = "Bearer"

@@ -44,7 +44,7 @@ class ApiKey(Config):
     scopes: Annotated[tuple[Literal["predict"], ...], Field(min_length=1)] = ("predict",)
     """What it may be used for. `predict` is all there is, so a request is not checked against it."""
     requests_per_minute: int | None = Field(None, gt=0)
-    """In each process that checks keys, and as many at once; None: no limit."""
+    """How often it may be used, in each process that checks keys, and how often at once; None is no limit."""
 
     @field_validator("scopes", mode="before")
     @classmethod
@@ -78,7 +78,7 @@ class Access:
             return cls(_parse(_read(path), where=path))
         return cls(_parse(os.environ.get(KEYS_VARIABLE) or "[]", where=f"environment variable {KEYS_VARIABLE}"))
 
-    def says(self) -> str:
+    def describe(self) -> str:
         """One sentence on who may ask, for the log."""
         if not self._keys:
             return (
@@ -142,6 +142,11 @@ class _Bucket:
         self._tokens, self._filled_s = float(per_minute), clock()
 
     def take(self) -> None:
+        """Takes a token.
+
+        Raises:
+            Problem: 429, there is none.
+        """
         now_s = self._clock()
         filled = self._tokens + (now_s - self._filled_s) * self._per_minute / 60
         self._tokens, self._filled_s = min(filled, float(self._per_minute)), now_s

@@ -189,7 +189,8 @@ def verify(path: str | Path, head: Head | None = None) -> AuditReport:
 
 
 def verify_folder(folder: str | Path, heads: Mapping[str, Head]) -> dict[str, AuditReport]:
-    """By the names of the files in a folder, and of those that are among the heads and are not there.
+    """Verifies each file in a folder. The reports are by the names of the files, with those of files that are among the
+    heads and not there.
 
     Raises:
         UserError: no such folder.
@@ -205,7 +206,7 @@ def verify_folder(folder: str | Path, heads: Mapping[str, Head]) -> dict[str, Au
 
 
 def read_heads(folder: str | Path) -> dict[str, Head]:
-    """Of each file in a folder, as they are now.
+    """The heads of the files in a folder as they are now, by the names of the files.
 
     Raises:
         UserError: no such folder, or something is wrong with one of the files.

@@ -62,6 +62,7 @@ class UriPolicy(Config):
         return prefixes
 
     def allows(self, uri: str) -> bool:
+        """Whether a URI lies below an allowed prefix."""
         place = _Place.of(uri)
         return place is not None and any(place.is_below(_Place.of(prefix)) for prefix in self.allowed_uri_prefixes)
 

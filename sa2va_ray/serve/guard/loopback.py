@@ -23,7 +23,7 @@ _LINK = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 
 
 def check_request(request: Request) -> None:
-    """As `check_headers`; but a link on another site may lead here, for that site cannot read what it opens.
+    """Does what `check_headers` does, but allows a link on another site, which cannot read what the link opens.
 
     Raises:
         Problem: 403.
@@ -33,7 +33,8 @@ def check_request(request: Request) -> None:
 
 
 def check_headers(headers: Mapping[str, str], client_host: str | None, is_link: bool = False) -> None:
-    """
+    """Checks that a request comes from this machine and for nobody elsewhere.
+
     Args:
         headers: with names in lower case; one may come several times in `items()`.
         client_host: address of the other end of the connection.

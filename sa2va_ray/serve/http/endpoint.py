@@ -15,7 +15,7 @@ from sa2va_ray.serve.guard.audit import AuditLog
 from sa2va_ray.serve.guard.fetch import UriPolicy
 from sa2va_ray.serve.http.encode.output_forms import OUTPUT_FORMS
 from sa2va_ray.serve.http.image_workers import ImageWorkers, is_large
-from sa2va_ray.serve.http.model_handles import ModelHandles, Segmentation
+from sa2va_ray.serve.http.model_handles import ModelHandles, SegmentedImage
 from sa2va_ray.serve.http.protocol import ModelInfo, SegmentOptions
 from sa2va_ray.serve.http.read.body import BodyReader
 from sa2va_ray.serve.http.record import Recorder, RequestRecord
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One for each ingress."""
+    """The parts of one ingress that its routes work with."""
 
     limits: LimitsConfig
     uris: UriPolicy
@@ -44,7 +44,7 @@ class Endpoint:
             UserError: keys that cannot be read, or no folder for the audit log.
         """
         access = Access.load(args.api_keys_file)
-        LOGGER.info(access.says())
+        LOGGER.info(access.describe())
         audit = AuditLog(Path(args.audit_dir) / f"{uuid.uuid4().hex}.jsonl") if args.audit_dir else None
         return cls(
             limits=args.limits,
@@ -60,7 +60,7 @@ class Endpoint:
         image: bytes,
         options: SegmentOptions,
         record: RequestRecord,
-        encode: Callable[[Segmentation, RequestRecord], T],
+        encode: Callable[[SegmentedImage, RequestRecord], T],
         wait: bool,
     ) -> T:
         """Decodes an image, asks the model about it, and encodes what it found.

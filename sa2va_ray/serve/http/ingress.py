@@ -35,7 +35,7 @@ def build_api(endpoint: Endpoint) -> FastAPI:
 @serve.deployment
 @serve.ingress()
 class Ingress:
-    """One HTTP front."""
+    """One copy of the HTTP side."""
 
     def __init__(self, models: dict[str, DeploymentHandle], infos: dict[str, ModelInfo], args: ServeArgs):
         check_message_length()

@@ -25,7 +25,7 @@ message: RAY_SERVE_USE_GRPC_BY_DEFAULT holds for all messages of a process, the 
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class SegmentedImage:
     """What a model found in an image of `height` x `width` px.
 
     Attributes:
@@ -65,7 +65,7 @@ class ModelHandles:
         default = self.info(None)
         return [default, *(each for each in self._infos.values() if each is not default)]
 
-    async def segment(self, image: np.ndarray, options: SegmentOptions) -> Segmentation:
+    async def segment(self, image: np.ndarray, options: SegmentOptions) -> SegmentedImage:
         """Asks the model that the options name.
 
         Args:
@@ -91,7 +91,7 @@ class ModelHandles:
         reply = await self._ask(info.name, question)
         if reply.problem:
             raise reply.problem
-        return Segmentation(info.name, prompts, options.output, reply, height, width)
+        return SegmentedImage(info.name, prompts, options.output, reply, height, width)
 
     async def check_ready(self) -> None:
         """Asks Serve's controller: a question to a replica would wait behind those of the callers.

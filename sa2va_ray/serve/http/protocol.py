@@ -10,7 +10,7 @@ from sa2va_ray.serve.http.encode.output_forms import DEFAULT_OUTPUT, OUTPUT_FORM
 
 MAX_PROMPT_CHARACTERS = 2000
 Output = Literal[*OUTPUT_FORMS]  # type: ignore[valid-type]
-Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+PromptText = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 
 
 def _no_bool(value: Any) -> Any:
@@ -24,12 +24,12 @@ class SegmentOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: Annotated[list[Prompt], Field(min_length=1, fail_fast=True)] | None = None
+    prompt: Annotated[list[PromptText], Field(min_length=1, fail_fast=True)] | None = None
     """Several questions share one image encoding; in JSON one may be given as a string."""
     model: Annotated[str | None, Field(min_length=1)] = None
     threshold: Annotated[float | None, Field(ge=0, le=1), BeforeValidator(_no_bool)] = None
     cleanup: CleanupConfig | None = None
-    """In a form as JSON text."""
+    """A form holds it as JSON text."""
     output: Output = DEFAULT_OUTPUT
 
 
@@ -51,7 +51,7 @@ class Answer(BaseModel):
     score: float
     """The model's own estimate of the masks' IoU, in [0, 1]."""
     area_fraction: float
-    """Of all masks together."""
+    """Share of the image's pixels in any of the masks."""
     mean_confidence: float
     """Mean probability of the pixels in the masks."""
     masks: list[Mask]
@@ -78,6 +78,8 @@ class ModelInfo(AnsweringModel):
 
 
 class ModelList(BaseModel):
+    """Reply of `GET /v1/models`."""
+
     models: list[ModelInfo]
 
 
@@ -89,9 +91,9 @@ class SegmentReply(BaseModel):
     height: int
     width: int
     threshold: float
-    """That these masks were made with."""
+    """The threshold that these masks were made with."""
     cleanup: CleanupConfig
     answers: list[Answer]
-    """In the order of the prompts."""
+    """One for each prompt, in their order."""
     timing_ms: dict[str, float]
-    """By stage."""
+    """Time of each stage."""

@@ -17,7 +17,11 @@ class RunningReplicas:
         self._running: dict[str, int] = {}
 
     async def get(self) -> dict[str, int]:
-        """Of each deployment of this application, by its name. Raises Ray's errors where the controller is away."""
+        """Number of running replicas of each deployment of this application, by its name.
+
+        Raises:
+            RayError: the controller does not answer.
+        """
         async with self._lock:
             if time.monotonic() - self._asked_s >= _FRESH_S:
                 self._running = await asyncio.to_thread(_ask_controller)

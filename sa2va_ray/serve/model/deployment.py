@@ -32,6 +32,7 @@ _Predicted = tuple[Sequence[Prediction] | Problem, float]
 
 
 def megapixels(questions: Sequence[Question]) -> int:
+    """Size of a batch of questions."""
     return sum(question.megapixels for question in questions)
 
 

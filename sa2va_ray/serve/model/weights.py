@@ -22,10 +22,12 @@ _IN_USE: list[IO[str]] = []
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Attributes:
-    sha256: digest of the exported folder at `uri` when the application was built: all replicas serve this one, and a
-        model that is exported again to the same place is another.
-    threshold, cleanup: the model's own, as it was calibrated then. They are no part of the hash.
+    """The model that an application was deployed with.
+
+    Attributes:
+        sha256: digest of the exported folder at `uri` when the application was built: all replicas serve this one, and
+            a model that is exported again to the same place is another.
+        threshold, cleanup: the model's own, as it was calibrated then. They are no part of the hash.
     """
 
     uri: str

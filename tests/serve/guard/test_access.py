@@ -115,7 +115,7 @@ def test_rate_limits_go_by_a_clock_that_does_not_jump(monkeypatch):
 def test_no_keys_means_this_machine_only(monkeypatch):
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
     access = Access.load(None)
-    assert "this machine only" in access.says()
+    assert "this machine only" in access.describe()
     for host in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"):
         assert check(access, {}, host) == LOOPBACK_ID
     for host in (REMOTE, "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1", "", "localhost", None):
@@ -133,7 +133,7 @@ def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):
     assert check(access, {"x-api-key": in_file}, REMOTE) == "file"
     assert status_of(access, {"x-api-key": in_environment}) == 401
     assert check(Access.load(None), {"x-api-key": in_environment}, REMOTE) == "environment"
-    assert "1 API key" in access.says()
+    assert "1 API key" in access.describe()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError, Req
 
 from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.serve.config import ServeArgs
-from sa2va_ray.serve.http.model_handles import ModelHandles, Segmentation
+from sa2va_ray.serve.http.model_handles import ModelHandles, SegmentedImage
 from sa2va_ray.serve.http.protocol import ModelInfo, SegmentOptions
 from sa2va_ray.serve.messages import ModelReply, Question
 from sa2va_ray.serve.problems import Problem
@@ -36,7 +36,7 @@ class Handle:
         return REPLY
 
 
-def ask(handle: Handle, side: int = 8) -> Segmentation:
+def ask(handle: Handle, side: int = 8) -> SegmentedImage:
     args = ServeArgs(models={"tiny": {"uri": "/m"}})
     info = ModelInfo(
         name="tiny", sha256="0" * 64, threshold=0.5, cleanup=NO_CLEANUP, default_prompt="a", limits=args.limits

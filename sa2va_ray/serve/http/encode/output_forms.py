@@ -9,12 +9,13 @@ import numpy as np
 
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.serve.http.encode.png import mask_to_base64_png, probabilities_to_base64_png
-from sa2va_ray.serve.http.encode.polygons import mask_to_polygons, num_points
+from sa2va_ray.serve.http.encode.polygons import mask_to_multipolygon, num_points
 
 
 @dataclass(frozen=True)
 class OutputForm:
-    """
+    """How masks are written in a reply.
+
     Attributes:
         encode: what the reply holds for a mask, (H, W) bool; with `needs_probabilities` for its probabilities,
             (H, W) uint16, of 65535.
@@ -32,7 +33,7 @@ class OutputForm:
 
 OUTPUT_FORMS: dict[str, OutputForm] = {
     "rle": OutputForm(mask_to_rle, dict[str, Any]),
-    "polygons": OutputForm(mask_to_polygons, dict[str, Any], count_points=num_points),
+    "polygons": OutputForm(mask_to_multipolygon, dict[str, Any], count_points=num_points),
     "png": OutputForm(mask_to_base64_png, str),
     "probability": OutputForm(probabilities_to_base64_png, str, needs_probabilities=True),
 }

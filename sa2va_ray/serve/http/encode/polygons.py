@@ -8,7 +8,7 @@ import numpy as np
 _RIGHT = 1  # of the two sides, 0 and 1, that an edge leads to along a row
 
 
-def mask_to_polygons(mask: np.ndarray) -> dict[str, Any]:
+def mask_to_multipolygon(mask: np.ndarray) -> dict[str, Any]:
     """(H, W) bool -> `{"type": "MultiPolygon", "coordinates": [polygon, ...]}`, exactly the outlines of the pixels.
 
     A polygon is a 4-connected component: its outer ring, then its holes. A ring is a list of [x, y], the last equal to
@@ -34,8 +34,8 @@ def mask_to_polygons(mask: np.ndarray) -> dict[str, Any]:
 
 
 def num_points(mask: np.ndarray) -> int:
-    """The number of points that `mask_to_polygons` would make, not counting the last of each ring, which repeats the
-    first. (H, W) bool."""
+    """The number of points that `mask_to_multipolygon` would make of a mask, (H, W) bool, not counting the last of each
+    ring, which repeats the first."""
     pixels = np.pad(mask, 1).view(np.uint8)
     top_left, top_right, bottom_left, bottom_right = _four_around(pixels)
     is_turn = top_left ^ top_right ^ bottom_left ^ bottom_right

@@ -1,4 +1,4 @@
-"""From what the model found to the body of a reply."""
+"""Bodies of replies, made from what the model found."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from fastapi import Response
 
 from sa2va_ray.serve.http.encode.output_forms import OUTPUT_FORMS, OutputForm
 from sa2va_ray.serve.http.encode.png import mask_to_png, probabilities_to_png
-from sa2va_ray.serve.http.model_handles import Segmentation
+from sa2va_ray.serve.http.model_handles import SegmentedImage
 from sa2va_ray.serve.http.protocol import Answer, AnsweringModel, Mask, SegmentReply
 from sa2va_ray.serve.http.record import RequestRecord
 from sa2va_ray.serve.messages import PromptResult
@@ -18,7 +18,7 @@ from sa2va_ray.serve.problems import Problem
 PNG = "image/png"
 
 
-def encode_reply(max_points: int, segmentation: Segmentation, record: RequestRecord) -> bytes:
+def encode_reply(max_points: int, segmentation: SegmentedImage, record: RequestRecord) -> bytes:
     """A `SegmentReply` as JSON; ends the stage `encode`.
 
     Raises:
@@ -53,7 +53,7 @@ def encode_reply(max_points: int, segmentation: Segmentation, record: RequestRec
     return body
 
 
-def encode_union_png(segmentation: Segmentation, record: RequestRecord) -> Response:
+def encode_union_png(segmentation: SegmentedImage, record: RequestRecord) -> Response:
     """All masks of all answers in one PNG, or the greatest of their probabilities, with the model in the headers; ends
     the stage `encode`."""
     results = segmentation.reply.results
@@ -74,13 +74,15 @@ def encode_union_png(segmentation: Segmentation, record: RequestRecord) -> Respo
 
 
 def encode_json(reply: dict[str, Any]) -> bytes:
+    """A reply as the bytes of its JSON."""
     return json.dumps(reply).encode()
 
 
 def check_num_points(
     results: Sequence[PromptResult], max_points: int, count_points: Callable[[np.ndarray], int]
 ) -> None:
-    """
+    """Checks how many points the outlines of all masks would have.
+
     Raises:
         Problem: the outlines of all masks have more points than `max_points`.
     """

@@ -10,7 +10,7 @@ from sa2va_ray.serve.http.encode.polygons import num_points
 from sa2va_ray.serve.http.encode.replies import check_num_points, encode_json
 from sa2va_ray.serve.http.label_studio.requests import LabelConfig
 from sa2va_ray.serve.http.label_studio.run_lengths import mask_to_brush_rle
-from sa2va_ray.serve.http.model_handles import Segmentation
+from sa2va_ray.serve.http.model_handles import SegmentedImage
 from sa2va_ray.serve.http.record import RequestRecord
 from sa2va_ray.serve.messages import ModelReply
 from sa2va_ray.serve.problems import Problem
@@ -32,9 +32,9 @@ def setup_reply(version: str) -> dict[str, Any]:
 
 
 def encode_prediction(
-    config: LabelConfig, max_points: int, segmentation: Segmentation, record: RequestRecord
+    config: LabelConfig, max_points: int, segmentation: SegmentedImage, record: RequestRecord
 ) -> dict[str, Any]:
-    """As `task_prediction`; ends the stage `encode`.
+    """Makes a `task_prediction` of what the model found; ends the stage `encode`.
 
     Raises:
         Problem: outlines of more than `max_points` points in all.

@@ -1,4 +1,4 @@
-"""From the bytes that a request brings to pixels."""
+"""Decoding the image of a request, whose faults become problems."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ def read_num_pixels(data: bytes, max_pixels: int) -> int:
     """Height times width, as the file's header says.
 
     Raises:
-        Problem: as `decode_upload` does, as far as the header tells.
+        Problem: those of `decode_upload`, as far as the header tells.
     """
     with _problems():
         height, width = read_size(data)

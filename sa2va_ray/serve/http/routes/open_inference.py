@@ -15,7 +15,7 @@ router = APIRouter()
 
 @router.get("/v2", **openapi.READ)
 async def server_metadata() -> dict[str, Any]:
-    """Open Inference Protocol."""
+    """Name and version of the server, by the Open Inference Protocol."""
     return {"name": "sa2va_ray", "version": __version__, "extensions": []}
 
 

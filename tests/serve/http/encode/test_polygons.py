@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.measure import grid_points_in_poly
 
-from sa2va_ray.serve.http.encode.polygons import mask_to_polygons, num_points
+from sa2va_ray.serve.http.encode.polygons import mask_to_multipolygon, num_points
 
 
 def rasterised(polygons, height, width):
@@ -27,7 +27,7 @@ def signed_area(ring):
 
 def check(mask):
     """The mask comes back, and each ring is what the docstring says."""
-    polygons = mask_to_polygons(mask)
+    polygons = mask_to_multipolygon(mask)
     assert polygons["type"] == "MultiPolygon"
     np.testing.assert_array_equal(rasterised(polygons, *mask.shape), mask)
     num_components, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
@@ -91,7 +91,7 @@ def test_holes_that_touch_in_a_corner_are_two():
 def test_another_rasteriser_agrees():
     mask = np.random.default_rng(3).random((25, 30)) < 0.6
     count = np.zeros(mask.shape, int)
-    for ring in itertools.chain.from_iterable(mask_to_polygons(mask)["coordinates"]):
+    for ring in itertools.chain.from_iterable(mask_to_multipolygon(mask)["coordinates"]):
         count += grid_points_in_poly(mask.shape, np.array(ring)[:, ::-1] - 0.5)
     np.testing.assert_array_equal(count % 2 == 1, mask)
 
@@ -109,7 +109,7 @@ def test_a_large_image_takes_no_long():
         cv2.line(canvas, start.tolist(), end.tolist(), 1, int(width))
     mask = canvas.astype(bool)
     started = time.process_time()
-    polygons = mask_to_polygons(mask)
+    polygons = mask_to_multipolygon(mask)
     assert time.process_time() - started < 3  # 0.3 s where nothing else runs
     np.testing.assert_array_equal(rasterised(polygons, *mask.shape), mask)
 
@@ -117,5 +117,5 @@ def test_a_large_image_takes_no_long():
 def test_points_are_counted_before_they_are_made():
     for share in (0.02, 0.5, 0.9):
         mask = np.random.default_rng(1).random((30, 41)) < share
-        rings = [ring for polygon in mask_to_polygons(mask)["coordinates"] for ring in polygon]
+        rings = [ring for polygon in mask_to_multipolygon(mask)["coordinates"] for ring in polygon]
         assert num_points(mask) == sum(len(ring) - 1 for ring in rings)
