@@ -16,13 +16,14 @@ from sa2va_ray import __version__, storage
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.passes.answers import answer, columns
-from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, CleanupScores, choose_cleanup, try_cleanups
+from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup, try_cleanups
 from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, read_truths
 from sa2va_ray.evaluate.report.calibration import render_calibration
-from sa2va_ray.evaluate.statistics.choose import PatientCurves, choose_threshold
-from sa2va_ray.evaluate.statistics.summary import BOOTSTRAP_SEED, probability_calibration, threshold_curves
+from sa2va_ray.evaluate.statistics.choose import choose_threshold, sweep_patients
+from sa2va_ray.evaluate.statistics.summary import probability_calibration, threshold_curves
 from sa2va_ray.evaluate.subjects import Split, Subject
 from sa2va_ray.metrics import THRESHOLDS, bootstrap_interval, calibration_counts, dequantise, probability_counts
+from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
@@ -41,7 +42,7 @@ class _Choice:
     threshold: float
     cleanup: CleanupConfig
     values: np.ndarray
-    scores: CleanupScores | None
+    scores: PatientCurves | None
 
 
 def calibrate(config: CalibrateConfig) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
         ray.init()
     answers = answer(subject, split, config).materialize()
     rows = _count(answers, split)
-    curves = PatientCurves.from_rows(rows, config.beta or 1.0)
+    curves = sweep_patients(rows, config.beta or 1.0)
     choice = _choose(answers, split, curves, config)
     facts = _facts(choice, curves, rows, split, config)
     page = render_calibration(
@@ -133,7 +134,7 @@ def _facts(
         "beta": config.beta,
         "recall_target": config.recall_target,
         "value": float(choice.values.mean()),
-        "interval_95": bootstrap_interval(choice.values.tolist(), BOOTSTRAP_SEED),
+        "interval_95": bootstrap_interval(choice.values.tolist()),
         "num_images": split.num_images,
         "num_patients": len(curves.patients),
         "num_without_mask": sum(bool(row["failure"]) for row in rows),

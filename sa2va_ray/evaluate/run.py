@@ -13,7 +13,6 @@ from sa2va_ray.evaluate.passes.measure import measure
 from sa2va_ray.evaluate.report.evaluation import render_evaluation
 from sa2va_ray.evaluate.report.extremes import draw_extremes
 from sa2va_ray.evaluate.statistics.summary import (
-    METRICS,
     by_width,
     differences,
     precision_recall,
@@ -22,6 +21,7 @@ from sa2va_ray.evaluate.statistics.summary import (
     threshold_curves,
 )
 from sa2va_ray.evaluate.subjects import Split, Subject
+from sa2va_ray.metrics import METRICS
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
 _Row = dict[str, Any]

@@ -8,6 +8,7 @@ import yaml
 
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
+from sa2va_ray.metrics import CATALOGUE
 from sa2va_ray.models.trained_weights import LocalCheckpoint
 from sa2va_ray.pictures.pages import build_environment
 
@@ -23,7 +24,8 @@ def write_card(folder: Path, checkpoint: LocalCheckpoint, facts: Mapping[str, An
         facts=facts,
         state=checkpoint.state,
         counts=read_counts(checkpoint),
-        metrics=_with_intervals(checkpoint.state.metrics),
+        metrics=_metric_rows(checkpoint.state.metrics),
+        was_validated="val/dice" in checkpoint.state.metrics,
         settings=yaml.safe_dump(without_places(checkpoint.settings), sort_keys=False).strip(),
     )
     (folder / "README.md").write_text(text)
@@ -49,11 +51,14 @@ def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _with_intervals(metrics: Mapping[str, float]) -> list[tuple[str, float, tuple[float, float] | None]]:
-    """(name, value, 95 % interval) of each metric."""
-    bounds = {name for name in metrics if name.removesuffix("_low").removesuffix("_high") in metrics.keys() - {name}}
-    return [
-        (name, value, (metrics[f"{name}_low"], metrics[f"{name}_high"]) if f"{name}_low" in bounds else None)
-        for name, value in metrics.items()
-        if name not in bounds
-    ]
+def _metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """(name, value, 95 % interval) of each metric, the names with what people call it."""
+    rows = []
+    for name, value in metrics.items():
+        if any(name == f"{other}{end}" for other in metrics for end in ("_low", "_high")):
+            continue
+        metric = CATALOGUE.get(name.removeprefix("val/"))
+        bounds = [metrics[f"{name}{end}"] for end in ("_low", "_high") if f"{name}{end}" in metrics]
+        value_text, *bound_texts = (metric.format(each) if metric else f"{each:.4g}" for each in (value, *bounds))
+        rows.append((f"{metric.title}: `{name}`" if metric else f"`{name}`", value_text, " to ".join(bound_texts)))
+    return rows

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+Interval = tuple[float, float] | None
+"""Low and high end; None where it cannot be told."""
+
+_SEED = 0  # of all reports, so that they can be made again
 _NUM_RESAMPLES = 2000
 _CONFIDENCE = 0.95
 _QUANTILES = ((1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2)
 
 
-def bootstrap_interval(values_per_patient: Sequence[float], seed: int) -> tuple[float, float] | None:
+def bootstrap_interval(values_per_patient: Sequence[float], seed: int = _SEED) -> Interval:
     """95 % percentile bootstrap interval (low, high) of the mean over patients.
 
     Patients are drawn, not images: images of one patient are alike, and more of them do not make the mean any surer.
@@ -27,10 +31,8 @@ def bootstrap_interval(values_per_patient: Sequence[float], seed: int) -> tuple[
     return float(low), float(high)
 
 
-def pooled_interval(
-    numerators: Sequence[float], denominators: Sequence[float], seed: int
-) -> tuple[float, float] | None:
-    """The same of a quotient of sums over patients, such as the pixels found of all that are there.
+def pooled_interval(numerators: Sequence[float], denominators: Sequence[float], seed: int = _SEED) -> Interval:
+    """The same as `bootstrap_interval`, for a quotient of sums over patients, such as the share that is found.
 
     None for fewer than two patients with a denominator; the others have no part in the quotient.
 

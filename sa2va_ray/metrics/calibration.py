@@ -2,7 +2,7 @@
 
 import numpy as np
 
-NUM_BINS = 15
+_NUM_BINS = 15
 
 
 def calibration_counts(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -14,9 +14,9 @@ def calibration_counts(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarr
         truth: (H, W) bool.
     """
     values, labels = probabilities.ravel().astype(np.float64), truth.ravel().astype(np.float64)
-    bins = np.minimum((values * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    bins = np.minimum((values * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)
     weights = (np.ones_like(values), values, labels, (values - labels) ** 2)
-    return np.stack([np.bincount(bins, weight, minlength=NUM_BINS) for weight in weights])
+    return np.stack([np.bincount(bins, weight, minlength=_NUM_BINS) for weight in weights])
 
 
 def calibration_errors(counts: np.ndarray) -> dict[str, float]:

@@ -9,10 +9,14 @@ import numpy as np
 
 from sa2va_ray.metrics.overlap import check_shapes
 
-NUM_BINS = 256
+_NUM_BINS = 256
 NUM_LEVELS = 2**16
-THRESHOLDS = np.arange(1, NUM_BINS) / NUM_BINS
+THRESHOLDS = np.arange(1, _NUM_BINS) / _NUM_BINS
 """(255,): those that can be told from counts."""
+
+
+SWEPT_METRICS = ("dice", "fbeta", "precision", "recall")
+"""What `sweep` gives."""
 
 
 def quantise(probabilities: np.ndarray) -> np.ndarray:
@@ -37,8 +41,8 @@ def probability_counts(levels: np.ndarray, truth: np.ndarray) -> np.ndarray:
         ValueError: arrays of different shapes.
     """
     check_shapes(levels, truth)
-    bins = levels // (NUM_LEVELS // NUM_BINS)
-    return np.stack([np.bincount(bins[where], minlength=NUM_BINS) for where in (~truth, truth)])
+    bins = levels // (NUM_LEVELS // _NUM_BINS)
+    return np.stack([np.bincount(bins[where], minlength=_NUM_BINS) for where in (~truth, truth)])
 
 
 def sweep(counts: np.ndarray, beta: float = 1.0) -> dict[str, np.ndarray]:

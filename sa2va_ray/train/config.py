@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sa2va_ray.cluster import ClusterConfig
 from sa2va_ray.config import Config
 from sa2va_ray.data.pipeline import PipelineConfig
+from sa2va_ray.metrics import CATALOGUE, VALIDATION_METRICS
 from sa2va_ray.models.build import ModelConfig
 from sa2va_ray.storage import Uri
 from sa2va_ray.train.losses import LossConfig
@@ -79,6 +80,7 @@ class TrainConfig(ClusterConfig):
     """Checkpoints to keep beside them: those with the highest `best_metric`, by the newest validation before each.
     Where `save_every_steps` is a multiple of `validation.every_steps`, that was of the same weights."""
     best_metric: str = "val/dice"
+    """One of the validation's scores, of which more is better: `val/dice`, `val/cldice` ..., or `val/seg_share`."""
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
 
     resume: Literal["auto", "never"] = "auto"
@@ -105,6 +107,17 @@ class TrainConfig(ClusterConfig):
     in the backward pass: a third more time, a fraction of the memory."""
     compile_frozen: bool = False
     """torch.compile of the vision encoders that do not train."""
+
+    @field_validator("best_metric")
+    @classmethod
+    def _is_measured(cls, name: str) -> str:
+        known = [f"val/{each}" for each in VALIDATION_METRICS if CATALOGUE[each].higher_is_better] + ["val/seg_share"]
+        if name not in known:
+            raise ValueError(
+                f"{name!r} is no score whose highest value is the best one; these are measured in validation: "
+                f"{', '.join(known)}"
+            )
+        return name
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainConfig":

@@ -18,10 +18,9 @@ from sa2va_ray.data.sample import object_masks
 from sa2va_ray.evaluate.config import EvaluateConfig
 from sa2va_ray.evaluate.passes.answers import mask_sha256
 from sa2va_ray.evaluate.run import evaluate
-from sa2va_ray.evaluate.statistics.summary import METRICS
 from sa2va_ray.images.masks import mask_to_rle, rle_to_mask
 from sa2va_ray.manifest import digest, read_manifest
-from sa2va_ray.metrics import betti_errors, cldice, overlap_metrics, surface_metrics
+from sa2va_ray.metrics import METRICS, betti_errors, cldice, overlap_metrics, surface_metrics
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 from tests.evaluate.copies import copy_data, copy_model
 

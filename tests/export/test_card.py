@@ -1,7 +1,8 @@
 """No text of a user gets out of its place in the model card, which is Markdown and is shown on web pages."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,8 +16,8 @@ HASHES = dict.fromkeys(("base_sha256", "checkpoint_sha256", "data_sha256", "weig
 FACTS = {**HASHES, "name": "octa", "layout": "own", "num_parameters": 1, "tool_version": "1", "threshold": 0.5}
 
 
-def card_of(folder: Path, settings: dict[str, Any]) -> str:
-    state = SimpleNamespace(step=1, num_steps=1, samples_seen=1, metrics={}, data_sha256="0" * 64)
+def card_of(folder: Path, settings: dict[str, Any], metrics: Mapping[str, float] = MappingProxyType({})) -> str:
+    state = SimpleNamespace(step=1, num_steps=1, samples_seen=1, metrics=metrics, data_sha256="0" * 64)
     checkpoint = SimpleNamespace(state=state, settings={"data_uri": str(folder / "none"), **settings})
     write_card(folder, cast(LocalCheckpoint, checkpoint), {**FACTS, "changes": {}})
     return (folder / "README.md").read_text()
@@ -43,3 +44,12 @@ def test_names_that_would_be_markdown_are_refused(name):
 @pytest.mark.parametrize("name", ["sa2va", "Gefäße-8B", "octa 8B (v1.2+r64)", "demo_model"])
 def test_names_that_people_give(name):
     assert ExportConfig.parse({"checkpoint": "a", "out": "b", "name": name}).name == name
+
+
+def test_metrics_have_names_and_intervals(tmp_path):
+    dice = {"val/dice": 0.8123, "val/dice_low": 0.7, "val/dice_high": 0.9}
+    card = card_of(tmp_path, {}, {**dice, "val/loss_mask": 0.123456})
+    assert "| Dice ↑: `val/dice` | 0.812 | 0.700 to 0.900 |" in card
+    assert "| `val/loss_mask` | 0.1235 |  |" in card
+    assert "_low" not in card
+    assert ("It was not validated" in card, "It was not validated" in card_of(tmp_path, {}, {})) == (False, True)

@@ -1,7 +1,6 @@
 """What each clean-up of the masks would give at one threshold."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,9 +10,9 @@ import ray
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.passes.answers import columns
 from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, read_truths
-from sa2va_ray.evaluate.statistics.summary import patient_means
 from sa2va_ray.evaluate.subjects import Split
-from sa2va_ray.metrics import NUM_LEVELS, dequantise, probability_counts, sweep
+from sa2va_ray.metrics import NUM_LEVELS, SWEPT_METRICS, dequantise, probability_counts, sweep
+from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 
 CLEANUPS = tuple(
@@ -23,33 +22,21 @@ CLEANUPS = tuple(
 )
 """None first. Closing and opening are left out: they change the width of the vessels."""
 
-_METRICS = ("dice", "fbeta", "recall")
 
-
-@dataclass(frozen=True)
-class CleanupScores:
-    """By name of the metric, (patients, `CLEANUPS`)."""
-
-    values: Mapping[str, np.ndarray]
-
-    def mean(self, name: str) -> np.ndarray:
-        """(`CLEANUPS`,)"""
-        return self.values[name].mean(axis=0)
-
-
-def try_cleanups(answers: ray.data.Dataset, split: Split, threshold: float, beta: float) -> CleanupScores:
-    """Of all patients, sorted by pseudonym."""
+def try_cleanups(answers: ray.data.Dataset, split: Split, threshold: float, beta: float) -> PatientCurves:
+    """`SWEPT_METRICS` of each patient, the points being `CLEANUPS`."""
     scored = answers.map_batches(
         partial(_score_batch, data_uri=split.data_uri, split=split.name, threshold=threshold, beta=beta),
         batch_size=BATCH_SIZE,
         num_cpus=CPUS_PER_TASK,
     )
     rows = list(collect(scored, "clean", split.num_images))
-    of_patients = patient_means(rows, lambda row: row["scores"])
-    return CleanupScores(dict(zip(_METRICS, np.stack(list(of_patients.values()), axis=1), strict=True)))
+    return PatientCurves.from_rows(
+        rows, lambda row: dict(zip(SWEPT_METRICS, row["scores"], strict=True)), SWEPT_METRICS
+    )
 
 
-def choose_cleanup(scores: CleanupScores, config: CalibrateConfig) -> int:
+def choose_cleanup(scores: PatientCurves, config: CalibrateConfig) -> int:
     """Place in `CLEANUPS` of the best by the objective, the one that does least where several are equally good.
 
     With a recall target, the best Dice among those that keep to it; doing nothing does.
@@ -69,9 +56,9 @@ def _score_batch(
 
 
 def _score(answer: dict[str, Any], truth: np.ndarray, threshold: float, beta: float) -> dict[str, Any]:
-    """`scores`: (3, `CLEANUPS`), `_METRICS` of each clean-up."""
+    """`scores`: (4, `CLEANUPS`), `SWEPT_METRICS` of each clean-up."""
     mask = dequantise(read_levels(answer, truth.shape)) > threshold
     cleaned = [clean_mask(mask, cleanup) for cleanup in CLEANUPS]
     swept = [sweep(probability_counts(each * np.uint16(NUM_LEVELS - 1), truth), beta) for each in cleaned]
-    scores = np.array([[curves[name][0] for curves in swept] for name in _METRICS])
+    scores = np.array([[curves[name][0] for curves in swept] for name in SWEPT_METRICS])
     return {**{name: answer[name] for name in ("row", "sample_id", "patient_id", "refusal")}, "scores": scores}

@@ -14,14 +14,12 @@ from sa2va_ray.evaluate.passes.answers import UNREADABLE, columns, mask_sha256
 from sa2va_ray.evaluate.subjects import Split
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.metrics import (
-    betti_errors,
+    METRICS,
     calibration_counts,
-    cldice,
+    compute_metrics,
     counts_by_width,
     dequantise,
-    overlap_metrics,
     probability_counts,
-    surface_metrics,
 )
 from sa2va_ray.telemetry import log_progress
 
@@ -99,10 +97,7 @@ def _measure_one(answer: _Row, truth: np.ndarray, tolerance_px: float) -> _Row:
         **{name: answer[name] for name in kept},
         "has_mask": not answer["failure"],
         "mask_sha256": mask_sha256(mask),
-        **overlap_metrics(mask, truth),
-        "cldice": cldice(mask, truth),
-        **surface_metrics(mask, truth, tolerance_px),
-        **betti_errors(mask, truth),
+        **compute_metrics(mask, truth, METRICS, tolerance_px),
         "counts": probability_counts(levels, truth),
         "reliability": calibration_counts(dequantise(levels), truth),
         "widths": counts_by_width(mask, truth),

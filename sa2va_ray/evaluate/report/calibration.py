@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, CleanupScores
+from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS
 from sa2va_ray.evaluate.report.charts import reliability_chart, threshold_chart
 from sa2va_ray.evaluate.report.evaluation import render
 from sa2va_ray.evaluate.report.labels import describe_cleanup
 from sa2va_ray.evaluate.subjects import Split, Subject
+from sa2va_ray.metrics import CATALOGUE
+from sa2va_ray.metrics.patients import PatientCurves
 
 _MAX_ROWS = 10
 
@@ -18,7 +20,7 @@ def render_calibration(
     facts: Mapping[str, Any],
     curves: Mapping[str, Any],
     probabilities: Mapping[str, Any],
-    scores: CleanupScores | None,
+    scores: PatientCurves | None,
 ) -> bytes:
     """
     Args:
@@ -38,6 +40,7 @@ def render_calibration(
         before=model.threshold,
         before_cleanup=model.cleanup.model_dump(),
         was_trained_on_split=subject.was_trained_on(split),
+        objective_label=_objective_label(facts["calibration"]),
         objective=describe_objective(facts["calibration"]),
         charts=[threshold_chart(curves, marks), reliability_chart(probabilities)],
         cleanups=list(_cleanups(scores)) if scores else [],
@@ -45,17 +48,18 @@ def render_calibration(
 
 
 def describe_objective(calibration: Mapping[str, Any]) -> str:
-    """E.g. "mean Dice"."""
+    """E.g. "the greatest mean Dice"."""
     if calibration["objective"] == "recall":
         return f"the highest threshold with a mean recall of at least {calibration['recall_target']:g}"
-    return (
-        "the greatest mean Dice"
-        if calibration["objective"] == "dice"
-        else f"the greatest mean F{calibration['beta']:g}"
-    )
+    return f"the greatest mean {_objective_label(calibration)}"
 
 
-def _cleanups(scores: CleanupScores) -> Iterator[tuple[str, float, float]]:
+def _objective_label(calibration: Mapping[str, Any]) -> str:
+    objective = calibration["objective"]
+    return f"F{calibration['beta']:g}" if objective == "fbeta" else CATALOGUE[objective].label
+
+
+def _cleanups(scores: PatientCurves) -> Iterator[tuple[str, float, float]]:
     """The best by Dice: what is done, mean Dice, mean recall."""
     dice, recall = scores.mean("dice"), scores.mean("recall")
     for place in (-dice).argsort(kind="stable")[:_MAX_ROWS]:

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from sa2va_ray.evaluate.report.labels import LABELS, distinct_names, format_value
-from sa2va_ray.evaluate.statistics.summary import image_means
+from sa2va_ray.evaluate.report.labels import distinct_names
+from sa2va_ray.metrics import CATALOGUE
+from sa2va_ray.metrics.patients import image_means
 from sa2va_ray.pictures.charts import Axis, Chart, Layer, linear_axis, unit_axis
 
 _NUM_BINS = 15
@@ -22,7 +23,7 @@ def threshold_chart(curves: Mapping[str, Any], marks: Sequence[tuple[float, str]
         marks: thresholds, with what they are.
     """
     xs = curves["thresholds"]
-    names = (("dice", "one", "Dice"), ("precision", "two", "precision"), ("recall", "three", "recall"))
+    styles = {"dice": "one", "precision": "two", "recall": "three"}
     intervals = curves["dice_interval_95"]  # None for a single patient
     band = [(x, *interval) for x, interval in zip(xs, intervals, strict=True)] if intervals else []
     return Chart(
@@ -32,15 +33,17 @@ def threshold_chart(curves: Mapping[str, Any], marks: Sequence[tuple[float, str]
         unit_axis("threshold of the probability"),
         unit_axis("mean over patients"),
         [
-            Layer(label, style, line=list(zip(xs, curves[name], strict=True)), band=band if name == "dice" else ())
-            for name, style, label in names
+            Layer(
+                CATALOGUE[name].label,
+                style,
+                line=list(zip(xs, curves[name], strict=True)),
+                band=band if name == "dice" else (),
+            )
+            for name, style in styles.items()
         ],
         marks,
-        ("Threshold", "Dice", "Precision", "Recall"),
-        [
-            [f"{xs[i]:.4f}", *(f"{curves[name][i]:.3f}" for name, _, _ in names)]
-            for i in range(_EVERY - 1, len(xs), _EVERY)
-        ],
+        ("Threshold", *(CATALOGUE[name].label for name in styles)),
+        [[f"{xs[i]:.4f}", *(f"{curves[name][i]:.3f}" for name in styles)] for i in range(_EVERY - 1, len(xs), _EVERY)],
     )
 
 
@@ -118,10 +121,10 @@ def reliability_chart(calibration: Mapping[str, Any]) -> Chart:
 
 def histogram(result: _Result, rows: Sequence[Mapping[str, Any]], metric: str) -> Chart:
     """Of one metric over images, with the patients above."""
-    label = LABELS[metric]
+    entry = CATALOGUE[metric]
     values = [float(value) for value in image_means(rows, lambda row: np.array(row[metric])).values()]
-    name = f"{label.name}, {label.unit}" if label.unit else label.name
-    x = linear_axis(name, 0.0, max(values)) if label.unit else unit_axis(name)
+    name = f"{entry.label}, {entry.unit}" if entry.unit else entry.label
+    x = linear_axis(name, 0.0, max(values)) if entry.unit else unit_axis(name)
     counts, edges = np.histogram(values, bins=_NUM_BINS, range=(x.low, x.high))
     whole = linear_axis("images", 0, float(counts.max()), least_step=1)
     y = Axis("images", 0, whole.high * _STRIP, whole.ticks)
@@ -129,14 +132,14 @@ def histogram(result: _Result, rows: Sequence[Mapping[str, Any]], metric: str) -
     patients = [(values[metric], whole.high * (1 + _STRIP) / 2) for values in result["patients"].values()]
     mean = result["per_patient"][metric]
     return Chart(
-        label.name,
-        label.meaning,
+        entry.label,
+        entry.meaning,
         x,
         y,
         [Layer("images", "one", bars=bars), Layer("patients", "two", dots=patients)],
-        [(mean, f"mean {format_value(mean, metric)}")],
+        [(mean, f"mean {entry.format(mean)}")],
         ("From", "To", "Images"),
-        [[format_value(low, metric), format_value(high, metric), str(int(count))] for low, high, count in bars],
+        [[entry.format(low), entry.format(high), str(int(count))] for low, high, count in bars],
     )
 
 

@@ -5,14 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sa2va_ray.evaluate.report import charts
-from sa2va_ray.evaluate.report.labels import (
-    LABELS,
-    describe_cleanup,
-    distinct_names,
-    format_signed,
-    format_value,
-    verdict,
-)
+from sa2va_ray.evaluate.report.labels import describe_cleanup, distinct_names, verdict
+from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
 from sa2va_ray.pictures.pages import render_page
 from sa2va_ray.pictures.palette import FALSE_POSITIVE, HIT, MISS
 from sa2va_ray.pictures.sheet import Picture
@@ -42,7 +36,8 @@ def render_evaluation(
     return render(
         "evaluation.html.jinja",
         **{"against": None, **result},
-        labels=LABELS,
+        metrics=CATALOGUE,
+        headline=HEADLINE_METRICS,
         pictures=pictures,
         panel_legend=_PANEL_LEGEND,
         curves=[
@@ -53,7 +48,7 @@ def render_evaluation(
             charts.width_chart(result),
             charts.reliability_chart(result["probability_calibration"]),
         ],
-        histograms=[charts.histogram(result, rows, metric) for metric in LABELS],
+        histograms=[charts.histogram(result, rows, metric) for metric in CATALOGUE],
         names=distinct_names(model, result["against"]["model"]) if "against" in result else (),
         pairs_chart=charts.pairs_chart(result) if "against" in result else None,
         facts=list(_facts(result)),
@@ -64,8 +59,6 @@ def render_evaluation(
 def render(template: str, **values: Any) -> bytes:
     """A report of this folder as one HTML file; every text is escaped."""
     filters: dict[str, Callable] = {
-        "value": format_value,
-        "signed": format_signed,
         "verdict": verdict,
         "cleanup": _cleanup,
     }

@@ -10,11 +10,11 @@ from sa2va_ray.data.sample import decode_image, object_masks
 from sa2va_ray.evaluate.passes.answers import UNREADABLE
 from sa2va_ray.evaluate.subjects import Split
 from sa2va_ray.images.masks import rle_to_mask
+from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
 from sa2va_ray.pictures.panels import three_panels
 from sa2va_ray.pictures.sheet import Picture
 
 _NUM_OF_EACH = 3
-_SHOWN = {"dice": "Dice", "cldice": "clDice", "precision": "precision", "recall": "recall"}
 _Row = dict[str, Any]
 
 
@@ -33,8 +33,10 @@ def draw_extremes(rows: Sequence[_Row], split: Split) -> list[Picture]:
 
 
 def caption(rank: str, rows: Sequence[_Row]) -> str:
-    """E.g. "Worst: Dice 0.512, clDice 0.600, precision 0.700, recall 0.401. Image 3f...": means over its objects."""
-    scores = ", ".join(f"{name} {_mean(rows, metric):.3f}" for metric, name in _SHOWN.items())
+    """E.g. "Worst: Dice 0.512, clDice 0.600, Precision 0.700, Recall 0.401. Image 3f...": means over its objects."""
+    scores = ", ".join(
+        f"{CATALOGUE[name].label} {CATALOGUE[name].format(_mean(rows, name))}" for name in HEADLINE_METRICS
+    )
     return f"{rank.capitalize()}: {scores}. Image {rows[0]['sample_id']}"
 
 

@@ -1,44 +1,22 @@
 """Which threshold is best, from the curves of the patients."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
-from sa2va_ray.evaluate.statistics.summary import patient_means
-from sa2va_ray.metrics import THRESHOLDS, sweep
-
-_CURVES = ("dice", "fbeta", "precision", "recall")
+from sa2va_ray.metrics import SWEPT_METRICS, THRESHOLDS, sweep
+from sa2va_ray.metrics.patients import PatientCurves, Row
 
 
-@dataclass(frozen=True)
-class PatientCurves:
-    """Metrics of each patient at each of `THRESHOLDS`: by name (patients, 255), in the order of `patients`."""
+def sweep_patients(rows: Sequence[Row], beta: float) -> PatientCurves:
+    """`SWEPT_METRICS` of each patient at each of `THRESHOLDS`.
 
-    patients: Sequence[str]
-    values: Mapping[str, np.ndarray]
-
-    @classmethod
-    def from_rows(cls, rows: Sequence[Mapping[str, Any]], beta: float) -> "PatientCurves":
-        """
-        Args:
-            rows: `patient_id`, `sample_id`, and `counts` of `probability_counts`.
-        """
-
-        def swept(row: Mapping[str, Any]) -> np.ndarray:
-            curves = sweep(np.asarray(row["counts"]), beta)
-            return np.stack([curves[name] for name in _CURVES])
-
-        of_patients = patient_means(rows, swept)
-        stacked = np.stack(list(of_patients.values()), axis=1)
-        return cls(list(of_patients), dict(zip(_CURVES, stacked, strict=True)))
-
-    def mean(self, name: str) -> np.ndarray:
-        """(255,)"""
-        return self.values[name].mean(axis=0)
+    Args:
+        rows: with `counts` of `probability_counts`.
+    """
+    return PatientCurves.from_rows(rows, lambda row: sweep(np.asarray(row["counts"]), beta), SWEPT_METRICS)
 
 
 def choose_threshold(curves: PatientCurves, config: CalibrateConfig) -> int:

@@ -1,48 +1,30 @@
-"""From rows of objects to what is told of a model: by patient, over patients, by threshold, by vessel width.
-
-An image is the mean of its objects, a patient the mean of their images, the overall figure the mean of the patients; so
-a patient of whom there are many images weighs no more than another. Intervals are over patients.
-"""
+"""From rows of objects to what is told of a model: by patient, over patients, by threshold, by vessel width."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sa2va_ray.metrics import (
+    METRICS,
     THRESHOLDS,
     WIDTH_EDGES_PX,
-    bootstrap_interval,
     calibration_errors,
     pooled_interval,
     sweep,
 )
+from sa2va_ray.metrics.patients import PatientCurves, Row, intervals, over_patients, per_image, per_patient
 
-METRICS = (
-    "dice",
-    "iou",
-    "precision",
-    "recall",
-    "cldice",
-    "surface_dice",
-    "hd95",
-    "betti0_error",
-    "betti1_error",
-)
-BOOTSTRAP_SEED = 0
-_Row = Mapping[str, Any]
 _DIGITS = 6  # of curves, which are many numbers
-Interval = tuple[float, float] | None
 
 
-def summarize(rows: Sequence[_Row]) -> dict[str, Any]:
+def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     """Counts, means over images (`per_image`) and over patients (`per_patient`), the latter's 95 % intervals
     (`interval_95`; null for one patient), each patient's own means (`patients`), and the failures."""
-    images, patients = image_means(rows, _metrics), patient_means(rows, _metrics)
+    patients = per_patient(rows, METRICS)
     return {
-        "num_images": len(images),
+        "num_images": len({(row["patient_id"], row["sample_id"]) for row in rows}),
         "num_objects": len(rows),
         "num_patients": len(patients),
         "num_without_mask": sum(not row["has_mask"] for row in rows),
@@ -51,68 +33,40 @@ def summarize(rows: Sequence[_Row]) -> dict[str, Any]:
             for row in rows
             if not row["has_mask"]
         ],
-        "per_image": _named(np.mean(list(images.values()), axis=0)),
-        "per_patient": _named(np.mean(list(patients.values()), axis=0)),
-        "interval_95": intervals(list(patients.values())),
-        "patients": {
-            patient: {"num_images": sum(owner == patient for owner, _ in images), **_named(values)}
-            for patient, values in patients.items()
-        },
+        "per_image": per_image(rows, METRICS),
+        "per_patient": over_patients(patients, METRICS),
+        "interval_95": intervals(patients, METRICS),
+        "patients": patients,
     }
 
 
-def image_means(rows: Sequence[_Row], value: Callable[[_Row], np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
-    """(patient_id, sample_id) -> the mean of `value` over the image's objects."""
-    groups: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
-    for row in rows:
-        groups[row["patient_id"], row["sample_id"]].append(value(row))
-    return {image: np.mean(values, axis=0) for image, values in groups.items()}
-
-
-def patient_means(rows: Sequence[_Row], value: Callable[[_Row], np.ndarray]) -> dict[str, np.ndarray]:
-    """patient_id -> the mean of `value` over the patient's images, sorted by pseudonym."""
-    groups: dict[str, list[np.ndarray]] = defaultdict(list)
-    for (patient, _), values in image_means(rows, value).items():
-        groups[patient].append(values)
-    return {patient: np.mean(groups[patient], axis=0) for patient in sorted(groups)}
-
-
-def intervals(values_per_patient: Sequence[np.ndarray]) -> dict[str, Interval]:
-    """The 95 % interval of each of `METRICS`' mean."""
-    columns = np.stack(values_per_patient, axis=1)
-    return {
-        name: bootstrap_interval(list(values), BOOTSTRAP_SEED) for name, values in zip(METRICS, columns, strict=True)
-    }
-
-
-def differences(rows: Sequence[_Row], against: Sequence[_Row]) -> dict[str, dict[str, Any]]:
+def differences(rows: Sequence[Row], against: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Paired: of each patient, the mean of `rows` less that of `against`; over patients its mean and 95 % interval.
 
     Both have the same images.
     """
-    ours, theirs = patient_means(rows, _metrics), patient_means(against, _metrics)
+    ours, theirs = per_patient(rows, METRICS), per_patient(against, METRICS)
     assert ours.keys() == theirs.keys()
-    values = [ours[patient] - theirs[patient] for patient in ours]
-    means = _named(np.mean(values, axis=0))
-    return {name: {"mean": means[name], "interval_95": interval} for name, interval in intervals(values).items()}
+    patients = {
+        patient: {name: values[name] - theirs[patient][name] for name in METRICS} for patient, values in ours.items()
+    }
+    means, bounds = over_patients(patients, METRICS), intervals(patients, METRICS)
+    return {name: {"mean": means[name], "interval_95": bounds[name]} for name in METRICS}
 
 
-def threshold_curves(rows: Sequence[_Row]) -> dict[str, Any]:
+def threshold_curves(rows: Sequence[Row]) -> dict[str, Any]:
     """Mean Dice, precision and recall over patients at each of `thresholds`, the former with its interval. Masks are
     thresholded only, not cleaned."""
-    curves = {
-        name: np.stack(list(patient_means(rows, partial(_swept, name=name)).values()), axis=1)
-        for name in ("dice", "precision", "recall")
-    }
-    band = [bootstrap_interval(list(values), BOOTSTRAP_SEED) for values in curves["dice"]]
+    curves = PatientCurves.from_rows(rows, _swept, ("dice", "precision", "recall"))
+    band = [curves.interval("dice", point) for point in range(len(THRESHOLDS))]
     return {
         "thresholds": THRESHOLDS.tolist(),
-        **{name: _rounded(values.mean(axis=1)) for name, values in curves.items()},
+        **{name: _rounded(curves.mean(name)) for name in curves.values},
         "dice_interval_95": band if None not in band else None,
     }
 
 
-def precision_recall(rows: Sequence[_Row]) -> dict[str, Any]:
+def precision_recall(rows: Sequence[Row]) -> dict[str, Any]:
     """Over all pixels of all images together, at each of `THRESHOLDS`, and the area under it, `average_precision`."""
     curve = sweep(np.sum([row["counts"] for row in rows], axis=0))
     recall = np.concatenate([curve["recall"], [0.0]])
@@ -123,7 +77,7 @@ def precision_recall(rows: Sequence[_Row]) -> dict[str, Any]:
     }
 
 
-def probability_calibration(rows: Sequence[_Row]) -> dict[str, Any]:
+def probability_calibration(rows: Sequence[Row]) -> dict[str, Any]:
     """`ece`, `brier` over all pixels of all images together, and by bin of probability what they are made from."""
     counts = np.sum([row["reliability"] for row in rows], axis=0)
     sizes, probabilities, labels, _ = counts
@@ -137,7 +91,7 @@ def probability_calibration(rows: Sequence[_Row]) -> dict[str, Any]:
     }
 
 
-def by_width(rows: Sequence[_Row]) -> list[dict[str, Any]]:
+def by_width(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Recall and Dice over all pixels next to true vessels of a width, with intervals; for widths that there are."""
     sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((3, len(WIDTH_EDGES_PX)), np.int64))
     for row in rows:
@@ -159,20 +113,12 @@ def by_width(rows: Sequence[_Row]) -> list[dict[str, Any]]:
 
 
 def _quotient(name: str, parts: np.ndarray, wholes: np.ndarray) -> dict[str, Any]:
-    interval = pooled_interval(parts.tolist(), wholes.tolist(), BOOTSTRAP_SEED)
+    interval = pooled_interval(parts.tolist(), wholes.tolist())
     return {name: float(parts.sum() / wholes.sum()), f"{name}_interval_95": interval}
 
 
-def _swept(row: _Row, name: str) -> np.ndarray:
-    return sweep(np.asarray(row["counts"]))[name]
-
-
-def _metrics(row: _Row) -> np.ndarray:
-    return np.array([row[name] for name in METRICS], np.float64)
-
-
-def _named(values: np.ndarray) -> dict[str, float]:
-    return dict(zip(METRICS, values.tolist(), strict=True))
+def _swept(row: Row) -> Mapping[str, np.ndarray]:
+    return sweep(np.asarray(row["counts"]))
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -22,7 +22,7 @@ from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.data.pipeline import SampleIndex, Undecodable, preprocess
 from sa2va_ray.data.sample import decode_image, object_masks
-from sa2va_ray.metrics import cldice, overlap_metrics
+from sa2va_ray.metrics import VALIDATION_METRICS, compute_metrics
 from sa2va_ray.models.sa2va.processing_sa2va import LABEL_IGNORED
 from sa2va_ray.pictures.panels import three_panels
 from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
@@ -31,7 +31,6 @@ from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.step import forward_losses
 
-QUALITY = ("dice", "iou", "precision", "recall", "cldice")
 _READ_AHEAD = 8  # samples that are asked for at once
 _Item = TypeVar("_Item")
 _Row = dict[str, Any]
@@ -80,9 +79,9 @@ def score_predictions(
     """What the predictor makes of each sample.
 
     Returns:
-        for each sample, in order: `sample_id`, `patient_id`, the means over its objects of `QUALITY`, and `seg_share`,
-        how many of them were answered with a [SEG]; and the pictures of the first `num_drawn` samples by pseudonym.
-        The same on all ranks.
+        for each sample, in order: `sample_id`, `patient_id`, the means over its objects of `VALIDATION_METRICS`, and
+        `seg_share`, how many of them were answered with a [SEG]; and the pictures of the first `num_drawn` samples by
+        pseudonym. The same on all ranks.
     """
     images: list[_Row] = []
     pictures: dict[str, np.ndarray] = {}
@@ -128,8 +127,7 @@ def _quality(predictions: Sequence[Prediction], truths: np.ndarray) -> dict[str,
     """Means over the objects of a sample, whose masks are `truths` (N, H, W) bool."""
     rows = [
         {
-            **overlap_metrics(prediction.union(), truth),
-            "cldice": cldice(prediction.union(), truth),
+            **compute_metrics(prediction.union(), truth, VALIDATION_METRICS),
             "seg_share": float(len(prediction.masks) > 0),
         }
         for prediction, truth in zip(predictions, truths, strict=True)

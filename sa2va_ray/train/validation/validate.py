@@ -3,23 +3,19 @@
 Training goes on afterwards as if there had been none.
 """
 
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from sa2va_ray.data.pipeline import SampleIndex
-from sa2va_ray.metrics import bootstrap_interval
+from sa2va_ray.metrics import VALIDATION_METRICS
+from sa2va_ray.metrics.patients import intervals, over_patients, per_image, per_patient
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.validation.passes import QUALITY, compute_losses, score_predictions
-
-_BOOTSTRAP_SEED = 0
+from sa2va_ray.train.validation.passes import compute_losses, score_predictions
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class ValidationResult:
             over a patient's images, and where there are two patients or more its 95 % interval as `val/dice_low`,
             `val/dice_high` and so on; `val/seg_share`, the mean over images of the share of answers with a [SEG];
             `val/loss_language`, `val/loss_mask` and so on, weighted as in training, and `val/loss`, their sum.
-        patients: of each patient, by pseudonym, `num_images` and the means of `QUALITY` and `seg_share`.
+        patients: of each patient, by pseudonym, `num_images` and the means of `VALIDATION_METRICS` and `seg_share`.
         pictures: of the first samples by pseudonym: the pseudonym, and `three_panels` of the sample, RGB uint8.
     """
 
@@ -58,8 +54,8 @@ def validate(engine, processor: Sa2VAProcessor, config: TrainConfig) -> Validati
         losses = compute_losses(engine, processor, samples, config)
         images, pictures = score_predictions(engine, processor, samples, config)
     assert len(images) == len(samples), f"{len(images)} of {len(samples)} validation samples were measured"
-    patients = _by_patient(images)
-    metrics = _summarize(patients) | {"val/seg_share": _mean(images, "seg_share")}
+    patients = per_patient(images, (*VALIDATION_METRICS, "seg_share"))
+    metrics = _summarize(patients) | {"val/seg_share": per_image(images, ["seg_share"])["seg_share"]}
     metrics |= {f"val/loss_{name}": value for name, value in losses.items()} | {"val/loss": sum(losses.values())}
     return ValidationResult(metrics, patients, pictures)
 
@@ -77,26 +73,9 @@ def _paused(engine) -> Iterator[None]:
             module.training = mode
 
 
-def _by_patient(images: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for image in images:
-        groups[image["patient_id"]].append(image)
-    return {
-        patient: {"num_images": len(group), **{name: _mean(group, name) for name in (*QUALITY, "seg_share")}}
-        for patient, group in sorted(groups.items())
-    }
-
-
 def _summarize(patients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    metrics = {}
-    for name in QUALITY:
-        values = [of_patient[name] for of_patient in patients.values()]
-        metrics[f"val/{name}"] = math.fsum(values) / len(values)
-        if interval := bootstrap_interval(values, _BOOTSTRAP_SEED):
+    metrics = {f"val/{name}": value for name, value in over_patients(patients, VALIDATION_METRICS).items()}
+    for name, interval in intervals(patients, VALIDATION_METRICS).items():
+        if interval:
             metrics[f"val/{name}_low"], metrics[f"val/{name}_high"] = interval
     return metrics
-
-
-def _mean(rows: Iterable[Mapping[str, Any]], name: str) -> float:
-    values = [row[name] for row in rows]
-    return math.fsum(values) / len(values)

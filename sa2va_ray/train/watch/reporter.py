@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from sa2va_ray import storage
+from sa2va_ray.metrics import VALIDATION_METRICS
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, log_progress
 from sa2va_ray.train.config import TrainConfig
@@ -31,7 +32,6 @@ from sa2va_ray.train.watch.trackers.tracker import TrackedRun
 
 _SEND_EVERY_S = 60.0
 _LAST_SEND_S = 60.0
-_SCORES = ("dice", "iou", "precision", "recall", "cldice")
 
 
 class Reporter:
@@ -201,7 +201,8 @@ def _line(metrics: dict[str, float]) -> str:
 
 
 def _validation_line(metrics: dict[str, float]) -> str:
-    return ", ".join(_with_interval(name, metrics) for name in _SCORES) + f", [SEG] in {metrics['val/seg_share']:.0%}"
+    scores = ", ".join(_with_interval(name, metrics) for name in VALIDATION_METRICS)
+    return f"{scores}, [SEG] in {metrics['val/seg_share']:.0%}"
 
 
 def _with_interval(name: str, metrics: dict[str, float]) -> str:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sa2va_ray.evaluate.report.extremes import _places
-from sa2va_ray.evaluate.report.labels import LABELS, describe_cleanup, distinct_names, format_signed, verdict
+from sa2va_ray.evaluate.report.labels import describe_cleanup, distinct_names, verdict
+from sa2va_ray.metrics import CATALOGUE
 from sa2va_ray.pictures.charts import Chart, Layer, linear_axis, unit_axis
 from sa2va_ray.predict.cleanup import CleanupConfig
 
@@ -43,20 +44,15 @@ def test_best_median_and_worst_are_different_images(num_images):
 
 def test_what_an_interval_of_a_difference_says():
     def said(metric: str, *interval: float) -> str:
-        return verdict({"interval_95": interval}, LABELS[metric])
+        return verdict({"interval_95": interval}, CATALOGUE[metric])
 
     assert said("dice", 0.01, 0.02) == said("hd95", -3, -1) == "better"
     assert said("dice", -0.02, -0.01) == said("hd95", 1, 3) == "worse"
     assert said("dice", -0.01, 0.02) == "no difference shown"
-    assert verdict({"interval_95": None}, LABELS["dice"]) == "one patient: cannot be told"
+    assert verdict({"interval_95": None}, CATALOGUE["dice"]) == "one patient: cannot be told"
 
 
 def test_texts():
-    assert [format_signed(value, "dice") for value in (0.12, -0.12, 0.0001)] == [
-        "+0.120",
-        "\N{MINUS SIGN}0.120",
-        "0.000",
-    ]
     assert describe_cleanup(CleanupConfig()) == "without clean-up"
     assert describe_cleanup(CleanupConfig(max_hole_px=5)) == "clean-up max_hole_px 5"
     model = {"name": "m", "sha256": "a" * 64, "threshold": 0.5}

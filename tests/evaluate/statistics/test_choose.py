@@ -5,9 +5,10 @@ import pytest
 
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
-from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, CleanupScores, choose_cleanup
-from sa2va_ray.evaluate.statistics.choose import PatientCurves, choose_threshold
+from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup
+from sa2va_ray.evaluate.statistics.choose import choose_threshold, sweep_patients
 from sa2va_ray.metrics import THRESHOLDS, probability_counts, quantise
+from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig
 
 
@@ -40,10 +41,10 @@ def test_the_mean_is_over_patients_and_not_over_images():
         {"patient_id": patient, "sample_id": sample, "counts": probability_counts(quantise(probabilities), truth)}
         for patient, sample, probabilities in (("a", "1", late), ("a", "2", late), ("a", "3", late), ("b", "4", early))
     ]
-    found = PatientCurves.from_rows(rows, beta=1.0)
+    found = sweep_patients(rows, beta=1.0)
     assert found.patients == ["a", "b"]
     assert THRESHOLDS[choose_threshold(found, config())] < 0.3
-    over_images = np.mean([PatientCurves.from_rows([row], 1.0).values["dice"][0] for row in rows], axis=0)
+    over_images = np.mean([sweep_patients([row], 1.0).values["dice"][0] for row in rows], axis=0)
     assert THRESHOLDS[over_images.argmax()] > 0.7
 
 
@@ -64,11 +65,10 @@ def test_fbeta_prefers_recall_more_the_greater_beta_is():
     counts = probability_counts(quantise(probabilities), truth)
     rows = [{"patient_id": "a", "sample_id": "1", "counts": counts}]
     chosen = [
-        choose_threshold(PatientCurves.from_rows(rows, beta), config(objective="fbeta", beta=beta))
-        for beta in (0.5, 1, 2)
+        choose_threshold(sweep_patients(rows, beta), config(objective="fbeta", beta=beta)) for beta in (0.5, 1, 2)
     ]
     assert chosen[0] > chosen[1] > chosen[2]
-    assert chosen[1] == choose_threshold(PatientCurves.from_rows(rows, 1.0), config())
+    assert chosen[1] == choose_threshold(sweep_patients(rows, 1.0), config())
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_an_objective_without_its_number_is_refused(values):
         config(**values)
 
 
-def scores(dice: dict[int, float], recall: dict[int, float]) -> CleanupScores:
+def scores(dice: dict[int, float], recall: dict[int, float]) -> PatientCurves:
     def column(known: dict[int, float]) -> np.ndarray:
         return np.array([[known.get(place, 0.5) for place in range(len(CLEANUPS))]])
 
-    return CleanupScores({"dice": column(dice), "fbeta": column(dice), "recall": column(recall)})
+    return PatientCurves(["a"], {"dice": column(dice), "fbeta": column(dice), "recall": column(recall)})
 
 
 def test_cleanups():

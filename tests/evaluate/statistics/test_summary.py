@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from sa2va_ray.evaluate.statistics.summary import (
-    METRICS,
     by_width,
     differences,
     precision_recall,
@@ -12,7 +11,7 @@ from sa2va_ray.evaluate.statistics.summary import (
     summarize,
     threshold_curves,
 )
-from sa2va_ray.metrics import THRESHOLDS, WIDTH_EDGES_PX, calibration_counts, probability_counts, quantise
+from sa2va_ray.metrics import METRICS, THRESHOLDS, WIDTH_EDGES_PX, calibration_counts, probability_counts, quantise
 
 
 def row(patient: str, sample: str, value: float, **values) -> dict:
