@@ -31,8 +31,8 @@ from sa2va_ray.cluster import (
 from sa2va_ray.config import UserError
 from sa2va_ray.demo.stack import SCRIPTS_DIR, free_port
 from sa2va_ray.evaluate.config import CalibrateConfig, EvaluateConfig, PassConfig
-from sa2va_ray.evaluate.passes.answers import answer
-from sa2va_ray.evaluate.subjects import Split, Subject
+from sa2va_ray.evaluate.inputs import MeasuredModel, Split
+from sa2va_ray.evaluate.passes.answers import answer_questions
 from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.models.build import BaseConfig
 from sa2va_ray.predict.job.batch import map_predictions
@@ -146,7 +146,7 @@ def test_no_job_waits_for_gpus_that_never_come(monkeypatch, tmp_path):
     split = Split("s3://bucket/data", "val", "d" * 64, "s" * 64, num_images=9)
     settings = PassConfig(model="s3://bucket/model", data_uri="s3://bucket/data", use_gpu=True)
     with pytest.raises(UserError, match="wants 1 GPU in all, the cluster has 0"):  # evaluate and calibrate
-        answer(Subject("s3://bucket/model", {}), split, settings)
+        answer_questions(MeasuredModel("s3://bucket/model", {}), split, settings)
     with pytest.raises(UserError, match="wants 2 GPU in all, the cluster has 0"):
         map_predictions(None, "s3://bucket/model", PredictOptions(), PoolConfig(use_gpu=True, num_actors=2))
     unet = BaselineConfig.load(["kind=unet", "name=u", "data_uri=s3://b/data", "out=s3://b/unet", "unet.use_gpu=true"])

@@ -37,9 +37,9 @@ class PreviewConfig(Config):
     num_variants: int = Field(5, ge=1)
     """Augmented variants in a row, after the original."""
     seed: int = 0
-    """Of the choice of samples and of their variants."""
+    """Decides which samples are drawn, and their variants."""
     augment: AugmentConfig = AugmentConfig()
-    """That of the training to come: its `pipeline.augment`."""
+    """What the training to come does: its `pipeline.augment`."""
 
 
 def preview(config: PreviewConfig) -> None:

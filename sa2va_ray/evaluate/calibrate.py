@@ -15,13 +15,13 @@ import ray
 from sa2va_ray import __version__, storage
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
-from sa2va_ray.evaluate.passes.answers import answer, columns
+from sa2va_ray.evaluate.inputs import MeasuredModel, Split
+from sa2va_ray.evaluate.passes.answers import answer_questions, columns
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup, try_cleanups
 from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, read_truths
 from sa2va_ray.evaluate.report.calibration import render_calibration
 from sa2va_ray.evaluate.statistics.choose import choose_threshold, sweep_patients
 from sa2va_ray.evaluate.statistics.summary import probability_calibration, threshold_curves
-from sa2va_ray.evaluate.subjects import Split, Subject
 from sa2va_ray.metrics import THRESHOLDS, bootstrap_interval, calibration_counts, dequantise, probability_counts
 from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig
@@ -34,9 +34,11 @@ _Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Choice:
-    """Attributes:
-    values: the objective of each patient.
-    scores: of `CLEANUPS`, if they were tried.
+    """What was found best.
+
+    Attributes:
+        values: (patients,), the objective of each.
+        scores: what each clean-up gives, if they were tried.
     """
 
     threshold: float
@@ -58,24 +60,22 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     """
     configure_logging()
     storage.check_outside(config.out or config.model, {"data_uri": config.data_uri})
-    split, subject = Split.read(config.data_uri, config.split), Subject.read(config.model)
+    split, model = Split.read(config.data_uri, config.split), MeasuredModel.read(config.model)
     _refuse_test_split(config)
-    subject.refuse_if_trained_on(split, config.allow_train_split)
+    model.refuse_if_trained_on(split, config.allow_train_split)
     out = config.out or config.model
     for uri in {config.model, out}:
         storage.check_writable(uri)
     if not ray.is_initialized():
         ray.init()
-    answers = answer(subject, split, config).materialize()
+    answers = answer_questions(model, split, config).materialize()
     rows = _count(answers, split)
     curves = sweep_patients(rows, config.beta or 1.0)
     choice = _choose(answers, split, curves, config)
     facts = _facts(choice, curves, rows, split, config)
-    page = render_calibration(
-        subject, split, facts, threshold_curves(rows), probability_calibration(rows), choice.scores
-    )
+    page = render_calibration(model, split, facts, threshold_curves(rows), probability_calibration(rows), choice.scores)
     storage.write_bytes(storage.join(out, "calibration.html"), page)
-    subject.store(facts)
+    model.store(facts)
     LOGGER.info("calibrated: threshold %.4f, %s %.4f", choice.threshold, config.objective, choice.values.mean())
     report = storage.join(out, "calibration.html")
     log_result(report, "jobs.evaluate", f"model={config.model}", f"data_uri={config.data_uri}", "out=EVALUATION")

@@ -39,9 +39,9 @@ class CalibrateConfig(PassConfig):
     objective: Literal["dice", "fbeta", "recall"] = "dice"
     """What is best: the greatest mean Dice or F-beta, or of the thresholds that reach `recall_target` the highest."""
     beta: float | None = Field(None, gt=0)
-    """Of `objective=fbeta`: how many times as much recall counts as precision."""
+    """How many times as much recall counts as precision; for `objective=fbeta` only."""
     recall_target: float | None = Field(None, gt=0, le=1)
-    """Of `objective=recall`: least mean recall."""
+    """Least mean recall; for `objective=recall` only."""
     tune_cleanup: bool = False
     """Also choose what is done to the mask: least component, largest hole that is filled. Without it, nothing is."""
     out: Uri | None = None

@@ -8,8 +8,9 @@ import ray
 
 from sa2va_ray import __version__, storage
 from sa2va_ray.evaluate.config import EvaluateConfig
-from sa2va_ray.evaluate.passes.answers import answer
-from sa2va_ray.evaluate.passes.measure import measure
+from sa2va_ray.evaluate.inputs import MeasuredModel, Split
+from sa2va_ray.evaluate.passes.answers import answer_questions
+from sa2va_ray.evaluate.passes.measure import measure_answers
 from sa2va_ray.evaluate.report.evaluation import render_evaluation
 from sa2va_ray.evaluate.report.extremes import draw_extremes
 from sa2va_ray.evaluate.statistics.summary import (
@@ -20,7 +21,6 @@ from sa2va_ray.evaluate.statistics.summary import (
     summarize,
     threshold_curves,
 )
-from sa2va_ray.evaluate.subjects import Split, Subject
 from sa2va_ray.metrics import METRICS
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
@@ -40,14 +40,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     inputs = {"model": config.model, "against": config.against, "data_uri": config.data_uri}
     storage.check_outside(config.out, inputs)
     split = Split.read(config.data_uri, config.split)
-    subjects = [Subject.read(uri) for uri in (config.model, config.against) if uri]
-    for subject in subjects:
-        subject.refuse_if_trained_on(split, config.allow_train_split)
+    models = [MeasuredModel.read(uri) for uri in (config.model, config.against) if uri]
+    for model in models:
+        model.refuse_if_trained_on(split, config.allow_train_split)
     storage.check_writable(config.out)
     if not ray.is_initialized():
         ray.init()
-    measured = [measure(answer(each, split, config), split, config.surface_tolerance_px) for each in subjects]
-    rows, result = measured[0], _result(config, split, subjects, measured)
+    measured = [
+        measure_answers(answer_questions(model, split, config), split, config.surface_tolerance_px) for model in models
+    ]
+    rows, result = measured[0], _result(config, split, models, measured)
     names = ("images.jsonl", "images_against.jsonl")[: len(measured)]
     for name, of_model in zip(names, measured, strict=True):
         storage.write_bytes(storage.join(config.out, name), _to_lines(of_model))
@@ -62,12 +64,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _result(
-    config: EvaluateConfig, split: Split, subjects: Sequence[Subject], measured: Sequence[list[_Row]]
+    config: EvaluateConfig, split: Split, models: Sequence[MeasuredModel], measured: Sequence[list[_Row]]
 ) -> dict[str, Any]:
     """The content of `metrics.json`."""
     rows = measured[0]
     result = {
-        "model": _facts(subjects[0], split),
+        "model": _facts(models[0], split),
         "data_sha256": split.data_sha256,
         "split": split.name,
         "split_sha256": split.sha256,
@@ -80,22 +82,22 @@ def _result(
         "by_width": by_width(rows),
     }
     if config.against:
-        result["against"] = {"model": _facts(subjects[1], split), **summarize(measured[1])}
+        result["against"] = {"model": _facts(models[1], split), **summarize(measured[1])}
         result["differences"] = differences(*measured)
     return result
 
 
-def _facts(subject: Subject, split: Split) -> dict[str, Any]:
-    model = subject.model
+def _facts(model: MeasuredModel, split: Split) -> dict[str, Any]:
+    facts = model.facts
     return {
-        "name": model.name,
-        "kind": model.kind,
-        "sha256": model.sha256,
-        "checkpoint_sha256": subject.manifest.get("checkpoint_sha256"),
-        "threshold": model.threshold,
-        "cleanup": model.cleanup.model_dump(),
-        "was_trained_on_split": subject.was_trained_on(split),
-        "was_calibrated_on_split": subject.was_calibrated_on(split),
+        "name": facts.name,
+        "kind": facts.kind,
+        "sha256": facts.sha256,
+        "checkpoint_sha256": model.manifest.get("checkpoint_sha256"),
+        "threshold": facts.threshold,
+        "cleanup": facts.cleanup.model_dump(),
+        "was_trained_on_split": model.was_trained_on(split),
+        "was_calibrated_on_split": model.was_calibrated_on(split),
     }
 
 

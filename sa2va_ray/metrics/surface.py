@@ -13,8 +13,8 @@ import numpy as np
 from sa2va_ray.metrics.overlap import check_shapes
 
 TOLERANCE_PX = 1.0
-"""Of the surface Dice. Two people's outlines of one vessel, and two ways to fill a polygon, differ by up to about a
-pixel; with 2 px, a line beside a vessel of 2 px that does not touch it would count as right."""
+"""Tolerance of the surface Dice. Two people's outlines of one vessel, and two ways to fill a polygon, differ by up to
+about a pixel; with 2 px, a line beside a vessel of 2 px that does not touch it would count as right."""
 
 _PERCENTILE = 0.95
 _HALF_DIAGONAL = math.sqrt(0.5)
@@ -30,7 +30,7 @@ _LENGTHS = np.array(  # of the outline at a corner, by which of its four pixels 
 
 
 def surface_metrics(prediction: np.ndarray, truth: np.ndarray, tolerance_px: float = TOLERANCE_PX) -> dict[str, float]:
-    """Of one image:
+    """How far two outlines are apart, by two metrics:
 
     - `hd95` in pixels: of the distances from either outline to the other, by length, the 95th percentile; the greater
       of the two directions. Two empty masks: 0. One empty mask: the diagonal of the image, sqrt(H^2 + W^2), which no
@@ -66,7 +66,7 @@ def _outline(mask: np.ndarray) -> np.ndarray:
 
 
 def _distances(outline: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each point of an outline, the distance to the other in pixels, and its length."""
+    """For each point of an outline: the distance to the other in pixels, and its length."""
     to_other = cv2.distanceTransform((other == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return to_other[outline > 0], outline[outline > 0]
 

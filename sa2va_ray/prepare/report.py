@@ -165,7 +165,7 @@ def _sizes(outcomes: pa.Table) -> dict[str, Any]:
 
 
 def _histogram(outcomes: pa.Table, column: str, from_one: bool) -> dict[str, Any] | None:
-    """Of fractions in [0, 1]: from 0 to the largest, or from the smallest to 1. None where there are no values.
+    """Histogram of fractions in [0, 1]: from 0 to the largest, or from the smallest to 1. None without values.
 
     `quarantined` is the part of `counts` that is in quarantine.
     """
@@ -181,7 +181,7 @@ def _histogram(outcomes: pa.Table, column: str, from_one: bool) -> dict[str, Any
 
 
 def _histogram_of_counts(counts: list[int]) -> dict[str, Any] | None:
-    """Of whole numbers, zeros left out: bins of one number or of several, from 1."""
+    """Histogram of whole numbers, zeros left out: bins of one number or of several, from 1."""
     values = np.array([count for count in counts if count])
     if not len(values):
         return None

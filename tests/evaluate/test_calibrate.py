@@ -12,8 +12,8 @@ from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
 from sa2va_ray.evaluate.calibrate import calibrate
 from sa2va_ray.evaluate.config import CalibrateConfig
+from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS
-from sa2va_ray.evaluate.subjects import Split, Subject
 from sa2va_ray.manifest import digest
 from sa2va_ray.metrics import THRESHOLDS, overlap_metrics
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST
@@ -71,9 +71,9 @@ def test_the_best_threshold_and_cleanup_are_kept_with_the_model(exported_uri, pr
     assert f"Threshold {facts['threshold']:.4g}" in page
     assert "://" not in page
 
-    subject = Subject.read(bucket_uri)
-    assert subject.was_calibrated_on(Split.read(prepared_uri, "val"))
-    assert not subject.was_calibrated_on(Split.read(prepared_uri, "test"))
+    model = MeasuredModel.read(bucket_uri)
+    assert model.was_calibrated_on(Split.read(prepared_uri, "val"))
+    assert not model.was_calibrated_on(Split.read(prepared_uri, "test"))
 
 
 def test_test_and_training_splits_are_refused(exported_uri, prepared_uri, tmp_path):
@@ -86,10 +86,10 @@ def test_test_and_training_splits_are_refused(exported_uri, prepared_uri, tmp_pa
 
 
 def test_a_model_that_was_written_anew_is_not_touched(exported_uri, tmp_path):
-    subject = Subject.read(copy_model(exported_uri, tmp_path / "model"))
+    model = MeasuredModel.read(copy_model(exported_uri, tmp_path / "model"))
     (tmp_path / "model" / "README.md").write_text("another")
     copy_model(str(tmp_path / "model"), tmp_path / "other")
     storage.download_folder(str(tmp_path / "other"), tmp_path / "model")
     with pytest.raises(UserError, match="written anew"):
-        subject.store({"threshold": 0.1})
-    assert Subject.read(subject.uri).model.threshold != 0.1
+        model.store({"threshold": 0.1})
+    assert MeasuredModel.read(model.uri).facts.threshold != 0.1

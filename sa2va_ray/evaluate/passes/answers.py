@@ -19,7 +19,7 @@ from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image
 from sa2va_ray.evaluate.config import PassConfig
-from sa2va_ray.evaluate.subjects import Split, Subject
+from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.images.checks import codec_errors
 from sa2va_ray.images.decode import ImageError
 from sa2va_ray.images.masks import mask_to_rle
@@ -33,28 +33,31 @@ _ROWS_PER_BLOCK = 8
 _Row = dict[str, Any]
 
 
-def answer(subject: Subject, split: Split, config: PassConfig) -> ray.data.Dataset:
-    """One row per object of each image, in any order: `row` (the sample's number in the split), `place` (the object's
-    in the sample), `sample_id`, `patient_id`, `phrase`, and what `Answer` adds.
+def answer_questions(model: MeasuredModel, split: Split, config: PassConfig) -> ray.data.Dataset:
+    """Asks the model for every object of the split, lazily.
+
+    Returns:
+        one row per object of each image, in any order: `row` (the sample's number in the split), `place` (the object's
+        in the sample), `sample_id`, `patient_id`, `phrase`, and what `AnswerActor` adds.
 
     Raises:
         UserError: the cluster has not, and cannot start, what the actors want; local paths on several nodes.
     """
     actors = pool_arguments(config)
-    check_paths(config, model=subject.uri, data_uri=split.data_uri)
+    check_paths(config, model=model.uri, data_uri=split.data_uri)
     num_blocks = -(-split.num_images // _ROWS_PER_BLOCK)
     questions = ray.data.range(split.num_images, override_num_blocks=num_blocks).map_batches(
         partial(read_questions, data_uri=split.data_uri, split=split.name),
         batch_size=None,
         num_cpus=_CPUS_PER_READER,
     )
-    answers = questions.map_batches(Answer, fn_constructor_args=(subject,), **actors)
+    answers = questions.map_batches(AnswerActor, fn_constructor_args=(model,), **actors)
     answers.context.enable_progress_bars = False  # `log_progress` tells more in the log of a job
     return answers
 
 
 def read_questions(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> dict[str, list]:
-    """Numbers of samples -> what is asked: images and phrases without their masks."""
+    """Turns numbers of samples into what is asked of the model: images and phrases, without their masks."""
     samples = SampleIndex(data_uri, split).read(batch["id"])
     return columns(
         [
@@ -72,24 +75,24 @@ def read_questions(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -
     )
 
 
-class Answer:
-    """Actor: questions -> answers.
+class AnswerActor:
+    """Holds the model and turns questions into answers.
 
-    Adds `text`; `failure`, "" or why there is no mask; `rle`, the COCO RLE of all masks of the answer together,
+    It adds `text`; `failure`, "" or why there is no mask; `rle`, the COCO RLE of all masks of the answer together,
     `mask_sha256`, of its pixels, and `levels`, a 16-bit PNG of the probabilities in `quantise`'s levels (these three
     empty for an image that cannot be read); and `refusal`, why the model cannot be used at all.
     """
 
-    def __init__(self, subject: Subject):
+    def __init__(self, model: MeasuredModel):
         self._refusal = ""
         try:
-            loaded = self._predictor = load_predictor(subject.uri)
+            loaded = self._predictor = load_predictor(model.uri)
         except UserError as error:  # raised here, it would reach the user as the death of an actor
             self._refusal = str(error)
             return
-        expected = (subject.model.sha256, subject.model.threshold, subject.model.cleanup)
+        expected = (model.facts.sha256, model.facts.threshold, model.facts.cleanup)
         if (loaded.sha256, loaded.threshold, loaded.cleanup) != expected:
-            self._refusal = f"{subject.uri} was written or calibrated while it was measured. Start again."
+            self._refusal = f"{model.uri} was written or calibrated while it was measured. Start again."
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list]:
         questions = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
@@ -112,7 +115,7 @@ def columns(rows: list[_Row]) -> dict[str, list]:
 
 
 def mask_sha256(mask: np.ndarray) -> str:
-    """Of an (H, W) bool mask's size and pixels."""
+    """Hash of an (H, W) bool mask's size and pixels (64 hex characters)."""
     return hashlib.sha256(f"{mask.shape} ".encode() + np.packbits(mask).tobytes()).hexdigest()
 
 

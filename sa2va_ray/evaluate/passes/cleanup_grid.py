@@ -8,9 +8,9 @@ import numpy as np
 import ray
 
 from sa2va_ray.evaluate.config import CalibrateConfig
+from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import columns
 from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, read_truths
-from sa2va_ray.evaluate.subjects import Split
 from sa2va_ray.metrics import NUM_LEVELS, SWEPT_METRICS, dequantise, probability_counts, sweep
 from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask

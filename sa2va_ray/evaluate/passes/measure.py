@@ -10,8 +10,8 @@ import ray
 
 from sa2va_ray.config import UserError
 from sa2va_ray.data.pipeline import SampleIndex
+from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import UNREADABLE, columns, mask_sha256
-from sa2va_ray.evaluate.subjects import Split
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.metrics import (
     METRICS,
@@ -29,10 +29,13 @@ _NUM_PROGRESS_LINES = 20
 _Row = dict[str, Any]
 
 
-def measure(answers: ray.data.Dataset, split: Split, tolerance_px: float) -> list[_Row]:
-    """Rows in the order of the samples: ids, `phrase`, `text`, `failure`, `mask_sha256`, `rle` of the prediction, its
-    metrics, and `counts` (2, 256) of `probability_counts`, `reliability` (4, 15) of `calibration_counts`, `widths`
-    (3, 7) of `counts_by_width`. About 15 kB each.
+def measure_answers(answers: ray.data.Dataset, split: Split, tolerance_px: float) -> list[_Row]:
+    """Measures every answer against its truth, on the cluster.
+
+    Returns:
+        rows in the order of the samples: ids, `phrase`, `text`, `failure`, `mask_sha256`, `rle` of the prediction, its
+        `METRICS`, and `counts` (2, 256) of `probability_counts`, `reliability` (4, 15) of `calibration_counts`,
+        `widths` (3, 7) of `counts_by_width`. About 15 kB each.
 
     Raises:
         UserError: the model cannot be used.
@@ -46,7 +49,7 @@ def measure(answers: ray.data.Dataset, split: Split, tolerance_px: float) -> lis
 
 
 def collect(dataset: ray.data.Dataset, what: str, num_images: int) -> Iterator[_Row]:
-    """The rows of a data set whose rows are answers, with progress in the log.
+    """Yields the rows of a data set whose rows are answers, with progress in the log.
 
     Raises:
         UserError: the model cannot be used.
@@ -64,6 +67,7 @@ def collect(dataset: ray.data.Dataset, what: str, num_images: int) -> Iterator[_
 
 
 def measure_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str, tolerance_px: float) -> dict[str, list]:
+    """A batch of answers as columns -> their rows of metrics and counts as columns."""
     if "row" not in batch:  # all are refusals
         return {"refusal": list(batch["refusal"])}
     answers = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
@@ -84,7 +88,7 @@ def read_levels(answer: _Row, shape: tuple[int, int]) -> np.ndarray:
     if answer["failure"] == UNREADABLE:
         return np.zeros(shape, np.uint16)
     levels = cv2.imdecode(np.frombuffer(answer["levels"], np.uint8), cv2.IMREAD_UNCHANGED)
-    assert levels is not None  # `Answer` wrote it
+    assert levels is not None  # `AnswerActor` wrote it
     return levels
 
 

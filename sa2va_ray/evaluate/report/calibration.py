@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS
 from sa2va_ray.evaluate.report.charts import reliability_chart, threshold_chart
 from sa2va_ray.evaluate.report.evaluation import render
 from sa2va_ray.evaluate.report.labels import describe_cleanup
-from sa2va_ray.evaluate.subjects import Split, Subject
 from sa2va_ray.metrics import CATALOGUE
 from sa2va_ray.metrics.patients import PatientCurves
 
@@ -15,31 +15,32 @@ _MAX_ROWS = 10
 
 
 def render_calibration(
-    subject: Subject,
+    model: MeasuredModel,
     split: Split,
     facts: Mapping[str, Any],
     curves: Mapping[str, Any],
     probabilities: Mapping[str, Any],
     scores: PatientCurves | None,
 ) -> bytes:
-    """
+    """The page that `jobs.calibrate` leaves.
+
     Args:
-        subject: as it was before.
+        model: as it was before.
         facts: `threshold`, `cleanup` and `calibration`, as they go into the manifest.
-        curves: of `threshold_curves`.
-        probabilities: of `probability_calibration`.
-        scores: of `CLEANUPS`, if they were tried.
+        curves: what `threshold_curves` gives.
+        probabilities: what `probability_calibration` gives.
+        scores: what `try_cleanups` gives, if clean-ups were tried.
     """
-    model, threshold = subject.model, facts["threshold"]
+    before, threshold = model.facts, facts["threshold"]
     marks = [(threshold, f"chosen: {threshold:.4g}")]
     return render(
         "calibration.html.jinja",
         **facts,
-        name=model.name,
-        sha256=model.sha256,
-        before=model.threshold,
-        before_cleanup=model.cleanup.model_dump(),
-        was_trained_on_split=subject.was_trained_on(split),
+        name=before.name,
+        sha256=before.sha256,
+        before=before.threshold,
+        before_cleanup=before.cleanup.model_dump(),
+        was_trained_on_split=model.was_trained_on(split),
         objective_label=_objective_label(facts["calibration"]),
         objective=describe_objective(facts["calibration"]),
         charts=[threshold_chart(curves, marks), reliability_chart(probabilities)],
@@ -60,7 +61,7 @@ def _objective_label(calibration: Mapping[str, Any]) -> str:
 
 
 def _cleanups(scores: PatientCurves) -> Iterator[tuple[str, float, float]]:
-    """The best by Dice: what is done, mean Dice, mean recall."""
+    """What is done, mean Dice and mean recall of the clean-ups that are best by Dice."""
     dice, recall = scores.mean("dice"), scores.mean("recall")
     for place in (-dice).argsort(kind="stable")[:_MAX_ROWS]:
         yield describe_cleanup(CLEANUPS[place]), dice[place], recall[place]

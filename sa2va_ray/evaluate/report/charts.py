@@ -17,10 +17,11 @@ _Result = Mapping[str, Any]
 
 
 def threshold_chart(curves: Mapping[str, Any], marks: Sequence[tuple[float, str]]) -> Chart:
-    """
+    """What another threshold would give.
+
     Args:
-        curves: of `threshold_curves`.
-        marks: thresholds, with what they are.
+        curves: what `threshold_curves` gives.
+        marks: thresholds that stand out, each with its text.
     """
     xs = curves["thresholds"]
     styles = {"dice": "one", "precision": "two", "recall": "three"}
@@ -48,6 +49,7 @@ def threshold_chart(curves: Mapping[str, Any], marks: Sequence[tuple[float, str]
 
 
 def precision_recall_chart(result: _Result) -> Chart:
+    """Precision against recall over all thresholds."""
     curve, threshold = result["precision_recall"], result["model"]["threshold"]
     thresholds = result["threshold_curves"]["thresholds"]
     here = int(np.argmin(np.abs(np.array(thresholds) - threshold)))
@@ -69,6 +71,7 @@ def precision_recall_chart(result: _Result) -> Chart:
 
 
 def width_chart(result: _Result) -> Chart:
+    """Recall and Dice by the width of the true vessels."""
     classes = result["by_width"]
     total = sum(each["num_pixels"] for each in classes)
     names = [_width_name(each) for each in classes]
@@ -96,9 +99,10 @@ def width_chart(result: _Result) -> Chart:
 
 
 def reliability_chart(calibration: Mapping[str, Any]) -> Chart:
-    """
+    """How often what is said with a probability is true.
+
     Args:
-        calibration: of `probability_calibration`.
+        calibration: what `probability_calibration` gives.
     """
     points = [(each["mean_probability"], each["share_of_vessel"]) for each in calibration["bins"]]
     return Chart(
@@ -120,7 +124,7 @@ def reliability_chart(calibration: Mapping[str, Any]) -> Chart:
 
 
 def histogram(result: _Result, rows: Sequence[Mapping[str, Any]], metric: str) -> Chart:
-    """Of one metric over images, with the patients above."""
+    """How one metric is spread over images, with the patients above."""
     entry = CATALOGUE[metric]
     values = [float(value) for value in image_means(rows, lambda row: np.array(row[metric])).values()]
     name = f"{entry.label}, {entry.unit}" if entry.unit else entry.label

@@ -26,11 +26,12 @@ _PANEL_LEGEND = tuple(
 def render_evaluation(
     result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]
 ) -> bytes:
-    """
+    """The page that `jobs.evaluate` leaves.
+
     Args:
         result: the content of `metrics.json`.
-        rows: of `measure`.
-        pictures: of `draw_extremes`.
+        rows: what `measure_answers` gives for the model.
+        pictures: what `draw_extremes` gives.
     """
     model = result["model"]
     return render(
@@ -66,11 +67,11 @@ def render(template: str, **values: Any) -> bytes:
 
 
 def _facts(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, subject in (("Model", result["model"]), ("Against", result.get("against", {}).get("model"))):
-        if subject:
-            yield name, f"{subject['name']}, {subject['kind']}, SHA-256 {subject['sha256']}"
-            yield f"{name}: checkpoint", str(subject["checkpoint_sha256"])
-            yield f"{name}: threshold", f"{subject['threshold']:.6g}, {_cleanup(subject['cleanup'])}"
+    for name, model in (("Model", result["model"]), ("Against", result.get("against", {}).get("model"))):
+        if model:
+            yield name, f"{model['name']}, {model['kind']}, SHA-256 {model['sha256']}"
+            yield f"{name}: checkpoint", str(model["checkpoint_sha256"])
+            yield f"{name}: threshold", f"{model['threshold']:.6g}, {_cleanup(model['cleanup'])}"
     yield "Data", f"SHA-256 {result['data_sha256']}"
     yield "Split", f"{result['split']}, SHA-256 over its files {result['split_sha256']}"
     yield "Tolerance of the surface Dice", f"{result['surface_tolerance_px']:g} px"

@@ -7,8 +7,8 @@ import numpy as np
 
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import UNREADABLE
-from sa2va_ray.evaluate.subjects import Split
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
 from sa2va_ray.pictures.panels import three_panels

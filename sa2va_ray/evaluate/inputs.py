@@ -15,7 +15,7 @@ from sa2va_ray.telemetry import LOGGER
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a prepared data set.
+    """A split of a prepared data set, as its manifest tells.
 
     Attributes:
         sha256: over the hashes of the split's own files; `data_sha256` is over those of the whole data set.
@@ -29,7 +29,8 @@ class Split:
 
     @classmethod
     def read(cls, data_uri: str, name: str) -> "Split":
-        """
+        """Reads the data set's manifest.
+
         Raises:
             UserError: no prepared data set, one of an older version, or an empty split.
         """
@@ -44,30 +45,33 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model, by its manifest."""
+class MeasuredModel:
+    """A model that is to be measured, as its manifest tells; its weights are not read."""
 
     uri: str
     manifest: dict[str, Any]
 
     @classmethod
-    def read(cls, uri: str) -> "Subject":
-        """
+    def read(cls, uri: str) -> "MeasuredModel":
+        """Reads the model's manifest.
+
         Raises:
             UserError: no manifest, without which nothing is known of what the model was trained on; or missing files.
         """
         return cls(uri, read_model_manifest(uri))
 
     @property
-    def model(self) -> ModelFacts:
+    def facts(self) -> ModelFacts:
         return ModelFacts.from_manifest(self.manifest)
 
     def was_trained_on(self, split: Split) -> bool:
-        """Manifests that do not name the splits are older than the question: those models trained on `train`."""
+        """Whether the model has seen the split in training. Manifests that do not name the splits are older than the
+        question: those models trained on `train`."""
         is_same_data = self.manifest.get("data_sha256") == split.data_sha256
         return is_same_data and split.name in self.manifest.get("trained_splits", ["train"])
 
     def was_calibrated_on(self, split: Split) -> bool:
+        """Whether the model's threshold was chosen on the split."""
         calibration = self.manifest.get("calibration", {})
         return (calibration.get("data_sha256"), calibration.get("split")) == (split.data_sha256, split.name)
 
@@ -77,17 +81,15 @@ class Subject:
         Raises:
             UserError: other files are there than when the manifest was read.
         """
-        now = Subject.read(self.uri)
-        if now.model.sha256 != self.model.sha256:
+        now = MeasuredModel.read(self.uri)
+        if now.facts.sha256 != self.facts.sha256:
             raise UserError(f"{self.uri} was written anew while it was calibrated. Start again.")
-        storage.write_bytes(storage.join(self.uri, MODEL_MANIFEST), to_json(now.manifest["files"], now.facts() | facts))
-
-    def facts(self) -> dict[str, Any]:
-        """All of the manifest but the files."""
-        return {name: value for name, value in self.manifest.items() if name != "files"}
+        kept = {name: value for name, value in now.manifest.items() if name != "files"}
+        storage.write_bytes(storage.join(self.uri, MODEL_MANIFEST), to_json(now.manifest["files"], kept | facts))
 
     def refuse_if_trained_on(self, split: Split, allow: bool) -> None:
-        """
+        """Warns where that is known and wanted.
+
         Raises:
             UserError: the model has seen these images in training, and nobody said that this is known.
         """
@@ -99,4 +101,4 @@ class Subject:
                 "is measured there says nothing about new patients. Take split=test, or say allow_train_split=true; "
                 "the report then says so in its title."
             )
-        LOGGER.warning("%s is measured on the split that it was trained on", self.model.name)
+        LOGGER.warning("%s is measured on the split that it was trained on", self.facts.name)
