@@ -105,7 +105,7 @@ def measure(settings: list[str]) -> dict[str, Any]:
         "second step s": round(seconds[1], 2),
         "micro batch s": round(micro_batch_s, 3),
         "samples/s": round(config.micro_batch_size / micro_batch_s, 2),
-        "MFU": round(flops.of(batch) / micro_batch_s / peak, 4) if peak else None,
+        "MFU": round(flops.of_batch(batch) / micro_batch_s / peak, 4) if peak else None,
         "planned GiB": round(plan.allocated_bytes / GIB, 1),
         "measured GiB": round(torch.cuda.max_memory_allocated() / GIB, 1),
         "loss": round(result.losses["loss"], 3),

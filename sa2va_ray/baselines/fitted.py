@@ -1,4 +1,4 @@
-"""What fitting a baseline gives."""
+"""The result of fitting a baseline, of either kind."""
 
 from dataclasses import dataclass
 

@@ -41,16 +41,16 @@ class TrainState(Config):
     missing_in_epoch: int
     """Samples of the epoch so far that could not be used."""
     samples_seen: int
-    """Over all ranks, since the start of the run."""
+    """Samples trained on, over all ranks, since the start of the run."""
     skipped_samples: int
-    """Left out since the start of the run because their loss was not finite."""
+    """Samples left out since the start of the run because the loss of their micro step was not finite."""
     bad_ids: list[str] = []
-    """Those of them whose own loss it was."""
+    """Ids of the left-out samples whose own loss was not finite."""
     num_workers: int
-    """Ranks that wrote it."""
+    """Number of ranks that wrote the checkpoint."""
     seed: int
     precision: Literal["bf16", "fp32"]
-    """In which the base was built; its hash is of that."""
+    """Precision in which the base was built; `base_sha256` is of its weights in that precision."""
     metrics: dict[str, float]
     base_sha256: str
     data_sha256: str
@@ -76,14 +76,17 @@ def find_checkpoint(uri: str) -> str:
 
 
 def list_checkpoints(run_uri: str) -> list[str]:
-    """Folders of a run that have a manifest, oldest first. What it says is not looked at."""
+    """Folders of a run that have a manifest, oldest first; the manifests are not read."""
     folders = [storage.join(run_uri, name) for name in storage.list_folders(run_uri)]
     return sorted(folder for folder in folders if storage.exists(storage.join(folder, MANIFEST)))
 
 
 def newest_checkpoint(run_uri: str, read: Callable[[str], T]) -> T | None:
-    """What `read` makes of a run's newest checkpoint that it does not find damaged; None where it finds all so. Those
-    that it finds damaged are named in the log. A store that does not answer says nothing of a checkpoint, and ends it.
+    """Reads the newest checkpoint of a run that is not damaged; None where there is none.
+
+    Args:
+        read: `read_stored_checkpoint` or a stricter reader. Checkpoints for which it raises `DamagedError` are named in
+            the log and passed over; a store that does not answer ends the search, since it says nothing of them.
     """
     for uri in reversed(list_checkpoints(run_uri)):
         try:
@@ -97,7 +100,7 @@ def newest_checkpoint(run_uri: str, read: Callable[[str], T]) -> T | None:
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """A checkpoint in its place, by its small files.
+    """A checkpoint where it is stored, known by its small files; no weights.
 
     Attributes:
         settings: config.yaml.
@@ -124,7 +127,7 @@ def read_stored_checkpoint(uri: str) -> StoredCheckpoint:
 
 
 def read_verified_checkpoint(uri: str) -> StoredCheckpoint:
-    """Like `read_stored_checkpoint`, and every file's content is held against its hash."""
+    """Like `read_stored_checkpoint`; the content of every file is checked against its hash too."""
     saved = read_stored_checkpoint(uri)
     verify_files(uri, saved.manifest)
     return saved
@@ -150,7 +153,7 @@ def read_checkpoint_manifest(uri: str) -> dict[str, Any]:
 
 
 def parse_state(data: bytes, uri: str) -> TrainState:
-    """Raises `UserError` for a state that is as it was written, and yet is none of this version."""
+    """Parses an intact state file. Raises `UserError` where another version of sa2va_ray wrote it."""
     try:
         return TrainState.model_validate_json(data)
     except ValidationError as error:
@@ -161,7 +164,7 @@ def parse_state(data: bytes, uri: str) -> TrainState:
 
 
 def parse_settings(data: bytes, uri: str) -> dict[str, Any]:
-    """Raises `DamagedError` for what is as it was written, and yet no config of a run."""
+    """Parses an intact config file. Raises `DamagedError` where it is no config of a run."""
     try:
         settings = yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none is a ValueError

@@ -80,8 +80,8 @@ def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: Trainab
 
 
 def merged_tensors(model: Sa2VAModel) -> Iterator[tuple[str, Tensor, bool]]:
-    """What merging would make of a model with adapters, which stays as it is: for each weight of the plain model its
-    name, its value by peft's own formula in the adapters' precision, and whether it was trained."""
+    """Yields the weights that merging would give, while the model keeps its adapters: for each weight of the plain
+    model its name, its value by peft's own formula in the adapters' precision, and whether it was trained."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, tensor in model.state_dict().items():
         owner, _, leaf = name.rpartition(".base_layer.")

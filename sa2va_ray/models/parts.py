@@ -138,8 +138,8 @@ MODULES = tuple(reversed(dict.fromkeys(part.reported_as for part in reversed(PAR
 """Names under which tensors are counted, in the order of the last part of each."""
 
 ADAPTERS_LABEL, NEW_ROWS_LABEL = "LoRA adapters", "new-token rows"
-LABELS = (ADAPTERS_LABEL, NEW_ROWS_LABEL, *(part.label for part in PARTS))
-"""What `label_of` gives, in the order in which a plan lists it."""
+PLAN_LABELS = (ADAPTERS_LABEL, NEW_ROWS_LABEL, *(part.label for part in PARTS))
+"""What `plan_label` gives, in the order in which a plan lists it."""
 
 EMBEDDING_WEIGHT, LM_HEAD_WEIGHT = f"{TOKEN_EMBEDDING.module}.weight", f"{LM_HEAD.module}.weight"
 GROUNDING_PREFIX = f"{_SAM2}."
@@ -159,8 +159,8 @@ def module_of(name: str) -> str:
     return first if first in MODULES else OTHER_MODULE
 
 
-def label_of(name: str) -> str:
-    """What a parameter is called in the plan of a run, one of `LABELS`."""
+def plan_label(name: str) -> str:
+    """What a parameter is called in the plan of a run, one of `PLAN_LABELS`."""
     if _ADAPTER.search(name):
         return ADAPTERS_LABEL
     return NEW_ROWS_LABEL if _NEW_ROWS.search(name) else part_of(name).label

@@ -87,10 +87,10 @@ def read_local_checkpoint(folder: Path, uri: str, model_config: ModelConfig | No
 
 
 def build_base(checkpoint: LocalCheckpoint) -> tuple[Sa2VAModel, Sa2VAProcessor]:
-    """What was trained on, in the precision in which it was, on the CPU.
+    """Builds the model that the training started from, in the precision of that training, on the CPU.
 
     Raises:
-        UserError: it differs from the one trained on.
+        UserError: its weights are not those that the training started from.
     """
     model, processor = build_model(checkpoint.model_config, PRECISIONS[checkpoint.state.precision])
     expected, base_sha256 = checkpoint.state.base_sha256, weights_sha256(model)
@@ -119,10 +119,10 @@ def load_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def load_trained_tensors(model: nn.Module, tensors: Mapping[str, Tensor], uri: str) -> None:
-    """Puts a checkpoint's tensors in place of a model's trained ones. What is frozen stays, and is checked by its hash.
+    """Loads a checkpoint's tensors into the trained parameters of a model; frozen ones stay as they are.
 
     Raises:
-        UserError: they are not, by name and shape, all trained tensors and no others.
+        UserError: the tensors are not, by name and shape, exactly the trained parameters.
     """
     trained = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
     missing, unknown = sorted(trained.keys() - tensors.keys()), sorted(tensors.keys() - trained.keys())

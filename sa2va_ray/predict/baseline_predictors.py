@@ -17,7 +17,7 @@ from sa2va_ray import storage
 from sa2va_ray.manifest import digest, verify_files
 from sa2va_ray.models.baselines.unet import Unet, UnetConfig, resize_maps, to_square
 from sa2va_ray.models.baselines.vessel_filter import FittedFilter
-from sa2va_ray.models.loading.place import check_finite
+from sa2va_ray.models.loading.place import check_finite_weights
 from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_masks
 from sa2va_ray.predict.predictor import Prediction, Query, rgb_images
@@ -95,7 +95,7 @@ class UnetPredictor(BaselinePredictor):
         model = Unet(config)
         weights = load_file(folder / WEIGHTS_FILE)
         for name, tensor in weights.items():
-            check_finite(tensor, name, folder / WEIGHTS_FILE)
+            check_finite_weights(tensor, name, folder / WEIGHTS_FILE)
         model.load_state_dict(weights)
         return cls(model, config.image_size, device, manifest)
 

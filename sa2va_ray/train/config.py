@@ -57,7 +57,7 @@ class TrainConfig(ClusterConfig):
 
     num_epochs: int = Field(1, gt=0)
     repeats: int = Field(10, gt=0)
-    """How often each sample is in an epoch."""
+    """How many times each sample is in an epoch."""
     global_batch_size: int = Field(32, gt=0)
     """Samples of one optimizer step, over all workers."""
     micro_batch_size: int = Field(1, gt=0)

@@ -1,4 +1,4 @@
-"""What ends a run in order."""
+"""The error that ends a run on all ranks at once."""
 
 from sa2va_ray.config import UserError
 

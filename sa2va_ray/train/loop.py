@@ -25,7 +25,7 @@ from sa2va_ray.train.watch.run_facts import collect_run_facts
 
 
 def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str, lock_owner: str) -> None:
-    """Trains to the end of `config.num_epochs` from wherever the run stands.
+    """Trains to the end of `config.num_epochs` from the step that the run has reached.
 
     Raises:
         RunStoppedError: see `open_session`, `RunProgress.advance`, `train_step` and `HealthMonitor`.
@@ -56,8 +56,8 @@ def _train(session: Session, reporter: Reporter) -> None:
             step, is_last = progress.step, progress.step == num_steps
             metrics = reporter.record(step, result, lr, StepTiming(wait_s, watch.lap_s()), micro_batches)
             health.after_step(step, result.losses)
-            if health.wants_look(step):
-                health.look(step, group_states(session.engine, has_stepped=True))
+            if health.is_check_due(step):
+                health.check(step, group_states(session.engine, has_stepped=True))
             if config.validation.every_steps and (is_last or step % config.validation.every_steps == 0):
                 _validate(session, reporter, health)
             is_noticed = save_at_notice and _is_preempted(session)
@@ -107,7 +107,7 @@ def _steps(session: Session, plan: EpochPlan) -> Iterator[tuple[list[MicroBatch]
 
 
 def _seeds(plan: EpochPlan, step: int) -> list[int]:
-    """One for each micro batch, from the place of its first sample in the epoch: another number of workers, or a run
+    """A seed for each micro batch, from the place of its first sample in the epoch: another number of workers, or a run
     that goes on from a checkpoint, draws the same points and the same dropout for the same micro batches. Where these
     hold more than one sample, another number of workers cuts them elsewhere, and draws anew."""
     positions = plan.positions(step)

@@ -1,4 +1,4 @@
-"""All that a worker trains with: the engine, the plan of the epochs, and where in it the run stands."""
+"""What a worker trains with: the engine, the plan of the epochs, and where in it the run stands."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ from sa2va_ray.train.plan.flops import FlopCounts, count_flops
 
 @dataclass(frozen=True)
 class Origin:
-    """What the run is made from; goes into every checkpoint."""
+    """What the run is made from. It goes into every checkpoint."""
 
     base_sha256: str
     data_sha256: str
@@ -62,7 +62,7 @@ class Session:
 
     @property
     def num_steps(self) -> int:
-        """Of the whole run."""
+        """Steps of the whole run."""
         return sum(plan.num_steps for plan in self.plans)
 
     def state(self, metrics: dict[str, float]) -> TrainState:
@@ -82,14 +82,14 @@ class Session:
 
 
 def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_owner: str) -> Session:
-    """Builds the model, or takes the run's newest checkpoint up. Every rank calls it.
+    """Builds the model, or resumes the run at its newest checkpoint. Every rank calls it.
 
     Args:
-        lock_owner: of the run's lock.
+        lock_owner: id of the job that holds the run's lock.
 
     Raises:
-        RunStoppedError: another job has taken the run over.
-        RunStoppedError: a checkpoint that does not belong to this config; no sample can be decoded.
+        RunStoppedError: another job has taken the run over; a checkpoint does not belong to this config; no sample can
+            be decoded.
     """
     check_owner_together(storage.join(config.runs_uri, config.name), lock_owner)
     torch.manual_seed(config.seed)  # of the adapters' first weights

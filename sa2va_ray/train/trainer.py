@@ -80,7 +80,7 @@ def _refuse_where_never(config: TrainConfig, run_uri: str) -> None:
 
 
 def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLock) -> str:
-    """With the run's lock. Returns the URI of the last checkpoint."""
+    """Trains while it holds the run's lock. Returns the URI of the last checkpoint."""
     run_uri = storage.join(config.runs_uri, config.name)
     saved = _read_newest(run_uri, config, data_sha256)
     if saved and _is_at_end(saved):
@@ -189,8 +189,8 @@ def _newest_checkpoint(run_uri: str) -> str:
 
 
 def _worker(data_sha256: str, commit: str, lock_owner: str, values: dict) -> str | None:
-    """What ended the run before its time, where all ranks agree on that. (To raise it would make Ray replace the
-    workers, for the same end; and of metrics that are reported Ray keeps only those of checkpoints.)"""
+    """Trains on one worker. Returns the message of a `RunStoppedError`, or None. (To raise it would make Ray replace
+    the workers, for the same end; and of metrics that are reported Ray keeps only those of checkpoints.)"""
     try:
         train_loop_per_worker(TrainConfig.parse(values), data_sha256, commit, lock_owner)
     except RunStoppedError as error:
@@ -199,12 +199,13 @@ def _worker(data_sha256: str, commit: str, lock_owner: str, values: dict) -> str
 
 
 def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
-    """A range makes the run elastic."""
+    """The number of workers, or the range of it for an elastic run."""
     return (config.min_workers, config.num_workers) if config.min_workers else config.num_workers
 
 
 def _cause(error: Exception) -> str:
-    """Ray's last line is the cause, but where memory was short: there it is advice on Ray's settings."""
+    """The cause in Ray's error: its last line, except where memory was short and that line is advice on Ray's
+    settings."""
     if found := _MEMORY_WAS_FULL.search(str(error)):
         return (
             f"Ray killed a worker, because {found[1]} of its node's {found[2]} of memory were in use. Let less run "

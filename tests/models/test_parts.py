@@ -9,15 +9,15 @@ from sa2va_ray.models.build import build_model
 from sa2va_ray.models.lora import TrainableConfig, make_trainable
 from sa2va_ray.models.parts import (
     ADAPTERS_LABEL,
-    LABELS,
     MASK_DECODER,
     MODULES,
     NEW_ROWS_LABEL,
     PARTS,
-    label_of,
+    PLAN_LABELS,
     module_of,
     needs_masks,
     part_of,
+    plan_label,
     trained_group,
 )
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS
@@ -50,10 +50,10 @@ def test_groups_and_labels_of_a_model_with_adapters(model_and_processor):
     trained: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        labels[label_of(name)] += parameter.numel()
+        labels[plan_label(name)] += parameter.numel()
         if parameter.requires_grad:
             trained[trained_group(name)] += parameter.numel()
-    assert set(labels) == set(LABELS)
+    assert set(labels) == set(PLAN_LABELS)
     assert trained["embeddings"] == labels[NEW_ROWS_LABEL] == 2 * len(NEW_TOKENS) * model.config.hidden_size
     assert trained["lora of language_model"] + trained["lora of vision_model"] == labels[ADAPTERS_LABEL]
     assert trained["image_encoder"] == labels["SAM 2 image encoder"]

@@ -6,11 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.grounding_sam2 import normalize_grounding_images
-from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor, pad_right, tile_grid
+from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor, tile_grid
 from sa2va_ray.models.tokenizer import build_tokenizer
+
+
+def pad_right(rows: list[list[int]], value: int) -> torch.Tensor:
+    """Lists of ids of different lengths -> (B, L) int64."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
 def test_tile_grid_is_upstreams_in_all_cases(fixtures_dir: Path):

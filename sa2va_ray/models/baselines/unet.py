@@ -19,7 +19,7 @@ _NUM_GROUPS = 8
 
 
 class UnetConfig(Config):
-    """What the network is."""
+    """Sizes of the network."""
 
     image_size: int = Field(512, gt=0, multiple_of=2**_NUM_LEVELS)
     """Side in pixels of the square that images of any size are resized to."""

@@ -1,4 +1,4 @@
-"""Classical vessel filters, and the step function that makes probabilities of what they answer."""
+"""Classical vessel filters, and the step function that turns their response into probabilities."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ _SMALLEST_STD = 1e-6  # of an image without any contrast
 
 
 class FilterConfig(Config):
-    """What is filtered for."""
+    """Which filter, and for vessels of which widths."""
 
     method: Literal["frangi", "sato", "top_hat"] = "sato"
     """`frangi` (Frangi et al. 1998) and `sato` (Sato et al. 1998) look for ridges by the image's second derivatives,

@@ -1,4 +1,4 @@
-"""Puts a planned load into a model that was built without memory for its parameters."""
+"""Allocates and fills the parameters of a model that was built on the meta device, as the plan of the load says."""
 
 import math
 import zlib
@@ -43,7 +43,7 @@ def fill_model(model: Sa2VAModel, plan: dict[str, Planned], device: str, dtype: 
                 for name in names:
                     tensor = _allocate(model, name, device, dtype)
                     _fill(tensor, name, plan[name], read, adapters, seed)
-                    check_finite(tensor, name, path)
+                    check_finite_weights(tensor, name, path)
     _initialise_head(model, [name for name, planned in plan.items() if not planned.stored], device, dtype, seed)
     nn.Module.to(model, device=torch.device(device))  # the tables; they keep their own dtype
 
@@ -93,7 +93,7 @@ def _fill(target: Tensor, name: str, planned: Planned, read: Read, adapters: dic
         target[planned.known_rows :].copy_(new_rows(known, len(target) - len(known), seed ^ zlib.crc32(name.encode())))
 
 
-def check_finite(tensor: Tensor, name: str, path: Path) -> None:
+def check_finite_weights(tensor: Tensor, name: str, path: Path) -> None:
     """Raises `UserError` with the number of values, in a tensor of the file `path`, that are NaN or infinite.
 
     One NaN, or a number that is too large for the dtype, makes every answer rubbish. The extremes tell it in 0.06 s

@@ -1,4 +1,4 @@
-"""Which tensor of the model comes from which source, decided on names and shapes alone, and every objection to that."""
+"""Decides, on names and shapes alone, which tensor of the model comes from which source; refuses what does not fit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _TRAINED_BY_XTUNER = (LANGUAGE_MODEL, PROJECTOR, SEG_HEAD, MASK_DECODER)
 
 @dataclass(frozen=True)
 class LoraScale:
-    """What an XTuner checkpoint does not say of its adapters: W becomes W + alpha / rank * B A."""
+    """Scale of LoRA adapters, W + alpha / rank * B A, which an XTuner checkpoint does not say itself."""
 
     alpha: float | None
     rank: int | None
@@ -90,7 +90,7 @@ def plan_load(
 def _fit(
     expected: dict[str, tuple[int, ...]], source: WeightSource, folder: SourceFolder
 ) -> tuple[dict[str, Planned], SourceReport]:
-    """What of one source fits the model by name and full shape."""
+    """The tensors of one source that fit the model by name and full shape."""
     fitting: dict[str, Planned] = {}
     mismatched = []
     for name, stored in source.tensors.items():

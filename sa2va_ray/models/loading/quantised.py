@@ -1,4 +1,4 @@
-"""Refuses weights that are not what their numbers say: quantised ones, whose scales lie beside them.
+"""Refuses quantised weights, whose stored numbers mean nothing without the scales beside them.
 
 Taken as plain numbers they fit by name and shape, and the model answers with other masks.
 """
@@ -58,7 +58,7 @@ def check_tensors(expected: Collection[str], sources: Sequence[WeightSource]) ->
 
 
 def _quantisation_configs(values: Any) -> Iterator[dict[str, Any]]:
-    """At the top, and in the parts of a model."""
+    """Settings of quantisation in a config.json, at its top and in its parts."""
     if isinstance(values, dict):
         yield from (values[key] for key in _CONFIGS if isinstance(values.get(key), dict))
         for key, value in values.items():

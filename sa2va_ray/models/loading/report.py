@@ -1,4 +1,4 @@
-"""What a load did, module by module."""
+"""The report of a load: what was taken, merged, missing and so on, module by module."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -32,14 +32,14 @@ COLUMNS = tuple(column.name for column in fields(ModuleReport))
 
 @dataclass(frozen=True)
 class SourceReport:
-    """One source's part in the load; `modules` in the order of `MODULES`, those that it does not concern left out."""
+    """What one source gave to the load, by module in the order of `MODULES`; modules without a tensor are left out."""
 
     role: str
     location: str
     modules: dict[str, ModuleReport]
 
     def names(self, column: str) -> tuple[str, ...]:
-        """All modules' names in one column."""
+        """The tensor names in one column, of all modules."""
         return tuple(name for module in self.modules.values() for name in getattr(module, column))
 
 

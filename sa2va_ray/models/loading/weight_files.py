@@ -67,7 +67,7 @@ class StoredTensor:
 
 @dataclass
 class WeightSource:
-    """What one source offers.
+    """The tensors that one source has.
 
     Attributes:
         role: what it is to the user, for reports: "base", "sam2_checkpoint", ...

@@ -65,7 +65,7 @@ class Sampling:
 
 
 @dataclass
-class Answer:
+class DecodedAnswer:
     """Token ids that the language model said, and the hidden states (D,) at those of its [SEG] tokens that have one.
 
     A [SEG] that is the very last token of an answer cut off by its length has no state (docs/model_spec.md section 4).
@@ -245,7 +245,7 @@ def decode_answers(
     max_new_tokens: int,
     sampling: Sampling | None = None,
     any_rank: AnyRank = bool,
-) -> list[Answer]:
+) -> list[DecodedAnswer]:
     """Answers to B prompts of different lengths, greedy where `sampling` is None.
 
     Args:
@@ -282,7 +282,7 @@ def decode_answers(
             said = _accepted(draft, _choose(language_model.lm_head(spoken), sampling), end_token_id)[:max_new_tokens]
         # All tokens but the last were put in, so they have a state; the last one was only predicted.
         states = [spoken[1 + i] for i, token in enumerate(said[:-1]) if token == seg_token_id]
-        answers.append(Answer(said, states))
+        answers.append(DecodedAnswer(said, states))
         if not _has_ended(answers[row], end_token_id, max_new_tokens):
             unfinished.append(row)
             attention_mask[row, len(prompt) + len(said) - 1 :] = False  # the rest of the draft was not said
@@ -331,7 +331,7 @@ def _continue(
     language_model,
     cache: DynamicCache,
     attention_mask: Tensor,
-    answers: list[Answer],
+    answers: list[DecodedAnswer],
     seg_token_id: int,
     end_token_id: int,
     max_new_tokens: int,
@@ -365,5 +365,5 @@ def _continue(
             done[row] = _has_ended(answer, end_token_id, max_new_tokens)
 
 
-def _has_ended(answer: Answer, end_token_id: int, max_new_tokens: int) -> bool:
+def _has_ended(answer: DecodedAnswer, end_token_id: int, max_new_tokens: int) -> bool:
     return answer.ids[-1] == end_token_id or len(answer.ids) >= max_new_tokens

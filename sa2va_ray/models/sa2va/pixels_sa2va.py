@@ -280,7 +280,7 @@ def _has_wide_source(image: Image.Image) -> bool:
 
 
 def _jpeg_2000_bits(image: Any) -> int:
-    """Of a sample; by the code stream, since PIL does not tell."""
+    """Bits of a sample, read from the code stream, since PIL does not tell."""
     file = image.fp
     position = file.tell()
     file.seek(0)

@@ -203,9 +203,3 @@ def tile_grid(width: int, height: int, min_tiles: int, max_tiles: int, tile_size
         if difference < smallest_difference or (difference == smallest_difference and large_enough):
             smallest_difference, best = difference, (columns, rows)
     return best
-
-
-def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Lists of ids of different lengths -> (B, L) int64."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])

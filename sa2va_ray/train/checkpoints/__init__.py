@@ -1,1 +1,1 @@
-"""Saving a run, going on from where it was, and who may."""
+"""Saving a run, resuming it, and the lock by which one job at a time does so."""

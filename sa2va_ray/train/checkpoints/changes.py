@@ -1,4 +1,4 @@
-"""What may be changed when a run is started again: the one table, and the comparison by it."""
+"""Which settings may be changed when a run is resumed: the one table, and the comparison by it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from sa2va_ray.train.config import TrainConfig
 
 
 class Rule(Enum):
-    """Of a setting that differs from the one that the run's checkpoint was written with."""
+    """What is done about a setting that differs from the one that the run's checkpoint was written with."""
 
     FIXED = "refused: samples, learning rate or weights of the whole run depend on it"
-    ON_PURPOSE = "taken for the steps to come while the run goes on, refused when it is at its end"
+    UNTIL_THE_END = "taken for the steps to come while the run goes on, refused when it is at its end"
     FREE = "taken: it says how the run is run, not what comes out"
 
 
@@ -28,9 +28,9 @@ RULES: dict[str, Rule] = {
     "num_epochs": Rule.FIXED,
     "repeats": Rule.FIXED,
     "global_batch_size": Rule.FIXED,
-    "optim": Rule.ON_PURPOSE,
-    "loss": Rule.ON_PURPOSE,
-    "pipeline": Rule.ON_PURPOSE,
+    "optim": Rule.UNTIL_THE_END,
+    "loss": Rule.UNTIL_THE_END,
+    "pipeline": Rule.UNTIL_THE_END,
     "pipeline.actors_per_rank": Rule.FREE,
     "pipeline.cpus_per_actor": Rule.FREE,
     "pipeline.object_store_mib": Rule.FREE,
@@ -80,7 +80,7 @@ class SettingChange:
 
 
 def rule_of(key: str) -> Rule:
-    """Of a setting by its dotted name."""
+    """The rule for a setting by its dotted name."""
     while key not in RULES:
         key, separator, _ = key.rpartition(".")
         assert separator, "each key of TrainConfig is in RULES"
@@ -95,7 +95,7 @@ def check_setting_changes(saved: StoredCheckpoint, config: TrainConfig, data_sha
     """
     changes = _changes(saved, config)
     is_finished = saved.state.step == saved.state.num_steps
-    refused_rules = {Rule.FIXED, Rule.ON_PURPOSE} if is_finished else {Rule.FIXED}
+    refused_rules = {Rule.FIXED, Rule.UNTIL_THE_END} if is_finished else {Rule.FIXED}
     refused = [str(change) for change in changes if change.rule in refused_rules]
     if saved.state.data_sha256 != data_sha256:
         refused.append(f"the data set of data_uri was {saved.state.data_sha256[:12]}, is {data_sha256[:12]}")
@@ -122,7 +122,7 @@ def _changes(saved: StoredCheckpoint, config: TrainConfig) -> list[SettingChange
 
 
 def _parse_settings(saved: StoredCheckpoint) -> TrainConfig:
-    """With defaults for keys that are newer than the checkpoint."""
+    """The checkpoint's config, with defaults for keys that are newer than it."""
     try:
         return TrainConfig.parse(saved.settings)
     except UserError as error:
@@ -132,7 +132,7 @@ def _parse_settings(saved: StoredCheckpoint) -> TrainConfig:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by their dotted names."""
+    """The values of nested mappings by their dotted names."""
     leaves: dict[str, Any] = {}
     for key, value in values.items():
         leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}

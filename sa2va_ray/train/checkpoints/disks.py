@@ -1,4 +1,4 @@
-"""Disks of the ranks: who shares one, and whether there is room on it for what all of them put there."""
+"""Local disks of the ranks: which ranks share one, and whether it has room for what all of them write."""
 
 import shutil
 import socket
@@ -18,11 +18,11 @@ def ranks_on_disk(folder: Path) -> list[int]:
 
 
 def check_room(folder: Path, num_bytes: int, what: str) -> None:
-    """Every rank calls it, before any of them writes.
+    """Checks that each rank's disk has room, before any of them writes. Every rank calls it.
 
     Args:
-        num_bytes: that this rank is to write into `folder`.
-        what: is to be written; begins a sentence.
+        num_bytes: what this rank is to write into `folder`.
+        what: the name of what is written, in the message.
 
     Raises:
         RunStoppedError: a disk, of any rank, has less room than all ranks on it want.

@@ -35,7 +35,7 @@ class LockLostError(UserError):
 
 
 class RunLock:
-    """As a context manager: the right to train a run. `owner` is an id that `check_owner` takes."""
+    """The lock of a run as a context manager. Its `owner` is the id that `check_owner` takes."""
 
     def __init__(self, run_uri: str, beat_every_s: float = BEAT_EVERY_S, dead_after_s: float = DEAD_AFTER_S):
         self.owner = uuid.uuid4().hex
@@ -52,9 +52,10 @@ class RunLock:
         self._renewer = threading.Thread(target=self._renew_until_stopped, name="run lock", daemon=True)
 
     def __enter__(self) -> Self:
-        """
+        """Takes the lock.
+
         Raises:
-            UserError: a job that gives signs of life has the run; with its host, process and start.
+            UserError: a job that gives signs of life has the run; the message names its host, process and start.
         """
         found = _read(self._run_uri)
         if found is not None:
@@ -76,7 +77,7 @@ class RunLock:
             pass  # it is another's now, who may have given it back
 
     def confirm(self) -> None:
-        """To be called before work begins, some time after the lock was taken.
+        """Checks that the lock is still this job's, once the write of another would show. Call it before work begins.
 
         Raises:
             LockLostError: another job took it at the same moment.
@@ -116,10 +117,11 @@ class RunLock:
 
 
 def check_owner_together(run_uri: str, owner: str) -> None:
-    """Every rank calls it. A store that does not answer is no reason to end.
+    """Checks on rank 0, for all ranks, that the run is still this job's. Every rank calls it; a store that does not
+    answer is no reason to end.
 
     Raises:
-        RunStoppedError: like `LockLostError`.
+        RunStoppedError: another job has taken the run over.
     """
     if lost := from_rank_0(lambda: _loss_of_lock(run_uri, owner)):
         raise RunStoppedError(lost)
@@ -137,7 +139,8 @@ def _loss_of_lock(run_uri: str, owner: str) -> str | None:
 
 
 def check_owner(run_uri: str, owner: str) -> None:
-    """
+    """Checks that a run's lock is its owner's.
+
     Raises:
         LockLostError: the run's lock is another's, or was deleted.
     """
@@ -157,7 +160,7 @@ def _read(run_uri: str) -> bytes | None:
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    """Empty for what is no lock's content."""
+    """The record of a lock; empty for bytes that are none."""
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Where a run stands, and whether its samples are those of the plan."""
+"""How far a run has got, and the check of its samples against the plan."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ _FIELDS = ("step", "epoch", "step_in_epoch", "missing_in_epoch", "samples_seen",
 
 @dataclass
 class RunProgress:
-    """Where the run stands, over all ranks. The fields are those of `TrainState`."""
+    """How far the run has got, over all ranks. The fields are those of `TrainState`."""
 
     step: int = 0
     epoch: int = 0
@@ -34,7 +34,7 @@ class RunProgress:
         return {name: getattr(self, name) for name in _FIELDS}
 
     def advance(self, plan: EpochPlan, result: StepResult, config: TrainConfig) -> None:
-        """Counts a step in, and holds its samples against the plan. All ranks get the same numbers.
+        """Counts a step, and checks its samples against the plan. All ranks get the same numbers.
 
         Raises:
             RuntimeError: the workers trained on more samples than planned.

@@ -1,4 +1,4 @@
-"""Where a run goes on: its newest sound checkpoint, or the beginning."""
+"""Where a run is resumed: at its newest sound checkpoint, or at the beginning."""
 
 import shutil
 import tempfile
@@ -85,7 +85,7 @@ def find_resume_point(config: TrainConfig, data_sha256: str) -> Iterator[ResumeP
 
 
 def _fetch_newest(run_uri: str, folder: Path, fetches: bool) -> str | None:
-    """The checkpoint that each rank that `fetches` has fetched to its `folder`."""
+    """Finds the newest sound checkpoint, and copies it to `folder` on each rank that `fetches`. Returns its URI."""
     uris = from_rank_0(partial(list_checkpoints, run_uri))
     for uri in reversed(uris):
         saved = from_rank_0(partial(_read, uri))
@@ -112,7 +112,7 @@ def _read(uri: str) -> StoredCheckpoint | UserError:
 
 
 def _fetch_all(saved: StoredCheckpoint, folder: Path, fetches: bool) -> list[UserError]:
-    """Copies a checkpoint to each disk. Returns what went wrong with it, on any."""
+    """Copies a checkpoint to each disk. Returns the errors of all ranks."""
     num_bytes = sum(file["size"] for file in saved.manifest["files"].values())
     check_room(folder.parent, num_bytes if fetches else 0, f"A copy of the checkpoint {saved.uri}")
     return [error for error in gather_objects(_fetch(saved, folder) if fetches else None) if error]

@@ -26,7 +26,7 @@ def delete_old_checkpoints(run_uri: str, keep_newest: int, keep_best: int, metri
 
 
 def _rank(saved: StoredCheckpoint, metric: str) -> tuple[float, float, int]:
-    """Greater for better checkpoints."""
+    """A sort key that is greater for better checkpoints."""
     state = saved.state
     return state.metrics[metric], state.metrics.get("val/step", state.step) - state.step, state.step
 

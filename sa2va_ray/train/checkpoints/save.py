@@ -116,7 +116,7 @@ class CheckpointShard:
 
 
 def _upload(local: ray.train.Checkpoint, name: str, shard: CheckpointShard) -> ray.train.Checkpoint:
-    """What Ray calls in a thread of its own."""
+    """The upload function that Ray calls in a thread of its own."""
     upload_shard(shard)
     filesystem = ray.train.get_context().get_storage().storage_filesystem  # Ray takes no other for the same place
     return ray.train.Checkpoint(storage.resolve(shard.uri)[1], filesystem=filesystem)

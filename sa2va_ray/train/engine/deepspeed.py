@@ -101,7 +101,8 @@ def _trains(module: nn.Module) -> bool:
 
 
 def _shard(model: Sa2VAModel, settings: dict[str, Any]) -> None:
-    """Parameter by parameter; left to itself, `deepspeed.initialize` would put the whole model on each GPU first."""
+    """Spreads the weights over the GPUs one parameter at a time. `deepspeed.initialize` by itself would put the whole
+    model on each GPU first."""
     deepspeed.zero.Init(module=model, config_dict_or_path=settings, dtype=model.dtype)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(get_accelerator().current_device_name())

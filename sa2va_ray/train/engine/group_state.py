@@ -1,6 +1,9 @@
-"""What can be told of each trained group from a ZeRO engine's own state: whether its weights changed, and whether it
-had a gradient. No hooks, no copies: a checksum of the float32 weights, and the sum of AdamW's second moments, which is
-a sum of squared gradients that no step can make smaller than its decay."""
+"""Whether the weights of each trained group change, and whether it gets a gradient, read from a ZeRO engine's own
+state.
+
+No hooks, no copies: a checksum of the float32 weights, and the sum of AdamW's second moments, which is a sum of squared
+gradients that no step can make smaller than its decay.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,5 +74,5 @@ def _local_partition(parameter: Any, moment: str | None) -> Tensor:
 
 
 def _wrapped(number: int) -> int:
-    """Into the range of int64."""
+    """A sum of checksums, wrapped into the range of int64."""
     return (number + 2**63) % 2**64 - 2**63

@@ -1,4 +1,4 @@
-"""Who holds which part of the training state, as DeepSpeed's ZeRO stages tell it (arXiv 1910.02054, section 5).
+"""How the training state is spread over the GPUs, by DeepSpeed's ZeRO stages (arXiv 1910.02054, section 5).
 
 | strategy | frozen and trained weights | gradients, optimizer state |
 | --- | --- | --- |

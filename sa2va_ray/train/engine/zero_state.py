@@ -13,7 +13,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def trained_parameters(engine) -> list[tuple[str, nn.Parameter]]:
-    """In the model's order, which is the same on all ranks."""
+    """Names and parameters that train, in the model's order, which is the same on all ranks."""
     return [(name, each) for name, each in engine.module.named_parameters() if each.requires_grad]
 
 

@@ -20,10 +20,10 @@ _VIT_WORKING_VALUES = 14  # while a layer runs, in widths: two residuals, q, k, 
 
 @dataclass(frozen=True)
 class SampleSize:
-    """What the largest micro batch has for each of its samples."""
+    """Sizes of each sample of the largest micro batch."""
 
     num_tokens: int
-    """Of the sequence."""
+    """Length of the sequence."""
     num_tiles: int
     num_objects: int = 1
 
@@ -33,7 +33,7 @@ class SampleSize:
 
 
 def layer_bytes_per_token(sizes: ModelSizes) -> float:
-    """What one layer of the language model keeps for its backward pass, for each token."""
+    """Bytes that one layer of the language model keeps for its backward pass, for each token."""
     llm, lora, b = sizes.architecture.llm_config, sizes.trainable, sizes.dtype.itemsize
     d, f, heads = llm.hidden_size, llm.intermediate_size, llm.num_attention_heads
     q = heads * (getattr(llm, "head_dim", None) or d // heads)
@@ -47,7 +47,7 @@ def layer_bytes_per_token(sizes: ModelSizes) -> float:
 
 
 def language_model_bytes(sizes: ModelSizes, tokens: int, checkpointing: bool) -> int:
-    """All layers and the projector, kept until the backward pass. With checkpointing only the layers' inputs."""
+    """Bytes that all layers of the language model keep; with checkpointing only those of their inputs."""
     llm, b = sizes.architecture.llm_config, sizes.dtype.itemsize
     per_layer = llm.hidden_size * b if checkpointing else layer_bytes_per_token(sizes)
     final_norm = 4 * llm.hidden_size
@@ -55,35 +55,37 @@ def language_model_bytes(sizes: ModelSizes, tokens: int, checkpointing: bool) ->
 
 
 def projector_bytes(sizes: ModelSizes, num_tiles: int) -> int:
-    """Its input, the input's norm, and its hidden layer before and after the activation."""
+    """Bytes that the projector keeps: its input, the input's norm, its hidden layer before and after the activation."""
     architecture, b = sizes.architecture, sizes.dtype.itemsize
     patch_width = int(architecture.vision_config.hidden_size / architecture.downsample_ratio**2)
     return num_tiles * architecture.tokens_per_tile * b * (2 * patch_width + 3 * architecture.hidden_size)
 
 
 def logits_bytes(sizes: ModelSizes, supervised_tokens: int) -> int:
-    """(M, V) logits, in float32 as well, their log-softmax and both gradients. Only supervised tokens have logits."""
+    """Bytes of the (M, V) logits, in float32 as well, their log-softmax and both gradients. Only supervised tokens have
+    logits."""
     b = sizes.dtype.itemsize
     return supervised_tokens * sizes.architecture.llm_config.vocab_size * (b + 4 + 4 + 4 + b)
 
 
 def merged_head_bytes(sizes: ModelSizes) -> int:
-    """peft puts the new rows into a copy of the (V, D) head for each pass, which the backward pass needs again, as well
-    as a gradient of that size; a head that trains as a whole has the gradient only."""
+    """Bytes that the language model's head takes in the backward pass. peft puts the new rows into a copy of the (V, D)
+    head for each pass, which the backward pass needs again, as well as a gradient of that size; a head that trains as a
+    whole has the gradient only."""
     copies = 2 if sizes.trainable.embeddings == "new_tokens" else 1
     llm = sizes.architecture.llm_config
     return copies * llm.vocab_size * llm.hidden_size * sizes.dtype.itemsize
 
 
 def mask_decoder_bytes(sizes: ModelSizes, num_images: int, num_objects: int) -> int:
-    """`num_objects`: of all images."""
+    """Bytes that SAM 2's mask decoder keeps. `num_objects`: of all images together."""
     places = (sizes.architecture.grounding_size // 4) ** 2
     of_image, of_object = _DECODER_BYTES
     return places * (of_image * num_images + of_object * num_objects) * sizes.dtype.itemsize // 2
 
 
 def image_encoder_bytes(sizes: ModelSizes, num_images: int, checkpointing: bool) -> int:
-    """Kept by SAM 2's image encoder where it trains; nothing where it is frozen."""
+    """Bytes that SAM 2's image encoder keeps where it trains; 0 where it is frozen."""
     if sizes.trainable.image_encoder == "frozen":
         return 0
     per_value = sizes.dtype.itemsize * 2 if checkpointing else _TRUNK_BYTES * sizes.dtype.itemsize // 2
@@ -91,7 +93,8 @@ def image_encoder_bytes(sizes: ModelSizes, num_images: int, checkpointing: bool)
 
 
 def image_encoder_working_bytes(sizes: ModelSizes, num_images: int) -> int:
-    """While its first blocks run, which have the most places. A block that is computed again keeps its part as well."""
+    """Bytes that SAM 2's image encoder takes while its first blocks run, which have the most places. A block that is
+    computed again keeps its part as well."""
     trunk = sizes.architecture.grounding_config["trunk"]
     values = (sizes.architecture.grounding_size // 4) ** 2 * trunk["embed_dim"]
     per_value = _TRUNK_WORKING_BYTES if sizes.trainable.image_encoder == "frozen" else _TRUNK_BYTES
@@ -99,14 +102,14 @@ def image_encoder_working_bytes(sizes: ModelSizes, num_images: int) -> int:
 
 
 def vision_encoder_working_bytes(sizes: ModelSizes, num_tiles: int) -> int:
-    """While one layer of InternViT runs."""
+    """Bytes that InternViT takes while one of its layers runs."""
     vision = sizes.architecture.vision_config
     places = 4 * sizes.architecture.tokens_per_tile + 1
     return num_tiles * places * vision.hidden_size * _VIT_WORKING_VALUES * sizes.dtype.itemsize
 
 
 def vision_encoder_bytes(sizes: ModelSizes, num_tiles: int, checkpointing: bool) -> int:
-    """Kept by InternViT where it has adapters; nothing where it is frozen."""
+    """Bytes that InternViT keeps where it has adapters; 0 where it is frozen."""
     if sizes.trainable.vision_encoder == "frozen":
         return 0
     vision, b = sizes.architecture.vision_config, sizes.dtype.itemsize
@@ -118,6 +121,6 @@ def vision_encoder_bytes(sizes: ModelSizes, num_tiles: int, checkpointing: bool)
 
 
 def _trunk_values(sizes: ModelSizes) -> int:
-    """Places x channels of all of Hiera's blocks: each stage halves the side and doubles the channels."""
+    """Values, places x channels, of all of Hiera's blocks: each stage halves the side and doubles the channels."""
     trunk, side = sizes.architecture.grounding_config["trunk"], sizes.architecture.grounding_size // 4
     return sum(n * (side >> i) ** 2 * (trunk["embed_dim"] << i) for i, n in enumerate(trunk["stages"]))

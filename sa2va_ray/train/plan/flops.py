@@ -39,19 +39,20 @@ _PEAKS: dict[str, float] = {
 
 @dataclass(frozen=True)
 class FlopCounts:
-    """Forward and backward, by what a batch holds. A language model's cost is linear and quadratic in the length L."""
+    """Operations forward and backward, for each thing that a batch holds. A language model's cost is linear and
+    quadratic in the length L."""
 
     per_tile: float
     per_token: float
     per_token_pair: float
     per_target: float
-    """Language model head, at a supervised token."""
+    """Operations of the language model's head at a supervised token."""
     per_image: float
-    """SAM 2's image encoder."""
+    """Operations of SAM 2's image encoder."""
     per_object: float
 
-    def of(self, batch: Batch) -> float:
-        """Of one pass forward and backward; padding is no work."""
+    def of_batch(self, batch: Batch) -> float:
+        """Operations of one pass forward and backward; padding is no work."""
         lengths = batch.attention_mask.sum(dim=1).double()
         return float(
             self.per_tile * int(batch.num_tiles.sum())

@@ -51,7 +51,7 @@ def log_plan(config: TrainConfig, num_samples: int, gpu_bytes: int | None) -> Me
 
 
 def log_measured_peak(plan: MemoryPlan, metrics: Mapping[str, float]) -> None:
-    """Puts the measured peak of a run on GPUs beside its plan. `metrics`: of its last step."""
+    """Logs the measured peak of a run on GPUs beside its plan. `metrics`: those of its last step."""
     peak_gib = metrics.get("memory/peak_gib")
     if plan.config.use_gpu and peak_gib is not None:
         planned_gib = plan.allocated_bytes / GIB
@@ -59,7 +59,7 @@ def log_measured_peak(plan: MemoryPlan, metrics: Mapping[str, float]) -> None:
 
 
 def _free_bytes(uri: str) -> int | None:
-    """None where storage does not tell."""
+    """Free bytes of the disk that `uri` is on; None where storage does not tell."""
     if not storage.is_local(uri):
         return None
     folder = Path(storage.resolve(uri)[1])
@@ -94,7 +94,7 @@ def plan_memory(
         strategy=strategy,
         size=size,
         gpu=_states(sizes, config, strategy) | _kept(sizes, config, size),
-        moments=_moments(sizes, config, strategy, size),
+        transients=_transients(sizes, config, strategy, size),
         host=_host(sizes, config, strategy),
         checkpoint_bytes=_CHECKPOINT_BYTES * sizes.num_trained,
         gpu_bytes=gpu_bytes,
@@ -148,7 +148,8 @@ def _states(sizes: ModelSizes, config: TrainConfig, strategy: Strategy) -> dict[
 
 
 def _gathered(sizes: ModelSizes) -> int:
-    """Values that ZeRO-3 has whole at a time: what it fetches ahead, and a module that is fetched however large."""
+    """Parameters that ZeRO-3 holds whole at a time: those fetched ahead, and the largest module fetched in one
+    piece."""
     whole = {part.label for part in sizes.trainable.encoders("frozen")}
     encoders = [group.num_parameters for group in sizes.groups if group.name in whole]
     return MAX_LIVE_PARAMETERS + max([sizes.largest_module, *encoders])
@@ -166,8 +167,8 @@ def _kept(sizes: ModelSizes, config: TrainConfig, size: SampleSize) -> dict[str,
     return {name: num_bytes for name, num_bytes in kept.items() if num_bytes}
 
 
-def _moments(sizes: ModelSizes, config: TrainConfig, strategy: Strategy, size: SampleSize) -> dict[str, int]:
-    """What a moment of a step needs on top of the rest; no two of them come together."""
+def _transients(sizes: ModelSizes, config: TrainConfig, strategy: Strategy, size: SampleSize) -> dict[str, int]:
+    """Bytes that a step needs for a moment, on top of the rest, by that moment; no two moments come together."""
     batch, checkpointing = config.micro_batch_size, config.activation_checkpointing
     layer = int(batch * size.num_tokens * activations.layer_bytes_per_token(sizes))
     step = 0 if strategy == "zero3_offload" else _STEP_BYTES * -(-sizes.num_trained // config.num_workers)

@@ -14,7 +14,7 @@ from sa2va_ray.models.build import ModelConfig, random_architecture
 from sa2va_ray.models.loading.place import build_empty_model
 from sa2va_ray.models.loading.source_folder import read_source_folder
 from sa2va_ray.models.lora import TrainableConfig, make_trainable
-from sa2va_ray.models.parts import LABELS, label_of
+from sa2va_ray.models.parts import PLAN_LABELS, plan_label
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 
@@ -52,7 +52,8 @@ class ModelSizes:
 
 
 def read_model_sizes(config: ModelConfig, dtype: torch.dtype) -> ModelSizes:
-    """Seconds for any size; of a base in object storage only the small files are fetched.
+    """Builds the model on the meta device and counts its parameters. Takes seconds for any size; of a base in object
+    storage only the small files are fetched.
 
     Raises:
         UserError: the base is no model folder, or of another family.
@@ -82,9 +83,9 @@ def _read_architecture(config: ModelConfig) -> tuple[Sa2VAConfig, object]:
 
 
 def _count_groups(model: nn.Module) -> Iterator[ParameterGroup]:
-    counts = {label: [0, 0] for label in LABELS}
+    counts = {label: [0, 0] for label in PLAN_LABELS}
     for name, parameter in model.named_parameters():
-        count = counts[label_of(name)]
+        count = counts[plan_label(name)]
         count[0] += parameter.numel()
         count[1] += parameter.numel() if parameter.requires_grad else 0
     return (ParameterGroup(name, *numbers) for name, numbers in counts.items() if numbers[0])

@@ -1,4 +1,4 @@
-"""The plan of a run's memory: what it holds, and how it reads."""
+"""The plan of a run's memory, and the text that people read of it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _CONTEXT_BYTES = GIB  # CUDA's and cuBLAS's own, and the buffers of NCCL
 class MemoryPlan:
     """Attributes:
     gpu: bytes that are held together at the peak of a step, by part.
-    moments: bytes on top of these, by the moment of a step that needs them; the largest counts.
+    transients: bytes on top of these, by the moment of a step that needs them; the largest counts.
     host: bytes of one host that all workers share, by part: while the model is built, and then.
     checkpoint_bytes: of one checkpoint.
     """
@@ -28,7 +28,7 @@ class MemoryPlan:
     strategy: Strategy
     size: SampleSize
     gpu: Mapping[str, int]
-    moments: Mapping[str, int]
+    transients: Mapping[str, int]
     host: Mapping[str, int]
     checkpoint_bytes: int
     gpu_bytes: int | None = None
@@ -38,7 +38,7 @@ class MemoryPlan:
     @property
     def allocated_bytes(self) -> int:
         """Peak of what torch allocates on a GPU: compare with `torch.cuda.max_memory_allocated()`."""
-        return sum(self.gpu.values()) + max(self.moments.values())
+        return sum(self.gpu.values()) + max(self.transients.values())
 
     @property
     def peak_bytes(self) -> int:
@@ -52,7 +52,7 @@ class MemoryPlan:
 
     @property
     def num_steps(self) -> int | None:
-        """Of the whole run."""
+        """Steps of the whole run."""
         if self.num_samples is None:
             return None
         return self.config.num_epochs * -(-self.num_samples * self.config.repeats // self.config.global_batch_size)
@@ -80,8 +80,8 @@ def _gpu(plan: MemoryPlan) -> Iterator[str]:
         f"{size.num_tokens} tokens, {size.num_tiles} tile(s), {size.num_objects} object(s)"
     )
     yield from (_line(name, num_bytes) for name, num_bytes in plan.gpu.items() if num_bytes)
-    moment = max(plan.moments, key=lambda name: plan.moments[name])
-    yield _line(f"for a moment: {moment}", plan.moments[moment])
+    moment = max(plan.transients, key=lambda name: plan.transients[name])
+    yield _line(f"for a moment: {moment}", plan.transients[moment])
     if plan.config.use_gpu:
         yield _line("CUDA and NCCL", plan.peak_bytes - plan.allocated_bytes)
     yield _line("peak", plan.peak_bytes) + _against(plan)

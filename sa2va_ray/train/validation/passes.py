@@ -76,7 +76,7 @@ def compute_losses(engine, processor, samples: SampleIndex, config: TrainConfig)
 def score_predictions(
     engine, processor, samples: SampleIndex, config: TrainConfig
 ) -> tuple[list[_Row], dict[str, np.ndarray]]:
-    """What the predictor makes of each sample.
+    """Predicts every sample and scores the masks against the truth.
 
     Returns:
         for each sample, in order: `sample_id`, `patient_id`, the means over its objects of `VALIDATION_METRICS`, and
@@ -106,7 +106,7 @@ def score_predictions(
 def _predictions(
     engine, processor, samples: SampleIndex, config: TrainConfig
 ) -> Iterator[tuple[int, _Row, Prediction]]:
-    """This rank's samples, each with its number and once for each of its objects, and what is predicted for that."""
+    """Yields (number, sample, prediction) for each object of this rank's samples."""
     predictor = Sa2VAPredictor(engine.module, processor)
 
     def ask(sample: _Row, phrase: str) -> Query:
@@ -140,7 +140,7 @@ def _drawn(sample_ids: Iterable[str], config: TrainConfig) -> list[str]:
 
 
 def _own_samples(samples: SampleIndex) -> Iterator[tuple[int, _Row]]:
-    """This rank's samples, each with its number."""
+    """Yields (number, sample) for this rank's samples."""
     indices = np.arange(dist.get_rank(), len(samples), dist.get_world_size())
     for start in range(0, len(indices), _READ_AHEAD):
         chunk = indices[start : start + _READ_AHEAD]
@@ -148,7 +148,7 @@ def _own_samples(samples: SampleIndex) -> Iterator[tuple[int, _Row]]:
 
 
 def _in_lockstep(engine, items: Iterable[_Item]) -> Iterator[list[_Item]]:
-    """The items in micro batches, as many on every rank: empty ones where a rank has no more."""
+    """Yields the items in micro batches, the same number on every rank: empty ones where a rank has no more."""
     items, size = iter(items), engine.train_micro_batch_size_per_gpu()
     while any_rank(engine, bool(chunk := list(islice(items, size)))):
         yield chunk
@@ -176,5 +176,5 @@ def _check_decoded(undecodable: list[str]) -> None:
 
 
 def _gathered(items: list[_Item]) -> list[_Item]:
-    """The items of all ranks, on all ranks."""
+    """The items of all ranks in one list, on all ranks."""
     return [item for of_rank in gather_objects(items) for item in of_rank]

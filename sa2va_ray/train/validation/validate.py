@@ -20,7 +20,7 @@ from sa2va_ray.train.validation.passes import compute_losses, score_predictions
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """The same on all ranks.
+    """The result of a validation, the same on all ranks.
 
     Attributes:
         metrics: `val/dice`, `val/iou`, `val/precision`, `val/recall`, `val/cldice`: the mean over patients of the mean
@@ -62,7 +62,7 @@ def validate(engine, processor: Sa2VAProcessor, config: TrainConfig) -> Validati
 
 @contextmanager
 def _paused(engine) -> Iterator[None]:
-    """Evaluation mode, without gradients; then the modes of all modules, and the random numbers, are what they were."""
+    """Evaluates without gradients; restores the modes of all modules and the state of the random numbers afterwards."""
     modes = [(module, module.training) for module in engine.modules()]
     engine.eval()
     try:

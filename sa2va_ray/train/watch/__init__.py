@@ -1,1 +1,1 @@
-"""What is told of a run while it goes on: lines, curves, warnings, facts."""
+"""What is reported of a run while it goes on: log lines, curves, warnings, facts."""

@@ -16,7 +16,7 @@ from sa2va_ray.train.watch import advice
 
 WARN_AFTER_STEPS = 10
 FAIL_AFTER_STEPS = 20
-LOOK_EVERY_STEPS = 100
+CHECK_EVERY_STEPS = 100
 
 _LEAST_SEG_SHARE = 0.5
 _FALLS_IN_A_ROW = 3
@@ -41,7 +41,8 @@ class _Once:
 
 
 class HealthMonitor:
-    """All that is watched. Every rank shows it the same, so that all of them end together where it raises."""
+    """All monitors together. Every rank calls it with the same values, so that all of them end together where it
+    raises."""
 
     def __init__(
         self, config: TrainConfig, num_steps: int, start_step: int, states: Mapping[str, GroupState], warn: Warn
@@ -57,26 +58,26 @@ class HealthMonitor:
         self._loss = LossMonitor(config.optim, num_steps, warn) if start_step == 0 else None
 
     def after_step(self, step: int, losses: Mapping[str, float]) -> None:
-        """`losses`: of the step: `loss`, and its parts `loss_language` and so on."""
+        """Counts a step. `losses`: its `loss`, and the parts `loss_language` and so on."""
         self._groups.after_step(losses)
         self._validation.after_step(losses)
         if self._loss:
             self._loss.after_step(step, losses)
 
-    def wants_look(self, step: int) -> bool:
-        """Whether `look` is to be called after this step."""
-        return self._groups.wants_look(step)
+    def is_check_due(self, step: int) -> bool:
+        """Whether `check` is to be called after this step."""
+        return self._groups.is_check_due(step)
 
-    def look(self, step: int, states: Mapping[str, GroupState]) -> None:
-        """Judges the groups by what they are now.
+    def check(self, step: int, states: Mapping[str, GroupState]) -> None:
+        """Checks the groups by their present states.
 
         Raises:
             RunStoppedError: one has had no gradient in any of the first 20 steps of this start.
         """
-        self._groups.look(step, states)
+        self._groups.check(step, states)
 
     def after_validation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """`metrics`: with `val/seg_share` and `val/dice`."""
+        """Checks a validation. `metrics` has `val/seg_share` and `val/dice`."""
         self._validation.after_validation(step, metrics)
 
 
@@ -88,7 +89,7 @@ class GroupMonitor:
         self._first_states = self._last_states = states
         self._last_step = start_step
         self._never_had_gradient = set(states)
-        self._num_masked_steps = 0  # since the last look
+        self._num_masked_steps = 0  # since the last check
         self._warn_once = _Once(warn)
 
     def after_step(self, losses: Mapping[str, float]) -> None:
@@ -96,11 +97,11 @@ class GroupMonitor:
             value > 0 for name, value in losses.items() if name not in ("loss", "loss_language")
         )
 
-    def wants_look(self, step: int) -> bool:
+    def is_check_due(self, step: int) -> bool:
         done = step - self._start_step
-        return done in (WARN_AFTER_STEPS, FAIL_AFTER_STEPS) or done % LOOK_EVERY_STEPS == 0 or step == self._num_steps
+        return done in (WARN_AFTER_STEPS, FAIL_AFTER_STEPS) or done % CHECK_EVERY_STEPS == 0 or step == self._num_steps
 
-    def look(self, step: int, states: Mapping[str, GroupState]) -> None:
+    def check(self, step: int, states: Mapping[str, GroupState]) -> None:
         num_steps = step - self._last_step
         judged = [group for group in states if self._num_masked_steps or not needs_masks(group)]
         without_gradient = {group for group in judged if not self._had_gradient(group, states, num_steps)}
@@ -116,7 +117,7 @@ class GroupMonitor:
         self._last_step, self._last_states, self._num_masked_steps = step, states, 0
 
     def _had_gradient(self, group: str, states: Mapping[str, GroupState], num_steps: int) -> bool:
-        """Without gradients second moments do nothing but decay."""
+        """Whether second moments grew beyond their decay, which only a gradient can make them do."""
         decayed = self._last_states[group].squares * self._beta2**num_steps
         return states[group].squares > decayed * (1 + _ROUNDING * num_steps)
 

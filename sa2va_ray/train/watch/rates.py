@@ -1,4 +1,4 @@
-"""How fast a run goes, what it waits for, and when it will be done. All ranks count; they exchange numbers when asked.
+"""Rates of a run, its waiting times and the time left. All ranks count; they exchange numbers when asked.
 
 Rates and the data wait are of the steps since they were asked for last; the share of checkpoints and the peak memory of
 the time since the run was started last.
@@ -64,15 +64,16 @@ class RateMeter:
         lap.num_samples += result.num_samples
         lap.num_tokens += result.num_tokens
         if self._flop_counts:
-            lap.flops += sum(self._flop_counts.of(each.batch) for each in micro_batches if each.batch)
+            lap.flops += sum(self._flop_counts.of_batch(each.batch) for each in micro_batches if each.batch)
         lap.data_wait_s += timing.data_wait_s
         lap.seconds += seconds
 
     def checkpoint(self, seconds: float) -> None:
-        """Training stood still for it."""
+        """Counts a pause for a checkpoint."""
         self._checkpoint_s += seconds
 
     def validation(self, seconds: float) -> None:
+        """Counts a pause for a validation."""
         self._validation_s += seconds
 
     def measure(self, step: int) -> dict[str, float]:
@@ -98,7 +99,7 @@ class RateMeter:
         return metrics
 
     def _of_ranks(self, values: list[float]) -> list[list[float]]:
-        """For each value, that of every rank."""
+        """For each value, the list of it over the ranks."""
         table = torch.zeros(dist.get_world_size(), len(values), dtype=torch.float64, device=self._device)
         table[dist.get_rank()] = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(table)

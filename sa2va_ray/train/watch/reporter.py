@@ -162,7 +162,7 @@ class _Output:
             self._sender.start()
 
     def _is_sending(self, wait_s: float = 0.0) -> bool:
-        """Whether it is, after `wait_s` at most."""
+        """Whether the thread still sends, after a wait of `wait_s` at most."""
         if self._sender is None:
             return False
         self._sender.join(wait_s)

@@ -55,7 +55,8 @@ def collect_run_facts(
     step: int,
     changes: Sequence[SettingChange] = (),
 ) -> dict[str, Any]:
-    """Facts of a start of the run at `step`. Every rank calls it, since each tells its device; all get the same.
+    """Collects the facts of a start of the run at `step`. Every rank calls it, since each gives its device; all get the
+    same.
 
     Args:
         changes: settings that are others than those of the checkpoint that it goes on from.
@@ -120,7 +121,7 @@ def _driver_version() -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints; None where it fails or is not installed."""
+    """The output of a command; None where it fails or is not installed."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
     except FileNotFoundError:

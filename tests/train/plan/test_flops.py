@@ -95,7 +95,7 @@ def test_a_batch_costs_what_it_holds_without_its_padding():
         masks=[torch.zeros(2, 4, 4, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool)],
         sample_ids=["a", "b"],
     )
-    assert flops.of(batch) == 3e10 + 8e8 + (25 + 9) * 1e6 + 4e4 + 2e2 + 3
+    assert flops.of_batch(batch) == 3e10 + 8e8 + (25 + 9) * 1e6 + 4e4 + 2e2 + 3
 
 
 def test_counting_leaves_the_model_as_it_was(model, adapted):

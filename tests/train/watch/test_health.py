@@ -44,8 +44,8 @@ def run(monitor, groups, steps, losses=LOSSES, **how):
     for step in steps:
         groups.step(**how)
         monitor.after_step(losses)
-        if monitor.wants_look(step):
-            monitor.look(step, groups.states)
+        if monitor.is_check_due(step):
+            monitor.check(step, groups.states)
 
 
 def test_groups_that_learn_are_left_in_peace(warnings):
