@@ -23,7 +23,7 @@ from benchmarks.predict import build, teach_the_draft
 from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack, free_port
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.export.model_files import write_model_files
-from sa2va_ray.export.weights import write_weights
+from sa2va_ray.export.shards import write_weights
 from sa2va_ray.models.model_manifest import write_model_manifest
 from sa2va_ray.serve.config import ServeArgs
 

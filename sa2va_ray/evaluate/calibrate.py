@@ -19,7 +19,7 @@ from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.evaluate.passes.answers import answer_questions, columns
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup, try_cleanups
 from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, read_truths
-from sa2va_ray.evaluate.report.calibration import render_calibration
+from sa2va_ray.evaluate.report.calibration_page import render_calibration
 from sa2va_ray.evaluate.statistics.choose import choose_threshold, sweep_patients
 from sa2va_ray.evaluate.statistics.summary import probability_calibration, threshold_curves
 from sa2va_ray.metrics import THRESHOLDS, bootstrap_interval, calibration_counts, dequantise, probability_counts

@@ -9,9 +9,8 @@ from typing import Any
 
 from sa2va_ray import __version__, storage
 from sa2va_ray.config import UserError
-from sa2va_ray.export.card import write_card
-from sa2va_ray.export.checks.check import changes_table, raise_for_failed, table
-from sa2va_ray.export.checks.verify import (
+from sa2va_ray.export.checks.checklist import changes_table, raise_for_failed, table
+from sa2va_ray.export.checks.folder import (
     check_answers,
     check_changes,
     check_folder,
@@ -20,9 +19,11 @@ from sa2va_ray.export.checks.verify import (
     weight_facts,
 )
 from sa2va_ray.export.config import ExportConfig
-from sa2va_ray.export.hub import check_hub, upload_to_hub
+from sa2va_ray.export.hub_upload import check_hub, upload_to_hub
 from sa2va_ray.export.merge import Trained
+from sa2va_ray.export.model_card import write_card
 from sa2va_ray.export.model_files import write_model_files
+from sa2va_ray.export.shards import write_weights
 from sa2va_ray.export.target import (
     check_fetch_space,
     check_model_space,
@@ -31,7 +32,6 @@ from sa2va_ray.export.target import (
     staging_folder,
 )
 from sa2va_ray.export.upstream_config import check_fits_upstream
-from sa2va_ray.export.weights import write_weights
 from sa2va_ray.manifest import digest, read_manifest, to_json
 from sa2va_ray.models.checkpoint import OPTIMIZER, find_checkpoint
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest, write_model_manifest

@@ -9,7 +9,7 @@ import numpy as np
 
 from sa2va_ray.images.decode import decode_image_bytes
 from sa2va_ray.pictures.panels import label_panels
-from sa2va_ray.pictures.polygons import draw_polygons
+from sa2va_ray.pictures.raw_polygons import draw_polygons
 from sa2va_ray.pictures.sheet import Picture
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import QUARANTINED

@@ -14,9 +14,9 @@ import torch
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.export import target
-from sa2va_ray.export.card import without_places
 from sa2va_ray.export.checks.probe import PROMPT, probe_images
 from sa2va_ray.export.config import ExportConfig
+from sa2va_ray.export.model_card import without_places
 from sa2va_ray.export.run import export
 from sa2va_ray.manifest import digest, read_manifest, write_manifest
 from sa2va_ray.models.loading.load import load_model

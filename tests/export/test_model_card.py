@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from sa2va_ray.config import UserError
-from sa2va_ray.export.card import write_card
 from sa2va_ray.export.config import ExportConfig
+from sa2va_ray.export.model_card import write_card
 from sa2va_ray.models.trained_weights import LocalCheckpoint
 
 HASHES = dict.fromkeys(("base_sha256", "checkpoint_sha256", "data_sha256", "weights_sha256"), "0" * 64)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sa2va_ray.evaluate.report import charts
+from sa2va_ray.evaluate.report import model_charts
 from sa2va_ray.evaluate.report.labels import describe_cleanup, distinct_names, verdict
 from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
 from sa2va_ray.pictures.pages import render_page
@@ -42,16 +42,16 @@ def render_evaluation(
         pictures=pictures,
         panel_legend=_PANEL_LEGEND,
         curves=[
-            charts.threshold_chart(
+            model_charts.threshold_chart(
                 result["threshold_curves"], [(model["threshold"], f"in use: {model['threshold']:.4g}")]
             ),
-            charts.precision_recall_chart(result),
-            charts.width_chart(result),
-            charts.reliability_chart(result["probability_calibration"]),
+            model_charts.precision_recall_chart(result),
+            model_charts.width_chart(result),
+            model_charts.reliability_chart(result["probability_calibration"]),
         ],
-        histograms=[charts.histogram(result, rows, metric) for metric in CATALOGUE],
+        histograms=[model_charts.histogram(result, rows, metric) for metric in CATALOGUE],
         names=distinct_names(model, result["against"]["model"]) if "against" in result else (),
-        pairs_chart=charts.pairs_chart(result) if "against" in result else None,
+        pairs_chart=model_charts.pairs_chart(result) if "against" in result else None,
         facts=list(_facts(result)),
         max_rows=_MAX_ROWS,
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sa2va_ray.pictures.palette import BORDER
-from sa2va_ray.pictures.polygons import draw_polygons
+from sa2va_ray.pictures.raw_polygons import draw_polygons
 
 PANEL_PX = 320
 

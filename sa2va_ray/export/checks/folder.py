@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from sa2va_ray.config import UserError
-from sa2va_ray.export.checks.check import Check, ChildFailed, run_module
+from sa2va_ray.export.checks.checklist import Check, ChildFailed, run_module
 from sa2va_ray.export.checks.probe import probe_images, read_answers
 from sa2va_ray.export.merge import STORED_DTYPE
 from sa2va_ray.export.model_files import MODEL_FILES
-from sa2va_ray.export.weights import combined_sha256, read_tensors, stored_tensors, tensor_sha256
+from sa2va_ray.export.shards import combined_sha256, read_tensors, stored_tensors, tensor_sha256
 from sa2va_ray.manifest import verify_files
 from sa2va_ray.models.loading.report import some
 from sa2va_ray.models.model_manifest import read_model_manifest

@@ -20,7 +20,7 @@ def write_card(folder: Path, checkpoint: LocalCheckpoint, facts: Mapping[str, An
     facts: of the manifest.
     """
     environment = build_environment(Path(__file__).parent, is_html=False)
-    text = environment.get_template("card.md.jinja").render(
+    text = environment.get_template("model_card.md.jinja").render(
         facts=facts,
         state=checkpoint.state,
         counts=read_counts(checkpoint),

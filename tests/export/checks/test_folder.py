@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sa2va_ray.config import UserError
 from sa2va_ray.export import run
-from sa2va_ray.export.checks.verify import check_folder
+from sa2va_ray.export.checks.folder import check_folder
 from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.export.run import export
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest, write_model_manifest
