@@ -15,9 +15,11 @@ from sa2va_ray.pictures.pages import build_environment
 _IDENTIFYING = ("name", "data_uri", "runs_uri", "source", "sam2_checkpoint", "initialise_from")
 
 
-def write_card(folder: Path, checkpoint: LocalCheckpoint, facts: Mapping[str, Any]) -> None:
-    """Args:
-    facts: of the manifest.
+def write_model_card(folder: Path, checkpoint: LocalCheckpoint, facts: Mapping[str, Any]) -> None:
+    """Writes `README.md` into an exported folder.
+
+    Args:
+        facts: what the model's manifest says.
     """
     environment = build_environment(Path(__file__).parent, is_html=False)
     text = environment.get_template("model_card.md.jinja").render(

@@ -9,19 +9,18 @@ from typing import Any
 
 from sa2va_ray import __version__, storage
 from sa2va_ray.config import UserError
-from sa2va_ray.export.checks.checklist import changes_table, raise_for_failed, table
-from sa2va_ray.export.checks.folder import (
+from sa2va_ray.export.checks.against_checkpoint import (
     check_answers,
-    check_changes,
-    check_folder,
+    check_weight_changes,
     mask_agreement,
     run_unmerged,
-    weight_facts,
 )
+from sa2va_ray.export.checks.checklist import changes_table, checks_table, raise_for_failed
+from sa2va_ray.export.checks.folder import check_folder, weight_facts
 from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.export.hub_upload import check_hub, upload_to_hub
 from sa2va_ray.export.merge import Trained
-from sa2va_ray.export.model_card import write_card
+from sa2va_ray.export.model_card import write_model_card
 from sa2va_ray.export.model_files import write_model_files
 from sa2va_ray.export.shards import write_weights
 from sa2va_ray.export.target import (
@@ -79,7 +78,7 @@ def _verify(config: ExportConfig, uri: str) -> str:
         check_fetch_space([uri])
     with storage.local_copy(uri) as folder:
         checks = check_folder(folder).checks
-        LOGGER.info("checks of %s\n%s", uri, table(checks))
+        LOGGER.info("checks of %s\n%s", uri, checks_table(checks))
         raise_for_failed(checks, uri)
         if config.hub_repo:
             _upload(folder, config)
@@ -114,19 +113,19 @@ def _write_and_check(folder: Path, config: ExportConfig, checkpoint: LocalCheckp
     log_progress("export", 2, _NUM_STAGES, "the checkpoint has answered")
     changes = unmerged.changes
     LOGGER.info("changes against the base\n%s", changes_table(changes["modules"]))
-    raise_for_failed(check_changes(changes), f"{checkpoint.uri} is not exported, nothing is left behind")
+    raise_for_failed(check_weight_changes(changes), f"{checkpoint.uri} is not exported, nothing is left behind")
     facts |= weight_facts(folder) | {
         "weights_sha256": changes["weights_sha256"],
         "base_weights_sha256": changes["base_weights_sha256"],
         "num_changed_tensors": sum(row["changed"] for row in changes["modules"].values()),
         "changes": changes["modules"],
     }
-    write_card(folder, checkpoint, facts)
+    write_model_card(folder, checkpoint, facts)
     model_sha256 = write_model_manifest(folder, facts)
     result = check_folder(folder)
     log_progress("export", 3, _NUM_STAGES, "the folder was loaded again")
-    checks = [*result.checks, *check_changes(changes), *check_answers(result.answers, unmerged.answers)]
-    LOGGER.info("checks\n%s", table(checks))
+    checks = [*result.checks, *check_weight_changes(changes), *check_answers(result.answers, unmerged.answers)]
+    LOGGER.info("checks\n%s", checks_table(checks))
     raise_for_failed(checks, f"{checkpoint.uri} is not exported, nothing is left behind")
     facts["agreement"] = mask_agreement(result.answers, unmerged.answers)
     files = json.loads((folder / MODEL_MANIFEST).read_text())["files"]

@@ -9,7 +9,7 @@ import pytest
 
 from sa2va_ray.config import UserError
 from sa2va_ray.export.config import ExportConfig
-from sa2va_ray.export.model_card import write_card
+from sa2va_ray.export.model_card import write_model_card
 from sa2va_ray.models.trained_weights import LocalCheckpoint
 
 HASHES = dict.fromkeys(("base_sha256", "checkpoint_sha256", "data_sha256", "weights_sha256"), "0" * 64)
@@ -19,7 +19,7 @@ FACTS = {**HASHES, "name": "octa", "layout": "own", "num_parameters": 1, "tool_v
 def card_of(folder: Path, settings: dict[str, Any], metrics: Mapping[str, float] = MappingProxyType({})) -> str:
     state = SimpleNamespace(step=1, num_steps=1, samples_seen=1, metrics=metrics, data_sha256="0" * 64)
     checkpoint = SimpleNamespace(state=state, settings={"data_uri": str(folder / "none"), **settings})
-    write_card(folder, cast(LocalCheckpoint, checkpoint), {**FACTS, "changes": {}})
+    write_model_card(folder, cast(LocalCheckpoint, checkpoint), {**FACTS, "changes": {}})
     return (folder / "README.md").read_text()
 
 

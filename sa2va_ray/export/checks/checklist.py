@@ -1,26 +1,22 @@
-"""A check that passed or did not, tables of them, and processes of our own in which they are made."""
+"""A check that passed or did not, and what is said of them."""
 
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sa2va_ray.config import UserError
-
-_ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
 class Check:
+    """One thing that was checked; `detail` has the numbers, or what is wrong."""
+
     name: str
     passed: bool
     detail: str
 
 
-def table(checks: Sequence[Check]) -> str:
+def checks_table(checks: Sequence[Check]) -> str:
+    """A line for each check: whether it passed, its name and the details."""
     width = max(len(check.name) for check in checks)
     return "\n".join(f"{'ok  ' if c.passed else 'FAIL'}  {c.name.ljust(width)}  {c.detail}" for c in checks)
 
@@ -40,28 +36,3 @@ def raise_for_failed(checks: Sequence[Check], what: str) -> None:
     if failed:
         lines = "\n".join(f"  {check.name}: {check.detail}" for check in failed)
         raise UserError(f"{what}: {len(failed)} of {len(checks)} checks failed\n{lines}")
-
-
-class ChildFailed(Exception):
-    """The last line that a process wrote before it failed."""
-
-
-def run_module(module: str, *arguments: str) -> None:
-    """Runs a module in a new Python that sees no network and has an empty cache for models' code.
-
-    Raises:
-        ChildFailed: it failed.
-    """
-    with tempfile.TemporaryDirectory() as cache:
-        path = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
-        environment = {"PYTHONPATH": path, "HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode < 0:
-        raise ChildFailed(f"killed by signal {-done.returncode}; 9 is what a machine without free memory sends")
-    if done.returncode:
-        raise ChildFailed((done.stderr.strip().splitlines() or ["it said nothing"])[-1])

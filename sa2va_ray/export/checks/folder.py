@@ -1,4 +1,4 @@
-"""The checks on an exported folder: those that need nothing else, and those against the checkpoint it came from."""
+"""The checks on an exported folder that need nothing else."""
 
 import json
 import tempfile
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from sa2va_ray.config import UserError
-from sa2va_ray.export.checks.checklist import Check, ChildFailed, run_module
-from sa2va_ray.export.checks.probe import probe_images, read_answers
+from sa2va_ray.export.checks.checklist import Check
+from sa2va_ray.export.checks.child_process import ChildFailed, run_module
+from sa2va_ray.export.checks.probe import ProbeAnswers, read_answers
 from sa2va_ray.export.merge import STORED_DTYPE
 from sa2va_ray.export.model_files import MODEL_FILES
 from sa2va_ray.export.shards import combined_sha256, read_tensors, stored_tensors, tensor_sha256
@@ -19,10 +20,6 @@ from sa2va_ray.manifest import verify_files
 from sa2va_ray.models.loading.report import some
 from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.models.parts import module_of
-from sa2va_ray.models.trained_weights import LocalCheckpoint
-
-MIN_IOU = 0.999
-_UNDECIDED = 2**-8  # of a probability of one half: half a step of bfloat16
 
 _FACTS = (
     "layout",
@@ -35,26 +32,13 @@ _FACTS = (
     "num_changed_tensors",
 )
 
-Answers = Mapping[str, np.ndarray]
-
 
 @dataclass(frozen=True)
 class FolderResult:
-    """`answers` are those of `probe.ask`; empty where the folder did not get so far."""
+    """What was found out; `answers` are those of `probe.ask`, empty where the folder did not get so far."""
 
     checks: list[Check]
-    answers: Answers
-
-
-@dataclass(frozen=True)
-class UnmergedResult:
-    """Attributes:
-    changes: what `unmerged.py` found of the weights.
-    answers: what the checkpoint answers with its adapters in place.
-    """
-
-    changes: dict[str, Any]
-    answers: Answers
+    answers: ProbeAnswers
 
 
 def check_folder(folder: Path) -> FolderResult:
@@ -83,84 +67,6 @@ def check_folder(folder: Path) -> FolderResult:
         return FolderResult([*checks, Check("loads in a fresh process", False, str(failure))], answers)
     checks += _facts(facts, manifest)
     return FolderResult([*checks, _masks(answers, failure)], answers)
-
-
-def run_unmerged(folder: Path, checkpoint: LocalCheckpoint) -> UnmergedResult:
-    """Runs `unmerged.py` on a folder whose files, but not its manifest, are written.
-
-    Raises:
-        UserError: the checkpoint does not load any more.
-    """
-    with tempfile.TemporaryDirectory() as out:
-        job = {
-            "folder": str(folder),
-            "checkpoint": str(checkpoint.folder),
-            "uri": checkpoint.uri,
-            "model_config": checkpoint.model_config.model_dump(mode="json"),
-            "out": out,
-        }
-        (Path(out) / "job.json").write_text(json.dumps(job))
-        try:
-            run_module("sa2va_ray.export.checks.unmerged", str(Path(out) / "job.json"))
-        except ChildFailed as error:
-            raise UserError(f"The checkpoint {checkpoint.uri} could not be run to be compared with: {error}") from None
-        changes = json.loads((Path(out) / "changes.json").read_text())
-        return UnmergedResult(changes, read_answers(Path(out)))
-
-
-def check_changes(changes: Mapping[str, Any]) -> list[Check]:
-    """That what was trained has changed, as the checkpoint says, and nothing else."""
-    total = {key: sum(row[key] for row in changes["modules"].values()) for key in ("should", "changed", "trained")}
-    wrong = changes["wrong"]
-    lost = total["trained"] - total["should"]
-    note = f"; of {total['trained']} trained ones {lost} moved by less than bfloat16 can tell" if lost else ""
-    return [
-        Check(
-            "tensors that should have changed have",
-            total["should"] > 0 and not wrong["unchanged"],
-            some(wrong["unchanged"]) or f"{total['changed']} changed{note}"
-            if total["should"]
-            else "none should: the weights of this checkpoint are those of its base, so nothing was trained",
-        ),
-        Check("no others have", not wrong["changed_but_frozen"], some(wrong["changed_but_frozen"]) or "none"),
-        Check(
-            "values are the checkpoint's, rounded once",
-            not wrong["not_merged_value"],
-            some(wrong["not_merged_value"]) or "all, to 2^-8 of each",
-        ),
-    ]
-
-
-def check_answers(exported: Answers, unmerged: Answers) -> list[Check]:
-    """That an exported model draws and says what its un-merged checkpoint does (`unmerged.py` tells which).
-
-    Pixels whose probability is within half a step of bfloat16 of one half are left out, since on a GPU that computes in
-    it they could be either, and so is a text behind the token where its model is not decided.
-    """
-    if not exported:
-        return [Check("masks and text are the checkpoint's", False, "the exported model did not answer")]
-    ious, rounding, checks = [], [], []
-    for index in range(len(probe_images())):
-        ours, theirs = exported[f"logits_{index}"], unmerged[f"logits_{index}"]
-        decided = np.abs(_probability(theirs) - 0.5) >= _UNDECIDED
-        ious.append(_iou(ours[decided], theirs[decided]) if ours.shape == theirs.shape else 0.0)
-        rounding.append(_iou(theirs, unmerged[f"exact_logits_{index}"]))
-        text, expected = str(exported[f"text_{index}"]), str(unmerged[f"text_{index}"])
-        prefix = str(unmerged[f"decided_{index}"])
-        same = text == expected or (prefix != expected and text.startswith(prefix))
-        note = "same" if text == expected else f"same where the checkpoint is decided ({len(prefix)} characters)"
-        checks.append(Check(f"text on image {index}", same, note if same else f"{text!r}, not {expected!r}"))
-    detail = f"IoU {min(ious):.5f}, at least {MIN_IOU} is asked; rounding alone {min(rounding):.5f}"
-    return [Check("masks of the un-merged checkpoint", min(ious) >= MIN_IOU, detail), *checks]
-
-
-def mask_agreement(exported: Answers, unmerged: Answers) -> dict[str, float]:
-    """Smallest IoU of all images' masks: with the un-merged checkpoint as stored, and as it was trained, unrounded."""
-    pairs = range(len(probe_images()))
-    return {
-        "iou_unmerged": min(_iou(exported[f"logits_{i}"], unmerged[f"logits_{i}"]) for i in pairs),
-        "iou_unrounded": min(_iou(exported[f"logits_{i}"], unmerged[f"exact_logits_{i}"]) for i in pairs),
-    }
 
 
 def weight_facts(folder: Path) -> dict[str, Any]:
@@ -232,18 +138,8 @@ def _facts(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[Check]
     ]
 
 
-def _masks(answers: Answers, failure: str | None) -> Check:
+def _masks(answers: ProbeAnswers, failure: str | None) -> Check:
     logits = [answers[name] for name in answers if name.startswith("logits_")]
     good = bool(logits) and all(len(each) and np.isfinite(each).all() and np.ptp(each) > 0 for each in logits)
     areas = ", ".join(f"{(each > 0).mean():.1%}" for each in logits)
     return Check("masks come out", good, failure or f"of {areas} of the drawn images")
-
-
-def _probability(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits.astype(np.float64)))
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    """Of the masks at probability one half; 1 where both are empty."""
-    union = np.count_nonzero((one > 0) | (other > 0))
-    return float(np.count_nonzero((one > 0) & (other > 0)) / union) if union else 1.0

@@ -16,6 +16,10 @@ _SIZES = ((512, 512), (256, 512))  # (H, W): one tile, and two with a thumbnail
 _NUM_LINES = 7
 
 
+ProbeAnswers = Mapping[str, np.ndarray]
+"""What `ask` gives."""
+
+
 def probe_images() -> list[Image.Image]:
     """Dark lines on bright ground and bright lines on dark, 2 to 9 px wide, with noise: nobody's vessels. RGB."""
     return [_draw(*size, seed, dark=seed == 0) for seed, size in enumerate(_SIZES)]
