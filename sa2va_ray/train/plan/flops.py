@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sa2va_ray.data.batch import Batch
+from sa2va_ray.models.parts import LANGUAGE_MODEL, LM_HEAD, PROJECTOR, SEG_HEAD, TOKEN_EMBEDDING, VISION_ENCODER
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 
 # Dense bf16 on tensor cores with float32 accumulation, FLOP/s, from NVIDIA's data sheets and architecture white papers
@@ -70,14 +71,16 @@ def count_flops(model: Sa2VAModel) -> FlopCounts:
     config, width = empty.config, empty.config.hidden_size
     trains_input = any(
         parameter.requires_grad
-        for part in (empty.vision_model, empty.mlp1, empty.language_model.get_input_embeddings())
-        for parameter in part.parameters()
+        for part in (VISION_ENCODER, PROJECTOR, TOKEN_EMBEDDING)
+        for parameter in empty.get_submodule(part.module).parameters()
     )
 
     def language_model(length: int) -> float:
         embeddings = _meta(1, length, width, requires_grad=trains_input)
         mask = _meta(1, 1, length, length)
-        return _count(empty.language_model.model, inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
+        return _count(
+            empty.get_submodule(LANGUAGE_MODEL.module), inputs_embeds=embeddings, attention_mask=mask, use_cache=False
+        )
 
     def grounding(num_objects: int) -> float:
         # Not its forward(): autocast does not know the meta device.
@@ -94,9 +97,9 @@ def count_flops(model: Sa2VAModel) -> FlopCounts:
         per_tile=_count(empty.encode_tiles, _meta(1, 3, config.tile_size, config.tile_size)),
         per_token=short / length - per_token_pair * length,
         per_token_pair=per_token_pair,
-        per_target=_count(empty.language_model.lm_head, _meta(1, width, requires_grad=True)),
+        per_target=_count(empty.get_submodule(LM_HEAD.module), _meta(1, width, requires_grad=True)),
         per_image=2 * one - two,
-        per_object=two - one + _count(empty.text_hidden_fcs, _meta(1, width, requires_grad=True)),
+        per_object=two - one + _count(empty.get_submodule(SEG_HEAD.module), _meta(1, width, requires_grad=True)),
     )
 
 
