@@ -62,6 +62,7 @@ class MeasuredModel:
 
     @property
     def facts(self) -> ModelFacts:
+        """Name, hash, threshold and clean-up of the model."""
         return ModelFacts.from_manifest(self.manifest)
 
     def was_trained_on(self, split: Split) -> bool:

@@ -13,7 +13,11 @@ T = TypeVar("T")
 
 
 def check_hub(repo: str) -> None:
-    """Raises `UserError` without network or a valid token, before any work is done."""
+    """Asks the hub who we are, before any work is done.
+
+    Raises:
+        UserError: there is no network, or no valid token.
+    """
     _translated(repo, lambda: HfApi().whoami())
 
 

@@ -39,7 +39,11 @@ class Trained:
                     self._parts.setdefault(name, {})[part] = (path, key)
 
     def check(self, names: set[str]) -> None:
-        """Raises `UserError` for a tensor that no weight in `names` takes, and for half an adapter."""
+        """Checks that every tensor has its place.
+
+        Raises:
+            UserError: a tensor that no weight in `names` takes, or half an adapter.
+        """
         unknown = sorted(self._parts.keys() - names)
         halves = [name for name, parts in self._parts.items() if len(parts.keys() & {"A", "B"}) == 1]
         if unknown or halves:

@@ -69,6 +69,7 @@ def read_tensors(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Tens
 
 
 def tensor_sha256(tensor: Tensor) -> str:
+    """Hash of a tensor's bytes, whatever its shape (64 hex characters)."""
     return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
 
 

@@ -17,11 +17,13 @@ Compute = Callable[[np.ndarray, np.ndarray, float], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Metric:
-    """Attributes:
-    label: what people call it.
-    meaning: a part of a sentence for people who have not met it.
-    unit: "" for shares in [0, 1].
-    in_validation: whether it is quick enough to be measured while training goes on.
+    """How a metric is computed, called and written.
+
+    Attributes:
+        label: what people call it.
+        meaning: a part of a sentence for people who have not met it.
+        unit: "" for shares in [0, 1].
+        in_validation: whether it is quick enough to be measured while training goes on.
     """
 
     label: str
@@ -37,10 +39,11 @@ class Metric:
         return f"{self.label}{self.unit and f', {self.unit}'} {'↑' if self.higher_is_better else '↓'}"
 
     def format(self, value: float) -> str:
+        """The value as people read it, without its unit."""
         return f"{value:.1f}" if self.unit else f"{value:.3f}"
 
     def format_difference(self, value: float) -> str:
-        """With its sign, which what rounds to nothing does not have."""
+        """The difference of two values with its sign; one that rounds to nothing has none."""
         text = self.format(abs(value))
         if not text.strip("0."):
             return text

@@ -51,7 +51,8 @@ def cldice(prediction: np.ndarray, truth: np.ndarray) -> float:
 
 
 def check_shapes(prediction: np.ndarray, truth: np.ndarray) -> None:
-    """
+    """Refuses masks that cannot be compared pixel by pixel.
+
     Raises:
         ValueError: the masks differ in shape.
     """

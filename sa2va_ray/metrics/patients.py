@@ -72,9 +72,10 @@ class PatientCurves:
     def from_rows(
         cls, rows: Sequence[Row], curves: Callable[[Row], Mapping[str, np.ndarray]], names: Sequence[str]
     ) -> "PatientCurves":
-        """
+        """Averages the curves of objects over images and patients.
+
         Args:
-            curves: of an object, by metric; each has (points,) values.
+            curves: gives those of an object, by metric; each has (points,) values.
         """
 
         def stacked(row: Row) -> np.ndarray:

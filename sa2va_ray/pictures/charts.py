@@ -51,11 +51,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Chart:
-    """Attributes:
-    meaning: a sentence for people who have not seen such a chart.
-    marks: (x, text), upright lines.
-    header, rows: the numbers as a table.
-    labels: (x, y, text), written above a point, such as the count of a bar.
+    """A chart as it is drawn; without layers there is nothing to count.
+
+    Attributes:
+        meaning: a sentence for people who have not seen such a chart.
+        marks: (x, text), upright lines.
+        header, rows: the numbers as a table.
+        labels: (x, y, text), written above a point, such as the count of a bar.
     """
 
     title: str
@@ -69,9 +71,11 @@ class Chart:
     labels: Sequence[tuple[float, float, str]] = ()
 
     def left(self, value: float) -> float:
+        """Where a value of x is, from the left edge of the picture."""
         return round(LEFT + WIDTH * self.x.fraction(value), 1)
 
     def top(self, value: float) -> float:
+        """Where a value of y is, from the upper edge of the picture."""
         return round(TOP + HEIGHT * (1 - self.y.fraction(value)), 1)
 
     def path(self, points: Sequence[Point]) -> str:

@@ -13,9 +13,11 @@ _FONT_PX = 15
 
 @dataclass(frozen=True)
 class Picture:
-    """Attributes:
-    caption: plain text without any name of a source.
-    pixels: (H, W, 3) uint8 RGB.
+    """A picture to be shown to people.
+
+    Attributes:
+        caption: plain text without any name of a source.
+        pixels: (H, W, 3) uint8 RGB.
     """
 
     caption: str

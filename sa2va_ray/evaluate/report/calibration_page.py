@@ -6,8 +6,8 @@ from typing import Any
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS
 from sa2va_ray.evaluate.report.evaluation_page import render
-from sa2va_ray.evaluate.report.labels import describe_cleanup
 from sa2va_ray.evaluate.report.model_charts import reliability_chart, threshold_chart
+from sa2va_ray.evaluate.report.wording import describe_cleanup
 from sa2va_ray.metrics import CATALOGUE
 from sa2va_ray.metrics.patients import PatientCurves
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va_ray.evaluate.report import model_charts
-from sa2va_ray.evaluate.report.labels import describe_cleanup, distinct_names, verdict
+from sa2va_ray.evaluate.report.wording import describe_cleanup, distinct_names, verdict
 from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
 from sa2va_ray.pictures.pages import render_page
 from sa2va_ray.pictures.palette import FALSE_POSITIVE, HIT, MISS

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sa2va_ray.evaluate.report.labels import distinct_names
+from sa2va_ray.evaluate.report.wording import distinct_names
 from sa2va_ray.metrics import CATALOGUE
 from sa2va_ray.metrics.patients import image_means
 from sa2va_ray.pictures.charts import Axis, Chart, Layer, linear_axis, unit_axis

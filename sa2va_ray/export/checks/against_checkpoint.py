@@ -22,9 +22,11 @@ _UNDECIDED = 2**-8  # of a probability of one half: half a step of bfloat16
 
 @dataclass(frozen=True)
 class UnmergedResult:
-    """Attributes:
-    changes: what `unmerged.py` found of the weights.
-    answers: what the checkpoint answers with its adapters in place.
+    """What `unmerged.py` has written.
+
+    Attributes:
+        changes: what it found of the weights.
+        answers: what the checkpoint answers with its adapters in place.
     """
 
     changes: dict[str, Any]

@@ -31,7 +31,11 @@ def changes_table(modules: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def raise_for_failed(checks: Sequence[Check], what: str) -> None:
-    """Raises `UserError` with all checks that failed."""
+    """Ends the job where a check has failed.
+
+    Raises:
+        UserError: all checks that failed, with their details.
+    """
     failed = [check for check in checks if not check.passed]
     if failed:
         lines = "\n".join(f"  {check.name}: {check.detail}" for check in failed)

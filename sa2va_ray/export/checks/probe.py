@@ -43,12 +43,13 @@ def ask(model, processor, segment: Callable, request: type) -> dict[str, np.ndar
     return answers
 
 
-def save_answers(folder: Path, answers: Mapping[str, np.ndarray]) -> None:
+def save_answers(folder: Path, answers: ProbeAnswers) -> None:
+    """Writes `answers.npz`, which `read_answers` reads."""
     np.savez(folder / ANSWERS_FILE, allow_pickle=False, **answers)
 
 
 def read_answers(folder: Path) -> dict[str, np.ndarray]:
-    """Empty where none were saved."""
+    """What `save_answers` has written; empty where nothing was."""
     return dict(np.load(folder / ANSWERS_FILE)) if (folder / ANSWERS_FILE).exists() else {}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sa2va_ray.evaluate.report.extremes import _places
-from sa2va_ray.evaluate.report.labels import describe_cleanup, distinct_names, verdict
+from sa2va_ray.evaluate.report.wording import describe_cleanup, distinct_names, verdict
 from sa2va_ray.metrics import CATALOGUE
 from sa2va_ray.pictures.charts import Chart, Layer, linear_axis, unit_axis
 from sa2va_ray.predict.cleanup import CleanupConfig
