@@ -11,7 +11,7 @@ from ray.serve.handle import DeploymentHandle
 
 from sa2va_ray.serve.config import LimitsConfig, ServeArgs
 from sa2va_ray.serve.guard.access import Access
-from sa2va_ray.serve.guard.audit import AuditLog
+from sa2va_ray.serve.guard.audit_log import AuditLog
 from sa2va_ray.serve.guard.fetch import UriPolicy
 from sa2va_ray.serve.http.encode.output_forms import OUTPUT_FORMS
 from sa2va_ray.serve.http.image_workers import ImageWorkers, is_large

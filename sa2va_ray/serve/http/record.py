@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from sa2va_ray.serve.guard.access import Access
-from sa2va_ray.serve.guard.audit import AuditLog
+from sa2va_ray.serve.guard.audit_log import AuditLog
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.problems import Problem, as_problem
 from sa2va_ray.telemetry import LOGGER, Stopwatch

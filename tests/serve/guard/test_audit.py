@@ -11,8 +11,9 @@ from datetime import datetime
 import pytest
 
 from sa2va_ray.config import UserError
-from sa2va_ray.serve.guard import audit
-from sa2va_ray.serve.guard.audit import AuditLog, read_heads, verify, verify_folder
+from sa2va_ray.serve.guard import audit, audit_log
+from sa2va_ray.serve.guard.audit import read_heads, verify, verify_folder
+from sa2va_ray.serve.guard.audit_log import AuditLog
 
 
 def append(log, number=0):
@@ -96,8 +97,8 @@ def test_what_was_done_to_it_is_found(path, change, found):
 def test_a_record_replaced_with_a_right_hash_breaks_the_chain(path):
     lines = lines_of(path)
     record = json.loads(lines[2]) | {"status": 500}
-    record["sha256"] = audit._hash(record)
-    path.write_bytes(b"".join([*lines[:2], audit._to_line(record), *lines[3:]]))
+    record["sha256"] = audit_log.hash_record(record)
+    path.write_bytes(b"".join([*lines[:2], audit_log.to_line(record), *lines[3:]]))
     assert [(fault.line, fault.kind) for fault in verify(path).faults] == [(4, "broken")]
 
 
@@ -162,7 +163,7 @@ def test_a_second_writer_is_refused(path):
 def test_a_killed_writer_leaves_a_log_that_goes_on(tmp_path):
     path = tmp_path / "audit.jsonl"
     script = (
-        "import sys; from sa2va_ray.serve.guard.audit import AuditLog\n"
+        "import sys; from sa2va_ray.serve.guard.audit_log import AuditLog\n"
         "log = AuditLog(sys.argv[1])\n"
         "while True:\n"
         "    log.append(key_id=None, request_id='r', model_sha256=None, input_sha256=None, output_sha256=None,"
@@ -248,7 +249,7 @@ def test_heads_that_are_none_are_said_so(tmp_path, heads, capsys):
 def test_a_limit_of_the_files_size_is_told_and_leaves_a_whole_chain(path):
     """RLIMIT_FSIZE, as of a service's unit or of a quota: the write fails, or is cut short. In its own process."""
     script = (
-        "import resource, sys; from sa2va_ray.serve.guard.audit import AuditLog\n"
+        "import resource, sys; from sa2va_ray.serve.guard.audit_log import AuditLog\n"
         "log = AuditLog(sys.argv[1])\n"
         "def append():\n"
         "    log.append(key_id=None, request_id='r', model_sha256=None, input_sha256=None, output_sha256=None,"
@@ -284,7 +285,7 @@ def test_the_hosts_clock_may_jump(path, monkeypatch):
         def now(cls, tz=None):
             return datetime(1970, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr(audit, "datetime", Clock)
+    monkeypatch.setattr(audit_log, "datetime", Clock)
     log = AuditLog(path)
     assert append(log)["time"].startswith("1970")
     log.close()

@@ -9,7 +9,8 @@ import pytest
 from starlette.requests import Request
 
 from sa2va_ray.serve.guard.access import Access, new_key
-from sa2va_ray.serve.guard.audit import AuditLog, verify
+from sa2va_ray.serve.guard.audit import verify
+from sa2va_ray.serve.guard.audit_log import AuditLog
 from sa2va_ray.serve.http.record import Recorder
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.serve.problems import Problem
