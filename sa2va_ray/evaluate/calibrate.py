@@ -20,8 +20,8 @@ from sa2va_ray.evaluate.passes.answers import answer_questions, columns
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup, try_cleanups
 from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, read_truths
 from sa2va_ray.evaluate.report.calibration_page import render_calibration
-from sa2va_ray.evaluate.statistics.choose import choose_threshold, sweep_patients
-from sa2va_ray.evaluate.statistics.summary import probability_calibration, threshold_curves
+from sa2va_ray.evaluate.statistics.choose import choose_threshold
+from sa2va_ray.evaluate.statistics.summary import probability_calibration, sweep_patients, threshold_curves
 from sa2va_ray.metrics import THRESHOLDS, bootstrap_interval, calibration_counts, dequantise, probability_counts
 from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig
@@ -73,7 +73,9 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     curves = sweep_patients(rows, config.beta or 1.0)
     choice = _choose(answers, split, curves, config)
     facts = _facts(choice, curves, rows, split, config)
-    page = render_calibration(model, split, facts, threshold_curves(rows), probability_calibration(rows), choice.scores)
+    page = render_calibration(
+        model, split, facts, threshold_curves(curves), probability_calibration(rows), choice.scores
+    )
     storage.write_bytes(storage.join(out, "calibration.html"), page)
     model.store(facts)
     LOGGER.info("calibrated: threshold %.4f, %s %.4f", choice.threshold, config.objective, choice.values.mean())

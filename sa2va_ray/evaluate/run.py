@@ -19,6 +19,7 @@ from sa2va_ray.evaluate.statistics.summary import (
     precision_recall,
     probability_calibration,
     summarize,
+    sweep_patients,
     threshold_curves,
 )
 from sa2va_ray.metrics import METRICS
@@ -76,7 +77,7 @@ def _result(
         "surface_tolerance_px": config.surface_tolerance_px,
         "tool_version": __version__,
         **summarize(rows),
-        "threshold_curves": threshold_curves(rows),
+        "threshold_curves": threshold_curves(sweep_patients(rows)),
         "precision_recall": precision_recall(rows),
         "probability_calibration": probability_calibration(rows),
         "by_width": by_width(rows),

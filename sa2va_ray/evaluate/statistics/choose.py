@@ -1,22 +1,11 @@
 """Which threshold is best, from the curves of the patients."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
-from sa2va_ray.metrics import SWEPT_METRICS, THRESHOLDS, sweep
-from sa2va_ray.metrics.patients import PatientCurves, Row
-
-
-def sweep_patients(rows: Sequence[Row], beta: float) -> PatientCurves:
-    """`SWEPT_METRICS` of each patient at each of `THRESHOLDS`.
-
-    Args:
-        rows: with `counts` of `probability_counts`.
-    """
-    return PatientCurves.from_rows(rows, lambda row: sweep(np.asarray(row["counts"]), beta), SWEPT_METRICS)
+from sa2va_ray.metrics import THRESHOLDS
+from sa2va_ray.metrics.patients import PatientCurves
 
 
 def choose_threshold(curves: PatientCurves, config: CalibrateConfig) -> int:

@@ -1,13 +1,14 @@
 """From rows of objects to what is told of a model: by patient, over patients, by threshold, by vessel width."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from sa2va_ray.metrics import (
     METRICS,
+    SWEPT_METRICS,
     THRESHOLDS,
     WIDTH_EDGES_PX,
     calibration_errors,
@@ -54,14 +55,27 @@ def differences(rows: Sequence[Row], against: Sequence[Row]) -> dict[str, dict[s
     return {name: {"mean": means[name], "interval_95": bounds[name]} for name in METRICS}
 
 
-def threshold_curves(rows: Sequence[Row]) -> dict[str, Any]:
+def sweep_patients(rows: Sequence[Row], beta: float = 1.0) -> PatientCurves:
+    """`SWEPT_METRICS` of each patient at each of `THRESHOLDS`.
+
+    Args:
+        rows: each with `counts` of `probability_counts`.
+        beta: how many times as much recall counts as precision in `fbeta`.
+    """
+    return PatientCurves.from_rows(rows, lambda row: sweep(np.asarray(row["counts"]), beta), SWEPT_METRICS)
+
+
+def threshold_curves(curves: PatientCurves) -> dict[str, Any]:
     """Mean Dice, precision and recall over patients at each of `thresholds`, the former with its interval. Masks are
-    thresholded only, not cleaned."""
-    curves = PatientCurves.from_rows(rows, _swept, ("dice", "precision", "recall"))
+    thresholded only, not cleaned.
+
+    Args:
+        curves: what `sweep_patients` gives.
+    """
     band = [curves.interval("dice", point) for point in range(len(THRESHOLDS))]
     return {
         "thresholds": THRESHOLDS.tolist(),
-        **{name: _rounded(curves.mean(name)) for name in curves.values},
+        **{name: _rounded(curves.mean(name)) for name in ("dice", "precision", "recall")},
         "dice_interval_95": band if None not in band else None,
     }
 
@@ -115,10 +129,6 @@ def by_width(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _quotient(name: str, parts: np.ndarray, wholes: np.ndarray) -> dict[str, Any]:
     interval = pooled_interval(parts.tolist(), wholes.tolist())
     return {name: float(parts.sum() / wholes.sum()), f"{name}_interval_95": interval}
-
-
-def _swept(row: Row) -> Mapping[str, np.ndarray]:
-    return sweep(np.asarray(row["counts"]))
 
 
 def _rounded(values: np.ndarray) -> list[float]:

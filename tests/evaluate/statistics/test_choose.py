@@ -6,7 +6,8 @@ import pytest
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup
-from sa2va_ray.evaluate.statistics.choose import choose_threshold, sweep_patients
+from sa2va_ray.evaluate.statistics.choose import choose_threshold
+from sa2va_ray.evaluate.statistics.summary import sweep_patients
 from sa2va_ray.metrics import THRESHOLDS, probability_counts, quantise
 from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig

@@ -9,6 +9,7 @@ from sa2va_ray.evaluate.statistics.summary import (
     precision_recall,
     probability_calibration,
     summarize,
+    sweep_patients,
     threshold_curves,
 )
 from sa2va_ray.metrics import METRICS, THRESHOLDS, WIDTH_EDGES_PX, calibration_counts, probability_counts, quantise
@@ -78,7 +79,7 @@ def test_curves_are_means_over_patients_and_pixels_are_pooled():
         probability_row("a", "2", bad, truth),
         probability_row("b", "3", good, truth),
     ]
-    curves = threshold_curves(rows)
+    curves = threshold_curves(sweep_patients(rows))
     middle = THRESHOLDS.tolist().index(0.5)
     assert curves["thresholds"] == THRESHOLDS.tolist()
     assert curves["dice"][middle] == pytest.approx((0.5 + 1.0) / 2)
@@ -94,7 +95,8 @@ def test_curves_are_means_over_patients_and_pixels_are_pooled():
 
 def test_one_patient_has_no_band():
     truth = np.array([[True, False]])
-    assert threshold_curves([probability_row("a", "1", truth.astype(np.float32), truth)])["dice_interval_95"] is None
+    rows = [probability_row("a", "1", truth.astype(np.float32), truth)]
+    assert threshold_curves(sweep_patients(rows))["dice_interval_95"] is None
 
 
 def test_widths_that_there_are():
