@@ -9,7 +9,7 @@ from sa2va_ray import __version__, storage
 from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.filter_fitting import fit_filter
 from sa2va_ray.baselines.unet_training import train_unet
-from sa2va_ray.cluster import check_paths
+from sa2va_ray.cluster.resources import check_paths
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, write_model_manifest

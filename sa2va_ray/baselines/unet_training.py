@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sa2va_ray import storage
 from sa2va_ray.baselines.config import BaselineConfig, UnetTrainingConfig
 from sa2va_ray.baselines.fitted import FittedBaseline
-from sa2va_ray.cluster import check_cluster, decide_use_gpu
+from sa2va_ray.cluster.resources import check_cluster, decide_use_gpu
 from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch
 from sa2va_ray.data.order import EpochPlan

@@ -14,10 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from sa2va_ray.cluster.map_items import map_on_cluster
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.duplicates import perceptual_hash
-from sa2va_ray.prepare.on_cluster import map_on_cluster
 from sa2va_ray.prepare.pseudonyms import Identity
 from sa2va_ray.prepare.records import Finding, Quarantined, Record, Rejected
 from sa2va_ray.prepare.validate import Checked, check_sample

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sa2va_ray import __version__, storage
+from sa2va_ray.cluster.map_items import map_on_cluster
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SCHEMA, SPLITS
 from sa2va_ray.images.decode import to_png
@@ -24,7 +25,6 @@ from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.manifest import MANIFEST
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import Task, content_sha256
-from sa2va_ray.prepare.on_cluster import map_on_cluster
 from sa2va_ray.prepare.records import Place, Rejected
 from sa2va_ray.prepare.validate import check_sample
 

@@ -10,7 +10,7 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from sa2va_ray import storage
-from sa2va_ray.cluster import check_cluster, check_paths, decide_use_gpu, least_gpu_bytes
+from sa2va_ray.cluster.resources import check_cluster, check_paths, decide_use_gpu, least_gpu_bytes
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import (

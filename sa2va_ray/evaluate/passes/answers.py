@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import ray
 
-from sa2va_ray.cluster import check_paths, pool_arguments
+from sa2va_ray.cluster.resources import check_paths, pool_arguments
 from sa2va_ray.config import UserError
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.data.pipeline import SampleIndex

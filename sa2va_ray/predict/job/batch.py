@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 from PIL import Image
 
-from sa2va_ray.cluster import PoolConfig, pool_arguments
+from sa2va_ray.cluster.resources import PoolConfig, pool_arguments
 from sa2va_ray.images.decode import ImageError, decode_image_bytes
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.predict.job.columns import PREDICTION_SCHEMA, PROBABILITY_STEPS

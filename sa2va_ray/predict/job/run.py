@@ -13,7 +13,8 @@ from typing import Any
 import ray
 
 from sa2va_ray import storage
-from sa2va_ray.cluster import check_paths
+from sa2va_ray.cluster.resources import check_paths
+from sa2va_ray.cluster.streams import IO_TASK, stream_tables
 from sa2va_ray.config import UserError
 from sa2va_ray.hub import is_on_hub
 from sa2va_ray.predict.facts import ModelFacts, read_model_facts
@@ -23,7 +24,6 @@ from sa2va_ray.predict.job.items import Item
 from sa2va_ray.predict.job.results import read_rows, replace_rows, write_results
 from sa2va_ray.predict.job.sources import Source, find_sources, takes
 from sa2va_ray.predict.job.stages import list_images, name_of, read_rows_of, stem_of
-from sa2va_ray.predict.job.streaming import IO_TASK, stream_tables
 from sa2va_ray.predict.job.write import mask_file, picture_files, write_block
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress, log_result
 

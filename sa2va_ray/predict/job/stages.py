@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import ray
 
+from sa2va_ray.cluster.streams import IO_TASK, from_block, stream_tables, to_dataset
 from sa2va_ray.predict.job.config import PredictConfig
 from sa2va_ray.predict.job.items import Item, list_items, read_images
 from sa2va_ray.predict.job.results import RESULT_SCHEMA
 from sa2va_ray.predict.job.sources import Source
-from sa2va_ray.predict.job.streaming import IO_TASK, from_block, stream_tables, to_dataset
 from sa2va_ray.telemetry import log_progress
 
 T = TypeVar("T")

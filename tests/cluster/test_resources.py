@@ -14,10 +14,10 @@ import ray
 import torch
 import yaml
 
-from sa2va_ray import cluster
 from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.unet_training import train_unet
-from sa2va_ray.cluster import (
+from sa2va_ray.cluster import resources
+from sa2va_ray.cluster.resources import (
     Capacity,
     ClusterConfig,
     PoolConfig,
@@ -43,7 +43,7 @@ from sa2va_ray.train.checkpoints.lock import RunLock
 from sa2va_ray.train.config import TrainConfig
 from tests.train.saved_runs import run_config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 AUTOSCALER = {  # as cluster.yaml: a head without CPUs, no worker yet
     "cluster_name": "fake",
     "max_workers": 3,
@@ -70,7 +70,7 @@ def as_if(monkeypatch, present, config, num_alive=1):
     monkeypatch.setattr(ray, "cluster_resources", lambda: present)
     monkeypatch.setattr(ray, "nodes", lambda: [head, *[{**head, "Resources": {}}] * (num_alive - 1)])
     monkeypatch.setattr(ray, "get_runtime_context", lambda: type("context", (), {"gcs_address": "address"}))
-    monkeypatch.setattr(cluster, "_autoscaler_config", lambda address: config)
+    monkeypatch.setattr(resources, "_autoscaler_config", lambda address: config)
 
 
 @pytest.fixture
