@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from sa2va_ray.cluster.resources import ClusterConfig
+from sa2va_ray.cluster.config import ClusterConfig
 from sa2va_ray.config import Config
 from sa2va_ray.data.pipeline import PipelineConfig
 from sa2va_ray.models.baselines.unet import UnetConfig

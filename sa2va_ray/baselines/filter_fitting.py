@@ -17,6 +17,7 @@ from scipy.optimize import isotonic_regression
 
 from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.fitted import FittedBaseline
+from sa2va_ray.cluster.streams import stream_rows
 from sa2va_ray.config import UserError
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
@@ -96,7 +97,8 @@ def _count_all(data_uri: str, config: FilterConfig, polarities: tuple[Polarity, 
     # Not `ray.data.read_parquet`, which takes paths for web addresses: `prep #2%20` has no files there.
     indices = ray.data.range(total, override_num_blocks=math.ceil(total / _SAMPLES_PER_TASK))
     counts: list[np.ndarray] = []
-    for row in indices.map_batches(partial(_count_batch, data_uri, config, polarities), batch_size=None).iter_rows():
+    counted = indices.map_batches(partial(_count_batch, data_uri, config, polarities), batch_size=None)
+    for row in stream_rows(counted):
         counts.append(row["counts"])
         log_progress("filter", len(counts), total)
     return np.stack(counts)

@@ -3,13 +3,11 @@
 import tempfile
 from pathlib import Path
 
-import ray
-
 from sa2va_ray import __version__, storage
 from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.filter_fitting import fit_filter
 from sa2va_ray.baselines.unet_training import train_unet
-from sa2va_ray.cluster.resources import check_paths
+from sa2va_ray.cluster.resources import check_paths, connect
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, write_model_manifest
@@ -30,8 +28,7 @@ def fit_baseline(config: BaselineConfig) -> str:
     data_manifest = read_manifest(config.data_uri, what="prepared data set")
     _check_replaceable(config.out)
     storage.check_writable(config.out)
-    if not ray.is_initialized():
-        ray.init()
+    connect()
     check_paths(config, data_uri=config.data_uri, out=config.out)
     fitted = train_unet(config) if config.kind == "unet" else fit_filter(config)
     facts = {

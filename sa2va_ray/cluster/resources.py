@@ -1,5 +1,4 @@
-"""What a job asks of the cluster, held against what is up and what its autoscaler may start; and the settings in which
-all jobs say it."""
+"""What a job asks of the cluster, held against what is up and what its autoscaler may start."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,38 +8,17 @@ from typing import Any
 
 import ray
 import yaml
-from pydantic import Field
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sa2va_ray import storage
-from sa2va_ray.config import Config, UserError
+from sa2va_ray.cluster.config import ClusterConfig, PoolConfig
+from sa2va_ray.config import UserError
 from sa2va_ray.telemetry import LOGGER
 
 _AUTOSCALER = "--autoscaling-config="
 _HEAD = "node:__internal_head__"
 _MAX_WORKERS = 2  # Ray's own, where a cluster's file does not say
 _POOL_CURE = "Lower num_actors or cpus_per_actor, set use_gpu=false, or add nodes."
-
-
-class ClusterConfig(Config):
-    """What every job that runs on the cluster says of it."""
-
-    paths_are_shared: bool = False
-    """Local paths lie on a disk that all nodes of the cluster have in the same place. Without it, a cluster of several
-    nodes takes `s3://...` only."""
-
-
-class PoolConfig(ClusterConfig):
-    """The actors that hold a model, in every job that asks one."""
-
-    num_actors: int | None = Field(None, gt=0)
-    """Predictors at work side by side: one for each GPU of the nodes that are up by default, else one."""
-    batch_size: int = Field(4, gt=0)
-    """Images of one forward pass."""
-    use_gpu: bool | None = None
-    """A GPU for each actor; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
-    cpus_per_actor: float = Field(1.0, gt=0)
-    """CPUs that each actor holds."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +36,13 @@ class Capacity:
     most: Mapping[str, float]
     nodes: Sequence[Mapping[str, float]]
     num_nodes: int
+
+
+def connect() -> None:
+    """Connects this process to the cluster that `RAY_ADDRESS` names, or that it is a job of; without one, a cluster is
+    started on this machine. Nothing happens where it is connected already."""
+    if not ray.is_initialized():
+        ray.init()
 
 
 def read_capacity() -> Capacity:

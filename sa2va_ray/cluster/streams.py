@@ -1,24 +1,61 @@
-"""Ray Data as this package uses it: a task for each unit of work, and tables as they come."""
+"""Ray Data as all jobs use it: a task for each unit of work, results as they come, and a user's error as one."""
 
 import pickle
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
+from sa2va_ray.cluster.resources import connect
 from sa2va_ray.config import UserError
+from sa2va_ray.telemetry import log_progress
+
+T = TypeVar("T")
 
 _MAX_BLOCK_BYTES = 8 * 2**20
 """Blocks of a few rows: they are what actors share out, and what is lost when a run is killed."""
+_NUM_PROGRESS_LINES = 20
 _USER_ERROR = re.compile(r"^sa2va_ray\.[\w.]*Error: (.+?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 IO_TASK: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": 0.25}
 """Arguments of `map_batches` for tasks that mostly wait for storage. With the CPUs of an actor, Ray Data would run them
 within it, one after the other."""
+
+
+def map_items(
+    function: Callable[[T], dict[str, Any]], items: Sequence[T], schema: pa.Schema, items_per_task: int, what: str
+) -> Iterator[dict[str, Any]]:
+    """Runs a function over many items on the whole cluster: a row of `schema` for each, in any order, with progress in
+    the log.
+
+    Args:
+        items_per_task: small enough to keep all cores busy to the end, large enough that a task is worth its start.
+
+    Raises:
+        UserError: one that the function raised.
+    """
+    if not items:
+        return
+    connect()
+    apply = partial(_apply, function=function, schema=schema)
+    dataset = to_dataset(chunks(items, items_per_task)).map_batches(apply, batch_format="pyarrow", batch_size=None)
+    done, every = 0, -(-len(items) // _NUM_PROGRESS_LINES)
+    for table in stream_tables(dataset):
+        for row in table.to_pylist():
+            done += 1
+            if done % every == 0 or done == len(items):
+                log_progress(what, done, len(items))
+            yield row
+
+
+def chunks(values: Sequence[T], size: int) -> list[list[T]]:
+    """The values in their order, `size` at a time."""
+    return [list(values[begin : begin + size]) for begin in range(0, len(values), size)]
 
 
 def to_dataset(units: Sequence[Any]) -> ray.data.Dataset:
@@ -36,20 +73,35 @@ def stream_tables(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
     """Runs a data set and yields its blocks as they come, in any order.
 
     Raises:
-        UserError: one of ours that ended a worker, such as a model that does not match its manifest.
+        UserError: one of ours that ended a task or an actor, such as a model that does not match its manifest.
     """
-    dataset.context.enable_progress_bars = False  # `log_progress` tells more in the log of a job
     dataset.context.target_max_block_size = _MAX_BLOCK_BYTES
-    with _user_errors():
+    with user_errors(dataset):
         yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None)
 
 
+def stream_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """Runs a data set and yields its rows as they come, in any order. Raises like `stream_tables`."""
+    with user_errors(dataset):
+        yield from dataset.iter_rows()
+
+
 @contextmanager
-def _user_errors() -> Iterator[None]:
-    """Ray hands over the text of what was raised in an actor, not the exception."""
+def user_errors(dataset: ray.data.Dataset) -> Iterator[None]:
+    """While a data set runs: without Ray's own progress bars, and with a `UserError` of a task or an actor as one. Ray
+    hands over the text of what an actor raised, not the exception.
+
+    Raises:
+        UserError: with the message that it had there.
+    """
+    dataset.context.enable_progress_bars = False  # `log_progress` tells more in the log of a job
     try:
         yield
     except RayError as error:
         if match := _USER_ERROR.search(str(error)):
             raise UserError(match[1]) from None
         raise
+
+
+def _apply(block: pa.Table, function: Callable[[Any], dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([function(item) for unit in from_block(block) for item in unit], schema=schema)

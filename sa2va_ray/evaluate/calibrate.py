@@ -13,6 +13,8 @@ import numpy as np
 import ray
 
 from sa2va_ray import __version__, storage
+from sa2va_ray.cluster.resources import connect
+from sa2va_ray.cluster.streams import user_errors
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split
@@ -66,9 +68,10 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     out = config.out or config.model
     for uri in {config.model, out}:
         storage.check_writable(uri)
-    if not ray.is_initialized():
-        ray.init()
-    answers = answer_questions(model, split, config).materialize()
+    connect()
+    answers = answer_questions(model, split, config)
+    with user_errors(answers):
+        answers = answers.materialize()
     rows = _count(answers, split)
     curves = sweep_patients(rows, config.beta or 1.0)
     choice = _choose(answers, split, curves, config)
@@ -102,13 +105,11 @@ def _count(answers: ray.data.Dataset, split: Split) -> list[_Row]:
 
 
 def _count_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> dict[str, list]:
-    if "row" not in batch:  # all are refusals
-        return {"refusal": list(batch["refusal"])}
     answers = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
     rows = []
     for each, truth in zip(answers, read_truths(answers, data_uri, split), strict=True):
         levels = read_levels(each, truth.shape)
-        kept = {name: each[name] for name in ("row", "place", "sample_id", "patient_id", "failure", "refusal")}
+        kept = {name: each[name] for name in ("row", "place", "sample_id", "patient_id", "failure")}
         counts, reliability = probability_counts(levels, truth), calibration_counts(dequantise(levels), truth)
         rows.append({**kept, "counts": counts, "reliability": reliability})
     return columns(rows)

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from sa2va_ray.cluster.resources import PoolConfig
+from sa2va_ray.cluster.config import PoolConfig
 from sa2va_ray.metrics import TOLERANCE_PX
 from sa2va_ray.storage import Uri
 

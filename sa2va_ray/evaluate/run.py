@@ -4,9 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import ray
-
 from sa2va_ray import __version__, storage
+from sa2va_ray.cluster.resources import connect
 from sa2va_ray.evaluate.config import EvaluateConfig
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.evaluate.passes.answers import answer_questions
@@ -45,8 +44,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     for model in models:
         model.refuse_if_trained_on(split, config.allow_train_split)
     storage.check_writable(config.out)
-    if not ray.is_initialized():
-        ray.init()
+    connect()
     measured = [
         measure_answers(answer_questions(model, split, config), split, config.surface_tolerance_px) for model in models
     ]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sa2va_ray.cluster.map_items import map_on_cluster
+from sa2va_ray.cluster.streams import map_items
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.duplicates import perceptual_hash
@@ -60,7 +60,7 @@ class Task:
 def examine(tasks: Sequence[Task], quarantined: Sequence[Quarantined], config: PrepareConfig) -> dict[int, dict]:
     """Index -> row of `SCHEMA`, of all tasks and of all samples that are in quarantine before."""
     rows = [{"sample_id": each.sample_id, **_quarantined_row(each)} for each in quarantined]
-    rows += map_on_cluster(partial(_examine, config=config), tasks, SCHEMA, _ITEMS_PER_TASK, "validate")
+    rows += map_items(partial(_examine, config=config), tasks, SCHEMA, _ITEMS_PER_TASK, "validate")
     return {row["index"]: row for row in sorted(rows, key=lambda row: row["index"])}
 
 

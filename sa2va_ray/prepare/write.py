@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sa2va_ray import __version__, storage
-from sa2va_ray.cluster.map_items import map_on_cluster
+from sa2va_ray.cluster.streams import map_items
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SCHEMA, SPLITS
 from sa2va_ray.images.decode import to_png
@@ -84,7 +84,7 @@ def write_shards(shards: Sequence[Shard], config: PrepareConfig) -> list[dict[st
     Raises:
         UserError: the source was changed since it was validated.
     """
-    written = list(map_on_cluster(partial(_write_shard, config=config), shards, _WRITTEN, 1, "write"))
+    written = list(map_items(partial(_write_shard, config=config), shards, _WRITTEN, 1, "write"))
     changed = sum(each["sha256"] is None for each in written)
     if changed:
         raise UserError(

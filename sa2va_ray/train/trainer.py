@@ -10,7 +10,7 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from sa2va_ray import storage
-from sa2va_ray.cluster.resources import check_cluster, check_paths, decide_use_gpu, least_gpu_bytes
+from sa2va_ray.cluster.resources import check_cluster, check_paths, connect, decide_use_gpu, least_gpu_bytes
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import (
@@ -87,8 +87,7 @@ def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLoc
         LOGGER.info("the run %s is at its end already: checkpoint %s", config.name, saved.uri)
         _log_result(saved.uri)
         return saved.uri
-    if not ray.is_initialized():
-        ray.init()
+    connect()
     config = config.model_copy(update={"use_gpu": decide_use_gpu(config.use_gpu)})
     check_cluster(config.resources(), _CURE, config.resources_per_worker())
     check_paths(config, data_uri=config.data_uri, runs_uri=config.runs_uri, **_paths_of_base(config))
@@ -120,8 +119,7 @@ def _gpu_bytes_for_a_plan(config: TrainConfig) -> int | None:
         return None
     if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
         return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-    if not ray.is_initialized():
-        ray.init()
+    connect()
     return least_gpu_bytes(waits=False)
 
 

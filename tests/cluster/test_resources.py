@@ -17,10 +17,9 @@ import yaml
 from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.unet_training import train_unet
 from sa2va_ray.cluster import resources
+from sa2va_ray.cluster.config import ClusterConfig, PoolConfig
 from sa2va_ray.cluster.resources import (
     Capacity,
-    ClusterConfig,
-    PoolConfig,
     check_cluster,
     check_paths,
     decide_use_gpu,

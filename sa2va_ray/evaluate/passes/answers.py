@@ -51,9 +51,7 @@ def answer_questions(model: MeasuredModel, split: Split, config: PassConfig) -> 
         batch_size=None,
         num_cpus=_CPUS_PER_READER,
     )
-    answers = questions.map_batches(AnswerActor, fn_constructor_args=(model,), **actors)
-    answers.context.enable_progress_bars = False  # `log_progress` tells more in the log of a job
-    return answers
+    return questions.map_batches(AnswerActor, fn_constructor_args=(model,), **actors)
 
 
 def read_questions(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> dict[str, list]:
@@ -80,24 +78,20 @@ class AnswerActor:
 
     It adds `text`; `failure`, "" or why there is no mask; `rle`, the COCO RLE of all masks of the answer together,
     `mask_sha256`, of its pixels, and `levels`, a 16-bit PNG of the probabilities in `quantise`'s levels (these three
-    empty for an image that cannot be read); and `refusal`, why the model cannot be used at all.
+    empty for an image that cannot be read).
+
+    Raises:
+        UserError: the model cannot be loaded, or is not any more what `model` says.
     """
 
     def __init__(self, model: MeasuredModel):
-        self._refusal = ""
-        try:
-            loaded = self._predictor = load_predictor(model.uri)
-        except UserError as error:  # raised here, it would reach the user as the death of an actor
-            self._refusal = str(error)
-            return
+        loaded = self._predictor = load_predictor(model.uri)
         expected = (model.facts.sha256, model.facts.threshold, model.facts.cleanup)
         if (loaded.sha256, loaded.threshold, loaded.cleanup) != expected:
-            self._refusal = f"{model.uri} was written or calibrated while it was measured. Start again."
+            raise UserError(f"{model.uri} was written or calibrated while it was measured. Start again.")
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list]:
         questions = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        if self._refusal:
-            return {"refusal": [self._refusal] * len(questions)}
         queries = [_query(question) for question in questions]
         predictions = iter(self._predictor.predict([query for query in queries if query]))
         return columns(
@@ -139,10 +133,9 @@ def _to_row(prediction: Prediction) -> _Row:
         "rle": mask_to_rle(mask),
         "mask_sha256": mask_sha256(mask),
         "levels": levels.tobytes(),
-        "refusal": "",
     }
 
 
 def _unreadable() -> _Row:
     nothing = {"size": [0, 0], "counts": ""}
-    return {"text": "", "failure": UNREADABLE, "rle": nothing, "mask_sha256": "", "levels": b"", "refusal": ""}
+    return {"text": "", "failure": UNREADABLE, "rle": nothing, "mask_sha256": "", "levels": b""}

@@ -61,4 +61,4 @@ def _score(answer: dict[str, Any], truth: np.ndarray, threshold: float, beta: fl
     cleaned = [clean_mask(mask, cleanup) for cleanup in CLEANUPS]
     swept = [sweep(probability_counts(each * np.uint16(NUM_LEVELS - 1), truth), beta) for each in cleaned]
     scores = np.array([[curves[name][0] for curves in swept] for name in SWEPT_METRICS])
-    return {**{name: answer[name] for name in ("row", "sample_id", "patient_id", "refusal")}, "scores": scores}
+    return {**{name: answer[name] for name in ("row", "sample_id", "patient_id")}, "scores": scores}

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import ray
 
-from sa2va_ray.config import UserError
+from sa2va_ray.cluster.streams import stream_rows
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import UNREADABLE, columns, mask_sha256
@@ -56,9 +56,7 @@ def collect(dataset: ray.data.Dataset, what: str, num_images: int) -> Iterator[_
     """
     seen: set[int] = set()
     every = -(-num_images // _NUM_PROGRESS_LINES)
-    for row in dataset.iter_rows():
-        if row["refusal"]:
-            raise UserError(row["refusal"])
+    for row in stream_rows(dataset):
         if row["row"] not in seen:
             seen.add(row["row"])
             if len(seen) % every == 0 or len(seen) == num_images:
@@ -68,8 +66,6 @@ def collect(dataset: ray.data.Dataset, what: str, num_images: int) -> Iterator[_
 
 def measure_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str, tolerance_px: float) -> dict[str, list]:
     """A batch of answers as columns -> their rows of metrics and counts as columns."""
-    if "row" not in batch:  # all are refusals
-        return {"refusal": list(batch["refusal"])}
     answers = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
     truths = read_truths(answers, data_uri, split)
     return columns([_measure_one(*pair, tolerance_px) for pair in zip(answers, truths, strict=True)])
@@ -96,7 +92,7 @@ def _measure_one(answer: _Row, truth: np.ndarray, tolerance_px: float) -> _Row:
     is_unreadable = answer["failure"] == UNREADABLE
     mask = np.zeros_like(truth) if is_unreadable else rle_to_mask(answer["rle"])
     levels = read_levels(answer, truth.shape)
-    kept = ("row", "place", "sample_id", "patient_id", "phrase", "text", "failure", "rle", "refusal")
+    kept = ("row", "place", "sample_id", "patient_id", "phrase", "text", "failure", "rle")
     return {
         **{name: answer[name] for name in kept},
         "has_mask": not answer["failure"],

@@ -11,7 +11,8 @@ import pyarrow as pa
 import ray
 from PIL import Image
 
-from sa2va_ray.cluster.resources import PoolConfig, pool_arguments
+from sa2va_ray.cluster.config import PoolConfig
+from sa2va_ray.cluster.resources import pool_arguments
 from sa2va_ray.images.decode import ImageError, decode_image_bytes
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.predict.job.columns import PREDICTION_SCHEMA, PROBABILITY_STEPS
@@ -67,7 +68,7 @@ def map_predictions(
 ) -> ray.data.Dataset:
     """Adds the columns of `PREDICTION_SCHEMA` to rows with `image` and `prompt`; see `PredictImages`.
 
-    Ray restarts an actor that dies and gives it its rows again. The result is lazy: `streaming.stream_tables` runs it.
+    Ray restarts an actor that dies and gives it its rows again. The result is lazy: `stream_tables` runs it.
 
     Raises:
         UserError: the cluster has not, and cannot start, what the actors want.

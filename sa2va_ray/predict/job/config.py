@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sa2va_ray.cluster.resources import PoolConfig
+from sa2va_ray.cluster.config import PoolConfig
 from sa2va_ray.config import Config
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.predict.cleanup import CleanupConfig

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import ray
-
 from sa2va_ray import storage
-from sa2va_ray.cluster.resources import check_paths
+from sa2va_ray.cluster.resources import check_paths, connect
 from sa2va_ray.cluster.streams import IO_TASK, stream_tables
 from sa2va_ray.config import UserError
 from sa2va_ray.hub import is_on_hub
@@ -42,8 +40,7 @@ def predict(config: PredictConfig) -> dict[str, int]:
     storage.check_writable(config.out)
     sources = find_sources(config.source, config.split)
     _check_out(config.out, config.source, sources)
-    if not ray.is_initialized():
-        ray.init()
+    connect()
     local = None if is_on_hub(config.source) else config.source
     check_paths(config, model=config.model, source=local, out=config.out)
     items = _list(sources, config)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import ray
 
-from sa2va_ray.cluster.streams import IO_TASK, from_block, stream_tables, to_dataset
+from sa2va_ray.cluster.streams import IO_TASK, chunks, from_block, stream_tables, to_dataset
 from sa2va_ray.predict.job.config import PredictConfig
 from sa2va_ray.predict.job.items import Item, list_items, read_images
 from sa2va_ray.predict.job.results import RESULT_SCHEMA
@@ -32,7 +32,7 @@ def list_images(sources: Sequence[Source]) -> list[Item]:
     """The images in all sources, in their order."""
     indexed = list(enumerate(sources))
     images = [each for each in indexed if each[1].kind == "image"]
-    units = [*_chunks(images, _IMAGES_PER_TASK), *([each] for each in indexed if each[1].kind != "image")]
+    units = [*chunks(images, _IMAGES_PER_TASK), *([each] for each in indexed if each[1].kind != "image")]
     listed: dict[int, list[Item]] = {}
     for table in stream_tables(to_dataset(units).map_batches(_list_block, **IO_TASK)):
         for found in table["found"].to_pylist():
@@ -66,8 +66,8 @@ def _reading_units(items: Sequence[Item]) -> list[list[list[Item]]]:
     by_file = [list(group) for _, group in groupby(items, key=lambda item: item.source.uri)]
     single = [group for group in by_file if group[0].frame is None and group[0].row is None]
     frames = [[group] for group in by_file if group[0].frame is not None]
-    samples = [[part] for group in by_file if group[0].row is not None for part in _chunks(group, _IMAGES_PER_TASK)]
-    return [*_chunks(single, _IMAGES_PER_TASK), *samples, *frames]
+    samples = [[part] for group in by_file if group[0].row is not None for part in chunks(group, _IMAGES_PER_TASK)]
+    return [*chunks(single, _IMAGES_PER_TASK), *samples, *frames]
 
 
 def _read_block(block: pa.Table, config: PredictConfig) -> Iterator[pa.Table]:
@@ -88,7 +88,3 @@ def _row(item: Item, image: bytes | None, config: PredictConfig) -> dict[str, An
         "stem": stem_of(item, config),
         "image": image,
     }
-
-
-def _chunks(values: list[T], size: int) -> list[list[T]]:
-    return [values[begin : begin + size] for begin in range(0, len(values), size)]
