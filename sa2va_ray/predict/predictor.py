@@ -20,6 +20,15 @@ from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_masks, to_masks
 from sa2va_ray.predict.facts import ModelFacts
 
+_MAX_MASK_PIXELS = 32 * 10**6  # all masks of an answer together; nine bytes of memory for each pixel
+_MIN_MASKS = 4  # allowed whatever their size: one for each of a few kinds of vessels
+
+
+def most_masks(height: int, width: int) -> int:
+    """Most masks that an answer about an image of this size may have, where anybody may ask: a model says any number of
+    [SEG] where it was not trained on such a question, and each takes memory for the whole image."""
+    return max(_MIN_MASKS, _MAX_MASK_PIXELS // (height * width))
+
 
 @dataclass(frozen=True)
 class Query:

@@ -12,8 +12,6 @@ from sa2va_ray.serve.problems import Problem
 
 _UINT16_MAX = 65535
 _MEGAPIXEL = 10**6
-_MAX_MASK_PIXELS = 32 * _MEGAPIXEL  # all masks of an answer together; the replica takes nine bytes for each pixel
-_MIN_MASKS = 4  # allowed whatever their size: one for each of a few kinds of vessels
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,6 @@ class Question:
         """The size of the question for a batch: pixels times prompts, in millions, rounded up; 1 at least."""
         height, width = self.image.shape[:2]
         return max(1, math.ceil(height * width * len(self.prompts) / _MEGAPIXEL))
-
-    @property
-    def max_masks(self) -> int:
-        """Most masks that the answer to one prompt may have."""
-        height, width = self.image.shape[:2]
-        return max(_MIN_MASKS, _MAX_MASK_PIXELS // (height * width))
 
     def parts(self, max_megapixels: int) -> "list[Question]":
         """The question cut into as few questions of fewer prompts as needed for none to be larger than

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
+from sa2va_ray.predict.predictor import Query, Sa2VAPredictor, most_masks
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +90,8 @@ def test_bfloat16_says_the_same_and_draws_nearly_the_same(predictor, exported_ur
     assert ours.text == exact.text
     # 2 ** -8 of a logit of size 10, through the layers of SAM 2, and a quarter of that in a probability.
     np.testing.assert_allclose(ours.probabilities, exact.probabilities, atol=0.1)
+
+
+@pytest.mark.parametrize(("side", "most"), [(512, 122), (1024, 30), (2048, 7), (8000, 4)])
+def test_answers_have_as_many_masks_as_there_is_memory_for(side, most):
+    assert most_masks(side, side) == most

@@ -17,7 +17,6 @@ from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.serve.config import LimitsConfig
 from sa2va_ray.serve.guard.thread_pool import BoundedThreadPool
 from sa2va_ray.serve.http.image_workers import ImageWorkers
-from sa2va_ray.serve.messages import Question
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.weighted_semaphore import WeightedSemaphore
 from tests.serve.processes import replicas_of
@@ -167,12 +166,6 @@ def test_amounts_are_given_in_order_and_given_back():
             pass
 
     asyncio.run(share())
-
-
-@pytest.mark.parametrize(("side", "most"), [(512, 122), (1024, 30), (2048, 7), (8000, 4)])
-def test_answers_have_as_many_masks_as_there_is_memory_for(side, most):
-    image = np.broadcast_to(np.uint8(0), (side, side))
-    assert Question(image, ("Which?",)).max_masks == most
 
 
 def test_images_take_as_much_memory_as_they_have_pixels():

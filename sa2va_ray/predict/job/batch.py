@@ -15,10 +15,11 @@ from sa2va_ray.cluster.config import PoolConfig
 from sa2va_ray.cluster.resources import pool_arguments
 from sa2va_ray.images.decode import ImageError, decode_image_bytes
 from sa2va_ray.images.masks import mask_to_rle
+from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.job.columns import PREDICTION_SCHEMA, PROBABILITY_STEPS
 from sa2va_ray.predict.job.config import PredictOptions
 from sa2va_ray.predict.load import load_predictor
-from sa2va_ray.predict.predictor import Prediction, Query
+from sa2va_ray.predict.predictor import Prediction, Query, most_masks
 from sa2va_ray.predict.tta import predict_augmented
 
 
@@ -37,13 +38,13 @@ class PredictImages:
             for image, error in zip(rows["image"].to_pylist(), errors, strict=True)
         ]
         queries = [
-            Query(image, prompt, threshold=self._options.threshold, cleanup=self._options.cleanup)
+            self._query(image, prompt)
             for image, prompt in zip(images, rows["prompt"].to_pylist(), strict=True)
             if isinstance(image, Image.Image)
         ]
-        predictions = iter(predict_augmented(self._predictor, queries, self._options.tta))
+        predictions = iter(self._predict(queries))
         added = [
-            self._common() | ({"error": image} if isinstance(image, str) else _to_columns(next(predictions)))
+            self._common() | (_to_columns(next(predictions)) if isinstance(image, Image.Image) else {"error": image})
             for image in images
         ]
         kept = [name for name in rows.column_names if name not in PREDICTION_SCHEMA.names]
@@ -53,6 +54,19 @@ class PredictImages:
         ):
             table = table.append_column(PREDICTION_SCHEMA.field(name), column)
         return table
+
+    def _query(self, image: Image.Image, prompt: str) -> Query:
+        most = most_masks(image.height, image.width)
+        return Query(image, prompt, threshold=self._options.threshold, cleanup=self._options.cleanup, max_masks=most)
+
+    def _predict(self, queries: list[Query]) -> list[Prediction | str]:
+        """A prediction for each query, or why there is none: an answer of too many masks costs the others nothing."""
+        try:
+            return list(predict_augmented(self._predictor, queries, self._options.tta))
+        except TooManyMasksError as error:
+            if len(queries) == 1:
+                return [f"too_many_masks: {error}"]
+            return [each for query in queries for each in self._predict([query])]
 
     def _common(self) -> dict[str, Any]:
         predictor = self._predictor
@@ -77,7 +91,9 @@ def map_predictions(
     return rows.map_batches(PredictImages, fn_constructor_args=(model_uri, options), batch_format="pyarrow", **actors)
 
 
-def _to_columns(prediction: Prediction) -> dict[str, Any]:
+def _to_columns(prediction: Prediction | str) -> dict[str, Any]:
+    if isinstance(prediction, str):
+        return {"error": prediction}
     greatest = prediction.probabilities.max(axis=0, initial=0.0)
     return {
         "height": greatest.shape[0],

@@ -11,7 +11,7 @@ from ray import serve
 from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.load import Predictor, load_predictor
-from sa2va_ray.predict.predictor import Prediction, Query
+from sa2va_ray.predict.predictor import Prediction, Query, most_masks
 from sa2va_ray.serve.config import BatchingConfig
 from sa2va_ray.serve.messages import ModelReply, PromptResult, Question
 from sa2va_ray.serve.metrics import ModelMetrics
@@ -118,8 +118,9 @@ class SegmentationModel:
         queries = []
         for each in questions:
             threshold = self._source.threshold if each.threshold is None else each.threshold
+            most = most_masks(*each.image.shape[:2])
             queries += [
-                Query(each.image, prompt, threshold=threshold, cleanup=NO_CLEANUP, max_masks=each.max_masks)
+                Query(each.image, prompt, threshold=threshold, cleanup=NO_CLEANUP, max_masks=most)
                 for prompt in each.prompts
             ]
         return self._predictor.predict(queries)

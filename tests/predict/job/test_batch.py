@@ -15,6 +15,7 @@ from sa2va_ray.models.baselines.vessel_filter import FilterConfig, FittedFilter
 from sa2va_ray.models.model_manifest import write_model_manifest
 from sa2va_ray.predict.baseline_predictors import CONFIG_FILE
 from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.predict.job import batch
 from sa2va_ray.predict.job.batch import PredictImages
 from sa2va_ray.predict.job.columns import PREDICTION_SCHEMA, probability_map
 from sa2va_ray.predict.job.config import PredictOptions
@@ -96,6 +97,16 @@ def test_a_batch_of_bad_images_alone(actor):
 def test_images_above_max_pixels_are_errors(model_uri, png):
     (row,) = PredictImages(model_uri, PredictOptions(max_pixels=40 * 56 - 1))(rows([png])).to_pylist()
     assert row["error"].startswith("image_too_large")
+
+
+def test_an_answer_of_too_many_masks_is_an_error_and_costs_no_other_image_its_own(actor, png, monkeypatch):
+    monkeypatch.setattr(batch, "most_masks", lambda height, width: 0 if height == 41 else 9)
+    other = to_png(np.random.default_rng(0).integers(0, 256, (41, 56, 3), np.uint8))
+    first, refused, last = actor(rows([png, other, png])).to_pylist()
+    assert refused["error"].startswith("too_many_masks: The model's answer has ")
+    assert refused["masks"] is None
+    assert first == last
+    assert len(first["masks"]) == 1
 
 
 def test_tasks_that_read_and_write_import_no_model():
