@@ -107,6 +107,11 @@ OBJECT_LOSSES: dict[str, ObjectLoss] = {
 """Losses about masks, by name. A new one is a function, an entry here, and its weight in `LossConfig`."""
 
 
+def loss_divisor(name: str, num_targets: float, num_masks: float) -> float:
+    """What the sum of a part is divided by: supervised tokens for `language`, masks for all others; at least 1."""
+    return max(num_masks if name in OBJECT_LOSSES else num_targets, 1.0)
+
+
 def language_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum of the cross entropy over M tokens: (M, V), (M,) -> ()."""
     return F.cross_entropy(logits.float(), targets, reduction="sum")

@@ -16,7 +16,7 @@ from sa2va_ray.data.batch import Batch
 from sa2va_ray.models.sa2va.processing_sa2va import normalize_tiles
 from sa2va_ray.train.collectives import any_rank, gather_objects, sum_over_ranks
 from sa2va_ray.train.errors import RunStoppedError
-from sa2va_ray.train.losses import LossConfig, language_loss, object_losses
+from sa2va_ray.train.losses import LossConfig, language_loss, loss_divisor, object_losses
 
 _IGNORED = -100
 
@@ -70,7 +70,6 @@ def train_step(
         engine, [sum(column) for column in zip(*[_counts(each.batch) for each in micro_batches], strict=True)]
     )
     _, _, num_targets, num_masks = counts
-    divisors = {"language": max(num_targets, 1.0)}
     totals: dict[str, float] = {}
     skipped: list[_Skipped] = []
     weights = config.weights()
@@ -80,7 +79,7 @@ def train_step(
         skipped += [left_out] if left_out else []
         weight = 1.0 if each.batch and not left_out else 0.0
         scaled = {
-            name: weight * weights[name] * part / divisors.get(name, max(num_masks, 1.0))
+            name: weight * weights[name] * part / loss_divisor(name, num_targets, num_masks)
             for name, part in parts.items()
         }
         engine.backward(

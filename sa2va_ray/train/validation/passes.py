@@ -29,6 +29,7 @@ from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
 from sa2va_ray.train.collectives import any_rank, gather_objects
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.errors import RunStoppedError
+from sa2va_ray.train.losses import loss_divisor
 from sa2va_ray.train.step import forward_losses
 
 _READ_AHEAD = 8  # samples that are asked for at once
@@ -66,9 +67,8 @@ def compute_losses(engine, processor, samples: SampleIndex, config: TrainConfig)
             sums.append((seed, {name: part.item() for name, part in parts.items()} | _counts(batch)))
     _check_decoded(undecodable)
     totals = _totals([of_batch for _, of_batch in sorted(_gathered(sums), key=lambda each: each[0])])
-    counts = {"language": totals["num_targets"]}
     return {
-        name: weight * totals[name] / max(counts.get(name, totals["num_masks"]), 1.0)
+        name: weight * totals[name] / loss_divisor(name, totals["num_targets"], totals["num_masks"])
         for name, weight in config.loss.weights().items()
     }
 
