@@ -1,6 +1,6 @@
 """From files to images: which images a file holds, and their content, read by the workers.
 
-Names of files may tell a patient: no error here holds one, and `Item` does not show them.
+Names of files may tell a patient: no error here holds one, and `ImageItem` does not show them.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from sa2va_ray import storage
 from sa2va_ray.images.checks import is_dicom
 from sa2va_ray.images.decode import ImageError, decode_image_bytes, to_png
 from sa2va_ray.manifest import sha256_of_file
-from sa2va_ray.predict.job.sources import Source
+from sa2va_ray.predict.job.sources import SourceFile
 
 _ID_LENGTH = 16
 _READ_ERRORS = (OSError, storage.StorageError)  # their messages hold the path
@@ -28,7 +28,7 @@ _NO_FRAME = "video_unreadable: The video ended before this frame."
 
 
 @dataclass(frozen=True)
-class Item:
+class ImageItem:
     """One image.
 
     Attributes:
@@ -40,7 +40,7 @@ class Item:
         error: why it cannot be predicted, known before it is decoded.
     """
 
-    source: Source = field(repr=False)
+    source: SourceFile = field(repr=False)
     id: str
     source_sha256: str | None
     frame: int | None = None
@@ -55,7 +55,7 @@ class Item:
         return self.source.stem if self.frame is None else f"{self.source.stem}/{self.frame:05d}"
 
 
-def list_items(source: Source, index: int) -> list[Item]:
+def list_items(source: SourceFile, index: int) -> list[ImageItem]:
     """The images in a file: one, or one for each frame or sample. Reads all of it, to know its hash.
 
     Args:
@@ -66,10 +66,10 @@ def list_items(source: Source, index: int) -> list[Item]:
             return _samples(source)
         return _video_frames(source) if source.kind == "video" else _images(source)
     except _READ_ERRORS:
-        return [Item(source, f"unreadable-{index:06d}", None, error=_UNREADABLE)]
+        return [ImageItem(source, f"unreadable-{index:06d}", None, error=_UNREADABLE)]
 
 
-def read_images(items: Sequence[Item], max_pixels: int) -> Iterator[tuple[Item, bytes | None]]:
+def read_images(items: Sequence[ImageItem], max_pixels: int) -> Iterator[tuple[ImageItem, bytes | None]]:
     """The encoded image of each item, None with the item's `error` set where there is none.
 
     Args:
@@ -94,7 +94,7 @@ class _Unusable:
     message: str
 
 
-def _read(items: Sequence[Item], max_pixels: int) -> Iterator[tuple[Item, bytes | _Unusable]]:
+def _read(items: Sequence[ImageItem], max_pixels: int) -> Iterator[tuple[ImageItem, bytes | _Unusable]]:
     source, frame = items[0].source, items[0].frame
     if source.kind == "samples":
         return _read_samples(items)
@@ -103,19 +103,19 @@ def _read(items: Sequence[Item], max_pixels: int) -> Iterator[tuple[Item, bytes 
     return _read_image(items[0]) if frame is None else _read_dicom(items, max_pixels)
 
 
-def _samples(source: Source) -> list[Item]:
+def _samples(source: SourceFile) -> list[ImageItem]:
     rows = _parquet(source).read(columns=["sample_id", "source_sha256"]).to_pylist()
-    return [Item(source, each["sample_id"], each["source_sha256"], row=row) for row, each in enumerate(rows)]
+    return [ImageItem(source, each["sample_id"], each["source_sha256"], row=row) for row, each in enumerate(rows)]
 
 
-def _images(source: Source) -> list[Item]:
+def _images(source: SourceFile) -> list[ImageItem]:
     data = storage.read_bytes(source.uri)
     sha256 = hashlib.sha256(data).hexdigest()
     num_frames = _num_dicom_frames(data) if is_dicom(data) else 1
-    return [Item(source, sha256[:_ID_LENGTH], sha256)] if num_frames == 1 else _frames(source, sha256, num_frames)
+    return [ImageItem(source, sha256[:_ID_LENGTH], sha256)] if num_frames == 1 else _frames(source, sha256, num_frames)
 
 
-def _video_frames(source: Source) -> list[Item]:
+def _video_frames(source: SourceFile) -> list[ImageItem]:
     with _local_video(source) as path:
         sha256 = sha256_of_file(path)
         video, num_frames = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG), 0
@@ -123,12 +123,12 @@ def _video_frames(source: Source) -> list[Item]:
             num_frames += 1
         video.release()
     if not num_frames:
-        return [Item(source, sha256[:_ID_LENGTH], sha256, error=_NO_VIDEO)]
+        return [ImageItem(source, sha256[:_ID_LENGTH], sha256, error=_NO_VIDEO)]
     return _frames(source, sha256, num_frames)
 
 
-def _frames(source: Source, sha256: str, num_frames: int) -> list[Item]:
-    return [Item(source, f"{sha256[:_ID_LENGTH]}-{frame:05d}", sha256, frame) for frame in range(num_frames)]
+def _frames(source: SourceFile, sha256: str, num_frames: int) -> list[ImageItem]:
+    return [ImageItem(source, f"{sha256[:_ID_LENGTH]}-{frame:05d}", sha256, frame) for frame in range(num_frames)]
 
 
 def _num_dicom_frames(data: bytes) -> int:
@@ -141,17 +141,17 @@ def _num_dicom_frames(data: bytes) -> int:
         return 1
 
 
-def _read_image(item: Item) -> Iterator[tuple[Item, bytes | _Unusable]]:
+def _read_image(item: ImageItem) -> Iterator[tuple[ImageItem, bytes | _Unusable]]:
     yield item, storage.read_bytes(item.source.uri)
 
 
-def _read_samples(items: Sequence[Item]) -> Iterator[tuple[Item, bytes | _Unusable]]:
+def _read_samples(items: Sequence[ImageItem]) -> Iterator[tuple[ImageItem, bytes | _Unusable]]:
     rows = [item.row for item in items]
     images = _parquet(items[0].source).read_row_groups(rows, columns=["image"])["image"].to_pylist()
     yield from zip(items, images, strict=True)
 
 
-def _read_dicom(items: Sequence[Item], max_pixels: int) -> Iterator[tuple[Item, bytes | _Unusable]]:
+def _read_dicom(items: Sequence[ImageItem], max_pixels: int) -> Iterator[tuple[ImageItem, bytes | _Unusable]]:
     data = storage.read_bytes(items[0].source.uri)
     for item in items:
         try:
@@ -160,7 +160,7 @@ def _read_dicom(items: Sequence[Item], max_pixels: int) -> Iterator[tuple[Item, 
             yield item, _Unusable(f"{error.code}: {error.reason}")
 
 
-def _read_video(items: Sequence[Item]) -> Iterator[tuple[Item, bytes | _Unusable]]:
+def _read_video(items: Sequence[ImageItem]) -> Iterator[tuple[ImageItem, bytes | _Unusable]]:
     """Frame by frame from the start: seeking in a video is not exact."""
     wanted = {item.frame: item for item in items}
     with _local_video(items[0].source) as path:
@@ -175,7 +175,7 @@ def _read_video(items: Sequence[Item]) -> Iterator[tuple[Item, bytes | _Unusable
 
 
 @contextmanager
-def _local_video(source: Source) -> Iterator[Path]:
+def _local_video(source: SourceFile) -> Iterator[Path]:
     """The file under a name that tells nothing, since OpenCV and FFmpeg print the names of files that they refuse."""
     filesystem, path = storage.resolve(source.uri)
     with tempfile.TemporaryDirectory() as folder:
@@ -188,6 +188,6 @@ def _local_video(source: Source) -> Iterator[Path]:
         yield local
 
 
-def _parquet(source: Source) -> pq.ParquetFile:
+def _parquet(source: SourceFile) -> pq.ParquetFile:
     filesystem, path = storage.resolve(source.uri)
     return pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=True)

@@ -18,9 +18,9 @@ from sa2va_ray.hub import is_on_hub
 from sa2va_ray.predict.facts import ModelFacts, read_model_facts
 from sa2va_ray.predict.job.batch import map_predictions
 from sa2va_ray.predict.job.config import PredictConfig
-from sa2va_ray.predict.job.items import Item
+from sa2va_ray.predict.job.items import ImageItem
 from sa2va_ray.predict.job.results import read_rows, replace_rows, write_results
-from sa2va_ray.predict.job.sources import Source, find_sources, takes
+from sa2va_ray.predict.job.sources import SourceFile, find_sources, takes
 from sa2va_ray.predict.job.stages import list_images, name_of, read_rows_of, stem_of
 from sa2va_ray.predict.job.write import mask_file, picture_files, write_block
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress, log_result
@@ -57,7 +57,7 @@ def predict(config: PredictConfig) -> dict[str, int]:
     return counts
 
 
-def _check_out(out: str, source: str, sources: Sequence[Source]) -> None:
+def _check_out(out: str, source: str, sources: Sequence[SourceFile]) -> None:
     storage.check_outside(out, {"source": source})
     written = storage.join(out, "masks", "0.png")
     if takes(source, written) or any(file.uri.startswith(f"{out}/") for file in sources):
@@ -66,7 +66,7 @@ def _check_out(out: str, source: str, sources: Sequence[Source]) -> None:
         )
 
 
-def _list(sources: Sequence[Source], config: PredictConfig) -> list[Item]:
+def _list(sources: Sequence[SourceFile], config: PredictConfig) -> list[ImageItem]:
     """All images, each once."""
     items = list_images(sources)
     unique = {_key(item, config): item for item in reversed(items)}
@@ -77,7 +77,7 @@ def _list(sources: Sequence[Source], config: PredictConfig) -> list[Item]:
     return items
 
 
-def _check_stems(items: Sequence[Item], config: PredictConfig) -> None:
+def _check_stems(items: Sequence[ImageItem], config: PredictConfig) -> None:
     clashes = len(items) - len({stem_of(item, config) for item in items})
     if clashes:
         raise UserError(
@@ -87,7 +87,7 @@ def _check_stems(items: Sequence[Item], config: PredictConfig) -> None:
 
 
 def _finished_rows(
-    items: Sequence[Item], model: ModelFacts, config: PredictConfig
+    items: Sequence[ImageItem], model: ModelFacts, config: PredictConfig
 ) -> dict[tuple[str, str | None], dict[str, Any]]:
     """Rows of a former run that this one would write again as they are: same image, model, question and masks."""
     files = storage.list_files(config.out)
@@ -106,7 +106,7 @@ def _finished_rows(
     return {key: row for key, row in rows.items() if key in expected and row.items() >= expected[key].items()}
 
 
-def _predict(items: Sequence[Item], config: PredictConfig) -> None:
+def _predict(items: Sequence[ImageItem], config: PredictConfig) -> None:
     if not items:
         return
     predicted = map_predictions(read_rows_of(items, config), config.model, config, config)
@@ -129,6 +129,6 @@ def _summarize(rows: Sequence[dict[str, Any]], num_predicted: int, config: Predi
     return counts
 
 
-def _key(item: Item, config: PredictConfig) -> tuple[str, str | None]:
+def _key(item: ImageItem, config: PredictConfig) -> tuple[str, str | None]:
     """Of the item's row in the results."""
     return item.id, name_of(item, config)

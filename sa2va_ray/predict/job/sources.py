@@ -23,7 +23,7 @@ Kind = Literal["image", "video", "samples"]
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """One file: an image (DICOM included), a video, or a Parquet file of a prepared data set.
 
     Attributes:
@@ -40,7 +40,7 @@ class Source:
         return posixpath.splitext(self.name)[0] if kind_of(self.name) in _KINDS else self.name
 
 
-def find_sources(source: str, split: str | None = None) -> list[Source]:
+def find_sources(source: str, split: str | None = None) -> list[SourceFile]:
     """Files of an image, a folder (all below it), a glob (`*`, `?`, `[...]`, and `**` for folders of any depth), a
     video, or a prepared data set, sorted by name; a path, a URI, or one of the hub, as `locate` takes it.
 
@@ -59,7 +59,9 @@ def find_sources(source: str, split: str | None = None) -> list[Source]:
         raise UserError(f"split={split} is for a prepared data set, and `source` is none: it has no {MANIFEST}.")
     folder, names = _list(source)
     names = [name for name in sorted(names) if not is_hidden(name) and not is_rubbish(name)]
-    sources = [Source(kind, storage.join(folder, name), name) for name in names if (kind := _kind(name)) is not None]
+    sources = [
+        SourceFile(kind, storage.join(folder, name), name) for name in names if (kind := _kind(name)) is not None
+    ]
     if not sources:
         raise UserError(
             f"`source` has no image or video among its {len(names)} files, or does not exist. Check the path, that its "
@@ -70,7 +72,7 @@ def find_sources(source: str, split: str | None = None) -> list[Source]:
     return sources
 
 
-def _prepared(uri: str, split: str | None) -> list[Source] | None:
+def _prepared(uri: str, split: str | None) -> list[SourceFile] | None:
     """The Parquet files of a prepared data set; None where `uri` is something else."""
     if not storage.exists(storage.join(uri, MANIFEST)):
         return None
@@ -81,7 +83,7 @@ def _prepared(uri: str, split: str | None) -> list[Source] | None:
     names = [name for name in sorted(manifest["num_rows"]) if name.startswith(tuple(f"{each}-" for each in splits))]
     if not names:
         raise UserError(f"The prepared data set has no samples in {' or '.join(splits)}. Choose another split.")
-    return [Source("samples", storage.join(uri, name), name) for name in names]
+    return [SourceFile("samples", storage.join(uri, name), name) for name in names]
 
 
 def _list(uri: str) -> tuple[str, list[str]]:

@@ -11,9 +11,9 @@ import ray
 
 from sa2va_ray.cluster.streams import IO_TASK, chunks, from_block, stream_tables, to_dataset
 from sa2va_ray.predict.job.config import PredictConfig
-from sa2va_ray.predict.job.items import Item, list_items, read_images
+from sa2va_ray.predict.job.items import ImageItem, list_items, read_images
 from sa2va_ray.predict.job.results import RESULT_SCHEMA
-from sa2va_ray.predict.job.sources import Source
+from sa2va_ray.predict.job.sources import SourceFile
 from sa2va_ray.telemetry import log_progress
 
 T = TypeVar("T")
@@ -28,12 +28,12 @@ _READ_SCHEMA = pa.schema(
 )
 
 
-def list_images(sources: Sequence[Source]) -> list[Item]:
+def list_images(sources: Sequence[SourceFile]) -> list[ImageItem]:
     """The images in all sources, in their order."""
     indexed = list(enumerate(sources))
     images = [each for each in indexed if each[1].kind == "image"]
     units = [*chunks(images, _IMAGES_PER_TASK), *([each] for each in indexed if each[1].kind != "image")]
-    listed: dict[int, list[Item]] = {}
+    listed: dict[int, list[ImageItem]] = {}
     for table in stream_tables(to_dataset(units).map_batches(_list_block, **IO_TASK)):
         for found in table["found"].to_pylist():
             listed.update(pickle.loads(found))
@@ -41,17 +41,17 @@ def list_images(sources: Sequence[Source]) -> list[Item]:
     return [item for index in sorted(listed) for item in listed[index]]
 
 
-def read_rows_of(items: Sequence[Item], config: PredictConfig) -> ray.data.Dataset:
+def read_rows_of(items: Sequence[ImageItem], config: PredictConfig) -> ray.data.Dataset:
     """Rows for `map_predictions`, in any order: what of the item belongs in the results, `stem`, `prompt`, `image`."""
     return to_dataset(_reading_units(items)).map_batches(partial(_read_block, config=config), **IO_TASK)
 
 
-def name_of(item: Item, config: PredictConfig) -> str | None:
+def name_of(item: ImageItem, config: PredictConfig) -> str | None:
     """What the results may tell of the name of an image. With the id, it is unique."""
     return item.source.name if config.keep_names and item.row is None else None
 
 
-def stem_of(item: Item, config: PredictConfig) -> str:
+def stem_of(item: ImageItem, config: PredictConfig) -> str:
     """What the pictures of an image are called, without the suffix."""
     return item.name if config.keep_names else item.id
 
@@ -61,7 +61,7 @@ def _list_block(block: pa.Table) -> pa.Table:
     return pa.table({"found": pa.array([pickle.dumps(each) for each in found], pa.binary())})
 
 
-def _reading_units(items: Sequence[Item]) -> list[list[list[Item]]]:
+def _reading_units(items: Sequence[ImageItem]) -> list[list[list[ImageItem]]]:
     """What one task reads: a video or a DICOM run, whose frames must be neighbours, or some images or samples."""
     by_file = [list(group) for _, group in groupby(items, key=lambda item: item.source.uri)]
     single = [group for group in by_file if group[0].frame is None and group[0].row is None]
@@ -77,7 +77,7 @@ def _read_block(block: pa.Table, config: PredictConfig) -> Iterator[pa.Table]:
             yield pa.Table.from_pylist([_row(item, image, config)], schema=_READ_SCHEMA)
 
 
-def _row(item: Item, image: bytes | None, config: PredictConfig) -> dict[str, Any]:
+def _row(item: ImageItem, image: bytes | None, config: PredictConfig) -> dict[str, Any]:
     return {
         "id": item.id,
         "name": name_of(item, config),

@@ -9,7 +9,7 @@ import numpy as np
 
 from sa2va_ray.prepare.records import Annotation, Finding, Rejected, Shape
 from sa2va_ray.prepare.sources.folder import Folder
-from sa2va_ray.prepare.sources.items import Item, SourceOptions, build_item, ignored_finding
+from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item, ignored_finding
 from sa2va_ray.prepare.sources.shapes import (
     is_polygon,
     no_objects,
@@ -121,3 +121,10 @@ def _answered_phrase(turns: Any) -> str:
 
 def _is_single_text(text: Any, num_polygons: int) -> bool:
     return isinstance(text, str) or (isinstance(text, list) and len(text) == 1 < num_polygons)
+
+
+DOCUMENT = DocumentLayout(
+    is_annotation_list,
+    read_annotation_list,
+    'a list of {"image": path, "mask": polygons, "text": [...]}, the same with "conversations"',
+)

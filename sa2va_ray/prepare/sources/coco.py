@@ -11,7 +11,7 @@ from typing import Any
 
 from sa2va_ray.prepare.records import Annotation, Finding, Rejected, Shape
 from sa2va_ray.prepare.sources.folder import Folder
-from sa2va_ray.prepare.sources.items import Item, SourceOptions, build_item, ignored_finding
+from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item, ignored_finding
 from sa2va_ray.prepare.sources.shapes import to_rle, to_segmentation, to_size, to_text, to_whole, wrong_type
 
 LAYOUT = "coco"
@@ -213,3 +213,6 @@ def _to_id(value: Any) -> int | str | None:
     """Ids are numbers or texts; what else stands there is nobody's id."""
     whole = to_whole(value)
     return value if whole is None and isinstance(value, str) else whole
+
+
+DOCUMENT = DocumentLayout(is_coco, read_coco, "COCO instances")

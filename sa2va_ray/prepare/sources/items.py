@@ -1,10 +1,13 @@
 """What the readers of the layouts take and give."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Rejected
+
+if TYPE_CHECKING:
+    from sa2va_ray.prepare.sources.folder import Folder
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,21 @@ class SourceOptions:
     max_pixels: int
     ignore_labels: frozenset[str] = frozenset()
     on_crowd: Literal["quarantine", "ignore", "use"] = "quarantine"
+
+
+@dataclass(frozen=True)
+class DocumentLayout:
+    """A layout whose labels are in one JSON file, by whatever name.
+
+    Attributes:
+        is_own: whether the content of a JSON file is of this layout.
+        read: name of the file in the folder, and its content -> the items.
+        example: what the content looks like, for people.
+    """
+
+    is_own: Callable[[Any], bool]
+    read: Callable[["Folder", str, Any, SourceOptions], Iterable["Item"]]
+    example: str
 
 
 @dataclass(frozen=True)

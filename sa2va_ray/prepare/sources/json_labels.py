@@ -6,12 +6,15 @@ from typing import Any
 
 from sa2va_ray.config import UserError
 from sa2va_ray.prepare.records import Rejected
-from sa2va_ray.prepare.sources import labelme
-from sa2va_ray.prepare.sources.annotation_lists import UNRECOGNISED, is_annotation_list, read_annotation_list
-from sa2va_ray.prepare.sources.coco import is_coco, read_coco
+from sa2va_ray.prepare.sources import annotation_lists, coco, labelme
+from sa2va_ray.prepare.sources.annotation_lists import UNRECOGNISED
 from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
 from sa2va_ray.prepare.sources.shapes import parse_json
+
+DOCUMENT_LAYOUTS = (annotation_lists.DOCUMENT, coco.DOCUMENT)
+"""To add a layout of one JSON file: a module with its `DOCUMENT`, and an entry here. The first that says the content is
+its own reads it."""
 
 _ANNOTATIONS = "annotations.json"  # a file of this name must be readable, others may be anything
 _KNOWN_FIELDS = ("image", "mask", "conversations", "text", "images", "annotations", "shapes", "segmentation")
@@ -64,14 +67,13 @@ def _parse(folder: Folder, name: str) -> Any:
 
 
 def _read_document(folder: Folder, name: str, content: Any, options: SourceOptions) -> Iterable[Item]:
-    if is_annotation_list(content):
-        return read_annotation_list(folder, name, content, options)
-    if is_coco(content):
-        return read_coco(folder, name, content, options)
+    for layout in DOCUMENT_LAYOUTS:
+        if layout.is_own(content):
+            return layout.read(folder, name, content, options)
     if posixpath.basename(name) == _ANNOTATIONS:
         raise UserError(
-            f"{_ANNOTATIONS} in `source` has another layout: {_describe(content)}. Read are a list of "
-            '{"image": path, "mask": polygons, "text": [...]}, the same with "conversations", and COCO instances.'
+            f"{_ANNOTATIONS} in `source` has another layout: {_describe(content)}. Read are "
+            f"{', and '.join(layout.example for layout in DOCUMENT_LAYOUTS)}."
         )
     return []
 

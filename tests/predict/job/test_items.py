@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, XRayAngiographicImageStorage
 
 from sa2va_ray import storage
 from sa2va_ray.predict.job.items import list_items, read_images
-from sa2va_ray.predict.job.sources import Source
+from sa2va_ray.predict.job.sources import SourceFile
 
 NUM_FRAMES = 5
 MAX_PIXELS = 10_000
@@ -24,20 +24,20 @@ def folder(tmp_path):
     return tmp_path / "DoeJane"
 
 
-def write(path, data: bytes) -> Source:
+def write(path, data: bytes) -> SourceFile:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
-    return Source("video" if path.suffix == ".avi" else "image", str(path), path.name)
+    return SourceFile("video" if path.suffix == ".avi" else "image", str(path), path.name)
 
 
-def video(path) -> Source:
+def video(path) -> SourceFile:
     """Frame n is of the grey value 40 n."""
     path.parent.mkdir(exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
     for number in range(NUM_FRAMES):
         writer.write(np.full((48, 64, 3), 40 * number, np.uint8))
     writer.release()
-    return Source("video", str(path), path.name)
+    return SourceFile("video", str(path), path.name)
 
 
 def dicom_run() -> bytes:
@@ -93,7 +93,7 @@ def test_some_frames_of_a_run(folder, kind):
 def test_a_video_in_a_store(bucket_uri, tmp_path):
     video(tmp_path / "run.avi")
     storage.write_bytes(f"{bucket_uri}/run.avi", (tmp_path / "run.avi").read_bytes())
-    items = list_items(Source("video", f"{bucket_uri}/run.avi", "run.avi"), 0)
+    items = list_items(SourceFile("video", f"{bucket_uri}/run.avi", "run.avi"), 0)
     assert values(items[2:3]) == pytest.approx({2: 80}, abs=2)
 
 
@@ -120,7 +120,7 @@ def test_a_frame_that_is_too_large(folder):
 
 
 def test_a_missing_file_is_an_item_with_an_error(folder):
-    (item,) = list_items(Source("image", str(folder / "Doe.png"), "Doe.png"), 7)
+    (item,) = list_items(SourceFile("image", str(folder / "Doe.png"), "Doe.png"), 7)
     assert (item.id, item.source_sha256) == ("unreadable-000007", None)
     assert item.error.startswith("file_unreadable")
     assert "Doe" not in repr(item)
