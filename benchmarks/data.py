@@ -216,7 +216,7 @@ def watched_memory(roots: list[psutil.Process]) -> Iterator[dict[str, float]]:
 
 
 def actor_memory(process: psutil.Process) -> Any:
-    """Of a data actor; None for any other process, or one that has ended."""
+    """Memory of a data actor; None for any other process, or one that has ended."""
     with suppress(psutil.Error):
         return process.memory_full_info() if "MapWorker" in " ".join(process.cmdline()) else None
 

@@ -106,7 +106,7 @@ _YAML_ERRORS = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError,
 
 
 def _parse_yaml(text: str, what: str, cure: str) -> Any:
-    """Of the text only the place of the fault is repeated."""
+    """Reads YAML. An error tells the place of the fault, and repeats nothing of the text."""
     try:
         return yaml.load(text, _Loader)
     except _YAML_ERRORS as error:

@@ -77,7 +77,7 @@ def is_local(uri: str) -> bool:
 
 
 def bucket_and_key(uri: str) -> tuple[str, str] | None:
-    """Of an `s3://bucket/key`; None for any other URI."""
+    """The two parts of `s3://bucket/key`; None for any other URI."""
     scheme, _, path = uri.partition("://")
     bucket, _, key = path.partition("/")
     return (bucket, key) if scheme == "s3" else None
@@ -111,7 +111,7 @@ def read_bytes(uri: str) -> bytes:
 
 
 def sha256(uri: str) -> str:
-    """Of a file's content (64 hex characters), read piece by piece. Raises like `read_bytes`."""
+    """Hash of a file's content (64 hex characters), read piece by piece. Raises like `read_bytes`."""
     filesystem, path = resolve(uri)
 
     def read() -> str:

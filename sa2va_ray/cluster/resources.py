@@ -46,7 +46,7 @@ def connect() -> None:
 
 
 def read_capacity() -> Capacity:
-    """Of the cluster that this process is connected to."""
+    """What the cluster has that this process is connected to, and what it may start."""
     present, config = ray.cluster_resources(), _autoscaler_config(ray.get_runtime_context().gcs_address)
     kinds = config.get("available_node_types", {})
     workers = [kind for name, kind in kinds.items() if name != config.get("head_node_type")]
@@ -182,7 +182,7 @@ def _autoscaler_config(gcs_address: str) -> dict[str, Any]:
 
 
 def _read_autoscaler_config(gcs_address: str) -> dict[str, Any]:
-    """Of the autoscaler of this cluster, if its process is on this machine."""
+    """The config of this cluster's autoscaler, if its process is on this machine; else empty."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")

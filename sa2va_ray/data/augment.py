@@ -48,11 +48,11 @@ class AugmentConfig(Config):
     """Probabilities in [0, 1], 0 turns a step off. A magnitude is the largest: each sample draws one up to it."""
 
     flip_probability: Probability = 0.5
-    """Of a flip, for each of the two axes on its own."""
+    """Probability of a flip, for each of the two axes on its own."""
     turn_probability: Probability = 0.75
-    """Of a turn by 90, 180 or 270 degrees."""
+    """Probability of a turn by 90, 180 or 270 degrees."""
     affine_probability: Probability = 0.3
-    """Of rotation, scale, shear and translation together, about the centre of the image."""
+    """Probability of rotation, scale, shear and translation together, about the centre of the image."""
     rotation_deg: float = Field(15.0, ge=0, le=180)
     """To either side."""
     scale_fraction: float = Field(0.1, ge=0, le=1)
@@ -62,38 +62,38 @@ class AugmentConfig(Config):
     translation_fraction: float = Field(0.05, ge=0, le=0.5)
     """To either side, as a fraction of the image's width and of its height."""
     elastic_probability: Probability = 0.2
-    """Of a smooth random displacement of every pixel."""
+    """Probability of a smooth random displacement of every pixel."""
     elastic_sigma_fraction: float = Field(0.05, ge=0.01, le=1)
     """How far displacements are alike: the sigma of the Gaussian that smooths them, as a fraction of the shorter
     side of the image."""
     elastic_amplitude_fraction: float = Field(0.008, ge=0)
     """Root mean square of the displacement along each axis, as a fraction of the shorter side of the image."""
     gamma_probability: Probability = 0.3
-    """Of a power law of brightness."""
+    """Probability of a power law of brightness."""
     gamma_max: float = Field(1.4, ge=1)
     """1.4 raises brightness, in [0, 1], to a power from 1/1.4 to 1.4."""
     contrast_probability: Probability = 0.3
-    """Of contrast and brightness together."""
+    """Probability of contrast and brightness together."""
     contrast_fraction: float = Field(0.25, ge=0, lt=1)
     """0.25 multiplies the distance to the image's mean by a factor from 0.75 to 1.25."""
     brightness_fraction: float = Field(0.05, ge=0, le=1)
     """Added or taken away, as a fraction of the range of 255 levels."""
     noise_probability: Probability = 0.15
-    """Of Gaussian noise, the same in the three channels: detectors of this field see grey."""
+    """Probability of Gaussian noise, the same in the three channels: detectors of this field see grey."""
     noise_std_fraction: float = Field(0.04, ge=0, le=1)
     """Standard deviation of the noise, as a fraction of the range of 255 levels."""
     blur_probability: Probability = 0.1
-    """Of Gaussian blur."""
+    """Probability of Gaussian blur."""
     blur_sigma_px: float = Field(1.0, gt=0)
     """Standard deviation of the Gaussian, in pixels of the image as stored."""
     clahe_probability: Probability = 0.1
-    """Of contrast-limited adaptive histogram equalisation of the brightness, in 8 x 8 tiles."""
+    """Probability of contrast-limited adaptive histogram equalisation of the brightness, in 8 x 8 tiles."""
     clahe_clip_limit: float = Field(2.0, ge=1)
     """A histogram's bins are cut at this multiple of their mean."""
     inversion_probability: Probability = 0.0
-    """Of bright and dark exchanged. Off, because polarity is a property of the modality: vessels are bright in OCT-A,
-    dark in X-ray angiography, and a data set of one of them shows no other. For a model that is to work on both, 0.5.
-    """
+    """Probability of bright and dark exchanged. Off, because polarity is a property of the modality: vessels are bright
+    in OCT-A, dark in X-ray angiography, and a data set of one of them shows no other. For a model that is to work on
+    both, 0.5."""
 
     @classmethod
     def off(cls) -> Self:

@@ -73,7 +73,7 @@ class Prediction:
         return np.any(self.masks, axis=0)
 
     def cleaned(self, cleanup: CleanupConfig) -> "Prediction":
-        """Of one whose masks are not cleaned yet."""
+        """The same prediction with its masks cleaned, which they are not yet."""
         return replace(self, masks=clean_masks(self.masks, cleanup), cleanup=cleanup)
 
 
@@ -155,7 +155,7 @@ class Sa2VAPredictor:
         return [self._to_prediction(query, result) for query, result in zip(queries, segmentations, strict=True)]
 
     def num_tokens(self, prompt: str) -> int:
-        """Of the prompt's own text."""
+        """How many tokens the prompt's own text has."""
         return len(self._processor.follow_up_ids(prompt)) - len(self._processor.follow_up_ids(""))
 
     def _to_prediction(self, query: Query, result: Segmentation) -> Prediction:

@@ -70,7 +70,7 @@ def put_in_quarantine(row: dict[str, Any], quarantined: Quarantined) -> None:
 
 
 def content_sha256(masks: dict[str, Any]) -> str:
-    """Of masks by phrase, (H, W) bool."""
+    """Hash of masks, (H, W) bool by phrase."""
     rles = {phrase: mask_to_rle(mask) for phrase, mask in sorted(masks.items())}
     return hashlib.sha256(json.dumps(rles).encode()).hexdigest()
 

@@ -19,7 +19,7 @@ class PredictOptions(Config):
     threshold: float | None = Field(None, ge=0, le=1)
     """Pixels of a greater probability belong to the mask; the model's own by default."""
     cleanup: CleanupConfig | None = None
-    """Of the masks; the model's own by default, `cleanup={}` for none."""
+    """Clean-up of the masks; the model's own by default, `cleanup={}` for none."""
     tta: TTA = "none"
     """Test-time augmentation: `flips` averages over the image and its three mirror images."""
     max_pixels: int = Field(64 * 2**20, gt=0)
@@ -45,7 +45,7 @@ class PredictConfig(PredictOptions, PoolConfig):
     out: Uri
     """Folder for the masks and the results. A second start with the same `out` predicts what is missing."""
     split: Literal["train", "val", "test"] | None = None
-    """Of a prepared data set; all by default."""
+    """Split of a prepared data set; all by default."""
     prompt: str = Field(evaluation_prompt("blood vessels"), min_length=1)
     """What is asked of each image. An answer with several [SEG] gives as many masks in `coco.json` and
     `results.parquet`, and their union in the pictures."""

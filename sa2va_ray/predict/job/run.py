@@ -130,5 +130,5 @@ def _summarize(rows: Sequence[dict[str, Any]], num_predicted: int, config: Predi
 
 
 def _key(item: ImageItem, config: PredictConfig) -> tuple[str, str | None]:
-    """Of the item's row in the results."""
+    """Id and name of the item's row in the results, which together are unique."""
     return item.id, name_of(item, config)

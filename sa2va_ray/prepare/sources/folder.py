@@ -228,8 +228,8 @@ def _ends_with(name: str, path: str) -> bool:
 
 
 def _endings(path: str) -> Iterator[str]:
-    """Of a path as it stands, then as the web address that it may be (without the query, or what Label Studio's `?d=`
-    names, with %20 resolved): all endings, the longest first."""
+    """The endings of a path, the longest first: as it stands, then as the web address that it may be (without the
+    query, or what Label Studio's `?d=` names, with %20 resolved)."""
     address, _, query = path.partition("?")
     for spelling in (path, unquote(parse_qs(query).get("d", [address])[0])):
         parts = unicodedata.normalize("NFC", spelling).replace("\\", "/").split("/")

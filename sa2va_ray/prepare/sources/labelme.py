@@ -97,7 +97,7 @@ def read_labelme(
 
 
 def _beside(label: str, images: list[str]) -> list[str]:
-    """Of several images with the stem of a label those in its own folder, if there are any."""
+    """The images with the stem of a label that lie in its own folder, where there are any; else all of them."""
     own = [image for image in images if posixpath.dirname(image) == posixpath.dirname(label)]
     return own or images
 

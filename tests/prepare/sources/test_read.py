@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import shutil
@@ -9,7 +10,10 @@ from huggingface_hub import constants
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.prepare.sources import read_source
+from sa2va_ray.prepare.records import Annotation
+from sa2va_ray.prepare.sources import json_labels, read_source
+from sa2va_ray.prepare.sources.items import DocumentLayout, build_item
+from sa2va_ray.prepare.sources.shapes import to_polygon
 from tests.prepare.sources.conftest import HIDDEN, OPTIONS, SQUARE, codes, write_image, write_json, write_mask
 
 
@@ -187,3 +191,18 @@ def test_a_guide_data_set_as_it_is_published(tmp_path, read):
     assert source.quarantined == []
     assert all(list(record.label.objects) == ["blood vessels"] for record in source.records)
     assert all(record.mask_uri and storage.exists(record.mask_uri) for record in source.records)
+
+
+def test_a_layout_of_a_json_file_is_an_entry(tmp_path, monkeypatch):
+    def read(folder, document, content, options):
+        for name, polygon in content["drawn"].items():
+            annotation = Annotation({options.phrase: [to_polygon(polygon)]}, None)
+            yield build_item("toy", lambda name=name: folder.find_image(document, name), lambda found=annotation: found)
+
+    toy = DocumentLayout(lambda content: isinstance(content, dict) and "drawn" in content, read, "a toy")
+    monkeypatch.setattr(json_labels, "DOCUMENT_LAYOUTS", (*json_labels.DOCUMENT_LAYOUTS, toy))
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "drawn.json").write_text(json.dumps({"drawn": {"a.png": [1, 1, 9, 1, 9, 9]}}))
+    source = read_source(str(tmp_path), OPTIONS)
+    assert source.layouts == {"toy": 1}
+    assert [record.name for record in source.records] == ["a.png"]
