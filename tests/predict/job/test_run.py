@@ -339,6 +339,6 @@ def test_a_model_that_does_not_match_its_manifest_is_refused(start_job, folder, 
 
 
 def test_out_within_images_is_refused(model_uri, folder):
-    with pytest.raises(UserError, match="lies within `images`"):
+    with pytest.raises(UserError, match="lies within `source`"):
         predict(config(model_uri, folder, folder / "out"))
     shutil.rmtree(folder / "out")
