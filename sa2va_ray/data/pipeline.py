@@ -12,7 +12,7 @@ plan's, on any number of machines, and a run can go on at any step. The last ste
 Memory: a row is its pixels in uint8, 0.6 MB for each tile of 448 px and 3.1 MB for SAM 2's 1024 px, and a bit per pixel
 of each mask: 4 MB with one tile. However slow training is, a rank's rows in the object store are bounded by
 `object_store_mib` and the `_ROWS_PER_TASK` rows that each actor is about to hand over. Measured on 2,000 images with
-two actors (benchmarks/data.py): at most 231 MiB with the default of 192, nothing spilled, 0.9 GiB an actor.
+two actors (`benchmarks.data`): at most 231 MiB with the default of 192, nothing spilled, 0.9 GiB an actor.
 """
 
 import time
