@@ -153,10 +153,17 @@ def read_checkpoint_manifest(uri: str) -> dict[str, Any]:
 
 
 def parse_state(data: bytes, uri: str) -> TrainState:
-    """Parses an intact state file. Raises `UserError` where another version of sa2va_ray wrote it."""
+    """Parses a state file whose hash is right.
+
+    Raises:
+        DamagedError: it was no JSON when its hash was taken.
+        UserError: another version of sa2va_ray wrote it.
+    """
     try:
         return TrainState.model_validate_json(data)
     except ValidationError as error:
+        if any(each["type"] == "json_invalid" for each in error.errors()):
+            raise DamagedError(f"{uri} is damaged: its {STATE_FILE} of {len(data)} bytes is no JSON.") from None
         keys = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
         raise UserError(
             f"{uri} is a checkpoint of another version of sa2va_ray: {keys} in its {STATE_FILE} do not fit this one."

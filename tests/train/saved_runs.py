@@ -92,7 +92,8 @@ def damage(uri: str, kind: str) -> None:
         data = (folder / file).read_bytes()
         ways = {
             "empty": b"", "cut": data[: len(data) // 2], "other": b'{"files": []}', "nothing": b'{"files": {}}',
-            "deep": b"[" * 100_000, "written as no YAML": b"a: [", "written without a model": b"name: run",
+            "deep": b"[" * 100_000, "written as neither JSON nor YAML": b"a: [",
+            "written without a model": b"name: run",
         }  # fmt: skip
         if how in ("lost", "a folder"):
             (folder / file).unlink()
@@ -113,6 +114,7 @@ DAMAGES = [
     "a cut shard",
     "a lost shard",
     *(f"manifest.json: {how}" for how in ("empty", "cut", "other", "nothing", "deep", "a folder")),
-    *(f"config.yaml: written {how}" for how in ("as no YAML", "without a model")),
+    "train_state.json: written as neither JSON nor YAML",
+    *(f"config.yaml: written {how}" for how in ("as neither JSON nor YAML", "without a model")),
     *(f"{file}: {how}" for file in ("train_state.json", "config.yaml") for how in ("empty", "cut", "lost")),
 ]
