@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_IGNORED = -100  # torch's own sign for it
+
 
 @dataclass
 class Batch:
@@ -39,6 +41,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.sample_ids)
 
+    @property
+    def num_masks(self) -> int:
+        """Masks of all images."""
+        return sum(map(len, self.masks))
+
+    def supervised(self) -> Tensor:
+        """(B, L - 1) bool: which of the tokens that follow another are to be learnt."""
+        return self.labels[:, 1:] != _IGNORED
+
     def to(self, device: torch.device) -> Self:
         """The same batch on another device."""
         return type(self)(**{field.name: _moved(getattr(self, field.name), device) for field in fields(self)})
@@ -49,7 +60,7 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
     return Batch(
         input_ids=_pad([row["input_ids"] for row in rows], 0),
         attention_mask=_pad([np.ones(len(row["input_ids"]), bool) for row in rows], False),
-        labels=_pad([row["labels"] for row in rows], -100),
+        labels=_pad([row["labels"] for row in rows], _IGNORED),
         pixel_values=torch.from_numpy(np.concatenate([row["pixel_values"] for row in rows])),
         num_tiles=torch.tensor([len(row["pixel_values"]) for row in rows]),
         grounding_pixel_values=torch.from_numpy(np.stack([row["grounding_pixel_values"] for row in rows])),

@@ -18,8 +18,6 @@ from sa2va_ray.train.collectives import any_rank, gather_objects, sum_over_ranks
 from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.losses import LossConfig, language_loss, loss_divisor, object_losses
 
-_IGNORED = -100
-
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -128,8 +126,7 @@ def forward_losses(engine, batch: Batch, config: LossConfig) -> dict[str, Tensor
         ValueError: the number of [SEG] tokens differs from the number of masks.
     """
     batch = batch.to(engine.device)
-    targets = batch.labels[:, 1:]
-    supervised = targets != _IGNORED
+    supervised = batch.supervised()
     logits_mask = torch.zeros_like(batch.attention_mask)
     logits_mask[:, :-1] = supervised
     output = engine(
@@ -147,7 +144,7 @@ def forward_losses(engine, batch: Batch, config: LossConfig) -> dict[str, Tensor
             "Each object of a sample must have one [SEG] in its answer."
         )
     return {
-        "language": language_loss(output.logits, targets[supervised]),
+        "language": language_loss(output.logits, batch.labels[:, 1:][supervised]),
         **object_losses(output.mask_logits, truths, skeletons, config),
     }
 
@@ -180,5 +177,4 @@ def _counts(batch: Batch | None) -> tuple[int, int, int, int]:
     """Samples, tokens, supervised tokens and masks of a micro batch."""
     if batch is None:
         return 0, 0, 0, 0
-    num_targets = int((batch.labels[:, 1:] != _IGNORED).sum())
-    return len(batch), int(batch.attention_mask.sum()), num_targets, sum(len(masks) for masks in batch.masks)
+    return len(batch), int(batch.attention_mask.sum()), int(batch.supervised().sum()), batch.num_masks

@@ -18,12 +18,11 @@ import torch
 import torch.distributed as dist
 
 from sa2va_ray.data.augment import AugmentConfig
-from sa2va_ray.data.batch import Batch, collate
+from sa2va_ray.data.batch import collate
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.data.pipeline import SampleIndex, Undecodable, preprocess
 from sa2va_ray.data.sample import decode_image, object_masks
 from sa2va_ray.metrics import VALIDATION_METRICS, compute_metrics
-from sa2va_ray.models.sa2va.processing_sa2va import LABEL_IGNORED
 from sa2va_ray.pictures.panels import three_panels
 from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
 from sa2va_ray.train.collectives import any_rank, gather_objects
@@ -64,7 +63,8 @@ def compute_losses(engine, processor, samples: SampleIndex, config: TrainConfig)
         torch.manual_seed(seed)
         parts = forward_losses(engine, batch, config.loss)
         if rows:
-            sums.append((seed, {name: part.item() for name, part in parts.items()} | _counts(batch)))
+            counts = {"num_targets": int(batch.supervised().sum()), "num_masks": batch.num_masks}
+            sums.append((seed, {name: part.item() for name, part in parts.items()} | counts))
     _check_decoded(undecodable)
     totals = _totals([of_batch for _, of_batch in sorted(_gathered(sums), key=lambda each: each[0])])
     return {
@@ -152,11 +152,6 @@ def _in_lockstep(engine, items: Iterable[_Item]) -> Iterator[list[_Item]]:
     items, size = iter(items), engine.train_micro_batch_size_per_gpu()
     while any_rank(engine, bool(chunk := list(islice(items, size)))):
         yield chunk
-
-
-def _counts(batch: Batch) -> dict[str, float]:
-    num_targets = int((batch.labels[:, 1:] != LABEL_IGNORED).sum())
-    return {"num_targets": num_targets, "num_masks": sum(len(masks) for masks in batch.masks)}
 
 
 def _totals(rows: Sequence[dict[str, float]]) -> dict[str, float]:
