@@ -18,9 +18,9 @@ from sa2va_ray.cluster.streams import user_errors
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split
-from sa2va_ray.evaluate.passes.answers import answer_questions, columns
+from sa2va_ray.evaluate.passes.answers import answer_questions, to_columns
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup, try_cleanups
-from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, read_truths
+from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, with_truths
 from sa2va_ray.evaluate.report.calibration_page import render_calibration
 from sa2va_ray.evaluate.statistics.choose import choose_threshold
 from sa2va_ray.evaluate.statistics.summary import probability_calibration, sweep_patients, threshold_curves
@@ -105,14 +105,13 @@ def _count(answers: ray.data.Dataset, split: Split) -> list[_Row]:
 
 
 def _count_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> dict[str, list]:
-    answers = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
     rows = []
-    for each, truth in zip(answers, read_truths(answers, data_uri, split), strict=True):
+    for each, truth in with_truths(batch, data_uri, split):
         levels = read_levels(each, truth.shape)
         kept = {name: each[name] for name in ("row", "place", "sample_id", "patient_id", "failure")}
         counts, reliability = probability_counts(levels, truth), calibration_counts(dequantise(levels), truth)
         rows.append({**kept, "counts": counts, "reliability": reliability})
-    return columns(rows)
+    return to_columns(rows)
 
 
 def _choose(answers: ray.data.Dataset, split: Split, curves: PatientCurves, config: CalibrateConfig) -> _Choice:

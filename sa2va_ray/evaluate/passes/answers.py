@@ -57,7 +57,7 @@ def answer_questions(model: MeasuredModel, split: Split, config: PassConfig) -> 
 def read_questions(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> dict[str, list]:
     """Turns numbers of samples into what is asked of the model: images and phrases, without their masks."""
     samples = SampleIndex(data_uri, split).read(batch["id"])
-    return columns(
+    return to_columns(
         [
             {
                 "row": row,
@@ -91,10 +91,10 @@ class AnswerActor:
             raise UserError(f"{model.uri} was written or calibrated while it was measured. Start again.")
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list]:
-        questions = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        questions = to_rows(batch)
         queries = [_query(question) for question in questions]
         predictions = iter(self._predictor.predict([query for query in queries if query]))
-        return columns(
+        return to_columns(
             [
                 {name: value for name, value in question.items() if name != "image"}
                 | (_to_row(next(predictions)) if query else _unreadable())
@@ -103,7 +103,12 @@ class AnswerActor:
         )
 
 
-def columns(rows: list[_Row]) -> dict[str, list]:
+def to_rows(batch: Mapping[str, Any]) -> list[_Row]:
+    """The rows of a batch of Ray Data's."""
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def to_columns(rows: list[_Row]) -> dict[str, list]:
     """Rows as Ray Data wants a batch."""
     return {name: [row[name] for row in rows] for name in rows[0]}
 

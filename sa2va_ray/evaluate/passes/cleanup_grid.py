@@ -9,8 +9,8 @@ import ray
 
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.inputs import Split
-from sa2va_ray.evaluate.passes.answers import columns
-from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, read_truths
+from sa2va_ray.evaluate.passes.answers import to_columns
+from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, with_truths
 from sa2va_ray.metrics import NUM_LEVELS, SWEPT_METRICS, dequantise, probability_counts, sweep
 from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
@@ -50,9 +50,7 @@ def choose_cleanup(scores: PatientCurves, config: CalibrateConfig) -> int:
 def _score_batch(
     batch: Mapping[str, np.ndarray], data_uri: str, split: str, threshold: float, beta: float
 ) -> dict[str, list]:
-    answers = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-    truths = read_truths(answers, data_uri, split)
-    return columns([_score(*pair, threshold, beta) for pair in zip(answers, truths, strict=True)])
+    return to_columns([_score(*pair, threshold, beta) for pair in with_truths(batch, data_uri, split)])
 
 
 def _score(answer: dict[str, Any], truth: np.ndarray, threshold: float, beta: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import ray
 from sa2va_ray.cluster.streams import stream_rows
 from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
-from sa2va_ray.evaluate.passes.answers import UNREADABLE, columns, mask_sha256
+from sa2va_ray.evaluate.passes.answers import UNREADABLE, mask_sha256, to_columns, to_rows
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.metrics import (
     METRICS,
@@ -66,16 +66,15 @@ def collect(dataset: ray.data.Dataset, what: str, num_images: int) -> Iterator[_
 
 def measure_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str, tolerance_px: float) -> dict[str, list]:
     """A batch of answers as columns -> their rows of metrics and counts as columns."""
-    answers = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-    truths = read_truths(answers, data_uri, split)
-    return columns([_measure_one(*pair, tolerance_px) for pair in zip(answers, truths, strict=True)])
+    return to_columns([_measure_one(*pair, tolerance_px) for pair in with_truths(batch, data_uri, split)])
 
 
-def read_truths(answers: list[_Row], data_uri: str, split: str) -> list[np.ndarray]:
-    """The true mask, (H, W) bool, of the object that each answer is about."""
-    samples = SampleIndex(data_uri, split).read(np.array([answer["row"] for answer in answers]))
+def with_truths(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> list[tuple[_Row, np.ndarray]]:
+    """The answers of a batch, each with the true mask, (H, W) bool, of the object that it is about."""
+    answers, samples = to_rows(batch), SampleIndex(data_uri, split).read(batch["row"])
     return [
-        rle_to_mask(sample["objects"][answer["place"]]["rle"]) for answer, sample in zip(answers, samples, strict=True)
+        (answer, rle_to_mask(sample["objects"][answer["place"]]["rle"]))
+        for answer, sample in zip(answers, samples, strict=True)
     ]
 
 
