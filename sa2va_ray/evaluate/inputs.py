@@ -5,10 +5,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.manifest import digest, read_manifest, to_json
-from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
+from sa2va_ray.manifest import digest, read_manifest
+from sa2va_ray.models.model_manifest import read_model_manifest, update_model_manifest
 from sa2va_ray.predict.facts import ModelFacts
 from sa2va_ray.telemetry import LOGGER
 
@@ -82,11 +81,9 @@ class MeasuredModel:
         Raises:
             UserError: other files are there than when the manifest was read.
         """
-        now = MeasuredModel.read(self.uri)
-        if now.facts.sha256 != self.facts.sha256:
+        if MeasuredModel.read(self.uri).facts.sha256 != self.facts.sha256:
             raise UserError(f"{self.uri} was written anew while it was calibrated. Start again.")
-        kept = {name: value for name, value in now.manifest.items() if name != "files"}
-        storage.write_bytes(storage.join(self.uri, MODEL_MANIFEST), to_json(now.manifest["files"], kept | facts))
+        update_model_manifest(self.uri, facts)
 
     def refuse_if_trained_on(self, split: Split, allow: bool) -> None:
         """Warns where that is known and wanted.

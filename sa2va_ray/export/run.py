@@ -1,6 +1,5 @@
 """jobs.export: a checkpoint becomes a folder that others can load, and is published when it has passed its checks."""
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -31,9 +30,14 @@ from sa2va_ray.export.target import (
     staging_folder,
 )
 from sa2va_ray.export.upstream_config import check_fits_upstream
-from sa2va_ray.manifest import digest, read_manifest, to_json
+from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import OPTIMIZER, find_checkpoint
-from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest, write_model_manifest
+from sa2va_ray.models.model_manifest import (
+    MODEL_MANIFEST,
+    read_model_manifest,
+    update_model_manifest,
+    write_model_manifest,
+)
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
 from sa2va_ray.models.trained_weights import LocalCheckpoint, build_base, open_checkpoint
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress, log_result
@@ -127,9 +131,7 @@ def _write_and_check(folder: Path, config: ExportConfig, checkpoint: LocalCheckp
     checks = [*result.checks, *check_weight_changes(changes), *check_answers(result.answers, unmerged.answers)]
     LOGGER.info("checks\n%s", checks_table(checks))
     raise_for_failed(checks, f"{checkpoint.uri} is not exported, nothing is left behind")
-    facts["agreement"] = mask_agreement(result.answers, unmerged.answers)
-    files = json.loads((folder / MODEL_MANIFEST).read_text())["files"]
-    (folder / MODEL_MANIFEST).write_bytes(to_json(files, facts))  # facts are no part of the digest
+    update_model_manifest(folder, {"agreement": mask_agreement(result.answers, unmerged.answers)})
     return model_sha256
 
 

@@ -15,7 +15,8 @@ Export and baselines write it last; whoever loads, serves, evaluates or replaces
 from pathlib import Path
 from typing import Any
 
-from sa2va_ray.manifest import read_manifest, write_manifest
+from sa2va_ray import storage
+from sa2va_ray.manifest import read_manifest, to_json, write_manifest
 
 MODEL_MANIFEST = "sa2va_manifest.json"
 
@@ -35,3 +36,11 @@ def read_model_manifest(uri: str | Path, what: str = "exported model") -> dict[s
 def write_model_manifest(folder: Path, facts: dict[str, Any]) -> str:
     """Hashes every file in a local folder and writes the manifest. Returns the model's SHA-256 (64 hex characters)."""
     return write_manifest(folder, facts, MODEL_MANIFEST)
+
+
+def update_model_manifest(uri: str | Path, facts: dict[str, Any]) -> None:
+    """Puts facts into a model's manifest, in place of those of the same names. The model's SHA-256 stays, since it
+    names the files alone. Raises like `read_model_manifest`."""
+    manifest = read_model_manifest(uri)
+    files = manifest.pop("files")
+    storage.write_bytes(storage.join(str(uri), MODEL_MANIFEST), to_json(files, manifest | facts))

@@ -14,8 +14,7 @@ import yaml
 from sa2va_ray import storage
 from sa2va_ray.demo.request import wait_ready
 from sa2va_ray.demo.stack import SCRIPTS_DIR, free_port
-from sa2va_ray.manifest import to_json
-from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, update_model_manifest
 
 pytestmark = pytest.mark.soak
 
@@ -82,11 +81,8 @@ def test_batches_change_in_place_and_a_calibration_with_the_revision(application
     assert httpx.post(f"{url}/v1/segment", files={"file": png}, timeout=60).status_code == 200
 
     uri = app["args"]["models"]["demo"]["uri"]
-    manifest = read_model_manifest(uri)
     sha256 = httpx.get(f"{url}/v1/models/demo", timeout=60).json()["sha256"]
-    facts = {name: value for name, value in manifest.items() if name != "files"}
-    calibrated = {**facts, "threshold": 0.31, "cleanup": {"min_component_px": 7}}
-    storage.write_bytes(storage.join(uri, MODEL_MANIFEST), to_json(manifest["files"], calibrated))
+    update_model_manifest(uri, {"threshold": 0.31, "cleanup": {"min_component_px": 7}})
     app["args"]["revision"] = "calibrated"
     deploy()
     until(lambda: httpx.get(f"{url}/v1/models/demo", timeout=60).json()["threshold"] == 0.31)
