@@ -1,5 +1,5 @@
 # make demo [DATA=folder]   the main job end to end on this machine; leaves its endpoint up
-# make test                 every test but those of the last two
+# make test                 every test but those of `test-gpu` and `soak`
 # make test-unit            those that start neither Ray nor a server: the quick look while you work
 # make test-gpu             those that need a CUDA device
 # make soak                 the tests that take minutes each: faults done to real runs

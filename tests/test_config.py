@@ -102,7 +102,7 @@ def test_a_bug_keeps_its_traceback():
 
 
 def message(*arguments):
-    """Of the one line with which a job ends."""
+    """The message of the one line with which a job ends."""
     with pytest.raises(UserError) as caught:
         Outer.load([str(argument) for argument in arguments])
     assert caught.value.__cause__ is None

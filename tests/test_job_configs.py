@@ -62,7 +62,7 @@ def bases(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def facts(bases):
-    """Of each recipe's model."""
+    """The facts of each recipe's model."""
     read = {}
     for size, name in (("8B", "octa_8b"), ("2B", "octa_2b")):
         config = load(name, f"model.base.source={bases[size]}")

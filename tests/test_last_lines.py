@@ -77,7 +77,7 @@ def test_jobs_on_folders_that_are_called_like_patterns(ray_cluster, prepared_uri
 
 
 def write_images(folder: Path) -> None:
-    """Of four patients, with a LabelMe file each."""
+    """Images of four patients, with a LabelMe file each."""
     folder.mkdir(parents=True)
     for number in range(4):
         pixels = np.random.default_rng(number).integers(0, 256, (48, 48), np.uint8)

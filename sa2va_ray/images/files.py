@@ -20,7 +20,7 @@ IMAGE_KINDS = frozenset({"JPEG", "PNG", "BMP", "TIFF", "WebP"})
 UNREAD_IMAGE_SUFFIXES = frozenset(
     {"gif", "heic", "heif", "avif", "jp2", "j2k", "jxl", "svg", "pdf", "nii", "mha", "mhd"}
 )
-"""Of images that are not decoded."""
+"""Suffixes of images that are not decoded."""
 
 _KNOWN = _KINDS.keys() | UNREAD_IMAGE_SUFFIXES | {"csv", "txt", "xml", "yaml", "xlsx", "npy", "npz", "mat", "zip"}
 _RUBBISH = {"__macosx", "thumbs.db", "desktop.ini"}

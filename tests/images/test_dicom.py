@@ -422,7 +422,7 @@ def test_native_ybr_422():
 
 
 def test_more_pixels_than_the_header_says_are_refused_with_both_numbers():
-    """Of words that the header calls bytes, of frames that it does not count, of colours that are not subsampled."""
+    """More come of words that the header calls bytes, of frames that it does not count, of colours in full."""
     words = dataset(RAMP)
     words.BitsAllocated = words.BitsStored = 8
     words.HighBit = 7

@@ -7,7 +7,7 @@ from sa2va_ray.metrics import bootstrap_interval, pooled_interval
 
 
 def test_an_interval_covers_the_mean_as_often_as_it_says():
-    """Of 400 samples of 40 patients from one distribution: 95 % is 380, three standard deviations of the count are 13,
+    """400 samples of 40 patients from one distribution: 95 % is 380, three standard deviations of the count are 13,
     and the percentile bootstrap of 40 is a little too narrow."""
     random = np.random.default_rng(0)
     intervals = [bootstrap_interval(random.beta(8, 2, 40), seed=1) for _ in range(400)]

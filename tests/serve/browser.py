@@ -1,6 +1,5 @@
 """Headless Chromium over its DevTools protocol: as much of it as the page's tests need."""
 
-import base64
 import itertools
 import json
 import shutil
@@ -86,13 +85,6 @@ class Page:
         self.send(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
-
-    def set_colour_scheme(self, scheme: str) -> None:
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-
-    def screenshot(self) -> bytes:
-        """PNG of the whole page."""
-        return base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
 
 @contextmanager

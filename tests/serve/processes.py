@@ -6,7 +6,7 @@ import psutil
 
 
 def replicas_of(deployment: str) -> list[psutil.Process]:
-    """Of `Ingress`, or of `model-NAME`."""
+    """The replicas of `Ingress`, or of `model-NAME`."""
     return [
         process
         for process in psutil.process_iter(["cmdline", "environ"])

@@ -104,7 +104,7 @@ def pictures() -> list[Image.Image]:
 
 
 def replicas() -> list[psutil.Process]:
-    """Of the model, on the tests' own cluster."""
+    """The replicas of the model, on the tests' own cluster."""
     return [
         process
         for process in psutil.process_iter(["cmdline", "environ"])

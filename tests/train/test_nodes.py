@@ -95,7 +95,7 @@ def small_disk(folder, mebibytes: float):
 
 @pytest.mark.parametrize("mebibytes", [1, 16])
 def test_a_full_disk_ends_the_run_with_what_to_do(tiny_run, tmp_path, monkeypatch, mebibytes):
-    """Of 1 MiB it is seen before writing; of 16 MiB, one worker's share, while two write."""
+    """A disk of 1 MiB is seen to be full before writing; one of 16 MiB, one worker's share, while two write."""
     with small_disk(tmp_path / "disk", mebibytes) as disk, Stack(tmp_path / "cluster") as cluster:
         monkeypatch.setenv("TMPDIR", str(disk))
         cluster.start_ray(num_cpus=2)

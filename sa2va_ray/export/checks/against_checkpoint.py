@@ -116,6 +116,6 @@ def _probability(logits: np.ndarray) -> np.ndarray:
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    """Of the masks at probability one half; 1 where both are empty."""
+    """IoU of the masks at probability one half; 1 where both are empty."""
     union = np.count_nonzero((one > 0) | (other > 0))
     return float(np.count_nonzero((one > 0) & (other > 0)) / union) if union else 1.0

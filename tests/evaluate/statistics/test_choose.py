@@ -18,7 +18,7 @@ def config(**values) -> CalibrateConfig:
 
 
 def curves(**means: np.ndarray) -> PatientCurves:
-    """Of two patients, one above the mean and one below."""
+    """Curves of two patients, one above the mean and one below."""
     return PatientCurves(["a", "b"], {name: np.stack([values + 0.01, values - 0.01]) for name, values in means.items()})
 
 

@@ -286,7 +286,7 @@ def wait_until(condition) -> None:
 
 
 def predict_actors(stack) -> list[psutil.Process]:
-    """Of this session's cluster; others may be on the machine."""
+    """The actors of this session's cluster; others may be on the machine."""
     processes = list(psutil.process_iter(["cmdline", "ppid"]))
     ours = {p.pid for p in processes if stack.runtime_dir in " ".join(p.info["cmdline"] or [])}
     return [

@@ -295,7 +295,7 @@ def evil_site(url: str) -> FastAPI:
 
 
 def statuses(page: Page, url: str) -> list[int]:
-    """Of the replies that came from there so far; forgets them."""
+    """Statuses of the replies that came from there so far; forgets them."""
     page.run("0")  # reports that have come by now are read
     replies = [sent["response"] for event, sent in page.events if event == "Network.responseReceived"]
     page.events.clear()
