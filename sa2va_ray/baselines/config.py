@@ -4,15 +4,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from sa2va_ray.cluster.config import ClusterConfig
-from sa2va_ray.config import Config
+from sa2va_ray.cluster.config import ClusterConfig, WorkersConfig
 from sa2va_ray.data.pipeline import PipelineConfig
 from sa2va_ray.models.baselines.unet import UnetConfig
 from sa2va_ray.models.baselines.vessel_filter import FilterConfig
 from sa2va_ray.storage import Uri
 
 
-class UnetTrainingConfig(Config):
+class UnetTrainingConfig(WorkersConfig):
     """AdamW, with a learning rate that rises over the first 30 % of the steps and falls to zero by a cosine."""
 
     network: UnetConfig = UnetConfig()
@@ -24,11 +23,6 @@ class UnetTrainingConfig(Config):
     global_batch_size: int = Field(8, gt=0)
     """Samples of one optimizer step, over all workers."""
     seed: int = 0
-    num_workers: int = Field(1, gt=0)
-    use_gpu: bool | None = None
-    """A GPU for each worker; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
-    cpus_per_worker: float = Field(1.0, gt=0)
-    """Leave CPUs of the cluster for the data pipeline, or it waits for ever."""
 
     @model_validator(mode="after")
     def _all_work(self) -> Self:
@@ -37,16 +31,6 @@ class UnetTrainingConfig(Config):
                 f"global_batch_size {self.global_batch_size} gives nothing to some of num_workers {self.num_workers}"
             )
         return self
-
-    def resources_per_worker(self) -> dict[str, float]:
-        """What one worker wants of its node."""
-        return {"CPU": self.cpus_per_worker} | ({"GPU": 1.0} if self.use_gpu else {})
-
-    def resources(self) -> dict[str, float]:
-        """CPUs and GPUs that the run asks of the cluster: workers, and the pipelines that feed them."""
-        data = self.pipeline.actors_per_rank * self.pipeline.cpus_per_actor
-        gpus = float(self.num_workers) if self.use_gpu else 0.0
-        return {"CPU": self.num_workers * (self.cpus_per_worker + data), "GPU": gpus}
 
 
 class FilterFittingConfig(FilterConfig):

@@ -42,7 +42,7 @@ def train_unet(config: BaselineConfig) -> FittedBaseline:
     """
     unet = config.unet.model_copy(update={"use_gpu": decide_use_gpu(config.unet.use_gpu)})
     check_cluster(
-        unet.resources(),
+        unet.resources(unet.pipeline.cpus_per_rank()),
         "Lower unet.num_workers, unet.cpus_per_worker or unet.pipeline.cpus_per_actor, set unet.use_gpu=false, or add "
         "nodes.",
         unet.resources_per_worker(),

@@ -13,6 +13,26 @@ class ClusterConfig(Config):
     nodes takes `s3://...` only."""
 
 
+class WorkersConfig(Config):
+    """The workers that Ray Train starts, in every job that trains."""
+
+    num_workers: int = Field(1, gt=0)
+    use_gpu: bool | None = None
+    """A GPU for each worker; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
+    cpus_per_worker: float = Field(1.0, gt=0)
+    """Leave CPUs of the cluster for the data pipeline, or it waits for ever."""
+
+    def resources_per_worker(self) -> dict[str, float]:
+        """What one worker wants of its node."""
+        return {"CPU": self.cpus_per_worker} | ({"GPU": 1.0} if self.use_gpu else {})
+
+    def resources(self, cpus_beside: float) -> dict[str, float]:
+        """What the job asks of the cluster: its workers, and `cpus_beside` each of them for the pipeline that feeds
+        it."""
+        gpus = float(self.num_workers) if self.use_gpu else 0.0
+        return {"CPU": self.num_workers * (self.cpus_per_worker + cpus_beside), "GPU": gpus}
+
+
 class PoolConfig(ClusterConfig):
     """The actors that hold a model, in every job that asks one."""
 

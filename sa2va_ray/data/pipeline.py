@@ -95,6 +95,10 @@ class PipelineConfig(Config):
     """Samples of an epoch, over all ranks, that may turn out not to be decodable; they are logged and left out. One
     more ends the run."""
 
+    def cpus_per_rank(self) -> float:
+        """CPUs that feed one rank."""
+        return self.actors_per_rank * self.cpus_per_actor
+
 
 class SampleIndex:
     """Random access to the rows of one split of a prepared data set.

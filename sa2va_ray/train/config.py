@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sa2va_ray.cluster.config import ClusterConfig
+from sa2va_ray.cluster.config import ClusterConfig, WorkersConfig
 from sa2va_ray.config import Config
 from sa2va_ray.data.pipeline import PipelineConfig
 from sa2va_ray.metrics import CATALOGUE, VALIDATION_METRICS
@@ -40,7 +40,7 @@ class ValidationConfig(Config):
     network once."""
 
 
-class TrainConfig(ClusterConfig):
+class TrainConfig(WorkersConfig, ClusterConfig):
     """One training run."""
 
     name: str = Field(pattern=r"^[ .()\[\]+=,@-]*\w[\w .()\[\]+=,@-]*$", max_length=128)
@@ -65,10 +65,6 @@ class TrainConfig(ClusterConfig):
     seed: int = 0
 
     num_workers: int = Field(4, gt=0)
-    use_gpu: bool | None = None
-    """A GPU for each worker; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
-    cpus_per_worker: float = Field(1.0, gt=0)
-    """Leave CPUs of the cluster for the data pipeline, or it waits for ever."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 on a GPU and on CPUs with instructions for it, else fp32."""
 
@@ -134,13 +130,3 @@ class TrainConfig(ClusterConfig):
     def gradient_accumulation_steps(self) -> int:
         """Forward passes of a worker in a full step."""
         return -(-self.global_batch_size // (self.num_workers * self.micro_batch_size))
-
-    def resources_per_worker(self) -> dict[str, float]:
-        """What one worker wants of its node."""
-        return {"CPU": self.cpus_per_worker} | ({"GPU": 1.0} if self.use_gpu else {})
-
-    def resources(self) -> dict[str, float]:
-        """CPUs that the run asks of the cluster: workers, and the pipelines that feed them."""
-        data = self.pipeline.actors_per_rank * self.pipeline.cpus_per_actor
-        gpus = float(self.num_workers) if self.use_gpu else 0.0
-        return {"CPU": self.num_workers * (self.cpus_per_worker + data), "GPU": gpus}

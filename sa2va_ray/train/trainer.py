@@ -89,7 +89,7 @@ def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLoc
         return saved.uri
     connect()
     config = config.model_copy(update={"use_gpu": decide_use_gpu(config.use_gpu)})
-    check_cluster(config.resources(), _CURE, config.resources_per_worker())
+    check_cluster(config.resources(config.pipeline.cpus_per_rank()), _CURE, config.resources_per_worker())
     check_paths(config, data_uri=config.data_uri, runs_uri=config.runs_uri, **_paths_of_base(config))
     gpu_bytes = least_gpu_bytes(waits=config.strategy == "auto") if config.use_gpu else None
     plan = log_plan(config, num_samples, gpu_bytes)
