@@ -14,7 +14,7 @@ _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 
 
 @dataclass(frozen=True)
-class Facts:
+class StreamFacts:
     """Attributes:
     channels, bits: samples of a pixel, and bits of a sample.
     is_signed: what JPEG 2000 says; lossy JPEG is not; of lossless JPEG and JPEG-LS, which hold any bits, None.
@@ -32,7 +32,7 @@ class Facts:
     is_usual: bool = True
 
 
-def read_facts(code: bytes) -> Facts:
+def read_stream_facts(code: bytes) -> StreamFacts:
     """Raises `ValueError` or `struct.error` where there are none."""
     if code.startswith(_JP2):
         code = code[code.index(_JPEG_2000) :]
@@ -61,7 +61,7 @@ def _markers(code: bytes) -> Iterator[tuple[int, int]]:
             position += max(length, 2)
 
 
-def _jpeg_facts(code: bytes) -> Facts:
+def _jpeg_facts(code: bytes) -> StreamFacts:
     has_ycc: bool | None = None
     for marker, start in _markers(code):
         if marker == _JFIF and code[start : start + 5] == b"JFIF\0" and has_ycc is None:
@@ -74,11 +74,11 @@ def _jpeg_facts(code: bytes) -> Facts:
             if has_ycc is None and names == b"RGB":
                 has_ycc = False
             is_usual = marker in _DECODED
-            return Facts(height, width, channels, bits, False if is_usual else None, has_ycc, is_usual)
+            return StreamFacts(height, width, channels, bits, False if is_usual else None, has_ycc, is_usual)
     raise ValueError("no frame")
 
 
-def _jpeg_2000_facts(code: bytes) -> Facts:
+def _jpeg_2000_facts(code: bytes) -> StreamFacts:
     right, bottom, left, top = struct.unpack_from(">4I", code, 8)
     (channels,) = struct.unpack_from(">H", code, 40)
     depth = code[42]
@@ -87,4 +87,4 @@ def _jpeg_2000_facts(code: bytes) -> Facts:
         if code[position : position + 2] == b"\xff\x90":  # a tile, before which it must stand
             raise ValueError("no coding style")
         position += 2 + struct.unpack_from(">H", code, position + 2)[0]
-    return Facts(bottom - top, right - left, channels, (depth & 127) + 1, depth > 127, code[position + 8] == 1)
+    return StreamFacts(bottom - top, right - left, channels, (depth & 127) + 1, depth > 127, code[position + 8] == 1)

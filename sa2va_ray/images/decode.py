@@ -65,7 +65,7 @@ def read_size(data: bytes) -> tuple[int, int]:
             width, height = struct.unpack_from(">II", data, len(png.SIGNATURE) + 8)  # of the chunk that is always first
             return height, width
         if reader is JpegImageFile:
-            jpeg = codestreams.read_facts(data)
+            jpeg = codestreams.read_stream_facts(data)
             return jpeg.height, jpeg.width
         image = reader(io.BytesIO(data))
     return image.height, image.width
@@ -226,7 +226,7 @@ def _check_jpeg(data: bytes) -> None:
     if not codestreams.has_end(data):
         raise ImageError("image_unreadable", f"The file of {len(data)} bytes is cut off: it has no end mark.")
     with codec_errors():
-        facts = codestreams.read_facts(data)
+        facts = codestreams.read_stream_facts(data)
     if facts.bits != 8 or not facts.is_usual:
         kind = f"{facts.bits} bits a sample" if facts.is_usual else "the lossless or arithmetic kind"
         raise ImageError("image_mode", f"JPEG files of {kind} are not read; save it as PNG.")

@@ -103,7 +103,7 @@ def read_stored(dataset: Dataset, layout: Layout, data: bytes, start: int, frame
         return _in_rgb(Stored(_from_cells(cells, layout), cells), layout)
     with codec_errors():
         code = _compressed_frame(dataset, data, start, frame)
-        facts = codestreams.read_facts(code)
+        facts = codestreams.read_stream_facts(code)
     _check_facts(facts, layout, frame)
     if syntax in JPEG2000TransferSyntaxes:
         return _jpeg_2000(facts, layout, data, frame)
@@ -194,7 +194,7 @@ def _compressed_frame(dataset: Dataset, data: bytes, start: int, frame: int) -> 
     return get_frame(file, frame, number_of_frames=number, extended_offsets=offsets if all(offsets) else None)
 
 
-def _check_facts(facts: codestreams.Facts, layout: Layout, frame: int) -> None:
+def _check_facts(facts: codestreams.StreamFacts, layout: Layout, frame: int) -> None:
     size = (layout.height, layout.width, layout.samples)
     if (facts.height, facts.width, facts.channels) != size:
         raise ImageError(
@@ -204,7 +204,7 @@ def _check_facts(facts: codestreams.Facts, layout: Layout, frame: int) -> None:
         raise _contradiction(facts, layout)
 
 
-def _contradiction(facts: codestreams.Facts, layout: Layout) -> ImageError:
+def _contradiction(facts: codestreams.StreamFacts, layout: Layout) -> ImageError:
     signs = {True: "signed", False: "unsigned", None: "signed or not"}
     return ImageError(
         "dicom_bits",
@@ -223,7 +223,7 @@ def _from_cells(cells: np.ndarray, layout: Layout) -> np.ndarray:
     return (cells << above).view(kind) >> (width - layout.stored)
 
 
-def _agreed(decoded: np.ndarray, facts: codestreams.Facts, layout: Layout) -> Stored:
+def _agreed(decoded: np.ndarray, facts: codestreams.StreamFacts, layout: Layout) -> Stored:
     """Decoded numbers, if they mean the same by the code stream and by the header.
 
     A code stream may be of whole cells, with something in the bits that the header leaves out; but numbers that go on
@@ -240,7 +240,7 @@ def _agreed(decoded: np.ndarray, facts: codestreams.Facts, layout: Layout) -> St
     return Stored(values, cells)
 
 
-def _jpeg_2000(facts: codestreams.Facts, layout: Layout, data: bytes, frame: int) -> Stored:
+def _jpeg_2000(facts: codestreams.StreamFacts, layout: Layout, data: bytes, frame: int) -> Stored:
     made_rgb, said = facts.has_ycc, layout.photometric
     if layout.samples == 3 and ((said in _OF_JPEG_2000 and not made_rgb) or (said in _YCC and made_rgb)):
         raise ImageError(
@@ -255,7 +255,7 @@ def _jpeg_2000(facts: codestreams.Facts, layout: Layout, data: bytes, frame: int
     return _in_rgb(_agreed(values, facts, layout), layout)
 
 
-def _jpeg(code: bytes, facts: codestreams.Facts, layout: Layout) -> np.ndarray:
+def _jpeg(code: bytes, facts: codestreams.StreamFacts, layout: Layout) -> np.ndarray:
     """(H, W) or (H, W, 3) uint8. Whether colours are differences the code stream says, and where it does not, the
     header."""
     with codec_errors():
@@ -265,7 +265,7 @@ def _jpeg(code: bytes, facts: codestreams.Facts, layout: Layout) -> np.ndarray:
         return np.array(image)
 
 
-def _by_plugin(dataset: Dataset, facts: codestreams.Facts, layout: Layout, data: bytes, frame: int) -> Stored:
+def _by_plugin(dataset: Dataset, facts: codestreams.StreamFacts, layout: Layout, data: bytes, frame: int) -> Stored:
     """JPEG-LS, lossless and 12-bit JPEG, where one of pydicom's plugins reads them."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if not set(get_decoder(syntax).available_plugins) - {"pillow"}:

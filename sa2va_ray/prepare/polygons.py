@@ -12,7 +12,7 @@ _MAX_OUTSIDE_PX = 1.0
 _MAX_ASPECT_CHANGE = 0.01
 
 
-def to_masks(
+def draw_annotation(
     annotation: Annotation, height: int, width: int, label_size: tuple[int, int] | None
 ) -> tuple[dict[str, np.ndarray], list[Finding]]:
     """Phrase -> (height, width) bool, and what was repaired on the way.

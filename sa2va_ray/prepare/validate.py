@@ -19,7 +19,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.images.decode import ImageError, decode_image_bytes, decode_mask_bytes
 from sa2va_ray.metrics import overlap_metrics
 from sa2va_ray.prepare.config import ChecksConfig, PrepareConfig
-from sa2va_ray.prepare.polygons import to_masks
+from sa2va_ray.prepare.polygons import draw_annotation
 from sa2va_ray.prepare.pseudonyms import names_patient
 from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Record, Rejected
 
@@ -71,7 +71,7 @@ def _check(record: Record, config: PrepareConfig, seen: dict[str, Any]) -> Check
     seen |= {"height": height, "width": width}
     annotation = read_annotation(record)
     _check_phrases(annotation, record)
-    masks, findings = to_masks(annotation, height, width, config.label_size)
+    masks, findings = draw_annotation(annotation, height, width, config.label_size)
     seen |= {"num_objects": len(masks)}
     masks, mask_dice, more = _compare_with_mask_image(masks, record, config, seen)
     seen |= {"foreground": float(np.logical_or.reduce(list(masks.values())).mean())}

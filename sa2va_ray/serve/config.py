@@ -11,8 +11,8 @@ class BatchingConfig(Config):
     """How requests are put together. A change of these alone is taken over by running replicas."""
 
     max_batch_megapixels: int = Field(8, gt=0)
-    """Most of one forward pass. An image counts by its own pixels, and as one megapixel at least, since the model sees
-    each at the same size; a larger image than this runs alone."""
+    """Most of one forward pass. An image counts by its pixels times its prompts, and as one megapixel at least, since
+    the model sees each at the same size; a larger question than this runs alone."""
     batch_wait_timeout_s: float = Field(0.0, ge=0)
     """How long a free model waits for more images after the first, s. Those that come while it is busy are put together
     anyway."""

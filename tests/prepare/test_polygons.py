@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 
 from sa2va_ray.images.masks import mask_to_rle, polygons_to_mask
-from sa2va_ray.prepare.polygons import to_masks, wound_twice
+from sa2va_ray.prepare.polygons import draw_annotation, wound_twice
 from sa2va_ray.prepare.records import Annotation, Rejected
 
 SQUARE = np.array([[10, 10], [30, 10], [30, 30], [10, 30]], float)
 
 
 def masks_of(shapes, height=40, width=40, size=None, label_size=None):
-    masks, findings = to_masks(Annotation({"vessel": shapes}, size), height, width, label_size)
+    masks, findings = draw_annotation(Annotation({"vessel": shapes}, size), height, width, label_size)
     return masks["vessel"], [finding.code for finding in findings]
 
 

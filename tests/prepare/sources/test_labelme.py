@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sa2va_ray.config import UserError
-from sa2va_ray.prepare.polygons import to_masks
+from sa2va_ray.prepare.polygons import draw_annotation
 from sa2va_ray.prepare.records import Rejected
 from sa2va_ray.prepare.sources import read_source
 from sa2va_ray.prepare.sources.labelme import read_labelme
@@ -58,7 +58,7 @@ def test_a_shape_without_type_is_a_polygon(kind):
 def filled(kind, points, size=(64, 64), **fields):
     """(H, W) bool of a single shape."""
     content = labelme(shape(points, kind=kind) | fields, imageHeight=size[0], imageWidth=size[1])
-    masks, _ = to_masks(read_labelme(json.dumps(content).encode(), ""), *size, label_size=None)
+    masks, _ = draw_annotation(read_labelme(json.dumps(content).encode(), ""), *size, label_size=None)
     return masks["left artery"]
 
 

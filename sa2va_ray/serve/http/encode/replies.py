@@ -18,31 +18,31 @@ from sa2va_ray.serve.problems import Problem
 PNG = "image/png"
 
 
-def encode_reply(max_points: int, segmentation: SegmentedImage, record: RequestRecord) -> bytes:
+def encode_reply(max_points: int, segmented: SegmentedImage, record: RequestRecord) -> bytes:
     """A `SegmentReply` as JSON; ends the stage `encode`.
 
     Raises:
         Problem: outlines of more than `max_points` points in all.
     """
-    results = segmentation.reply.results
-    form = OUTPUT_FORMS[segmentation.output]
+    results = segmented.reply.results
+    form = OUTPUT_FORMS[segmented.output]
     if form.count_points:
         check_num_points(results, max_points, form.count_points)
     answers = [
-        _to_answer(prompt, result, segmentation.output, form)
-        for prompt, result in zip(segmentation.prompts, results, strict=True)
+        _to_answer(prompt, result, segmented.output, form)
+        for prompt, result in zip(segmented.prompts, results, strict=True)
     ]
     record.end_stage("encode")
     reply = SegmentReply(
         request_id=record.request_id,
         model=AnsweringModel(
-            name=segmentation.model_name,
-            sha256=segmentation.reply.sha256,
-            threshold=segmentation.reply.threshold,
-            cleanup=segmentation.reply.cleanup,
+            name=segmented.model_name,
+            sha256=segmented.reply.sha256,
+            threshold=segmented.reply.threshold,
+            cleanup=segmented.reply.cleanup,
         ),
-        height=segmentation.height,
-        width=segmentation.width,
+        height=segmented.height,
+        width=segmented.width,
         threshold=results[0].threshold,
         cleanup=results[0].cleanup,
         answers=answers,
@@ -53,12 +53,12 @@ def encode_reply(max_points: int, segmentation: SegmentedImage, record: RequestR
     return body
 
 
-def encode_union_png(segmentation: SegmentedImage, record: RequestRecord) -> Response:
+def encode_union_png(segmented: SegmentedImage, record: RequestRecord) -> Response:
     """All masks of all answers in one PNG, or the greatest of their probabilities, with the model in the headers; ends
     the stage `encode`."""
-    results = segmentation.reply.results
-    form = OUTPUT_FORMS[segmentation.output]
-    union = np.zeros((segmentation.height, segmentation.width), np.uint16 if form.needs_probabilities else bool)
+    results = segmented.reply.results
+    form = OUTPUT_FORMS[segmented.output]
+    union = np.zeros((segmented.height, segmented.width), np.uint16 if form.needs_probabilities else bool)
     for result in results:
         for layer in _layers(result, form):
             np.maximum(union, layer, out=union)
@@ -66,8 +66,8 @@ def encode_union_png(segmentation: SegmentedImage, record: RequestRecord) -> Res
     record.end_stage("encode")
     record.set_output(body)
     headers = {
-        "X-Model-Name": segmentation.model_name,
-        "X-Model-SHA256": segmentation.reply.sha256,
+        "X-Model-Name": segmented.model_name,
+        "X-Model-SHA256": segmented.reply.sha256,
         "X-Threshold": str(results[0].threshold),
     }
     return Response(body, media_type=PNG, headers=headers)

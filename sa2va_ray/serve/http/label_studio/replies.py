@@ -32,15 +32,15 @@ def setup_reply(version: str) -> dict[str, Any]:
 
 
 def encode_prediction(
-    config: LabelConfig, max_points: int, segmentation: SegmentedImage, record: RequestRecord
+    config: LabelConfig, max_points: int, segmented: SegmentedImage, record: RequestRecord
 ) -> dict[str, Any]:
     """Makes a `task_prediction` of what the model found; ends the stage `encode`.
 
     Raises:
         Problem: outlines of more than `max_points` points in all.
     """
-    check_num_points(segmentation.reply.results, max_points, num_points)
-    prediction = task_prediction(config, segmentation.model_name, segmentation.reply)
+    check_num_points(segmented.reply.results, max_points, num_points)
+    prediction = task_prediction(config, segmented.model_name, segmented.reply)
     record.end_stage("encode")
     record.set_output(encode_json(prediction))
     return prediction
