@@ -1,4 +1,4 @@
-"""The recipes in jobs/configs: they are the guide's, and they fit the cards that they are for."""
+"""The recipes in jobs/configs fit the cards that they are for."""
 
 import json
 from pathlib import Path

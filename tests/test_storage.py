@@ -64,7 +64,7 @@ def test_broken_upload_leaves_out_the_last_file(bucket_uri: str, tmp_path: Path)
 
 def test_wrong_credentials_name_the_endpoint(stack: Stack, bucket_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(UserError, match=stack.endpoint_url):
+    with pytest.raises(UserError, match=stack.env["AWS_ENDPOINT_URL"]):
         storage.check_writable(bucket_uri)
 
 

@@ -20,7 +20,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sa2va_ray.demo", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="run the main job and leave its endpoint up")
-    running.add_argument("--data", type=Path, help="a data set in the guide's layout; synthetic images by default")
+    running.add_argument(
+        "--data", type=Path, help="a data set in any layout that jobs.prepare reads; synthetic images by default"
+    )
     running.add_argument("overrides", nargs="*", help="key=value for jobs.train")
     commands.add_parser("stop", help="stop what the demo started")
     arguments = parser.parse_args()

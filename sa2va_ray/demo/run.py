@@ -34,7 +34,6 @@ SERVE_CONFIG = Path("serve_configs/local_cpu.yaml")
 _LOGICAL_CPUS = 4  # what Ray may hand out; steps that overlap share the machine's cores
 _LOG_LINES_SHOWN = 15
 _BAR_INTERVAL_S, _BAR_INTERVAL_IN_A_LOG_S = 0.5, 20.0
-_BAR_INTERVAL_S, _BAR_INTERVAL_IN_A_LOG_S = 0.5, 20.0
 
 
 def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequence[str]) -> None:
@@ -47,7 +46,9 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
         UserError: a data folder that does not exist; a step that failed, with the last lines of its log.
     """
     if data is not None and not data.is_dir():
-        raise UserError(f"There is no data folder {data}. Give one in the guide's layout: make demo DATA=folder")
+        raise UserError(
+            f"There is no data folder {data}. Give one whose layout jobs.prepare reads: make demo DATA=folder"
+        )
     Stack.load(state_dir).stop()
     for folder in (state_dir, output_dir):
         shutil.rmtree(folder, ignore_errors=True)

@@ -85,10 +85,6 @@ class Stack:
         return cls(state_dir, processes=processes, **state)
 
     @property
-    def endpoint_url(self) -> str:
-        return self.env["AWS_ENDPOINT_URL"]
-
-    @property
     def dashboard_url(self) -> str:
         """For the browser, `ray job submit` and `serve deploy`."""
         return self.env["RAY_API_SERVER_ADDRESS"]

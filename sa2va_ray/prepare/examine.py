@@ -22,7 +22,7 @@ from sa2va_ray.prepare.pseudonyms import Identity
 from sa2va_ray.prepare.records import Finding, Quarantined, Record, Rejected
 from sa2va_ray.prepare.validate import Checked, check_sample
 
-OK, REPAIRED, QUARANTINED = "ok", "repaired", "quarantined"
+VERDICTS = OK, REPAIRED, QUARANTINED = "ok", "repaired", "quarantined"
 
 SCHEMA = pa.schema(
     [

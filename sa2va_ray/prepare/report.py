@@ -12,27 +12,9 @@ import pyarrow.compute as pc
 
 from sa2va_ray.data.sample import SPLITS
 from sa2va_ray.pictures.pages import render_page
+from sa2va_ray.prepare.examine import QUARANTINED, VERDICTS
 from sa2va_ray.prepare.pictures import ReportPictures
 from sa2va_ray.prepare.report_charts import build_charts, percent
-
-VERDICTS = ("ok", "repaired", "quarantined")
-
-REPORT_SCHEMA = pa.schema(
-    [
-        ("index", pa.int64()),  # place in the source's list
-        ("verdict", pa.string()),  # one of VERDICTS
-        ("findings", pa.list_(pa.struct([("code", pa.string()), ("detail", pa.string())]))),
-        ("patient_id", pa.string()),  # this and the next are null where unknown
-        ("run_id", pa.string()),
-        ("split", pa.string()),  # null in quarantine
-        ("height", pa.int64()),  # null where the image could not be opened
-        ("width", pa.int64()),
-        ("num_objects", pa.int64()),
-        ("foreground", pa.float64()),  # fraction of the pixels, [0, 1]
-        ("mask_dice", pa.float64()),  # [0, 1]; null where there is no mask image to compare with
-    ]
-)
-"""The columns that a report is made from."""
 
 _NUM_ITEMS_PER_CODE = 10
 _NUM_SIZES = 20
@@ -45,12 +27,12 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
     """Numbers of a source, to be written as JSON.
 
     Args:
-        outcomes: one row per item of the source, with at least the columns of `REPORT_SCHEMA`.
+        outcomes: one row of `examine.SCHEMA` per item of the source, in any order.
         facts: how it was made, JSON-able and without names of the source; shown as given.
             `max_quarantined_fraction` must be there.
     """
-    outcomes = outcomes.select(REPORT_SCHEMA.names).sort_by("index")
-    used = outcomes.filter(pc.not_equal(outcomes["verdict"], "quarantined"))
+    outcomes = outcomes.sort_by("index")
+    used = outcomes.filter(pc.not_equal(outcomes["verdict"], QUARANTINED))
     patients = _patients(outcomes)
     return {
         "num_items": len(outcomes),
@@ -121,7 +103,7 @@ def _split(samples: pa.Table) -> dict[str, Any]:
 
 def _patients(outcomes: pa.Table) -> list[dict[str, Any]]:
     """Those whose name could be read, the ones with most samples first. `samples` and `runs` count what is used."""
-    is_used = pc.not_equal(outcomes["verdict"], "quarantined")
+    is_used = pc.not_equal(outcomes["verdict"], QUARANTINED)
     columns = pa.table(
         {
             "patient_id": outcomes["patient_id"],
@@ -176,7 +158,7 @@ def _histogram(outcomes: pa.Table, column: str, from_one: bool) -> dict[str, Any
     span = 1 - values.min() if from_one else values.max()
     reach = _NUM_BINS * next(width for width in _BIN_WIDTHS if _NUM_BINS * width >= span)
     edges = np.round(np.linspace(1 - reach, 1, _NUM_BINS + 1) if from_one else np.linspace(0, reach, _NUM_BINS + 1), 6)
-    is_quarantined = pc.equal(known["verdict"], "quarantined").to_numpy()
+    is_quarantined = pc.equal(known["verdict"], QUARANTINED).to_numpy()
     return _to_histogram(edges, values, values[is_quarantined])
 
 

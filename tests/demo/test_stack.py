@@ -43,7 +43,7 @@ def test_tasks_have_our_python_and_the_stores_environment(stack: Stack, ray_clus
 
     prefix, endpoint_url = ray.get(look.remote())
     assert Path(prefix) == SCRIPTS_DIR.parent
-    assert endpoint_url == stack.endpoint_url
+    assert endpoint_url == stack.env["AWS_ENDPOINT_URL"]
 
 
 def test_state_file_is_private(stack: Stack) -> None:
@@ -54,7 +54,7 @@ def test_state_file_is_private(stack: Stack) -> None:
 def test_second_stack_comes_and_goes(stack: Stack, tmp_path: Path) -> None:
     second = Stack(tmp_path / "second")
     second.start_store("other")
-    assert second.endpoint_url != stack.endpoint_url
+    assert second.env["AWS_ENDPOINT_URL"] != stack.env["AWS_ENDPOINT_URL"]
     with pytest.raises(UserError, match="running"):
         Stack(second.state_dir).start_store("other")
 

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from sa2va_ray.pictures.sheet import Picture
+from sa2va_ray.prepare.examine import SCHEMA
 from sa2va_ray.prepare.pictures import ReportPictures
-from sa2va_ray.prepare.report import REPORT_SCHEMA, build_report, render_report
+from sa2va_ray.prepare.report import build_report, render_report
 
 FACTS = {"max_quarantined_fraction": 0.5, "layouts": {"guide": 7}, "config": {"split_seed": 3}}
 NO_PICTURES = ReportPictures([], [])
@@ -39,7 +40,7 @@ def repaired(index, *codes, **columns):
 
 
 def table(rows):
-    return pa.Table.from_pylist(rows, schema=REPORT_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ class Sa2VAModel(PreTrainedModel):
         top_p: float = 1.0,
         max_new_tokens: int = 2048,
     ) -> str | tuple[str, list[np.ndarray]]:
-        """The guide's call: a conversation about one image.
+        """A conversation about one image.
 
         Args:
             image: of any kind that `pixels_sa2va.image_pixels` takes; None for a talk without an image.
