@@ -6,6 +6,7 @@ no message here holds a value of one other than sizes and numbers of frames.
 
 import io
 import logging
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -118,7 +119,7 @@ def _hush() -> None:
     """What pydicom logs and warns of quotes values of tags. Said at each call, since others reset such filters."""
     pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", module=r"pydicom|pylibjpeg|openjpeg|sa2va_ray\.data\.dicom")
+    warnings.filterwarnings("ignore", module=rf"pydicom|pylibjpeg|openjpeg|{re.escape(__name__)}")
 
 
 def _num_frames(dataset: Dataset) -> int:

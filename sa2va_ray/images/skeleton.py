@@ -4,13 +4,10 @@ import cv2
 import numpy as np
 from skimage.morphology import skeletonize
 
-TUBE_RADIUS_PX = 2
-"""That of the paper's authors."""
-
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
-def tubed_skeleton(mask: np.ndarray, radius_px: int = TUBE_RADIUS_PX) -> np.ndarray:
+def tubed_skeleton(mask: np.ndarray, radius_px: int) -> np.ndarray:
     """The pixels of a mask that are at most `radius_px` steps, to one of four neighbours each, from its skeleton.
 
     As in the authors' code (MIC-DKFZ/Skeleton-Recall), the widened skeleton is cut to the mask, which the paper calls
@@ -19,7 +16,7 @@ def tubed_skeleton(mask: np.ndarray, radius_px: int = TUBE_RADIUS_PX) -> np.ndar
 
     Args:
         mask: (H, W) bool.
-        radius_px: 0 gives the skeleton itself.
+        radius_px: 2 in the paper's own experiments; 0 gives the skeleton itself.
 
     Returns:
         (H, W) bool; empty where the mask is.

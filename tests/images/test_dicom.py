@@ -716,6 +716,16 @@ def test_nothing_of_a_tag_is_logged_or_warned(caplog):
     assert "Doe" not in caplog.text + "".join(str(each.message) for each in caught)
 
 
+@pytest.mark.parametrize("module", ["pydicom.values", "sa2va_ray.images.dicom", "sa2va_ray.images.dicom_view"])
+def test_what_is_warned_of_while_a_file_is_read_is_not_shown(module):
+    """pydicom's warnings quote tags, and are told of whoever called it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_facts(to_bytes(dataset(BYTES)))
+        warnings.warn_explicit("Doe", UserWarning, "file.py", 1, module=module)
+    assert not caught
+
+
 def test_images_finds_dicom_by_itself():
     assert is_dicom(SAMPLES["rle"])
     assert not is_dicom(b"\x89PNG")

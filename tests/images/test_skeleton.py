@@ -22,7 +22,7 @@ def test_the_tube_has_the_radius(radius_px):
 
 
 def test_the_paper_s_radius_is_two():
-    assert tubed_skeleton(vessel(21))[:, 100].sum() == 5
+    assert tubed_skeleton(vessel(21), 2)[:, 100].sum() == 5
 
 
 def test_the_tube_is_cut_to_the_mask():
@@ -36,8 +36,8 @@ def test_the_tube_is_cut_to_the_mask():
 
 
 def test_a_thin_vessel_is_all_tube():
-    np.testing.assert_array_equal(tubed_skeleton(vessel(3))[:, 20:180], vessel(3)[:, 20:180])
+    np.testing.assert_array_equal(tubed_skeleton(vessel(3), 2)[:, 20:180], vessel(3)[:, 20:180])
 
 
 def test_nothing_has_no_skeleton():
-    assert not tubed_skeleton(np.zeros((32, 48), bool)).any()
+    assert not tubed_skeleton(np.zeros((32, 48), bool), 2).any()
