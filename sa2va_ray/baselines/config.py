@@ -1,6 +1,6 @@
 """BaselineConfig: what `jobs.baseline` takes."""
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,9 @@ from sa2va_ray.data.pipeline import PipelineConfig
 from sa2va_ray.models.baselines.unet import UnetConfig
 from sa2va_ray.models.baselines.vessel_filter import FilterConfig
 from sa2va_ray.storage import Uri
+
+BaselineKind = Literal["unet", "vessel_filter"]
+"""Each has its settings under a key of its own name."""
 
 
 class UnetTrainingConfig(WorkersConfig):
@@ -43,7 +46,7 @@ class FilterFittingConfig(FilterConfig):
 class BaselineConfig(ClusterConfig):
     """One baseline."""
 
-    kind: Literal["unet", "vessel_filter"]
+    kind: BaselineKind
     name: str
     """Name of the model, shown in every result."""
     data_uri: Uri
@@ -55,6 +58,6 @@ class BaselineConfig(ClusterConfig):
 
     @model_validator(mode="after")
     def _keys_are_of_this_kind(self) -> Self:
-        if other := (self.model_fields_set & {"unet", "vessel_filter"}) - {self.kind}:
+        if other := (self.model_fields_set & set(get_args(BaselineKind))) - {self.kind}:
             raise ValueError(f"kind is '{self.kind}', so the keys below {', '.join(other)} have no effect: remove them")
         return self

@@ -1,17 +1,24 @@
 """The baseline job: fits on the training patients and writes a model folder, the manifest last."""
 
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sa2va_ray import __version__, storage
-from sa2va_ray.baselines.config import BaselineConfig
+from sa2va_ray.baselines.config import BaselineConfig, BaselineKind
 from sa2va_ray.baselines.filter_fitting import fit_filter
+from sa2va_ray.baselines.fitted import FittedBaseline
 from sa2va_ray.baselines.unet_training import train_unet
 from sa2va_ray.cluster.resources import check_paths, connect
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, write_model_manifest
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
+
+FITTERS: Mapping[BaselineKind, Callable[[BaselineConfig], FittedBaseline]] = {
+    "unet": train_unet,
+    "vessel_filter": fit_filter,
+}
 
 
 def fit_baseline(config: BaselineConfig) -> str:
@@ -30,7 +37,7 @@ def fit_baseline(config: BaselineConfig) -> str:
     storage.check_writable(config.out)
     connect()
     check_paths(config, data_uri=config.data_uri, out=config.out)
-    fitted = train_unet(config) if config.kind == "unet" else fit_filter(config)
+    fitted = FITTERS[config.kind](config)
     facts = {
         "kind": config.kind,
         "name": config.name,

@@ -12,7 +12,7 @@ from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 
 MODEL_FILES = tuple(sorted(path.name for path in Path(sa2va.__path__[0]).glob("*_*.py") if path.stem != "__init__"))
-"""The six files that a folder of the own layout runs on."""
+"""The files that a folder of the own layout runs on."""
 
 _CODE = {"AutoConfig": "configuration_sa2va.Sa2VAConfig", "AutoModel": "modeling_sa2va.Sa2VAModel"}
 

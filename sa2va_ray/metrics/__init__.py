@@ -1,12 +1,7 @@
 """Metrics of binary masks: numpy functions on (H, W) bool arrays; and how sure their mean is.
 
-Every metric has a value for every pair of masks, empty ones included, so that no image drops out of a mean:
-
-| metric | both empty | one empty |
-|---|---|---|
-| Dice, IoU, precision, recall, clDice, surface Dice | 1 | 0 |
-| HD95 | 0 px | the image's diagonal |
-| Betti errors | 0 | the Betti number of the other mask |
+Every metric has a value for every pair of masks, empty ones included, so that no image drops out of a mean;
+docs/evaluate.md has the table of them.
 """
 
 from sa2va_ray.metrics.bootstrap import Interval, bootstrap_interval, pooled_interval

@@ -28,7 +28,7 @@ class Predictor(Protocol):
         ...
 
 
-_LOADERS: dict[str, Callable[[str, str | None], Predictor]] = {
+LOADERS: dict[str, Callable[[str, str | None], Predictor]] = {
     "sa2va": Sa2VAPredictor.from_pretrained,
     "unet": UnetPredictor.from_folder,
     "vessel_filter": VesselFilterPredictor.from_folder,
@@ -46,12 +46,12 @@ def load_predictor(uri: str, device: str | None = None) -> Predictor:
         UserError: no model, a damaged one, or one of a kind that this version does not know.
     """
     kind = _kind(uri)
-    if kind not in _LOADERS:
+    if kind not in LOADERS:
         raise UserError(
-            f"{uri} is a model of the kind '{kind}'; this version loads {', '.join(sorted(_LOADERS))}. "
+            f"{uri} is a model of the kind '{kind}'; this version loads {', '.join(sorted(LOADERS))}. "
             "Use the version of sa2va_ray that wrote it."
         )
-    return _LOADERS[kind](uri, device)
+    return LOADERS[kind](uri, device)
 
 
 def _kind(uri: str) -> str:

@@ -11,7 +11,7 @@ from sa2va_ray.metrics import CATALOGUE, VALIDATION_METRICS
 from sa2va_ray.models.build import ModelConfig
 from sa2va_ray.storage import Uri
 from sa2va_ray.train.losses import LossConfig
-from sa2va_ray.train.watch.trackers.tracker import TrackerName
+from sa2va_ray.train.watch.trackers.registry import TrackerName
 
 
 class OptimConfig(Config):

@@ -1,11 +1,14 @@
 """The shipped configs, and keys that would have no effect."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from sa2va_ray.baselines.config import BaselineConfig
+from sa2va_ray.baselines.config import BaselineConfig, BaselineKind
+from sa2va_ray.baselines.run import FITTERS
 from sa2va_ray.config import UserError
+from sa2va_ray.predict.load import LOADERS
 
 CONFIGS = Path(__file__).parents[2] / "jobs/configs"
 
@@ -27,3 +30,9 @@ def test_a_config_fits_what_its_name_says(name, kind):
 def test_what_makes_no_sense_is_refused(override, message):
     with pytest.raises(UserError, match=message):
         BaselineConfig.load([str(CONFIGS / "baseline_unet.yaml"), override])
+
+
+def test_every_kind_has_its_settings_is_fitted_and_is_loaded():
+    kinds = set(get_args(BaselineKind))
+    assert kinds <= BaselineConfig.model_fields.keys()
+    assert kinds == FITTERS.keys() == LOADERS.keys() - {"sa2va"}

@@ -1,11 +1,14 @@
 """The one list of metrics."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from sa2va_ray.metrics import CATALOGUE, METRICS, VALIDATION_METRICS, cldice, compute_metrics, surface_metrics
 from sa2va_ray.metrics.catalogue import HEADLINE_METRICS
 
+DOC = Path(__file__).parents[2] / "docs/evaluate.md"
 RANDOM = np.random.default_rng(0)
 PREDICTION, TRUTH = RANDOM.random((2, 40, 60)) > 0.6
 
@@ -41,3 +44,8 @@ def test_values_as_people_read_them():
         "0.000",
     ]
     assert hd95.title == "HD95, px ↓"
+
+
+def test_the_docs_have_a_row_for_every_metric():
+    table = DOC.read_text().split("## What is measured")[1].split("\n\n")[1].lower()
+    assert [metric.label for metric in CATALOGUE.values() if metric.label.lower() not in table] == []

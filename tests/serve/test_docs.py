@@ -1,15 +1,17 @@
-"""docs/serve_reference.md names what there is: problems and keys of the config."""
+"""docs/serve_reference.md names what there is: problems, keys of the config, and routes."""
 
 import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import sentinel
 
 import pytest
 from pydantic import BaseModel
 
 from sa2va_ray.serve.config import BatchingConfig, LimitsConfig, ModelArgs, ServeArgs
 from sa2va_ray.serve.guard.fetch import UriPolicy
+from sa2va_ray.serve.http.ingress import build_api
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs/serve_reference.md").read_text()
@@ -39,3 +41,12 @@ def test_every_problem_is_in_the_table_of_errors():
 def test_every_key_is_in_the_table_of_the_configuration(config: type[BaseModel]):
     table = DOC.split("## Configuration")[1].split("## Routes")[0]
     assert not [key for key in config.model_fields if not re.search(rf"[`.]{key}[`.]", table)]
+
+
+def test_every_route_is_in_the_table_of_routes():
+    table = DOC.split("## Routes")[1].split("\n\n")[1]
+    named = re.findall(r"(/[\w/.]+)", "\n".join(line.split(" | ")[0] for line in table.splitlines()))
+    paths = {path.replace("{name}", "NAME") for path in build_api(sentinel.endpoint).openapi()["paths"]}
+    assert "/v1/models/NAME" in paths
+    below = tuple(name.removesuffix("...") for name in named if name.endswith("..."))
+    assert {path for path in paths if not path.startswith(below)} <= set(named)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from sa2va_ray.images.masks import rle_to_mask
+from sa2va_ray.serve.http.encode.output_forms import OUTPUT_FORMS
 from tests.serve.processes import replicas_of
 
 HTTP = httpx.Client(timeout=120)
@@ -19,7 +20,6 @@ LABELS = (
     '<View><Image name="image" value="$image"/>'
     '<BrushLabels name="tag" toName="image"><Label value="Vessel"/></BrushLabels></View>'
 )
-FORMS = ["rle", "polygons", "png", "probability"]
 
 
 def encoded(height: int, width: int, channels: int, bits: int) -> bytes:
@@ -83,7 +83,7 @@ def test_the_largest_image(endpoint):
 @pytest.mark.parametrize("bits", [8, 16])
 def test_the_largest_image_in_every_form(endpoint, channels, bits):
     data = encoded(8000, 8000, channels, bits)
-    for output in FORMS:
+    for output in OUTPUT_FORMS:
         reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": data}, data={"output": output})
         assert reply.status_code == 200, (output, reply.text)
         reply = HTTP.post(

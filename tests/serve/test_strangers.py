@@ -52,6 +52,16 @@ def nothing_is_logged(stack, endpoint):
     assert [path.name for path in logs if MARK.encode() in path.read_bytes()] == []
 
 
+def test_every_route_is_sent_something(endpoint):
+    paths = HTTP.get(f"{endpoint}/openapi.json").json()["paths"]
+    by_method = {
+        method: {path.replace("{name}", "tiny") for path, methods in paths.items() if method in methods}
+        for method in ("get", "post")
+    }
+    assert by_method["get"] <= set(READ_ROUTES)
+    assert by_method["post"] == set(POST_ROUTES)
+
+
 @pytest.mark.parametrize("path", READ_ROUTES + POST_ROUTES)
 def test_rebound_names_foreign_pages_and_proxies_are_refused_everywhere(endpoint, path):
     method = "POST" if path in POST_ROUTES else "GET"

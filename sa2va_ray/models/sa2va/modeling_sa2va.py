@@ -51,7 +51,7 @@ class Sa2VAModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
-    _no_split_modules = ["InternVLVisionLayer", "Qwen2DecoderLayer"]
+    _no_split_modules = []  # transformers adds those of the vision encoder and of whichever language model
 
     def __init__(self, config: Sa2VAConfig):
         super().__init__(config)

@@ -1,6 +1,7 @@
 """Checkpoints as files: what is of them, what is damaged, what is kept. Real files and tensors, no training."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from sa2va_ray.models.checkpoint import (
 from sa2va_ray.models.trained_weights import load_trained_tensors, open_checkpoint
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train import trainer
-from sa2va_ray.train.checkpoints.changes import RULES, check_setting_changes, rule_of
+from sa2va_ray.train.checkpoints.changes import RULES, Rule, check_setting_changes, rule_of
 from sa2va_ray.train.checkpoints.lock import LOCK_FILE
 from sa2va_ray.train.checkpoints.progress import RunProgress
 from sa2va_ray.train.checkpoints.retention import delete_old_checkpoints
@@ -33,6 +34,8 @@ from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.step import StepResult
 from sa2va_ray.train.validation import validate
 from tests.train.saved_runs import DAMAGES, DATA_SHA256, NAMES, NUM_STEPS, damage, run_config, save, tensors_of
+
+DOC = Path(__file__).parents[3] / "docs/train.md"
 
 
 @pytest.fixture
@@ -264,3 +267,13 @@ def test_each_setting_has_a_rule_and_each_rule_a_setting(config):
         for part in key.split("."):
             value = value[part]
     assert rule_of("pipeline.augment.elastic_probability") is RULES["pipeline"]
+
+
+def test_the_docs_name_each_setting_that_may_not_always_change(config):
+    _, *table = DOC.read_text().split("| settings |")[1].split("\n| ")[1:4]
+    named = [set(re.findall(r"`([\w.]+)`", row)) for row in table]
+    keys = {key for key in RULES if key != "pipeline"} | {
+        f"pipeline.{key}" for key in type(config.pipeline).model_fields
+    }
+    fixed, until_the_end = ({key for key in keys if rule_of(key) is rule} for rule in (Rule.FIXED, Rule.UNTIL_THE_END))
+    assert named == [fixed, until_the_end]

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import logging
 import re
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch
+from sa2va_ray.metrics import VALIDATION_METRICS
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, parse_progress
 from sa2va_ray.train.checkpoints.changes import SettingChange
@@ -28,7 +28,6 @@ from sa2va_ray.train.watch.rates import StepTiming
 from sa2va_ray.train.watch.reporter import Reporter
 from sa2va_ray.train.watch.run_facts import collect_run_facts, git_commit
 from sa2va_ray.train.watch.trackers.registry import TRACKERS, check_trackers
-from sa2va_ray.train.watch.trackers.tracker import TrackerName
 
 CPU = torch.device("cpu")
 LOSSES = {"loss_language": 0.5, "loss_mask": 1.0, "loss_dice": 0.25, "loss": 1.75}
@@ -163,7 +162,7 @@ def test_metrics_of_a_step_have_the_agreed_names(start, known_device):
 def test_curves_pictures_and_warnings_are_in_tensorboard(start, config, lines):
     reporter = start()
     record(reporter, range(1, 21), num_skipped=1)
-    metrics = {f"val/{name}": 0.5 for name in ("dice", "iou", "precision", "recall", "cldice", "seg_share")}
+    metrics = {f"val/{name}": 0.5 for name in (*VALIDATION_METRICS, "seg_share")}
     metrics |= {"val/dice_low": 0.4, "val/dice_high": 0.6}
     picture = np.zeros((4, 6, 3), np.uint8)
     assert reporter.validation(20, ValidationResult(metrics, {}, {"sample": picture}), 1.0) == metrics
@@ -277,5 +276,8 @@ def test_mlflow_that_is_not_installed_is_found_before_the_run(monkeypatch):
         check_trackers(("tensorboard", "mlflow"))
 
 
-def test_every_tracker_that_a_config_may_name_is_registered():
-    assert set(TRACKERS) == set(get_args(TrackerName))
+def test_a_config_may_name_every_tracker(config):
+    values = config.model_dump()
+    assert TrainConfig.parse({**values, "trackers": list(TRACKERS)}).trackers == tuple(TRACKERS)
+    with pytest.raises(UserError, match="'tensorboard'"):
+        TrainConfig.parse({**values, "trackers": ["ray"]})

@@ -1,23 +1,26 @@
-"""Which trackers there are. A new one is a file with a `Tracker`, its name in `TrackerName`, and a row here."""
+"""Which trackers there are. A new one is a file with a `Tracker`, and a row here: the config follows from it."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from sa2va_ray.train.watch.trackers.mlflow import MLflow
 from sa2va_ray.train.watch.trackers.ray_metrics import RayMetrics
 from sa2va_ray.train.watch.trackers.tensorboard import TensorBoard
-from sa2va_ray.train.watch.trackers.tracker import TrackedRun, Tracker, TrackerName
+from sa2va_ray.train.watch.trackers.tracker import TrackedRun, Tracker
 
-TRACKERS: dict[TrackerName, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
 """Those that a config may name."""
 
+TrackerName = Literal[*TRACKERS]  # type: ignore[valid-type]
 
-def check_trackers(names: Sequence[TrackerName]) -> None:
+
+def check_trackers(names: Sequence[str]) -> None:
     """Raises `UserError` where a tracker of the config is not installed."""
     for name in names:
         TRACKERS[name].check_installed()
 
 
-def build_trackers(names: Sequence[TrackerName], run: TrackedRun) -> list[Tracker]:
+def build_trackers(names: Sequence[str], run: TrackedRun) -> list[Tracker]:
     """Those that the config names, and Ray's own metrics.
 
     Raises:

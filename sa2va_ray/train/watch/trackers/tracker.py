@@ -2,12 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-
-TrackerName = Literal["tensorboard", "mlflow"]
-"""What `TrainConfig.trackers` takes: the keys of `registry.TRACKERS`."""
 
 
 @dataclass(frozen=True)
