@@ -19,8 +19,8 @@ from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.fitted import FittedBaseline
 from sa2va_ray.cluster.streams import stream_rows
 from sa2va_ray.config import UserError
-from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.models.baselines.vessel_filter import (
     POLARITIES,
     FilterConfig,

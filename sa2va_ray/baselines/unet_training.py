@@ -24,7 +24,8 @@ from sa2va_ray.cluster.resources import check_cluster, decide_use_gpu
 from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch
 from sa2va_ray.data.order import EpochPlan
-from sa2va_ray.data.pipeline import SampleIndex, stream_steps
+from sa2va_ray.data.pipeline import stream_steps
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.models.baselines.unet import Unet, resize_maps, to_square
 from sa2va_ray.predict.baseline_predictors import CONFIG_FILE, WEIGHTS_FILE
 from sa2va_ray.telemetry import configure_logging, log_progress

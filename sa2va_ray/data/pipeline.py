@@ -17,14 +17,10 @@ two actors (`benchmarks.data`): at most 231 MiB with the default of 192, nothing
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from itertools import chain
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 import ray
 import torch
 from PIL import Image
@@ -33,21 +29,19 @@ from ray.data import ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from torch import Tensor
 
-from sa2va_ray import storage
-from sa2va_ray.config import Config, UserError
+from sa2va_ray.config import Config
 from sa2va_ray.data.augment import AugmentConfig, augment
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.conversation import training_turns
-from sa2va_ray.data.order import RUNS_PER_WINDOW, EpochPlan
+from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.images.skeleton import tubed_skeleton
-from sa2va_ray.manifest import read_manifest
 from sa2va_ray.telemetry import LOGGER
 
 _SCHEDULER_PAUSE_S = 0.02
 _ROWS_PER_TASK = 8  # enough to make the cost of a Ray task small, few enough to keep memory and the first wait short
 _ROWS_PER_EXECUTION = 16_384  # Ray Data lists all tasks before it starts, at 2 ms a task on a busy machine
-_COLUMNS = ["sample_id", "patient_id", "image", "objects"]
 _NOTHING = {  # in place of a sample that cannot be decoded
     "input_ids": np.zeros(0, np.int64),
     "labels": np.zeros(0, np.int64),
@@ -98,53 +92,6 @@ class PipelineConfig(Config):
     def cpus_per_rank(self) -> float:
         """CPUs that feed one rank."""
         return self.actors_per_rank * self.cpus_per_actor
-
-
-class SampleIndex:
-    """Random access to the rows of one split of a prepared data set.
-
-    Its Parquet files hold one row per row group, so that reading a row is one range read. At most 64 files are open,
-    about 1 MB each: as many as `EpochPlan` mixes at a time.
-
-    Raises:
-        UserError: no prepared data set, or the split has no samples.
-    """
-
-    def __init__(self, data_uri: str, split: str):
-        num_rows = read_manifest(data_uri, what="prepared data set").get("num_rows")
-        if num_rows is None:
-            raise UserError(f"{data_uri} was prepared by an older version of sa2va_ray. Prepare the data set again.")
-        names = sorted(name for name in num_rows if name.startswith(f"{split}-"))
-        if not names:
-            raise UserError(f"{data_uri} has no samples in the split '{split}'. Prepare it with another split.seed.")
-        self._uris = [storage.join(data_uri, name) for name in names]
-        self._starts = np.cumsum([0, *(num_rows[name] for name in names)])  # of each file, and the end of the last
-        self._file = lru_cache(RUNS_PER_WINDOW)(self._open)
-        self._threads = ThreadPoolExecutor(_ROWS_PER_TASK)
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.read(np.array([index]))[0]
-
-    def read(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """`sample_id`, `patient_id`, `image` and `objects` of samples. All are asked for at once, so that a store's
-        latency is waited for once."""
-        wanted, places = np.unique(indices, return_inverse=True)
-        numbers = np.searchsorted(self._starts, wanted, side="right") - 1
-        files = np.unique(numbers).tolist()
-        rows = list(chain(*self._threads.map(self._read_file, files, [wanted[numbers == file] for file in files])))
-        return [rows[place] for place in places]
-
-    def _read_file(self, number: int, indices: np.ndarray) -> list[dict[str, Any]]:
-        row_groups = (indices - self._starts[number]).tolist()
-        return self._file(number).read_row_groups(row_groups, columns=_COLUMNS, use_threads=False).to_pylist()
-
-    def _open(self, number: int) -> pq.ParquetFile:
-        filesystem, path = storage.resolve(self._uris[number])
-        # Buffered ahead, the columns of a row come in one request, and those of several rows at the same time.
-        return pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=True)
 
 
 class ReadAndPreprocess:

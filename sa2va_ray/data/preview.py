@@ -11,8 +11,8 @@ from pydantic import Field
 from sa2va_ray import storage
 from sa2va_ray.config import Config
 from sa2va_ray.data.augment import AugmentConfig, augment
-from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.images.decode import to_png
 from sa2va_ray.pictures.overlay import fit, outlined, tinted
 from sa2va_ray.pictures.palette import OBJECTS

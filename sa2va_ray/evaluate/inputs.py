@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sa2va_ray.config import UserError
-from sa2va_ray.manifest import digest, read_manifest
+from sa2va_ray.data.sample_index import read_split
+from sa2va_ray.manifest import digest
 from sa2va_ray.models.model_manifest import read_model_manifest, update_model_manifest
 from sa2va_ray.predict.facts import ModelFacts
 from sa2va_ray.telemetry import LOGGER
@@ -28,19 +29,11 @@ class Split:
 
     @classmethod
     def read(cls, data_uri: str, name: str) -> "Split":
-        """Reads the data set's manifest.
-
-        Raises:
-            UserError: no prepared data set, one of an older version, or an empty split.
-        """
-        manifest = read_manifest(data_uri, what="prepared data set")
-        files = {file: facts["sha256"] for file, facts in manifest["files"].items() if file.startswith(f"{name}-")}
-        if not files:
-            raise UserError(f"{data_uri} has no samples in the split '{name}'. Prepare it with another split.seed.")
-        if "num_rows" not in manifest:
-            raise UserError(f"{data_uri} was prepared by an older version of sa2va_ray. Prepare the data set again.")
+        """Reads the data set's manifest. Raises like `read_split`."""
+        manifest, num_rows = read_split(data_uri, name)
+        files = {file: manifest["files"][file]["sha256"] for file in num_rows}
         sha256 = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        return cls(data_uri, name, digest(manifest), sha256, sum(manifest["num_rows"][file] for file in files))
+        return cls(data_uri, name, digest(manifest), sha256, sum(num_rows.values()))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.order import EpochPlan
-from sa2va_ray.data.pipeline import SampleIndex, Undecodable, preprocess
+from sa2va_ray.data.pipeline import Undecodable, preprocess
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.models.build import PRECISIONS, build_model, weights_sha256
 from sa2va_ray.models.checkpoint import TrainState
 from sa2va_ray.models.lora import make_trainable

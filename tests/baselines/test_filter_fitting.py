@@ -12,8 +12,8 @@ from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.filter_fitting import _EDGES, fit_steps
 from sa2va_ray.baselines.run import fit_baseline
 from sa2va_ray.config import UserError
-from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.metrics import overlap_metrics
 from sa2va_ray.models.baselines.vessel_filter import FilterConfig, FittedFilter, filter_response
 from sa2va_ray.models.model_manifest import read_model_manifest

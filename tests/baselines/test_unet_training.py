@@ -14,8 +14,8 @@ from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.run import fit_baseline
 from sa2va_ray.baselines.unet_training import to_targets, unet_losses
 from sa2va_ray.config import UserError
-from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.metrics import overlap_metrics
 from sa2va_ray.models.baselines.unet import Unet, UnetConfig

@@ -5,67 +5,32 @@ import logging
 from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from sa2va_ray.config import UserError
 from sa2va_ray.data import pipeline
 from sa2va_ray.data.augment import AugmentConfig
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.order import EpochPlan
-from sa2va_ray.data.pipeline import PipelineConfig, SampleIndex, Undecodable, preprocess, stream_steps
-from sa2va_ray.data.sample import SCHEMA
-from sa2va_ray.images.masks import mask_to_rle
+from sa2va_ray.data.pipeline import PipelineConfig, Undecodable, preprocess, stream_steps
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.images.skeleton import tubed_skeleton
-from sa2va_ray.manifest import write_manifest
 from sa2va_ray.models.build import build_model
 from sa2va_ray.models.sa2va.processing_sa2va import normalize_tiles
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
+from tests.data.conftest import BROKEN, to_row
 
 CONFIG = PipelineConfig(actors_per_rank=1, cpus_per_actor=0.25)
-BROKEN = 4  # the sample of `damaged_uri` that cannot be decoded
 
 
 @pytest.fixture(scope="module")
 def processor():
     run = TrainConfig.load([str(Path(__file__).parents[2] / "jobs/configs/demo.yaml")])
     return build_model(run.model)[1]
-
-
-@pytest.fixture(scope="module")
-def damaged_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data set of 9 samples in two files of 5 and 4; one image is cut off."""
-    folder = tmp_path_factory.mktemp("damaged")
-    rows = [to_row(index) for index in range(9)]
-    rows[BROKEN]["image"] = rows[BROKEN]["image"][:300]
-    files = {"train-00000.parquet": rows[:5], "train-00001.parquet": rows[5:]}
-    for name, part in files.items():
-        pq.write_table(pa.Table.from_pylist(part, schema=SCHEMA), folder / name, row_group_size=1)
-    write_manifest(folder, {"num_rows": {name: len(part) for name, part in files.items()}})
-    return str(folder)
-
-
-def to_row(index: int) -> dict[str, Any]:
-    """A noisy image with a line in it as its object."""
-    pixels, png = np.random.default_rng(index).integers(0, 256, (64, 64, 3), np.uint8), io.BytesIO()
-    Image.fromarray(pixels).save(png, "PNG")
-    mask = np.zeros((64, 64), bool)
-    mask[20 + index : 26 + index, 5:60] = True
-    return {
-        "sample_id": f"sample{index}",
-        "image": png.getvalue(),
-        "height": 64,
-        "width": 64,
-        "objects": [{"phrase": "line", "rle": mask_to_rle(mask)}],
-        "split": "train",
-    }
 
 
 def plan(rank: int, world_size: int) -> EpochPlan:
@@ -153,34 +118,7 @@ def test_a_broken_mask_is_undecodable(processor):
         preprocess(sample, CONFIG, processor, np.random.default_rng(0))
 
 
-def test_samples_are_found_across_files(damaged_uri):
-    samples = SampleIndex(damaged_uri, "train")
-    assert [samples[index]["sample_id"] for index in range(len(samples))] == [f"sample{index}" for index in range(9)]
-
-
-def test_few_files_are_open_at_a_time(damaged_uri, monkeypatch):
-    monkeypatch.setattr(pipeline, "RUNS_PER_WINDOW", 1)
-    opened: list[int] = []
-    open_file = SampleIndex._open
-
-    def count(self: SampleIndex, number: int) -> pq.ParquetFile:
-        opened.append(number)
-        return open_file(self, number)
-
-    monkeypatch.setattr(SampleIndex, "_open", count)
-    samples = SampleIndex(damaged_uri, "train")
-    assert opened == []
-    for index in (0, 1, 5, 6, 0):
-        samples[index]
-    assert opened == [0, 1, 0]
-
-
 def test_a_sequence_is_refused_and_not_cut(processor):
     short = PipelineConfig(max_length=10)
     with pytest.raises(ValueError, match=r"tokens, pipeline\.max_length is 10"):
         preprocess(to_row(0), short, processor, np.random.default_rng(0))
-
-
-def test_an_empty_split_is_an_error(damaged_uri):
-    with pytest.raises(UserError, match="no samples in the split 'test'"):
-        SampleIndex(damaged_uri, "test")

@@ -8,8 +8,8 @@ import pytest
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.conversation import evaluation_prompt
-from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.calibrate import calibrate
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split

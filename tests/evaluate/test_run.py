@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.conversation import evaluation_prompt
-from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import object_masks
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.config import EvaluateConfig
 from sa2va_ray.evaluate.passes.answers import mask_sha256
 from sa2va_ray.evaluate.run import evaluate

@@ -16,8 +16,8 @@ import ray
 from sa2va_ray.cluster.resources import check_paths, pool_arguments
 from sa2va_ray.config import UserError
 from sa2va_ray.data.conversation import evaluation_prompt
-from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.config import PassConfig
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.images.checks import codec_errors

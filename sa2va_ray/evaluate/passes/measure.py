@@ -9,7 +9,7 @@ import numpy as np
 import ray
 
 from sa2va_ray.cluster.streams import stream_rows
-from sa2va_ray.data.pipeline import SampleIndex
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import UNREADABLE, mask_sha256, to_columns, to_rows
 from sa2va_ray.images.masks import rle_to_mask

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from sa2va_ray.data.pipeline import SampleIndex
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import UNREADABLE
 from sa2va_ray.images.masks import rle_to_mask

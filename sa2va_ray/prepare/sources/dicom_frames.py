@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from sa2va_ray.config import UserError
 from sa2va_ray.images.checks import is_dicom
 from sa2va_ray.images.decode import ImageError
+from sa2va_ray.images.files import kind_of
 from sa2va_ray.prepare.records import LabelFile, Rejected
-from sa2va_ray.prepare.sources.folder import Folder, group_by, key_of, kind_of, label_keys
+from sa2va_ray.prepare.sources.folder import Folder, group_by, key_of, label_keys
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
 from sa2va_ray.prepare.sources.mask_images import mask_label
 

@@ -20,8 +20,9 @@ import torch.distributed as dist
 from sa2va_ray.data.augment import AugmentConfig
 from sa2va_ray.data.batch import collate
 from sa2va_ray.data.conversation import evaluation_prompt
-from sa2va_ray.data.pipeline import SampleIndex, Undecodable, preprocess
+from sa2va_ray.data.pipeline import Undecodable, preprocess
 from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.metrics import VALIDATION_METRICS, compute_metrics
 from sa2va_ray.pictures.panels import three_panels
 from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor

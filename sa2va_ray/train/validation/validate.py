@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sa2va_ray.data.pipeline import SampleIndex
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.metrics import VALIDATION_METRICS
 from sa2va_ray.metrics.patients import intervals, over_patients, per_image, per_patient
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor

@@ -22,8 +22,9 @@ from torch import multiprocessing
 from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import collate
 from sa2va_ray.data.conversation import evaluation_prompt
-from sa2va_ray.data.pipeline import SampleIndex, preprocess
+from sa2va_ray.data.pipeline import preprocess
 from sa2va_ray.data.sample import SCHEMA, decode_image, object_masks
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.manifest import write_manifest
 from sa2va_ray.metrics import cldice, overlap_metrics

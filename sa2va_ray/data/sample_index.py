@@ -1,0 +1,73 @@
+"""The samples of one split of a prepared data set, each read when it is asked for."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.data.order import RUNS_PER_WINDOW
+from sa2va_ray.manifest import read_manifest
+
+_COLUMNS = ["sample_id", "patient_id", "image", "objects"]
+_NUM_READERS = 8  # files that are read at a time
+
+
+def read_split(data_uri: str, split: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """The manifest of a prepared data set; and the files of one of its splits in order, with the rows of each.
+
+    Raises:
+        UserError: no prepared data set, one of an older version, or the split has no samples.
+    """
+    manifest = read_manifest(data_uri, what="prepared data set")
+    if "num_rows" not in manifest:
+        raise UserError(f"{data_uri} was prepared by an older version of sa2va_ray. Prepare the data set again.")
+    num_rows = {name: rows for name, rows in sorted(manifest["num_rows"].items()) if name.startswith(f"{split}-")}
+    if not num_rows:
+        raise UserError(f"{data_uri} has no samples in the split '{split}'. Prepare it with another split.seed.")
+    return manifest, num_rows
+
+
+class SampleIndex:
+    """Random access to the rows of one split of a prepared data set.
+
+    Its Parquet files hold one row per row group, so that reading a row is one range read. At most 64 files are open,
+    about 1 MB each: as many as `EpochPlan` mixes at a time.
+
+    Raises: as `read_split`.
+    """
+
+    def __init__(self, data_uri: str, split: str):
+        _, num_rows = read_split(data_uri, split)
+        self._uris = [storage.join(data_uri, name) for name in num_rows]
+        self._starts = np.cumsum([0, *num_rows.values()])  # of each file, and the end of the last
+        self._file = lru_cache(RUNS_PER_WINDOW)(self._open)
+        self._threads = ThreadPoolExecutor(_NUM_READERS)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.read(np.array([index]))[0]
+
+    def read(self, indices: np.ndarray) -> list[dict[str, Any]]:
+        """`sample_id`, `patient_id`, `image` and `objects` of samples. All are asked for at once, so that a store's
+        latency is waited for once."""
+        wanted, places = np.unique(indices, return_inverse=True)
+        numbers = np.searchsorted(self._starts, wanted, side="right") - 1
+        files = np.unique(numbers).tolist()
+        rows = list(chain(*self._threads.map(self._read_file, files, [wanted[numbers == file] for file in files])))
+        return [rows[place] for place in places]
+
+    def _read_file(self, number: int, indices: np.ndarray) -> list[dict[str, Any]]:
+        row_groups = (indices - self._starts[number]).tolist()
+        return self._file(number).read_row_groups(row_groups, columns=_COLUMNS, use_threads=False).to_pylist()
+
+    def _open(self, number: int) -> pq.ParquetFile:
+        filesystem, path = storage.resolve(self._uris[number])
+        # Buffered ahead, the columns of a row come in one request, and those of several rows at the same time.
+        return pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=True)

@@ -1,0 +1,35 @@
+"""Samples are found by their number, in whichever file they are."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from sa2va_ray.config import UserError
+from sa2va_ray.data import sample_index
+from sa2va_ray.data.sample_index import SampleIndex
+
+
+def test_samples_are_found_across_files(damaged_uri):
+    samples = SampleIndex(damaged_uri, "train")
+    assert [samples[index]["sample_id"] for index in range(len(samples))] == [f"sample{index}" for index in range(9)]
+
+
+def test_few_files_are_open_at_a_time(damaged_uri, monkeypatch):
+    monkeypatch.setattr(sample_index, "RUNS_PER_WINDOW", 1)
+    opened: list[int] = []
+    open_file = SampleIndex._open
+
+    def count(self: SampleIndex, number: int) -> pq.ParquetFile:
+        opened.append(number)
+        return open_file(self, number)
+
+    monkeypatch.setattr(SampleIndex, "_open", count)
+    samples = SampleIndex(damaged_uri, "train")
+    assert opened == []
+    for index in (0, 1, 5, 6, 0):
+        samples[index]
+    assert opened == [0, 1, 0]
+
+
+def test_an_empty_split_is_an_error(damaged_uri):
+    with pytest.raises(UserError, match="no samples in the split 'test'"):
+        SampleIndex(damaged_uri, "test")
