@@ -18,9 +18,9 @@ from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.job.columns import PREDICTION_SCHEMA, PROBABILITY_STEPS
 from sa2va_ray.predict.job.config import PredictOptions
+from sa2va_ray.predict.job.tta import predict_augmented
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Prediction, Query, most_masks
-from sa2va_ray.predict.tta import predict_augmented
 
 
 class PredictImages:

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.predict.job.tta import predict_augmented
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
-from sa2va_ray.predict.tta import predict_augmented
 
 PROMPT = "Please segment it."
 
