@@ -140,7 +140,7 @@ def test_the_card_tells_counts_and_metrics_and_no_places(make_checkpoint, tmp_pa
     export(ExportConfig(checkpoint=str(checkpoint), out=str(out), name="tiny"))
     card = (out / "README.md").read_text()
     assert "| train | 31 | 22 |" in card
-    assert "| val/dice | 0.75 | 0.7 to 0.8 |" in card
+    assert "| Dice ↑: `val/dice` | 0.750 | 0.700 to 0.800 |" in card
     assert "dice_low" not in card
     assert "Not a medical device" in card
     assert data_sha256 in card

@@ -13,6 +13,7 @@ from sa2va_ray.images.decode import to_png
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.models.baselines.vessel_filter import FilterConfig, FittedFilter
 from sa2va_ray.models.model_manifest import write_model_manifest
+from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.baseline_predictors import CONFIG_FILE
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.job import batch
@@ -99,9 +100,22 @@ def test_images_above_max_pixels_are_errors(model_uri, png):
     assert row["error"].startswith("image_too_large")
 
 
+class OneMaskTooMany:
+    """A predictor that refuses a batch as Sa2VA does, for the filter's one mask is never too many for it."""
+
+    def __init__(self, predictor):
+        self.name, self.sha256, self._predictor = predictor.name, predictor.sha256, predictor
+
+    def predict(self, queries):
+        if any(query.max_masks < 1 for query in queries):
+            raise TooManyMasksError("The model's answer has 1 masks, the limit is 0.")
+        return self._predictor.predict(queries)
+
+
 def test_an_answer_of_too_many_masks_is_an_error_and_costs_no_other_image_its_own(actor, png, monkeypatch):
     monkeypatch.setattr(batch, "most_masks", lambda height, width: 0 if height == 41 else 9)
-    other = to_png(np.random.default_rng(0).integers(0, 256, (41, 56, 3), np.uint8))
+    monkeypatch.setattr(actor, "_predictor", OneMaskTooMany(actor._predictor))
+    other = to_png(np.zeros((41, 56), np.uint8))
     first, refused, last = actor(rows([png, other, png])).to_pylist()
     assert refused["error"].startswith("too_many_masks: The model's answer has ")
     assert refused["masks"] is None
