@@ -104,7 +104,10 @@ class OneMaskTooMany:
     """A predictor that refuses a batch as Sa2VA does, for the filter's one mask is never too many for it."""
 
     def __init__(self, predictor):
-        self.name, self.sha256, self._predictor = predictor.name, predictor.sha256, predictor
+        self._predictor = predictor
+
+    def __getattr__(self, name):
+        return getattr(self._predictor, name)
 
     def predict(self, queries):
         if any(query.max_masks < 1 for query in queries):
