@@ -228,7 +228,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=_COMMAND, description="API keys of the endpoint.")
     new = parser.add_subparsers(required=True).add_parser("new", help="make a key")
     new.add_argument("id", help="stands in the audit log")
-    new.add_argument("--scopes", nargs="+", choices=["predict"], help="predict, which is all there is")
     new.add_argument("--requests-per-minute", type=int)
     chosen = parser.parse_args(arguments)
     try:

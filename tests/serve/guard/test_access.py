@@ -163,7 +163,7 @@ def test_a_missing_file_is_not_no_keys(tmp_path):
 
 
 def test_what_the_generator_prints_works(tmp_path):
-    command = [sys.executable, "-m", "sa2va_ray.serve.guard.access", "new", "clinic", "--scopes", "predict"]
+    command = [sys.executable, "-m", "sa2va_ray.serve.guard.access", "new", "clinic"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     (tmp_path / "keys.json").write_text(f"[{lines[3]}]")
     assert check(Access.load(str(tmp_path / "keys.json")), {"x-api-key": lines[1]}, REMOTE) == "clinic"
