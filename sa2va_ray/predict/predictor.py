@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 
 from sa2va_ray.models.loading.load import load_model
-from sa2va_ray.models.sa2va.generation_sa2va import AnyRank, Request, Segmentation, segment
+from sa2va_ray.models.sa2va.decoding_sa2va import AnyRank
+from sa2va_ray.models.sa2va.generation_sa2va import Request, Segmentation, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
+from sa2va_ray.models.sa2va.passes_sa2va import Passes
 from sa2va_ray.models.sa2va.pixels_sa2va import rgb_image
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_masks, to_masks
+from sa2va_ray.predict.compiled_passes import CompiledPasses
 from sa2va_ray.predict.facts import ModelFacts
 
 _MAX_MASK_PIXELS = 32 * 10**6  # all masks of an answer together; nine bytes of memory for each pixel
@@ -91,13 +94,22 @@ class Sa2VAPredictor:
         name, sha256, threshold, cleanup: those of `ModelFacts`.
     """
 
-    def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor, manifest: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        model: Sa2VAModel,
+        processor: Sa2VAProcessor,
+        manifest: dict[str, Any] | None = None,
+        compile: bool = False,
+    ):
         """
         Args:
             model: in evaluation mode.
             manifest: that of an exported folder.
+            compile: make answers quicker, which takes a minute or two, or 15 s where the node has compiled the same
+                before; its weights must not move afterwards.
         """
         self._model, self._processor = model, processor
+        self._passes = CompiledPasses(model) if compile else Passes(model)
         facts = ModelFacts.from_manifest(manifest)
         self.name, self.sha256 = facts.name, facts.sha256
         self.threshold, self.cleanup = facts.threshold, facts.cleanup
@@ -109,6 +121,7 @@ class Sa2VAPredictor:
         device: str | None = None,
         dtype: torch.dtype | None = None,
         grounding_config: dict[str, Any] | None = None,
+        compile: bool = False,
     ) -> "Sa2VAPredictor":
         """Loads a whole Sa2VA: an exported folder, which is checked hash by hash, or upstream's.
 
@@ -116,6 +129,7 @@ class Sa2VAPredictor:
             device: "cuda" where there is one, else "cpu", by default.
             dtype: bfloat16 on CUDA, float32 on the CPU, by default.
             grounding_config: sizes of SAM 2, for upstream's folders of other sizes than hiera-large.
+            compile: see `__init__`.
 
         Raises:
             UserError: no Sa2VA, or a damaged one.
@@ -123,7 +137,7 @@ class Sa2VAPredictor:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
         loaded = load_model(uri, device=device, dtype=dtype, grounding_config=grounding_config)
-        return cls(loaded.model, loaded.processor, loaded.manifest)
+        return cls(loaded.model, loaded.processor, loaded.manifest, compile)
 
     def predict(
         self, queries: Sequence[Query], max_new_tokens: int = 128, any_rank: AnyRank = bool
@@ -142,16 +156,19 @@ class Sa2VAPredictor:
         if not queries:
             return []
         images = rgb_images(queries)
-        segmentations = segment(
-            self._model,
-            self._processor,
-            [
-                Request(image, query.prompt, query.answer, max_masks=query.max_masks)
-                for image, query in zip(images, queries, strict=True)
-            ],
-            max_new_tokens=max_new_tokens,
-            any_rank=any_rank,
-        )
+        requests = [
+            Request(image, query.prompt, query.answer, max_masks=query.max_masks)
+            for image, query in zip(images, queries, strict=True)
+        ]
+        with self._passes.without_compiling():
+            segmentations = segment(
+                self._model,
+                self._processor,
+                requests,
+                max_new_tokens=max_new_tokens,
+                any_rank=any_rank,
+                passes=self._passes,
+            )
         return [self._to_prediction(query, result) for query, result in zip(queries, segmentations, strict=True)]
 
     def num_tokens(self, prompt: str) -> int:
@@ -161,7 +178,7 @@ class Sa2VAPredictor:
     def _to_prediction(self, query: Query, result: Segmentation) -> Prediction:
         threshold = self.threshold if query.threshold is None else query.threshold
         cleanup = self.cleanup if query.cleanup is None else query.cleanup
-        probabilities = result.mask_logits.sigmoid_().numpy()  # in place: 4 bytes for each pixel and mask
+        probabilities = result.mask_logits.sigmoid_().cpu().numpy()  # in place: 4 bytes for each pixel and mask
         return Prediction(
             text=result.text.removesuffix(self._processor.template.end),
             masks=to_masks(probabilities, threshold, cleanup),

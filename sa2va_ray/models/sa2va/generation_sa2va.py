@@ -1,30 +1,25 @@
-"""From images and prompts to answers with masks: batched, greedy, with a drafted answer.
+"""From images and prompts to answers with masks, in one batch.
 
-The usual answer is known beforehand ("Sure, [SEG]."). It is appended to the prompt as a draft, and one forward pass
-over prompt and draft shows, token by token, whether greedy decoding would have said the same. Where it would not,
-decoding goes on from the first difference. The result is that of plain greedy decoding in both cases.
-
-Shapes: B queries, L tokens, D width of the language model, V vocabulary, N masks of one query, H W pixels.
+Shapes: B queries, T tiles, D width of the language model, N masks of one query, H W pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import DynamicCache
 
-from .grounding_sam2 import normalize_grounding_images, upsample_mask_logits
-from .processing_sa2va import Sa2VAProcessor
+from .batch_pixels_sa2va import BatchPixels
+from .decoding_sa2va import AnyRank, Sampling, decode_answers
+from .grounding_sam2 import upsample_mask_logits
+from .passes_sa2va import Passes
+from .processing_sa2va import SEG_TOKEN, Sa2VAProcessor
 
 DEFAULT_DRAFT = "Sure, [SEG]."
-_NO_TILES = torch.zeros(0, 3, 1, 1)
-
-AnyRank = Callable[[bool], bool]
-"""Whether a thing is so in any of the processes that share a model, all of which ask at the same places. `bool` is
-that of a process on its own."""
 
 
 class TooManyMasksError(ValueError):
@@ -55,30 +50,10 @@ class Request:
     max_masks: int | None = None
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Draws tokens instead of taking the likeliest: `temperature` > 0, and `top_p` in (0, 1], the share of the
-    probability that the likeliest tokens must have together to be drawn from."""
-
-    temperature: float
-    top_p: float = 1.0
-
-
-@dataclass
-class DecodedAnswer:
-    """Token ids that the language model said, and the hidden states (D,) at those of its [SEG] tokens that have one.
-
-    A [SEG] that is the very last token of an answer cut off by its length has no state (docs/model_spec.md section 4).
-    """
-
-    ids: list[int]
-    seg_states: list[Tensor]
-
-
 @dataclass
 class Segmentation:
-    """One request's result: `text` with special tokens, `mask_logits` (N, H, W) float32 at the image's own size, and
-    `ious` (N,), SAM 2's own estimates."""
+    """One request's result: `text` with special tokens, `mask_logits` (N, H, W) float32 at the image's own size on the
+    model's device, and `ious` (N,), SAM 2's own estimates, on the CPU."""
 
     text: str
     mask_logits: Tensor
@@ -94,6 +69,7 @@ def segment(
     sampling: Sampling | None = None,
     max_new_tokens: int = 2048,
     any_rank: AnyRank = bool,
+    passes: Passes | None = None,
 ) -> list[Segmentation]:
     """Answers B requests about images of any size in one batch. An image that several requests hold, the same object,
     is encoded once.
@@ -106,12 +82,15 @@ def segment(
         model: `Sa2VAModel` in evaluation mode.
         draft: the answer that is expected; it changes the time that the answer takes, and nothing else.
         sampling: None decodes greedily.
+        passes: that run the model's parts; those of `Passes` by default.
 
     Raises:
         TooManyMasksError: an answer has more masks than its request allows.
     """
+    passes = passes or Passes(model)
     images, places = _distinct([request.image for request in requests])
-    tiles = [processor.image_tiles(image) if image else _NO_TILES for image in images]
+    pixels = BatchPixels(processor, images, model.device)
+    tiles = pixels.tiles()
     regions = [
         torch.zeros(0, processor.config.tokens_per_tile, dtype=torch.bool)
         if request.regions is None
@@ -120,26 +99,31 @@ def segment(
     ]
     num_tiles = [len(tiles[place]) for place in places]
     prompt_ids = [_prompt_ids(processor, *each) for each in zip(requests, num_tiles, regions, strict=True)]
-    image_tokens = _image_tokens(model, tiles, places, regions)
+    image_tokens = _image_tokens(passes, tiles, places, regions)
+    guess = "" if sampling else draft
+    replies = [guess if request.answer is None else request.answer for request in requests]
+    masks = _Masks(passes, processor, pixels, images, places, any_rank)
+    if passes.encodes_ahead and any(SEG_TOKEN in reply for reply in replies):
+        masks.encode([n for n, reply in enumerate(replies) if SEG_TOKEN in reply])
     # One row for all prompts: each image's tokens fall into its own prompt's places, in order.
-    all_ids = torch.tensor([[id_ for ids in prompt_ids for id_ in ids]], device=model.device)
+    all_ids = torch.tensor([[id_ for ids in prompt_ids for id_ in ids]])
     prompt_embeds = model.embed(all_ids, image_tokens)[0].split([len(ids) for ids in prompt_ids])
-    guess = [] if sampling else processor.answer_ids(draft)
-    replies = decode_answers(
+    answers = decode_answers(
         model.language_model,
         prompt_embeds,
-        drafts=[guess if each.answer is None else processor.answer_ids(each.answer) for each in requests],
-        forced=[each.answer is not None for each in requests],
+        drafts=[processor.answer_ids(reply) if reply else [] for reply in replies],
+        forced=[request.answer is not None for request in requests],
         seg_token_id=processor.seg_token_id,
         end_token_id=processor.end_token_id,
         sampling=sampling,
         max_new_tokens=max_new_tokens,
         any_rank=any_rank,
+        prefill=passes.prefill,
     )
-    for request, reply in zip(requests, replies, strict=True):
-        _check_num_masks(len(reply.seg_states), request.max_masks)
-    masks = _decode_masks(model, processor, images, places, [reply.seg_states for reply in replies], any_rank)
-    return [Segmentation(processor.decode(reply.ids), *mask) for reply, mask in zip(replies, masks, strict=True)]
+    for request, answer in zip(requests, answers, strict=True):
+        _check_num_masks(len(answer.seg_states), request.max_masks)
+    decoded = masks.decode([answer.seg_states for answer in answers])
+    return [Segmentation(processor.decode(answer.ids), *mask) for answer, mask in zip(answers, decoded, strict=True)]
 
 
 def _check_num_masks(num_masks: int, most: int | None) -> None:
@@ -172,11 +156,13 @@ def _prompt_ids(processor: Sa2VAProcessor, request: Request, num_tiles: int, reg
     return processor.prompt_ids(request.prompt, num_tiles, regions.sum(dim=1).tolist())
 
 
-def _image_tokens(model, tiles: Sequence[Tensor], places: Sequence[int], regions: Sequence[Tensor]) -> Tensor:
+def _image_tokens(passes: Passes, tiles: Sequence[Tensor], places: Sequence[int], regions: Sequence[Tensor]) -> Tensor:
     """(M, D): for each request the tokens of its image's tiles, then those of each region, taken from the last tile."""
+    model = passes.model
     if not any(len(each) for each in tiles):
         return torch.zeros(0, model.config.hidden_size, device=model.device)
-    encoded = model.encode_tiles(torch.cat(list(tiles)).to(model.device)).split([len(each) for each in tiles])
+    stacked = torch.cat([each for each in tiles if len(each)]).to(model.device)
+    encoded = passes.encode_tiles(stacked).split([len(each) for each in tiles])
     tokens = []
     for place, of_regions in zip(places, regions, strict=True):
         of_image = encoded[place]
@@ -187,183 +173,69 @@ def _image_tokens(model, tiles: Sequence[Tensor], places: Sequence[int], regions
     return torch.cat(tokens)
 
 
-def _decode_masks(
-    model,
-    processor: Sa2VAProcessor,
-    images: Sequence[Image.Image | None],
-    places: Sequence[int],
-    seg_states: Sequence[list[Tensor]],
-    any_rank: AnyRank,
-) -> list[tuple[Tensor, Tensor]]:
-    """Mask logits (N, H, W) and IoU (N,) of each request, whose image is that at its place; SAM 2 sees only the images
-    that have a [SEG]."""
-    masks = [(torch.zeros(0, *_size(images[place])), torch.zeros(0)) for place in places]
-    shown = [number for number, place in enumerate(places) if images[place] and seg_states[number]]
-    if not any_rank(bool(shown)):
-        return masks
-    if not shown:
-        nothing = torch.zeros(model.config.hidden_size, dtype=model.dtype, device=model.device)
-        _ground(model, processor, [Image.new("RGB", (1, 1))], [[nothing]])  # in step with the others
-        return masks
-    shown_images = [images[places[number]] for number in shown]
-    for number, image, (logits, ious) in zip(
-        shown, shown_images, _ground(model, processor, shown_images, [seg_states[n] for n in shown]), strict=True
+class _Masks:
+    """The masks of B requests, of which request n is about the image at `places[n]`. SAM 2 sees only the images that
+    have a [SEG], each of them once."""
+
+    def __init__(
+        self,
+        passes: Passes,
+        processor: Sa2VAProcessor,
+        pixels: BatchPixels,
+        images: Sequence[Image.Image | None],
+        places: Sequence[int],
+        any_rank: AnyRank,
     ):
-        full = upsample_mask_logits(logits, processor.config.grounding_size, *_size(image))
-        masks[number] = (full.cpu(), ious.cpu())
-    return masks
+        self._passes, self._processor, self._pixels = passes, processor, pixels
+        self._images, self._places, self._any_rank = images, places, any_rank
+        self._encoded_places: list[int] = []
+        self._encoded: Any = None
+
+    def encode(self, numbers: Sequence[int]) -> None:
+        """Lets SAM 2 see the images of these requests."""
+        self._encoded_places = sorted({self._places[n] for n in numbers if self._images[self._places[n]]})
+        if self._encoded_places:
+            self._encoded = self._passes.encode_images(self._pixels.grounding(self._encoded_places))
+
+    def decode(self, seg_states: Sequence[list[Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Mask logits (N, H, W) and IoU (N,) of each request."""
+        model, sizes = self._passes.model, [_size(self._images[place]) for place in self._places]
+        masks = [(torch.zeros(0, *size), torch.zeros(0)) for size in sizes]
+        shown = [n for n, place in enumerate(self._places) if self._images[place] and seg_states[n]]
+        if not self._any_rank(bool(shown)):
+            return masks
+        if not shown:  # in step with the others
+            nothing = torch.zeros(1, model.config.hidden_size, dtype=model.dtype, device=model.device)
+            blank = BatchPixels(self._processor, [Image.new("RGB", (1, 1))], model.device)
+            encoded = self._passes.encode_images(blank.grounding([0]))
+            self._passes.decode_masks(encoded, nothing, torch.zeros(1, dtype=torch.int64, device=model.device))
+            return masks
+        if not {self._places[n] for n in shown} <= set(self._encoded_places):
+            self.encode(shown)
+        counts = [len(seg_states[n]) for n in shown]
+        of_image = torch.tensor([self._encoded_places.index(self._places[n]) for n in shown])
+        index = torch.repeat_interleave(of_image, torch.tensor(counts)).to(model.device)
+        states = torch.stack([state for n in shown for state in seg_states[n]])
+        logits, ious = self._passes.decode_masks(self._encoded, states, index)
+        full_size = _upsampled(logits, self._processor.config.grounding_size, [sizes[n] for n in shown], counts)
+        for n, full, of_request in zip(shown, full_size, ious.cpu().split(counts), strict=True):
+            masks[n] = (full, of_request)
+        return masks
 
 
-def _ground(
-    model, processor: Sa2VAProcessor, images: Sequence[Image.Image | None], seg_states: Sequence[list[Tensor]]
-) -> list[tuple[Tensor, Tensor]]:
-    """SAM 2's mask logits (N, h, h) and IoU (N,) of each request, in one call; every request has an image and an
-    object."""
-    distinct, places = _distinct(images)
-    counts = [len(states) for states in seg_states]
-    pixels = torch.stack([processor.grounding_image(image) for image in distinct if image]).to(model.device)
-    logits, ious = model.grounding_encoder(
-        normalize_grounding_images(pixels, model.dtype, constants_dtype=torch.bfloat16),
-        model.text_hidden_fcs(torch.stack([state for states in seg_states for state in states])),
-        torch.repeat_interleave(torch.tensor(places), torch.tensor(counts)).to(model.device),
-    )
-    return list(zip(logits.split(counts), ious.split(counts), strict=True))
+def _upsampled(
+    logits: Tensor, grounding_size: int, sizes: Sequence[tuple[int, int]], counts: Sequence[int]
+) -> list[Tensor]:
+    """(N, h, h) of all requests -> (N, H, W) of each, those of one size together where they follow each other."""
+    full: list[Tensor] = []
+    rest = logits
+    for size, group in groupby(zip(sizes, counts, strict=True), key=lambda each: each[0]):
+        of_group = [count for _, count in group]
+        same_size, rest = rest.split([sum(of_group), len(rest) - sum(of_group)])
+        full += upsample_mask_logits(same_size, grounding_size, *size).split(of_group)
+    return full
 
 
 def _size(image: Image.Image | None) -> tuple[int, int]:
     """(H, W)"""
     return (image.height, image.width) if image else (0, 0)
-
-
-def decode_answers(
-    language_model,
-    prompt_embeds: Sequence[Tensor],
-    drafts: Sequence[list[int]],
-    forced: Sequence[bool],
-    seg_token_id: int,
-    end_token_id: int,
-    max_new_tokens: int,
-    sampling: Sampling | None = None,
-    any_rank: AnyRank = bool,
-) -> list[DecodedAnswer]:
-    """Answers to B prompts of different lengths, greedy where `sampling` is None.
-
-    Args:
-        prompt_embeds: B tensors (L_b, D).
-        drafts: what each answer is expected to be, end token not included; `forced` ones are taken as they are. Empty
-            ones where tokens are drawn.
-        max_new_tokens: an answer is cut off behind this many tokens.
-        any_rank: see `segment`. `forced` ones are then forced in all processes.
-    """
-    embedding = language_model.get_input_embeddings()
-    device = prompt_embeds[0].device
-    rows = [
-        torch.cat([prompt, embedding(torch.tensor(draft, dtype=torch.int64, device=device))])
-        for prompt, draft in zip(prompt_embeds, drafts, strict=True)
-    ]
-    inputs_embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    length = inputs_embeds.shape[1]
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    attention_mask = torch.arange(length, device=device) < lengths.unsqueeze(1)
-    cache = DynamicCache(config=language_model.config)
-    hidden = language_model.model(
-        inputs_embeds=inputs_embeds,
-        attention_mask=attention_mask,
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
-
-    answers, unfinished = [], []
-    for row, (prompt, draft) in enumerate(zip(prompt_embeds, drafts, strict=True)):
-        spoken = hidden[row, len(prompt) - 1 : len(rows[row])]  # the last prompt token, then the draft's
-        if forced[row]:
-            said = [*draft, end_token_id]
-        else:
-            said = _accepted(draft, _choose(language_model.lm_head(spoken), sampling), end_token_id)[:max_new_tokens]
-        # All tokens but the last were put in, so they have a state; the last one was only predicted.
-        states = [spoken[1 + i] for i, token in enumerate(said[:-1]) if token == seg_token_id]
-        answers.append(DecodedAnswer(said, states))
-        if not _has_ended(answers[row], end_token_id, max_new_tokens):
-            unfinished.append(row)
-            attention_mask[row, len(prompt) + len(said) - 1 :] = False  # the rest of the draft was not said
-    if any_rank(bool(unfinished)):
-        rows_left = unfinished or [0]  # an answer that has ended, in step with the other processes
-        index = torch.tensor(rows_left, device=device)
-        cache.batch_select_indices(index)
-        _continue(
-            language_model,
-            cache,
-            attention_mask[index],
-            [answers[row] for row in rows_left],
-            seg_token_id,
-            end_token_id,
-            max_new_tokens,
-            sampling,
-            any_rank,
-        )
-    return answers
-
-
-def _choose(logits: Tensor, sampling: Sampling | None) -> list[int]:
-    """(R, V) -> R token ids."""
-    if sampling is None:
-        return logits.argmax(dim=-1).tolist()
-    probabilities, tokens = (logits.float() / sampling.temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-    before = probabilities.cumsum(dim=-1) - probabilities  # of the likelier tokens together
-    drawn = torch.multinomial(probabilities.masked_fill(before >= sampling.top_p, 0.0), num_samples=1)
-    return tokens.gather(-1, drawn).squeeze(-1).tolist()
-
-
-def _accepted(draft: list[int], predicted: list[int], end_token_id: int) -> list[int]:
-    """What greedy decoding says as far as one pass over the draft shows it: the draft up to the first difference, and
-    the token that belongs there instead.
-
-    Args:
-        predicted: the greedy token after the prompt, then after each token of the draft (one more than the draft has).
-    """
-    for position, token in enumerate(predicted):
-        if token == end_token_id or position == len(draft) or token != draft[position]:
-            return predicted[: position + 1]
-    raise AssertionError("predicted is longer than the draft, so the loop returns")
-
-
-def _continue(
-    language_model,
-    cache: DynamicCache,
-    attention_mask: Tensor,
-    answers: list[DecodedAnswer],
-    seg_token_id: int,
-    end_token_id: int,
-    max_new_tokens: int,
-    sampling: Sampling | None,
-    any_rank: AnyRank,
-) -> None:
-    """Extends `answers` token by token until each has ended. Their last tokens are not yet in the cache.
-
-    Args:
-        attention_mask: (B, L) bool, which slots of the cache belong to the row.
-    """
-    done = [_has_ended(answer, end_token_id, max_new_tokens) for answer in answers]
-    while any_rank(not all(done)):
-        last = torch.tensor([[answer.ids[-1]] for answer in answers], device=attention_mask.device)
-        position_ids = attention_mask.sum(dim=1, keepdim=True)
-        attention_mask = torch.cat([attention_mask, torch.ones_like(last, dtype=torch.bool)], dim=1)
-        hidden = language_model.model(
-            input_ids=last,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, 0]
-        tokens = _choose(language_model.lm_head(hidden), sampling)
-        for row, (answer, token) in enumerate(zip(answers, tokens, strict=True)):
-            if done[row]:
-                continue
-            if answer.ids[-1] == seg_token_id:
-                answer.seg_states.append(hidden[row])
-            answer.ids.append(token)
-            done[row] = _has_ended(answer, end_token_id, max_new_tokens)
-
-
-def _has_ended(answer: DecodedAnswer, end_token_id: int, max_new_tokens: int) -> bool:
-    return answer.ids[-1] == end_token_id or len(answer.ids) >= max_new_tokens

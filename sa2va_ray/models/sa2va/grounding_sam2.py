@@ -7,6 +7,7 @@ a language embedding stands in for clicks, and a mask is kept whatever the objec
 Shapes: B images, N objects, D width of SAM 2, S side of its input, h = S / 4 side of the low-resolution masks.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,11 +36,6 @@ class GroundingEncoder(nn.Module):
     def forward(self, pixel_values: Tensor, seg_embeddings: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
         """Each image is encoded once, then all objects of all images are decoded in one call.
 
-        1. image encoder: features at strides 4, 8, 16; the two fine ones through the decoder's own 1 x 1 convolutions
-        2. no memory of other frames: `no_mem_embed` is added to the coarse features
-        3. prompt: two padding points and the language embedding
-        4. mask decoder: three masks per object, the one with the largest predicted IoU is taken
-
         Args:
             pixel_values: (B, 3, S, S), normalised.
             seg_embeddings: (N, D).
@@ -48,39 +44,45 @@ class GroundingEncoder(nn.Module):
         Returns:
             Mask logits (N, h, h) float32, and predicted IoU (N,) in [0, 1].
         """
-        # SAM 2 computes coordinates in float32 whatever its weights are; autocast brings the two together, as upstream
-        # does (docs/model_spec.md section 4.1).
-        low_precision = pixel_values.dtype != torch.float32
-        with torch.autocast(pixel_values.device.type, dtype=pixel_values.dtype, enabled=low_precision):
-            masks, ious = self._decode(pixel_values, seg_embeddings, image_index)
-        rows, best = torch.arange(len(ious), device=ious.device), ious.argmax(dim=1)
+        fine, middle, coarse = self.encode(pixel_values)
+        return self.decode(fine[image_index], middle[image_index], coarse[image_index], seg_embeddings)
+
+    def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, S, S) -> features at strides 4, 8 and 16, the two fine ones through the decoder's own 1 x 1
+        convolutions. No frame came before, so `no_mem_embed` is added to the coarse ones."""
+        with self._low_precision(pixel_values):
+            fine, middle, coarse = self.sam2_model.forward_image(pixel_values)["backbone_fpn"]
+            no_memory = self.sam2_model.no_mem_embed.transpose(1, 2).unsqueeze(-1)
+            return fine, middle, (coarse + no_memory).to(pixel_values.dtype)
+
+    def decode(self, fine: Tensor, middle: Tensor, coarse: Tensor, seg_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """For N objects, with the features of each one's image: the prompt is two padding points and the language
+        embedding; of three masks the one with the largest predicted IoU is taken."""
+        sam2, num_objects = self.sam2_model, len(seg_embeddings)
+        with self._low_precision(coarse):
+            padding_point = torch.zeros(num_objects, 1, 2, device=coarse.device)
+            padding_label = torch.full((num_objects, 1), -1, dtype=torch.int32, device=coarse.device)
+            # The encoder pads with a second point of its own, as in upstream's call.
+            sparse, dense = sam2.sam_prompt_encoder(points=(padding_point, padding_label), boxes=None, masks=None)
+            sparse = torch.cat([sparse, seg_embeddings.unsqueeze(1)], dim=1)
+            masks, ious, _, _ = sam2.sam_mask_decoder(
+                image_embeddings=coarse,
+                image_pe=sam2.sam_prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse.to(coarse.dtype),
+                dense_prompt_embeddings=dense.to(coarse.dtype),
+                multimask_output=True,
+                repeat_image=False,
+                high_res_features=[fine, middle],
+            )
+        rows, best = torch.arange(num_objects, device=ious.device), ious.argmax(dim=1)
         return masks[rows, best].float(), ious[rows, best].float()
 
-    def _decode(self, pixel_values: Tensor, seg_embeddings: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
-        """All three masks (N, 3, h, h) of each object, and their predicted IoU (N, 3)."""
-        sam2 = self.sam2_model
-        # 1
-        fine, middle, coarse = sam2.forward_image(pixel_values)["backbone_fpn"]
-        # 2
-        coarse = (coarse + sam2.no_mem_embed.transpose(1, 2).unsqueeze(-1)).to(pixel_values.dtype)
-        # 3
-        num_objects = len(seg_embeddings)
-        padding_point = torch.zeros(num_objects, 1, 2, device=coarse.device)
-        padding_label = torch.full((num_objects, 1), -1, dtype=torch.int32, device=coarse.device)
-        # The encoder pads with a second point of its own, as in upstream's call.
-        sparse, dense = sam2.sam_prompt_encoder(points=(padding_point, padding_label), boxes=None, masks=None)
-        sparse = torch.cat([sparse, seg_embeddings.unsqueeze(1)], dim=1)
-        # 4
-        masks, ious, _, _ = sam2.sam_mask_decoder(
-            image_embeddings=coarse[image_index],
-            image_pe=sam2.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse.to(coarse.dtype),
-            dense_prompt_embeddings=dense.to(coarse.dtype),
-            multimask_output=True,
-            repeat_image=False,
-            high_res_features=[fine[image_index], middle[image_index]],
-        )
-        return masks, ious
+    def _low_precision(self, values: Tensor) -> AbstractContextManager:
+        """SAM 2 computes coordinates in float32 whatever its weights are; autocast brings the two together, as upstream
+        does (docs/model_spec.md section 4.1)."""
+        if values.dtype == torch.float32 or values.is_meta:
+            return nullcontext()
+        return torch.autocast(values.device.type, dtype=values.dtype)
 
 
 def normalize_grounding_images(images: Tensor, dtype: torch.dtype, constants_dtype: torch.dtype) -> Tensor:

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.internvl import InternVLVisionModel
 
 from .configuration_sa2va import Sa2VAConfig
-from .generation_sa2va import Request, Sampling, segment
+from .decoding_sa2va import Sampling
+from .generation_sa2va import Request, segment
 from .grounding_sam2 import GroundingEncoder, normalize_grounding_images
 from .pixels_sa2va import rgb_image
 from .processing_sa2va import Sa2VAProcessor
@@ -126,15 +127,16 @@ class Sa2VAModel(PreTrainedModel):
         return self.mlp1(pixel_shuffle(patches, self.config.downsample_ratio))[:num_tiles]
 
     def embed(self, input_ids: Tensor, image_tokens: Tensor) -> Tensor:
-        """(B, L) ids and (M, D) image tokens, in the order of their places -> (B, L, D)."""
-        embeddings = self.language_model.get_input_embeddings()(input_ids)
+        """(B, L) ids and (M, D) image tokens, in the order of their places -> (B, L, D). Ids on the CPU spare the wait
+        for the GPU, where the places would have to be counted otherwise."""
+        embeddings = self.language_model.get_input_embeddings()(input_ids.to(self.device))
         places = input_ids == self.config.image_token_id
         if int(places.sum()) != len(image_tokens):
             raise ValueError(
                 f"The ids hold {int(places.sum())} image tokens, the tiles give {len(image_tokens)}. "
                 "A sequence was cut inside its image, or the ids were made with another tile size."
             )
-        return embeddings.masked_scatter(places.unsqueeze(-1), image_tokens.to(embeddings.dtype))
+        return embeddings.masked_scatter(places.to(self.device).unsqueeze(-1), image_tokens.to(embeddings.dtype))
 
     def chat(
         self,
@@ -171,7 +173,7 @@ class Sa2VAModel(PreTrainedModel):
         sampling = Sampling(temperature, top_p) if temperature else None
         result = segment(self, processor, [request], sampling=sampling, max_new_tokens=max_new_tokens)[0]
         text = result.text.removesuffix(processor.template.end)
-        return (text, list((result.mask_logits.sigmoid() > 0.5).numpy())) if return_masks else text
+        return (text, list((result.mask_logits.sigmoid() > 0.5).cpu().numpy())) if return_masks else text
 
     def predict_forward(
         self,
@@ -201,7 +203,7 @@ class Sa2VAModel(PreTrainedModel):
         regions = None if mask_prompts is None else np.asarray(mask_prompts[0])
         request = Request(_rgb(image), prompt=text, past_text=past_text, regions=regions)
         result = segment(self, Sa2VAProcessor(self.config, tokenizer), [request], max_new_tokens=max_new_tokens)[0]
-        masks = (result.mask_logits.sigmoid() > 0.5).numpy()
+        masks = (result.mask_logits.sigmoid() > 0.5).cpu().numpy()
         return {"prediction": result.text, "prediction_masks": [mask[None] for mask in masks]}
 
     def _init_weights(self, module: nn.Module) -> None:

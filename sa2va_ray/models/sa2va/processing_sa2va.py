@@ -64,14 +64,18 @@ class Sa2VAProcessor:
     def tile_pixels(self, image: Image.Image) -> Tensor:
         """RGB image of any size -> (T, 3, S, S) uint8: tiles row by row, then the thumbnail."""
         size = self.config.tile_size
-        bounds = (self.config.min_dynamic_patch, self.config.max_dynamic_patch)
-        columns, rows = tile_grid(image.width, image.height, *bounds, size)
+        columns, rows = self.tile_grid(image)
         resized = image.resize((columns * size, rows * size))
         boxes = [(c * size, r * size, (c + 1) * size, (r + 1) * size) for r in range(rows) for c in range(columns)]
         tiles = [resized.crop(box) for box in boxes]
         if self.config.use_thumbnail and len(tiles) > 1:
             tiles.append(image.resize((size, size)))
         return torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles])).permute(0, 3, 1, 2)
+
+    def tile_grid(self, image: Image.Image) -> tuple[int, int]:
+        """(columns, rows) of the image's tiles, the thumbnail not counted."""
+        bounds = (self.config.min_dynamic_patch, self.config.max_dynamic_patch)
+        return tile_grid(image.width, image.height, *bounds, self.config.tile_size)
 
     def grounding_image(self, image: Image.Image) -> Tensor:
         """RGB image of any size -> (3, G, G) uint8; the aspect ratio is not kept."""

@@ -83,11 +83,10 @@ def count_flops(model: Sa2VAModel) -> FlopCounts:
         )
 
     def grounding(num_objects: int) -> float:
-        # Not its forward(): autocast does not know the meta device.
         images = _meta(1, 3, config.grounding_size, config.grounding_size)
         embeddings = _meta(num_objects, empty.grounding_encoder.embedding_size, requires_grad=True)
         index = torch.zeros(num_objects, dtype=torch.int64, device="meta")
-        return _count(empty.grounding_encoder._decode, images, embeddings, index)
+        return _count(empty.grounding_encoder, images, embeddings, index)
 
     length = 256
     short, long = language_model(length), language_model(2 * length)

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from sa2va_ray.models.build import build_model
-from sa2va_ray.models.sa2va.generation_sa2va import Request, Sampling, TooManyMasksError, decode_answers, segment
+from sa2va_ray.models.sa2va.decoding_sa2va import Sampling, decode_answers
+from sa2va_ray.models.sa2va.generation_sa2va import Request, TooManyMasksError, segment
 
 MAX_NEW_TOKENS = 12
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sa2va_ray.models.loading.key_layouts import adapter_target, placements
-from sa2va_ray.models.sa2va.generation_sa2va import Request, decode_answers
+from sa2va_ray.models.sa2va.decoding_sa2va import decode_answers
+from sa2va_ray.models.sa2va.generation_sa2va import Request
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAOutput
 from sa2va_ray.predict import predictor
 from sa2va_ray.train import losses

@@ -30,7 +30,7 @@ from sa2va_ray.manifest import write_manifest
 from sa2va_ray.metrics import cldice, overlap_metrics
 from sa2va_ray.models.build import build_model
 from sa2va_ray.models.lora import make_trainable
-from sa2va_ray.models.sa2va.generation_sa2va import decode_answers
+from sa2va_ray.models.sa2va.decoding_sa2va import decode_answers
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, SEG_TOKEN
 from sa2va_ray.pictures.panels import three_panels
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
