@@ -1,18 +1,20 @@
-"""Upstream's way against the predictor's, in one run: forward passes, calls of SAM 2's encoder, images per second.
+"""Upstream's way against the predictor's, in one run: milliseconds, images per second, forward passes, memory.
 
     python -m benchmarks.predict                    the demo's tiny model on the CPU
     python -m benchmarks.predict --size 8b          random weights of full size, on a GPU
 
-(a) one image at a time with plain greedy decoding, as upstream works; (b) the predictor in batches of 1, 4 and 16 with
-a drafted answer. Weights are random but for those that make the model say the usual answer. Prints a table and writes
-benchmarks/predict.json.
+(a) one image at a time with plain greedy decoding, as upstream works; (b) the predictor in batches with a drafted
+answer; (c) on a GPU, the compiled predictor. Weights are random but for those that make the model say the usual answer.
+Prints each row when it is measured, and writes benchmarks/predict.json.
 """
 
 import argparse
 import json
 import platform
+import statistics
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from sa2va_ray.models.build import ModelConfig, build_model
 from sa2va_ray.models.sa2va.generation_sa2va import DEFAULT_DRAFT, Request, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 
 ROOT = Path(__file__).parent.parent
 BATCH_SIZES = (1, 4, 16)
@@ -37,6 +40,7 @@ SIZES: dict[str, dict[str, Any]] = {
             "num_attention_heads": 28,
             "num_key_value_heads": 4,
             "intermediate_size": 18944,
+            "vocab_size": 151679,
         }
     },
 }
@@ -49,12 +53,34 @@ def main() -> None:
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, processor = build(arguments.size, device)
-    random = np.random.default_rng(0)
-    images = [Image.fromarray(random.integers(0, 256, (512, 512, 3), np.uint8)) for _ in range(arguments.images)]
     teach_the_draft(model, processor)
-    rows = [measure("one by one, plain greedy", model, processor, images, batch_size=1, draft="")]
-    rows += [measure(f"predictor, batch {size}", model, processor, images, size, DEFAULT_DRAFT) for size in BATCH_SIZES]
-    report(rows, arguments.size, device)
+    report = Report(arguments.size, device)
+    square, wide = pictures(arguments.images, 512, 512), pictures(arguments.images // 4, 1280, 720)
+    requests = [Request(image, "a") for image in square]
+
+    def one_by_one(images: list[Image.Image]) -> list[str]:
+        return [segment(model, processor, [request], draft="")[0].text for request in requests[: len(images)]]
+
+    report.add("one by one, plain greedy", measure(one_by_one, model, square, batch_size=1))
+    predictor = Sa2VAPredictor(model, processor)
+
+    def predict(images: list[Image.Image]) -> list[str]:
+        return [each.text for each in predictor.predict([Query(image, "a") for image in images])]
+
+    for name in ("predictor", "compiled predictor") if device == "cuda" else ("predictor",):
+        if name == "compiled predictor":
+            start_s = time.perf_counter()
+            predictor.compile()
+            print(f"compiled in {time.perf_counter() - start_s:.1f} s", flush=True)
+        for size in BATCH_SIZES:
+            report.add(f"{name}, batch {size}", measure(predict, model, square, size))
+        for size in (1, 4):
+            report.add(f"{name}, 1280 x 720, batch {size}", measure(predict, model, wide, size))
+
+
+def pictures(number: int, width: int, height: int) -> list[Image.Image]:
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)) for _ in range(number)]
 
 
 def build(size: str, device: str) -> tuple[Sa2VAModel, Sa2VAProcessor]:
@@ -83,8 +109,9 @@ def teach_the_draft(model: Sa2VAModel, processor: Sa2VAProcessor) -> None:
 
 
 def measure(
-    name: str, model: Sa2VAModel, processor: Sa2VAProcessor, images: list[Image.Image], batch_size: int, draft: str
+    answer: Callable[[list[Image.Image]], list[str]], model: Sa2VAModel, images: list[Image.Image], batch_size: int
 ) -> dict[str, Any]:
+    """Median time of a batch, and what the batches took together. Passes in CUDA graphs are not counted."""
     counts: Counter[str] = Counter()
     hooks = [
         module.register_forward_hook(lambda *_, key=key: counts.update([key]))
@@ -93,32 +120,44 @@ def measure(
             "SAM 2 encoder calls": model.grounding_encoder.sam2_model.image_encoder,
         }.items()
     ]
-    requests = [Request(image, "a") for image in images]
-    segment(model, processor, requests[:batch_size], draft=draft)  # warm-up
+    batches = [images[begin : begin + batch_size] for begin in range(0, len(images), batch_size)]
+    answer(batches[0])  # warm-up
     counts.clear()
-    start_s = time.perf_counter()
-    texts = []
-    for begin in range(0, len(requests), batch_size):
-        texts += [r.text for r in segment(model, processor, requests[begin : begin + batch_size], draft=draft)]
-    seconds = time.perf_counter() - start_s
+    texts, seconds = [], []
+    for batch in batches:
+        start_s = time.perf_counter()
+        texts += answer(batch)
+        seconds.append(time.perf_counter() - start_s)
     for hook in hooks:
         hook.remove()
     said = sum(text.startswith(DEFAULT_DRAFT) for text in texts)
-    return {"way": name, **counts, "images/s": len(images) / seconds, "said the draft": f"{said}/{len(texts)}"}
+    return {
+        "ms": 1000 * statistics.median(seconds),
+        "images/s": len(images) / sum(seconds),
+        **counts,
+        "said the draft": f"{said}/{len(texts)}",
+    }
 
 
-def report(rows: list[dict[str, Any]], size: str, device: str) -> None:
-    machine = (
-        torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    )
-    print(f"{size} model, {machine}, torch {torch.__version__}")
-    columns = list(rows[0])
-    print("  ".join(f"{column:>26}" for column in columns))
-    for row in rows:
-        cells = [f"{row[column]:.2f}" if isinstance(row[column], float) else str(row[column]) for column in columns]
-        print("  ".join(f"{cell:>26}" for cell in cells))
-    result = {"size": size, "machine": machine, "torch": torch.__version__, "rows": rows}
-    (ROOT / "benchmarks/predict.json").write_text(json.dumps(result, indent=2) + "\n")
+class Report:
+    """Prints rows as they come, and keeps the file complete up to the last one."""
+
+    def __init__(self, size: str, device: str):
+        if device == "cuda":
+            machine = torch.cuda.get_device_name()
+        else:
+            machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+        self._result: dict[str, Any] = {"size": size, "machine": machine, "torch": torch.__version__, "rows": []}
+        print(f"{size} model, {machine}, torch {torch.__version__}", flush=True)
+
+    def add(self, way: str, row: dict[str, Any]) -> None:
+        if torch.cuda.is_available():
+            row["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30
+            torch.cuda.reset_peak_memory_stats()
+        cells = [f"{key} {f'{value:.2f}' if isinstance(value, float) else value}" for key, value in row.items()]
+        print(f"{way:>36}:  {',  '.join(cells)}", flush=True)
+        self._result["rows"].append({"way": way, **row})
+        (ROOT / "benchmarks/predict.json").write_text(json.dumps(self._result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

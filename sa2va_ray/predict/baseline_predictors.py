@@ -59,6 +59,9 @@ class BaselinePredictor(ABC):
     def num_tokens(self, prompt: str) -> int:
         return 0
 
+    def compile(self) -> None:  # noqa: B027  # on purpose no baseline has to have one
+        """A baseline is quick as it is."""
+
     @classmethod
     @abstractmethod
     def _load(cls, folder: Path, manifest: dict[str, Any], device: str) -> Self: ...

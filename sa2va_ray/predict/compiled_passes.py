@@ -73,7 +73,8 @@ class CompiledPasses(Passes):
         return torch.cat(logits), torch.cat(ious)
 
     def _encode_images(self, pixels: Tensor) -> Encoded:
-        parts = [self._run("images", self._encode, pixels[chunk]) for chunk in _chunks(len(pixels))]
+        normal = normalize_grounding_images(pixels, self.model.dtype, constants_dtype=torch.bfloat16)
+        parts = [self._run("images", self._encode, normal[chunk]) for chunk in _chunks(len(pixels))]
         fine, middle, coarse = zip(*parts, strict=True)
         return torch.cat(fine), torch.cat(middle), torch.cat(coarse)
 
@@ -91,9 +92,8 @@ class CompiledPasses(Passes):
             inputs_embeds=embeds, attention_mask={_FULL_ATTENTION: None}, position_ids=positions, use_cache=False
         ).last_hidden_state
 
-    def _encode(self, pixels: Tensor) -> Encoded:
-        normal = normalize_grounding_images(pixels, self.model.dtype, constants_dtype=torch.bfloat16)
-        return self.model.grounding_encoder.encode(normal)
+    def _encode(self, pixel_values: Tensor) -> Encoded:
+        return self.model.grounding_encoder.encode(pixel_values)
 
     def _decode(self, fine: Tensor, middle: Tensor, coarse: Tensor, seg_states: Tensor) -> tuple[Tensor, Tensor]:
         return self.model.grounding_encoder.decode(fine, middle, coarse, self.model.text_hidden_fcs(seg_states))
@@ -121,7 +121,7 @@ class CompiledPasses(Passes):
             for prompt in [*prompts[:2], *several]:
                 self._hidden_states(prompt)
         side = self.model.config.grounding_size
-        images = [self._zeros(number, 3, side, side).to(torch.uint8) for number in (_CHUNK, 1)]
+        images = [self._zeros(number, 3, side, side) for number in (_CHUNK, 1)]
         objects = [(*self._encode(each), self._zeros(len(each), self.model.config.hidden_size)) for each in images]
         for each in objects:
             self._decode(*each)

@@ -23,6 +23,10 @@ class Predictor(Protocol):
         """Answers all queries in one batch."""
         ...
 
+    def compile(self) -> None:
+        """Makes answers quicker from now on, where there is a way."""
+        ...
+
     def num_tokens(self, prompt: str) -> int:
         """What a prompt costs; 0 where the model has no language."""
         ...

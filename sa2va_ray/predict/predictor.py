@@ -3,10 +3,11 @@
 Shapes: N masks of one answer, H W pixels of the query's image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from sa2va_ray.models.sa2va.decoding_sa2va import AnyRank
 from sa2va_ray.models.sa2va.generation_sa2va import Request, Segmentation, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.passes_sa2va import Passes
-from sa2va_ray.models.sa2va.pixels_sa2va import rgb_image
+from sa2va_ray.models.sa2va.pixels_sa2va import rgb_image, rgb_pixels
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
-from sa2va_ray.predict.cleanup import CleanupConfig, clean_masks, to_masks
+from sa2va_ray.predict.cleanup import CleanupConfig, clean_masks
 from sa2va_ray.predict.compiled_passes import CompiledPasses
 from sa2va_ray.predict.facts import ModelFacts
+
+T = TypeVar("T")
 
 _MAX_MASK_PIXELS = 32 * 10**6  # all masks of an answer together; nine bytes of memory for each pixel
 _MIN_MASKS = 4  # allowed whatever their size: one for each of a few kinds of vessels
@@ -82,8 +85,12 @@ class Prediction:
 
 def rgb_images(queries: Sequence[Query]) -> list[Image.Image]:
     """The image of each query as RGB; one that several hold, the same object, is made once."""
+    return _made_once(queries, rgb_image)
+
+
+def _made_once(queries: Sequence[Query], make: Callable[[Image.Image | np.ndarray], T]) -> list[T]:
     distinct = {id(query.image): query.image for query in queries}
-    made = {key: rgb_image(image) for key, image in distinct.items()}
+    made = {key: make(image) for key, image in distinct.items()}
     return [made[id(query.image)] for query in queries]
 
 
@@ -94,22 +101,14 @@ class Sa2VAPredictor:
         name, sha256, threshold, cleanup: those of `ModelFacts`.
     """
 
-    def __init__(
-        self,
-        model: Sa2VAModel,
-        processor: Sa2VAProcessor,
-        manifest: dict[str, Any] | None = None,
-        compile: bool = False,
-    ):
+    def __init__(self, model: Sa2VAModel, processor: Sa2VAProcessor, manifest: dict[str, Any] | None = None):
         """
         Args:
             model: in evaluation mode.
             manifest: that of an exported folder.
-            compile: make answers quicker, which takes a minute or two, or 15 s where the node has compiled the same
-                before; its weights must not move afterwards.
         """
         self._model, self._processor = model, processor
-        self._passes = CompiledPasses(model) if compile else Passes(model)
+        self._passes = Passes(model)
         facts = ModelFacts.from_manifest(manifest)
         self.name, self.sha256 = facts.name, facts.sha256
         self.threshold, self.cleanup = facts.threshold, facts.cleanup
@@ -121,7 +120,6 @@ class Sa2VAPredictor:
         device: str | None = None,
         dtype: torch.dtype | None = None,
         grounding_config: dict[str, Any] | None = None,
-        compile: bool = False,
     ) -> "Sa2VAPredictor":
         """Loads a whole Sa2VA: an exported folder, which is checked hash by hash, or upstream's.
 
@@ -129,7 +127,6 @@ class Sa2VAPredictor:
             device: "cuda" where there is one, else "cpu", by default.
             dtype: bfloat16 on CUDA, float32 on the CPU, by default.
             grounding_config: sizes of SAM 2, for upstream's folders of other sizes than hiera-large.
-            compile: see `__init__`.
 
         Raises:
             UserError: no Sa2VA, or a damaged one.
@@ -137,7 +134,13 @@ class Sa2VAPredictor:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
         loaded = load_model(uri, device=device, dtype=dtype, grounding_config=grounding_config)
-        return cls(loaded.model, loaded.processor, loaded.manifest, compile)
+        return cls(loaded.model, loaded.processor, loaded.manifest)
+
+    def compile(self) -> None:
+        """On a GPU, makes answers quicker from now on; the model's weights must not move afterwards. It takes a minute
+        or two, and some 15 s where `TORCHINDUCTOR_CACHE_DIR` holds what was compiled before."""
+        if self._model.device.type == "cuda":
+            self._passes = CompiledPasses(self._model)
 
     def predict(
         self, queries: Sequence[Query], max_new_tokens: int = 128, any_rank: AnyRank = bool
@@ -155,7 +158,7 @@ class Sa2VAPredictor:
         """
         if not queries:
             return []
-        images = rgb_images(queries)
+        images = _made_once(queries, rgb_pixels)
         requests = [
             Request(image, query.prompt, query.answer, max_masks=query.max_masks)
             for image, query in zip(images, queries, strict=True)
@@ -169,21 +172,42 @@ class Sa2VAPredictor:
                 any_rank=any_rank,
                 passes=self._passes,
             )
-        return [self._to_prediction(query, result) for query, result in zip(queries, segmentations, strict=True)]
+        return self._to_predictions(queries, segmentations)
 
     def num_tokens(self, prompt: str) -> int:
         """How many tokens the prompt's own text has."""
         return len(self._processor.follow_up_ids(prompt)) - len(self._processor.follow_up_ids(""))
 
-    def _to_prediction(self, query: Query, result: Segmentation) -> Prediction:
-        threshold = self.threshold if query.threshold is None else query.threshold
+    def _to_predictions(self, queries: Sequence[Query], segmentations: Sequence[Segmentation]) -> list[Prediction]:
+        """Those that follow each other with masks of one size come from the GPU together."""
+        predictions: list[Prediction] = []
+        pairs = zip(queries, segmentations, strict=True)
+        for _, group in groupby(pairs, key=lambda pair: pair[1].mask_logits.shape[1:]):
+            of_group = list(group)
+            logits = [result.mask_logits for _, result in of_group]
+            counts = [len(each) for each in logits]
+            together = logits[0] if len(logits) == 1 else torch.cat(logits)
+            probabilities = together.sigmoid_()  # in place: 4 bytes for each pixel and mask
+            thresholds = torch.tensor([self._threshold(query) for query, _ in of_group])
+            above = probabilities > thresholds.repeat_interleave(torch.tensor(counts)).to(together).view(-1, 1, 1)
+            for (query, result), masks, of_query in zip(
+                of_group, above.cpu().split(counts), probabilities.cpu().split(counts), strict=True
+            ):
+                predictions.append(self._prediction(query, result, masks.numpy(), of_query.numpy()))
+        return predictions
+
+    def _prediction(
+        self, query: Query, result: Segmentation, masks: np.ndarray, probabilities: np.ndarray
+    ) -> Prediction:
         cleanup = self.cleanup if query.cleanup is None else query.cleanup
-        probabilities = result.mask_logits.sigmoid_().cpu().numpy()  # in place: 4 bytes for each pixel and mask
         return Prediction(
             text=result.text.removesuffix(self._processor.template.end),
-            masks=to_masks(probabilities, threshold, cleanup),
+            masks=clean_masks(masks, cleanup),
             probabilities=probabilities,
             score=float(result.ious.mean()) if len(result.ious) else 0.0,
-            threshold=threshold,
+            threshold=self._threshold(query),
             cleanup=cleanup,
         )
+
+    def _threshold(self, query: Query) -> float:
+        return self.threshold if query.threshold is None else query.threshold

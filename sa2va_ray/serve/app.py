@@ -46,7 +46,7 @@ def _bind_model(name: str, model: ModelArgs, source: ModelSource, args: ServeArg
         max_surge_percent=model.max_surge_percent,
         user_config=model.batching.model_dump(),
     )
-    return deployment.bind(name, source, args.cache_dir, model.default_prompt, args.limits.max_prompt_tokens)
+    return deployment.bind(name, source, args.cache_dir, model, args.limits.max_prompt_tokens)
 
 
 def _info(name: str, model: ModelArgs, source: ModelSource, args: ServeArgs) -> ModelInfo:

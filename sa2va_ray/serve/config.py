@@ -31,6 +31,9 @@ class ModelArgs(Config):
     """Serve's own keys: min_replicas, max_replicas, target_ongoing_requests, upscale_delay_s, ..."""
     cpus_per_replica: float = Field(1.0, ge=0)
     gpus_per_replica: float = Field(1.0, ge=0)
+    compile: bool = True
+    """Whether a replica on a GPU compiles its model before it answers: a minute or two at a node's first start, some
+    15 s later. One image is then answered in half the time."""
     max_surge_percent: int = Field(0, ge=0, le=100)
     """Replicas, of 100, that may be started before old ones stop when a new model is rolled out. 0 replaces them where
     they are; more wants room for both, for which the rollout waits."""
@@ -93,7 +96,8 @@ class ServeArgs(Config):
     """Folder that exists, for the audit log: a file for each ingress, a new one whenever it starts. None is written by
     default."""
     cache_dir: str = "/tmp/sa2va_ray/models"
-    """Where nodes keep models from object storage, so that a replica can start again without it."""
+    """Where nodes keep models from object storage, so that a replica can start again without it, and what was compiled
+    for their GPUs. Only who runs the endpoint may write there."""
     num_ingresses: int = Field(1, gt=0)
     """Copies of the HTTP side. One decodes and encodes about as fast as one core can."""
 

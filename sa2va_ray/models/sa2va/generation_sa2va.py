@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .batch_pixels_sa2va import BatchPixels
+from .batch_pixels_sa2va import BatchPixels, RgbPicture, picture_size
 from .decoding_sa2va import AnyRank, Sampling, decode_answers
 from .grounding_sam2 import upsample_mask_logits
 from .passes_sa2va import Passes
@@ -31,7 +31,7 @@ class Request:
     """What is asked of the model.
 
     Attributes:
-        image: RGB, any size; None for a talk without an image.
+        image: RGB or (H, W, 3) uint8, any size; None for a talk without an image.
         prompt: may hold one `<image>` marker; without one the image goes first, on a line of its own.
         answer: a reply to be taken as said, without its end token; None lets the model speak.
         history: earlier (question, answer) turns about the same image.
@@ -41,7 +41,7 @@ class Request:
         max_masks: that the answer may have, since each takes memory for the whole image; None for any number.
     """
 
-    image: Image.Image | None
+    image: RgbPicture | None
     prompt: str
     answer: str | None = None
     history: Sequence[tuple[str, str]] = ()
@@ -134,7 +134,7 @@ def _check_num_masks(num_masks: int, most: int | None) -> None:
         )
 
 
-def _distinct(images: Sequence[Image.Image | None]) -> tuple[list[Image.Image | None], list[int]]:
+def _distinct(images: Sequence[RgbPicture | None]) -> tuple[list[RgbPicture | None], list[int]]:
     """The images without repetition, and where in these each one is."""
     found = {id(image): image for image in images}
     order = {key: place for place, key in enumerate(found)}
@@ -182,7 +182,7 @@ class _Masks:
         passes: Passes,
         processor: Sa2VAProcessor,
         pixels: BatchPixels,
-        images: Sequence[Image.Image | None],
+        images: Sequence[RgbPicture | None],
         places: Sequence[int],
         any_rank: AnyRank,
     ):
@@ -193,15 +193,15 @@ class _Masks:
 
     def encode(self, numbers: Sequence[int]) -> None:
         """Lets SAM 2 see the images of these requests."""
-        self._encoded_places = sorted({self._places[n] for n in numbers if self._images[self._places[n]]})
+        self._encoded_places = sorted({self._places[n] for n in numbers if self._images[self._places[n]] is not None})
         if self._encoded_places:
             self._encoded = self._passes.encode_images(self._pixels.grounding(self._encoded_places))
 
     def decode(self, seg_states: Sequence[list[Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """Mask logits (N, H, W) and IoU (N,) of each request."""
-        model, sizes = self._passes.model, [_size(self._images[place]) for place in self._places]
+        model, sizes = self._passes.model, [self._size(place) for place in self._places]
         masks = [(torch.zeros(0, *size), torch.zeros(0)) for size in sizes]
-        shown = [n for n, place in enumerate(self._places) if self._images[place] and seg_states[n]]
+        shown = [n for n, place in enumerate(self._places) if self._images[place] is not None and seg_states[n]]
         if not self._any_rank(bool(shown)):
             return masks
         if not shown:  # in step with the others
@@ -222,6 +222,10 @@ class _Masks:
             masks[n] = (full, of_request)
         return masks
 
+    def _size(self, place: int) -> tuple[int, int]:
+        image = self._images[place]
+        return (0, 0) if image is None else picture_size(image)
+
 
 def _upsampled(
     logits: Tensor, grounding_size: int, sizes: Sequence[tuple[int, int]], counts: Sequence[int]
@@ -234,8 +238,3 @@ def _upsampled(
         same_size, rest = rest.split([sum(of_group), len(rest) - sum(of_group)])
         full += upsample_mask_logits(same_size, grounding_size, *size).split(of_group)
     return full
-
-
-def _size(image: Image.Image | None) -> tuple[int, int]:
-    """(H, W)"""
-    return (image.height, image.width) if image else (0, 0)

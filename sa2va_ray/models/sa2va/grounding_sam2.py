@@ -8,6 +8,7 @@ Shapes: B images, N objects, D width of SAM 2, S side of its input, h = S / 4 si
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -92,9 +93,15 @@ def normalize_grounding_images(images: Tensor, dtype: torch.dtype, constants_dty
     section 2.2); released decoders saw the first while they were trained and see the second when they are used, and so
     do ours.
     """
-    mean = torch.tensor(IMAGE_MEAN, dtype=constants_dtype, device=images.device).to(dtype).view(3, 1, 1)
-    std = torch.tensor(IMAGE_STD, dtype=constants_dtype, device=images.device).to(dtype).view(3, 1, 1)
+    mean, std = _mean_std(images.device, dtype, constants_dtype)
     return (images.to(dtype) / 255.0 - mean) / std
+
+
+@lru_cache
+def _mean_std(device: torch.device, dtype: torch.dtype, constants_dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Each (3, 1, 1)."""
+    constants = (torch.tensor(each, dtype=constants_dtype, device=device) for each in (IMAGE_MEAN, IMAGE_STD))
+    return tuple(each.to(dtype).view(3, 1, 1) for each in constants)
 
 
 def upsample_mask_logits(mask_logits: Tensor, grounding_size: int, height: int, width: int) -> Tensor:

@@ -41,8 +41,20 @@ def rgb_image(image: Image.Image | np.ndarray) -> Image.Image:
     """
     if isinstance(image, Image.Image) and image.mode == "RGB" and _is_plain(image):
         return image
+    return Image.fromarray(rgb_pixels(image))
+
+
+def rgb_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
+    """A picture of any kind -> (H, W, 3) uint8, as `image_pixels` makes it; an array that is that already is given back
+    as it is.
+
+    Raises:
+        ImageError: the image cannot be used.
+    """
+    if type(image) is np.ndarray and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+        return image
     pixels = image_pixels(image)
-    return Image.fromarray(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 def image_pixels(image: Image.Image | np.ndarray) -> np.ndarray:

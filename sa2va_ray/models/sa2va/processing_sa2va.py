@@ -7,6 +7,7 @@ Shapes: T tiles, L tokens, S side of a tile, G side of SAM 2's image, H W pixels
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -53,8 +54,10 @@ class Sa2VAProcessor:
         self.config = config
         self.tokenizer = tokenizer
         self.template = TEMPLATES[config.template.replace("-", "_")]
+        # Looked up once: to ask for a tokenizer's vocabulary is to have a dictionary of 151,000 tokens made.
         self.seg_token_id = token_id(tokenizer, SEG_TOKEN)
         self.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
+        self._image_start_id, self._image_end_id = token_id(tokenizer, IMAGE_START), token_id(tokenizer, IMAGE_END)
         self.end_token_id = token_id(tokenizer, self.template.end)
 
     def image_tiles(self, image: Image.Image) -> Tensor:
@@ -64,7 +67,7 @@ class Sa2VAProcessor:
     def tile_pixels(self, image: Image.Image) -> Tensor:
         """RGB image of any size -> (T, 3, S, S) uint8: tiles row by row, then the thumbnail."""
         size = self.config.tile_size
-        columns, rows = self.tile_grid(image)
+        columns, rows = self.tile_grid(*image.size)
         resized = image.resize((columns * size, rows * size))
         boxes = [(c * size, r * size, (c + 1) * size, (r + 1) * size) for r in range(rows) for c in range(columns)]
         tiles = [resized.crop(box) for box in boxes]
@@ -72,10 +75,10 @@ class Sa2VAProcessor:
             tiles.append(image.resize((size, size)))
         return torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles])).permute(0, 3, 1, 2)
 
-    def tile_grid(self, image: Image.Image) -> tuple[int, int]:
-        """(columns, rows) of the image's tiles, the thumbnail not counted."""
+    def tile_grid(self, width: int, height: int) -> tuple[int, int]:
+        """(columns, rows) of an image's tiles, the thumbnail not counted."""
         bounds = (self.config.min_dynamic_patch, self.config.max_dynamic_patch)
-        return tile_grid(image.width, image.height, *bounds, self.config.tile_size)
+        return tile_grid(width, height, *bounds, self.config.tile_size)
 
     def grounding_image(self, image: Image.Image) -> Tensor:
         """RGB image of any size -> (3, G, G) uint8; the aspect ratio is not kept."""
@@ -95,9 +98,9 @@ class Sa2VAProcessor:
         if not marker:
             before, after = "", "\n" + prompt
         image_ids = [
-            token_id(self.tokenizer, IMAGE_START),
+            self._image_start_id,
             *[self.image_token_id] * (num_tiles * self.config.tokens_per_tile),
-            token_id(self.tokenizer, IMAGE_END),
+            self._image_end_id,
         ]
         return [
             *self._encode_special(self.template.start_user, before),
@@ -188,9 +191,15 @@ def token_id(tokenizer, token: str) -> int:
 
 def normalize_tiles(pixels: Tensor) -> Tensor:
     """(T, 3, S, S) uint8 -> (T, 3, S, S) float32, ImageNet-normalised; the same bits on every device."""
-    # The divisor is a tensor, because a GPU turns division by a number into a product with its rounded inverse.
-    white, mean, std = (torch.tensor(v, device=pixels.device).view(-1, 1, 1) for v in ([255.0], IMAGE_MEAN, IMAGE_STD))
+    white, mean, std = _white_mean_std(pixels.device)
     return (pixels.float() / white - mean) / std
+
+
+@lru_cache
+def _white_mean_std(device: torch.device) -> tuple[Tensor, ...]:
+    """Each (C, 1, 1). White is a tensor, because a GPU turns division by a number into a product with its rounded
+    inverse."""
+    return tuple(torch.tensor(v, device=device).view(-1, 1, 1) for v in ([255.0], IMAGE_MEAN, IMAGE_STD))
 
 
 def tile_grid(width: int, height: int, min_tiles: int, max_tiles: int, tile_size: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The model deployment: the predictor behind dynamic batches."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +13,7 @@ from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.load import Predictor, load_predictor
 from sa2va_ray.predict.predictor import Prediction, Query, most_masks
-from sa2va_ray.serve.config import BatchingConfig
+from sa2va_ray.serve.config import BatchingConfig, ModelArgs
 from sa2va_ray.serve.messages import ModelReply, PromptResult, Question
 from sa2va_ray.serve.metrics import ModelMetrics
 from sa2va_ray.serve.model.batching_gate import BatchingGate
@@ -23,7 +24,9 @@ from sa2va_ray.serve.weighted_semaphore import WeightedSemaphore
 from sa2va_ray.telemetry import LOGGER, Stopwatch
 
 _WARM_UP_SIDES = (64, 512)  # px
+_COMPILED = "compiled"  # folder in the cache
 _NUM_FINISHING = 2  # threads
+_BATCHES_AT_HAND = 2  # one in the model, one for its thread to go on with
 _BATCHES_IN_MEMORY = 3  # one that waits, one in the model, one that is being finished
 _batch: Any = serve.batch  # its annotations know neither methods of several arguments nor the setters it adds
 
@@ -46,18 +49,21 @@ def batch_megapixels(questions: Sequence[Question]) -> int:
 class SegmentationModel:
     """One replica: a model on one device."""
 
-    def __init__(self, name: str, source: ModelSource, cache_dir: str, default_prompt: str, max_prompt_tokens: int):
+    def __init__(self, name: str, source: ModelSource, cache_dir: str, args: ModelArgs, max_prompt_tokens: int):
         prepare_process()
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(cache_dir, _COMPILED)
         self._source, self._max_prompt_tokens = source, max_prompt_tokens
-        self._predictor: Predictor = load_predictor(local_model(source, cache_dir))
-        self._metrics = ModelMetrics(name)
         # CUDA's libraries keep handles and plans by thread: one thread makes them once, and not each of a pool.
         self._thread = ThreadPoolExecutor(1)
+        self._predictor: Predictor = load_predictor(local_model(source, cache_dir))
+        if args.compile:
+            self._thread.submit(self._predictor.compile).result()
+        self._metrics = ModelMetrics(name)
         self._finishing = ThreadPoolExecutor(_NUM_FINISHING)
         self._gate, self._memory = BatchingGate(), WeightedSemaphore(_BATCHES_IN_MEMORY)
         # The first passes are slow (kernels, threads); they should not be a user's.
         for side in _WARM_UP_SIDES:
-            warm_up = [Query(Image.new("RGB", (side, side)), default_prompt)]
+            warm_up = [Query(Image.new("RGB", (side, side)), args.default_prompt)]
             self._thread.submit(self._predictor.predict, warm_up).result()
 
     def reconfigure(self, batching: dict[str, Any]) -> None:
@@ -86,9 +92,9 @@ class SegmentationModel:
                 results += await loop.run_in_executor(self._finishing, self._finish, part, predictions)
         return self._reply(results, predict_ms)
 
-    @_batch(batch_size_fn=batch_megapixels)
+    @_batch(batch_size_fn=batch_megapixels, max_concurrent_batches=_BATCHES_AT_HAND)
     async def _answer(self, questions: list[Question]) -> list[_Predicted]:
-        async with self._gate.batch_running():
+        with self._gate.batch_running():
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_all, questions)
 
     def _predict_all(self, questions: list[Question]) -> list[_Predicted]:

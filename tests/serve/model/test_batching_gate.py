@@ -19,6 +19,7 @@ class Model:
     """As the model deployment: a batch takes a while, one at a time."""
 
     def __init__(self):
+        self._thread = asyncio.Lock()
         self._run.set_max_batch_size(MAX_MEGAPIXELS)
         self._begin()
 
@@ -30,12 +31,17 @@ class Model:
         async with self._gate.admitted(megapixels):
             return await self._run(megapixels)
 
-    @serve.batch(batch_size_fn=lambda items: sum(items) if len(items) > 1 else 1, batch_wait_timeout_s=0.002)
+    @serve.batch(
+        batch_size_fn=lambda items: sum(items) if len(items) > 1 else 1,
+        batch_wait_timeout_s=0.002,
+        max_concurrent_batches=2,
+    )
     async def _run(self, questions: list[int]) -> list[int]:
-        async with self._gate.batch_running():
-            self._batches.append(questions)
-            await asyncio.sleep(0.1)
-            return questions
+        with self._gate.batch_running():
+            async with self._thread:
+                self._batches.append(questions)
+                await asyncio.sleep(0.1)
+                return questions
 
     async def load(self, num_clients: int, num_questions: int) -> list[list[int]]:
         """Clients who come back with their next question a while after each answer."""
@@ -98,7 +104,8 @@ def test_a_batch_that_fails_lets_the_next_one_in():
         gate = BatchingGate(1)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
-                async with asyncio.timeout(10), gate.admitted(1), gate.batch_running():
-                    raise ZeroDivisionError
+                async with asyncio.timeout(10), gate.admitted(1):
+                    with gate.batch_running():
+                        raise ZeroDivisionError
 
     asyncio.run(fail())
