@@ -130,7 +130,8 @@ class CompiledPasses(Passes):
         self._capture("tiles", self.model.encode_tiles, self._zeros(1, 3, *2 * [self.model.config.tile_size]).float())
         for prompt in prompts if self.prefill else ():
             self._capture("prompt", self._hidden_states, prompt)
-        self._capture("images", self._encode, images[1])
+        for each in images:
+            self._capture("images", self._encode, each)
         for each in objects:
             self._capture("masks", self._decode, *each)
 

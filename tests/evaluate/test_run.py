@@ -184,7 +184,8 @@ def test_what_is_no_model_or_has_no_samples_is_refused(exported_uri, prepared_ur
         evaluate(config(str(tmp_path / "empty"), prepared_uri, tmp_path / "out"))
     storage.download_folder(prepared_uri, tmp_path / "data")
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
-    manifest["files"] = {name: facts for name, facts in manifest["files"].items() if not name.startswith("val-")}
+    for key in ("files", "num_rows"):
+        manifest[key] = {name: facts for name, facts in manifest[key].items() if not name.startswith("val-")}
     (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="no samples in the split 'val'"):
         evaluate(config(exported_uri, str(tmp_path / "data"), tmp_path / "out", split="val"))

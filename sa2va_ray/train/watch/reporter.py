@@ -91,8 +91,11 @@ class Reporter:
         return {**metrics, **self._rates}
 
     def saved(self, checkpoint_s: float) -> None:
-        """Counts the seconds that training stood still for a checkpoint."""
+        """Counts the seconds that training stood still for a checkpoint, and sends the curves up to it: a run that goes
+        on from there draws only what comes after."""
         self._meter.checkpoint(checkpoint_s)
+        if self._output:
+            self._output.send()
 
     def validation(self, step: int, result: ValidationResult, validation_s: float) -> dict[str, float]:
         """Reports a validation that took `validation_s`. Returns its metrics."""
@@ -131,7 +134,7 @@ class _Output:
         for tracker in self._trackers:
             tracker.scalars(step, values)
         if time.monotonic() - self._sent_s > _SEND_EVERY_S:
-            self._send_in_background()
+            self.send()
 
     def count_skipped(self, num_samples: int) -> None:
         for tracker in self._trackers:
@@ -150,12 +153,13 @@ class _Output:
     def close(self) -> None:
         if self._is_sending(wait_s=_LAST_SEND_S):
             return
-        self._send_in_background()
+        self.send()
         if not self._is_sending(wait_s=_LAST_SEND_S):
             for tracker in self._trackers:
                 tracker.close()
 
-    def _send_in_background(self) -> None:
+    def send(self) -> None:
+        """In the background, unless the last sending still goes on."""
         if not self._is_sending():
             self._sent_s = time.monotonic()
             self._sender = threading.Thread(target=self._send, name="curves", daemon=True)

@@ -100,12 +100,48 @@ def test_callers_who_leave_take_no_place(model):
 
 
 def test_a_batch_that_fails_lets_the_next_one_in():
-    async def fail() -> None:
-        gate = BatchingGate(1)
-        for _ in range(2):
-            with pytest.raises(ZeroDivisionError):
-                async with asyncio.timeout(10), gate.admitted(1):
-                    with gate.batch_running():
-                        raise ZeroDivisionError
+    gate = BatchingGate(1)
 
-    asyncio.run(fail())
+    async def fail() -> None:
+        async with asyncio.timeout(10), gate.admitted(1):
+            with gate.batch_running():
+                raise ZeroDivisionError
+
+    async def fail_three_times() -> list[BaseException | None]:
+        return await asyncio.gather(*(fail() for _ in range(3)), return_exceptions=True)
+
+    assert [type(error) for error in asyncio.run(fail_three_times())] == 3 * [ZeroDivisionError]
+
+
+def test_a_full_batch_is_let_in_behind_one_that_runs_and_a_smaller_one_waits():
+    gate, admitted = BatchingGate(4), []
+
+    async def ask(name: str, megapixels: int) -> None:
+        async with gate.admitted(megapixels):
+            admitted.append(name)
+            await asyncio.Event().wait()
+
+    async def told(*questions: tuple[str, int]) -> list[str]:
+        tasks.extend(asyncio.create_task(ask(*question)) for question in questions)
+        admitted.clear()
+        await asyncio.sleep(0.01)
+        return sorted(admitted)
+
+    async def load() -> None:
+        assert await told(("a", 1), ("b", 2)) == ["a", "b"]
+        with gate.batch_running():
+            assert await told(("c", 3)) == [], "it could still grow"
+            assert await told(("d", 2)) == ["c"], "nothing fits beside it"
+            assert await told(("e", 9), ("f", 1)) == [], "one batch is at hand"
+            with gate.batch_running():
+                assert await told(("g", 4)) == []
+            assert await told() == ["d"], "a question that is larger than a batch goes alone"
+        assert await told() == []
+        with gate.batch_running():
+            pass
+        assert await told() == ["e"]
+        for task in tasks:
+            task.cancel()
+
+    tasks: list[asyncio.Task] = []
+    asyncio.run(load())
