@@ -130,10 +130,9 @@ class CompiledPasses(Passes):
         self._capture("tiles", self.model.encode_tiles, self._zeros(1, 3, *2 * [self.model.config.tile_size]).float())
         for prompt in prompts if self.prefill else ():
             self._capture("prompt", self._hidden_states, prompt)
-        for each in images:
-            self._capture("images", self._encode, each)
-        for each in objects:
-            self._capture("masks", self._decode, *each)
+        for pixels, seen in zip(images, objects, strict=True):
+            self._capture("images", self._encode, pixels)
+            self._capture("masks", self._decode, *seen)
 
     def _capture(self, name: str, function: Callable, *inputs: Tensor) -> None:
         self._graphs[name, inputs[0].shape] = _Graph(function, inputs)

@@ -109,6 +109,7 @@ class Sa2VAPredictor:
         """
         self._model, self._processor = model, processor
         self._passes = Passes(model)
+        self._num_template_tokens = len(processor.follow_up_ids(""))
         facts = ModelFacts.from_manifest(manifest)
         self.name, self.sha256 = facts.name, facts.sha256
         self.threshold, self.cleanup = facts.threshold, facts.cleanup
@@ -176,7 +177,7 @@ class Sa2VAPredictor:
 
     def num_tokens(self, prompt: str) -> int:
         """How many tokens the prompt's own text has."""
-        return len(self._processor.follow_up_ids(prompt)) - len(self._processor.follow_up_ids(""))
+        return len(self._processor.follow_up_ids(prompt)) - self._num_template_tokens
 
     def _to_predictions(self, queries: Sequence[Query], segmentations: Sequence[Segmentation]) -> list[Prediction]:
         """Those that follow each other with masks of one size come from the GPU together."""

@@ -24,15 +24,26 @@ _NO_TILES = torch.zeros(0, 3, 1, 1)
 class BatchPixels:
     """Of B images, RGB or (H, W, 3) uint8, and of any size; None stands for no image and has no tiles."""
 
-    def __init__(self, processor: Sa2VAProcessor, images: Sequence[RgbPicture | None], device: torch.device):
+    def __init__(
+        self,
+        processor: Sa2VAProcessor,
+        images: Sequence[RgbPicture | None],
+        device: torch.device,
+        with_pil: bool | None = None,
+    ):
+        """
+        Args:
+            with_pil: resize with PIL, which on the CPU is quicker and therefore the default there.
+        """
+        self._with_pil = device.type == "cpu" if with_pil is None else with_pil
         self._processor, self._device, self._num_images = processor, device, len(images)
         self._images = {number: image for number, image in enumerate(images) if image is not None}
-        self._stacks = [] if device.type == "cpu" else _stacks(self._images, device)
+        self._stacks = [] if self._with_pil else _stacks(self._images, device)
 
     def tiles(self) -> list[Tensor]:
         """(T, 3, S, S) float32 of each image, ImageNet-normalised."""
         tiles = [_NO_TILES] * self._num_images
-        if self._device.type == "cpu":
+        if self._with_pil:
             for number in self._images:
                 tiles[number] = self._processor.image_tiles(self._picture(number))
         for numbers, stack in self._stacks:
@@ -43,15 +54,17 @@ class BatchPixels:
 
     def grounding(self, numbers: Sequence[int]) -> Tensor:
         """(len(numbers), 3, G, G) uint8, on the device, of the images of these numbers."""
-        if self._device.type == "cpu":
-            return torch.stack([self._processor.grounding_image(self._picture(number)) for number in numbers])
+        if self._with_pil:
+            made_by_pil = [self._processor.grounding_image(self._picture(number)) for number in numbers]
+            return torch.stack(made_by_pil).to(self._device)
         side = self._processor.config.grounding_size
         made: dict[int, Tensor] = {}
         for stacked, stack in self._stacks:
-            wanted = [place for place, number in enumerate(stacked) if number in numbers]
-            if wanted:
-                resized = self._resized(stacked, stack[wanted] if len(wanted) < len(stacked) else stack, side, side)
-                made |= dict(zip([stacked[place] for place in wanted], resized, strict=True))
+            places = [place for place, number in enumerate(stacked) if number in numbers]
+            if places:
+                wanted = [stacked[place] for place in places]
+                resized = self._resized(wanted, stack if wanted == stacked else stack[places], side, side)
+                made |= dict(zip(wanted, resized, strict=True))
         return torch.stack([made[number] for number in numbers])
 
     def _stack_tiles(self, numbers: Sequence[int], stack: Tensor) -> Tensor:
