@@ -40,7 +40,6 @@ SIZES: dict[str, dict[str, Any]] = {
             "num_attention_heads": 28,
             "num_key_value_heads": 4,
             "intermediate_size": 18944,
-            "vocab_size": 151679,
         }
     },
 }

@@ -104,20 +104,23 @@ class SegmentationModel:
         return [next(predicted) if problem is None else (problem, 0.0) for problem in problems]
 
     def _predict_good(self, questions: list[Question]) -> list[_Predicted]:
+        """Whatever one image does to the model, it must not take the others with it, nor must a batch fail that has no
+        room on the GPU: a batch that fails is answered in two halves."""
         self._metrics.batch(len(questions), megapixels(questions))
         watch = Stopwatch()
+        error: Exception
         try:
             predictions = iter(self._predict(questions))
-        except Exception as error:  # whatever one image does to the model, it must not take the others with it
-            kind = type(error).__name__
-            LOGGER.error(
-                "the model failed on %d images, %d megapixels: %s", len(questions), megapixels(questions), kind
-            )
-            if len(questions) == 1:
-                return [(_problem(error), 1000 * watch.lap_s())]
-            return [self._predict_good([question])[0] for question in questions]
-        predict_ms = 1000 * watch.lap_s()
-        return [([next(predictions) for _ in question.prompts], predict_ms) for question in questions]
+            predict_ms = 1000 * watch.lap_s()
+            return [([next(predictions) for _ in question.prompts], predict_ms) for question in questions]
+        except Exception as found:
+            error = found.with_traceback(None)  # its frames hold the memory that the halves need
+        kind, failed_ms = type(error).__name__, 1000 * watch.lap_s()
+        LOGGER.error("the model failed on %d images, %d megapixels: %s", len(questions), megapixels(questions), kind)
+        if len(questions) == 1:
+            return [(_problem(error), failed_ms)]
+        half = len(questions) // 2
+        return self._predict_good(questions[:half]) + self._predict_good(questions[half:])
 
     def _predict(self, questions: list[Question]) -> list[Prediction]:
         """One prediction for each prompt of each question, not cleaned up yet."""
