@@ -37,9 +37,10 @@ class Turn:
 
 
 def direct(config: dict[str, Any], images: list[bytes]) -> Callable[[int, float], Turn]:
-    """Loads the predictor; returns the function that takes its turns."""
+    """Loads the predictor, compiled as a replica's is; returns the function that takes its turns."""
     torch.set_num_threads(num_threads(config))
     predictor = load_predictor(model_args(config)["uri"])
+    predictor.compile()
     decoded = [Image.open(io.BytesIO(file)).convert("RGB") for file in images]
     largest = max_batch(config)
 

@@ -39,7 +39,7 @@ def ask(model, processor, segment: Callable, request: type) -> dict[str, np.ndar
     for index, image in enumerate(probe_images()):
         requests = [request(image, PROMPT), request(image, PROMPT, ANSWER)]
         spoken, drawn = segment(model, processor, requests, max_new_tokens=MAX_NEW_TOKENS)
-        answers |= {f"text_{index}": np.array(spoken.text), f"logits_{index}": drawn.mask_logits.float().numpy()}
+        answers |= {f"text_{index}": np.array(spoken.text), f"logits_{index}": drawn.mask_logits.float().cpu().numpy()}
     return answers
 
 

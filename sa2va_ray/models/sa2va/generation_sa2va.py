@@ -200,7 +200,7 @@ class _Masks:
     def decode(self, seg_states: Sequence[list[Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """Mask logits (N, H, W) and IoU (N,) of each request."""
         model, sizes = self._passes.model, [self._size(place) for place in self._places]
-        masks = [(torch.zeros(0, *size), torch.zeros(0)) for size in sizes]
+        masks = [(torch.zeros(0, *size, device=model.device), torch.zeros(0)) for size in sizes]
         shown = [n for n, place in enumerate(self._places) if self._images[place] is not None and seg_states[n]]
         if not self._any_rank(bool(shown)):
             return masks
