@@ -28,7 +28,7 @@ from sa2va_ray.models.model_manifest import write_model_manifest
 from sa2va_ray.serve.config import ServeArgs
 
 ROOT = Path(__file__).parents[2]
-PROMPT = "Please segment the blood vessels."
+PROMPT = "Please segment blood vessels in this image."
 IMAGE_SIDE = 512  # px
 METRICS_INTERVAL_S = 1
 REPLY_LIMIT_S = 300

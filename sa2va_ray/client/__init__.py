@@ -1,7 +1,7 @@
 """Client of an endpoint that sa2va_ray serves: `Client`, and `AsyncClient` with the same methods to be awaited.
 
     with Client("http://127.0.0.1:8000") as client:
-        mask = client.segment(Path("image.png"), "Please segment the blood vessels.").mask()
+        mask = client.segment(Path("image.png"), "Please segment blood vessels in this image.").mask()
 
 Of the project it imports nothing, and of others httpx alone; masks are decoded by pycocotools.
 """

@@ -23,7 +23,7 @@ class ModelArgs(Config):
 
     uri: str
     """Exported model, or baseline."""
-    default_prompt: str = "Please segment the blood vessels."
+    default_prompt: str = "Please segment blood vessels in this image."
     """Asked where a request brings no prompt."""
     num_replicas: int = Field(1, gt=0)
     """Copies of the model, where it is not autoscaled."""

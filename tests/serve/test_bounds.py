@@ -13,8 +13,10 @@ import httpx
 import numpy as np
 import pytest
 
+from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
-from sa2va_ray.serve.config import LimitsConfig
+from sa2va_ray.predict.job.config import PredictConfig
+from sa2va_ray.serve.config import LimitsConfig, ModelArgs
 from sa2va_ray.serve.guard.thread_pool import BoundedThreadPool
 from sa2va_ray.serve.http.image_workers import ImageWorkers
 from sa2va_ray.serve.problems import Problem
@@ -199,3 +201,8 @@ def test_an_answer_that_takes_too_long_is_a_problem_and_its_memory_is_free(png):
             assert (slow.value.status, slow.value.title) == (504, "Out of time")
 
     asyncio.run(ask_twice())
+
+
+def test_the_default_question_is_one_that_models_are_trained_on():
+    asked = "<image>\n" + ModelArgs(uri="here").default_prompt
+    assert asked == evaluation_prompt("blood vessels") == PredictConfig(model="m", source="s", out="o").prompt

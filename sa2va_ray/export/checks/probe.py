@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-PROMPT, ANSWER = "Please segment the blood vessels.", "Sure, [SEG]."
+PROMPT, ANSWER = "Please segment blood vessels in this image.", "Sure, [SEG]."
 ANSWERS_FILE = "answers.npz"
 MAX_NEW_TOKENS = 32
 _SIZES = ((512, 512), (256, 512))  # (H, W): one tile, and two with a thumbnail

@@ -71,7 +71,12 @@ SEGMENT: dict[str, Any] = {
     "openapi_extra": _body(
         {"image": _IMAGE, "uri": {"type": "string", "description": "Of an image that the endpoint may fetch."}},
         _FILE,
-        {"image": _TINY_PNG, "prompt": "Please segment the blood vessels.", "threshold": 0.5, "output": "rle"},
+        {
+            "image": _TINY_PNG,
+            "prompt": "Please segment blood vessels in this image.",
+            "threshold": 0.5,
+            "output": "rle",
+        },
     ),
     "responses": problem_responses(*_UPLOAD) | {200: {"content": {"image/png": {"schema": _FILE}}}},
 }
