@@ -79,6 +79,13 @@ def test_a_message_too_large_for_grpc_goes_by_reference():
     assert large.by_reference == [True]
 
 
+def test_small_messages_go_over_grpc_whatever_serve_does_by_default():
+    small = Handle()
+    small._way = True
+    ask(small)
+    assert small.by_reference == [False]
+
+
 def test_a_full_queue_and_a_fault_of_the_replica_are_not_asked_again():
     with pytest.raises(Problem, match="queue is full"):
         ask(Handle(BackPressureError(1, 1)))
