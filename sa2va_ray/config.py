@@ -9,10 +9,10 @@ import os.path
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from sa2va_ray.usage import usage
 
@@ -72,6 +72,9 @@ class Config(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Of random numbers: what numpy and torch both take."""
+
 C = TypeVar("C", bound=Config)
 
 
@@ -87,6 +90,10 @@ def run_job(config_class: type[C], run: Callable[[C], object], arguments: Sequen
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+
+
+_SHOWN_CHARACTERS = 300
+_LARGEST_SHOWN = 10**_SHOWN_CHARACTERS
 
 
 class _Loader(yaml.SafeLoader):
@@ -108,7 +115,7 @@ _YAML_ERRORS = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError,
 def _parse_yaml(text: str, what: str, cure: str) -> Any:
     """Reads YAML. An error tells the place of the fault, and repeats nothing of the text."""
     try:
-        return yaml.load(text, _Loader)
+        return _unshared(yaml.load(text, _Loader))
     except _YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -116,11 +123,18 @@ def _parse_yaml(text: str, what: str, cure: str) -> Any:
         raise UserError(f"{what} is not YAML{place}: {problem}. {cure}") from None
 
 
+def _unshared(value: Any) -> Any:
+    """A copy in which an alias (`*name`) stands for values of its own: an override of one place leaves the other."""
+    if isinstance(value, dict):
+        return {key: _unshared(each) for key, each in value.items()}
+    return [_unshared(each) for each in value] if isinstance(value, list) else value
+
+
 def _parse_override(key: str, text: str) -> Any:
     """A text without quotes is taken as it stands: after a blank, # begins a comment in a file only."""
     cure = f"Put a text with signs that mean something in YAML into quotes: '{key}=\"...\"'."
     value = _parse_yaml(text, f"The value of {key}=", cure)
-    return text.strip() if isinstance(value, str) and text.strip()[0] not in "'\"|>!&*" else value
+    return text.strip() if isinstance(value, str) and text.strip()[:1] not in tuple("'\"|>!&*") else value
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -135,6 +149,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
     values = _parse_yaml(text, str(path), "Compare its indents, brackets and quotes with the files in jobs/configs/.")
+    if values is None:
+        raise UserError(f"{path} is empty: it holds no config keys. See jobs/configs/ for files.")
     if not isinstance(values, dict):
         raise UserError(f"{path} holds {type(values).__name__}, not a YAML mapping of config keys.")
     return values
@@ -167,7 +183,14 @@ def _explain(config_class: type[BaseModel], problem: dict[str, Any]) -> str:
         return f"unknown key {key}; valid here: {', '.join(sorted(owner.model_fields))}"
     if problem["type"] == "missing":
         return f"{key} is required: set it in the YAML file or as {key}=..."
-    return f"{key or 'config'}: {problem['msg']} (got {problem['input']!r})"
+    return f"{key or 'config'}: {problem['msg']} (got {_shortened(problem['input'])})"
+
+
+def _shortened(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > _LARGEST_SHOWN:
+        return f"a number of more than {_SHOWN_CHARACTERS} digits"
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]} ..."
 
 
 def _kinds(annotation: Any) -> set[Any]:
@@ -183,7 +206,7 @@ def _owner(config_class: type[BaseModel], parents: list[str]) -> type[BaseModel]
     """The config class that holds the key below `parents`."""
     for parent in parents:
         field = config_class.model_fields.get(parent)
-        annotation = field.annotation if field else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            config_class = annotation
+        kinds = _kinds(field.annotation) if field else set()  # of `dict[str, Group]`, whose keys have no field, too
+        groups = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        config_class = groups[0] if groups else config_class
     return config_class

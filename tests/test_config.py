@@ -126,7 +126,7 @@ def message(*arguments):
         (b"name: " + b"[" * 20_000, "is not YAML: RecursionError"),
         ("name: Müller\n".encode("latin-1"), r"a\.yaml is not UTF-8 text \(byte 7\)"),
         ("name: a\n".encode("utf-16"), "is not UTF-8 text"),
-        (b"", "holds NoneType, not a YAML mapping"),
+        (b"", "is empty: it holds no config keys"),
         (b"- a\n", "holds list, not a YAML mapping"),
     ],
 )
@@ -157,3 +157,44 @@ def test_an_override_is_not_cut_at_a_hash_sign():
 def test_a_file_with_an_equals_sign_in_its_name_is_a_file(tmp_path):
     (tmp_path / "lr=3.yaml").write_text("name: a\n")
     assert Outer.load([str(tmp_path / "lr=3.yaml")]).name == "a"
+
+
+def test_an_alias_stands_for_values_of_its_own(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("name: a\noptim: &o {lr: 1.0e-3}\nother: *o\n")
+
+    class Pair(Config):
+        name: str
+        optim: Inner
+        other: Inner
+
+    config = Pair.load([str(file), "optim.lr=0.5"])
+    assert (config.optim.lr, config.other.lr) == (0.5, 1e-3)
+
+
+def test_an_alias_that_holds_itself_is_refused(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("name: a\noptim: &o {lr: 1.0e-3, warmup: *o}\n")
+    assert "is not YAML" in message(file, file)
+
+
+@pytest.mark.parametrize("override", ["name=\u00a0", "name=\u3000", "optim.warmup=0x" + 4500 * "f"])
+def test_odd_texts_and_numbers_are_read_or_refused(override):
+    try:
+        Outer.load(["name=a", override])
+    except UserError as error:
+        assert len(str(error)) < 500
+
+
+def test_the_valid_keys_of_a_group_under_a_name_of_the_users_own_are_told():
+    class Many(Config):
+        groups: dict[str, Inner]
+
+    with pytest.raises(UserError, match=r"unknown key groups\.mine\.rate; valid here: betas, is_fast, lr, warmup"):
+        Many.load(["groups.mine.rate=1"])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_have_bounds(seed):
+    with pytest.raises(UserError, match="seed: Input should be"):
+        TrainConfig.load(["jobs/configs/demo.yaml", "data_uri=d", "runs_uri=r", "name=n", f"seed={seed}"])

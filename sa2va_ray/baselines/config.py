@@ -5,6 +5,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from sa2va_ray.cluster.config import ClusterConfig, WorkersConfig
+from sa2va_ray.config import Seed
 from sa2va_ray.data.pipeline import PipelineConfig
 from sa2va_ray.models.baselines.unet import UnetConfig
 from sa2va_ray.models.baselines.vessel_filter import FilterConfig
@@ -25,7 +26,7 @@ class UnetTrainingConfig(WorkersConfig):
     num_epochs: int = Field(100, gt=0)
     global_batch_size: int = Field(8, gt=0)
     """Samples of one optimizer step, over all workers."""
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _all_work(self) -> Self:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from sa2va_ray import storage
-from sa2va_ray.config import Config
+from sa2va_ray.config import Config, Seed
 from sa2va_ray.data.augment import AugmentConfig, augment
 from sa2va_ray.data.sample import decode_image, object_masks
 from sa2va_ray.data.sample_index import SampleIndex
@@ -36,7 +36,7 @@ class PreviewConfig(Config):
     """Rows of the sheet, a sample each, drawn from the split; a smaller split is shown whole."""
     num_variants: int = Field(5, ge=1)
     """Augmented variants in a row, after the original."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides which samples are drawn, and their variants."""
     augment: AugmentConfig = AugmentConfig()
     """What the training to come does: its `pipeline.augment`."""

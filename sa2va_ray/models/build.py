@@ -4,12 +4,14 @@ import hashlib
 from typing import Any, Self
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, model_validator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from sa2va_ray.config import Config
+from sa2va_ray.config import Config, Seed, UserError
 from sa2va_ray.models.loading.load import load_model
+from sa2va_ray.models.loading.place import build_empty_model
 from sa2va_ray.models.lora import TrainableConfig
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
@@ -22,6 +24,27 @@ from sa2va_ray.models.sa2va.processing_sa2va import (
 from sa2va_ray.models.tokenizer import build_tokenizer
 from sa2va_ray.storage import Uri
 
+_SIZES = {
+    "vision_config",
+    "llm_config",
+    "grounding_config",
+    "template",
+    "downsample_ratio",
+    "min_dynamic_patch",
+    "max_dynamic_patch",
+    "use_thumbnail",
+}
+_NO_MODEL = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+"""What transformers, torch and sam2 raise for sizes that do not go together."""
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -45,7 +68,7 @@ class ModelConfig(Config):
     architecture: dict[str, Any] | None = None
     """For a model with random weights: arguments of `Sa2VAConfig`."""
 
-    init_seed: int = 0
+    init_seed: Seed = 0
     """Seed of what is newly initialised."""
 
     trainable: TrainableConfig = Field(default_factory=TrainableConfig)
@@ -79,14 +102,26 @@ def build_model(config: ModelConfig, precision: torch.dtype = torch.float32) -> 
 
 
 def random_architecture(architecture: dict[str, Any] | None) -> tuple[Sa2VAConfig, PreTrainedTokenizerBase]:
-    """Sizes and tokenizer of a model with random weights."""
+    """Sizes and tokenizer of a model with random weights.
+
+    Raises:
+        UserError: sizes of which no model can be made.
+    """
     tokenizer = build_tokenizer()
-    config = Sa2VAConfig(
-        **(architecture or {}),
-        seg_token_id=token_id(tokenizer, SEG_TOKEN),
-        image_token_id=token_id(tokenizer, IMAGE_TOKEN),
-    )
-    config.llm_config.vocab_size = len(tokenizer)
+    sizes = architecture or {}
+    if unknown := sizes.keys() - _SIZES:
+        raise UserError(f"unknown key model.architecture.{sorted(unknown)[0]}; valid here: {', '.join(sorted(_SIZES))}")
+    try:
+        config = Sa2VAConfig(
+            **sizes, seg_token_id=token_id(tokenizer, SEG_TOKEN), image_token_id=token_id(tokenizer, IMAGE_TOKEN)
+        )
+        config.llm_config.vocab_size = len(tokenizer)
+        build_empty_model(config)
+    except _NO_MODEL as error:
+        raise UserError(
+            f"No model has the sizes in model.architecture: {type(error).__name__}: {str(error)[:300]}. Compare them "
+            "with those in jobs/configs/demo.yaml."
+        ) from None
     return config, tokenizer
 
 

@@ -28,8 +28,8 @@ from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, Sa2VAProcessor, 
 class TrainableConfig(Config):
     """Which parts train. What is not named here is frozen: the prompt encoder and the memory parts of SAM 2."""
 
-    lora_rank: int = Field(64, gt=0)
-    lora_alpha: int = Field(128, gt=0)
+    lora_rank: int = Field(64, gt=0, le=4096)
+    lora_alpha: int = Field(128, gt=0, le=2**20)
     """An adapter's output is scaled by alpha / rank."""
     lora_dropout: float = Field(0.1, ge=0, lt=1)
     embeddings: Literal["new_tokens", "all"] = "new_tokens"

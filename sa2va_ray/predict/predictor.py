@@ -47,6 +47,10 @@ class Query:
         threshold: of the probabilities, in [0, 1]; None takes the model's calibrated one.
         cleanup: of the masks; None takes the model's own.
         max_masks: that the answer may have; None for any number.
+
+    Raises:
+        TypeError: the prompt is no text.
+        ValueError: the threshold is out of range.
     """
 
     image: Image.Image | np.ndarray
@@ -55,6 +59,12 @@ class Query:
     threshold: float | None = None
     cleanup: CleanupConfig | None = None
     max_masks: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str):
+            raise TypeError(f"A prompt is a text, not {type(self.prompt).__name__}.")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"The threshold is {self.threshold}; it is of probabilities, so from 0 to 1.")
 
 
 @dataclass(frozen=True)

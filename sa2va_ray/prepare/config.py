@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from sa2va_ray.config import Config
+from sa2va_ray.config import Config, Seed
 from sa2va_ray.storage import Uri
 
 MAX_PIXELS = 8192 * 8192
@@ -38,7 +38,7 @@ class SplitConfig(Config):
     """Share of the patients in the validation split. Not used with `num_folds`."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of the patients in the test split."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed deals the patients anew."""
     num_folds: int | None = Field(None, ge=2)
     """Cross-validation: the patients that are not for test are dealt to so many folds."""

@@ -1,19 +1,24 @@
 """ServeArgs: the `args` of a Serve application in serve_configs/*.yaml."""
 
-from pydantic import Field, model_validator
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
 from ray.serve.config import AutoscalingConfig
 
 from sa2va_ray.config import Config
 from sa2va_ray.serve.guard.fetch import UriPolicy
 
+_MAX_COPIES = 1024
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
 
 class BatchingConfig(Config):
     """How requests are put together. A change of these alone is taken over by running replicas."""
 
-    max_batch_megapixels: int = Field(8, gt=0)
+    max_batch_megapixels: int = Field(8, gt=0, le=1024)
     """Most of one forward pass. An image counts by its pixels times its prompts, and as one megapixel at least, since
     the model sees each at the same size; a larger question than this runs alone."""
-    batch_wait_timeout_s: float = Field(0.0, ge=0)
+    batch_wait_timeout_s: float = Field(0.0, ge=0, le=10)
     """How long a free model waits for more images after the first, s. Those that come while it is busy are put together
     anyway."""
 
@@ -23,14 +28,14 @@ class ModelArgs(Config):
 
     uri: str
     """Exported model, or baseline."""
-    default_prompt: str = "Please segment blood vessels in this image."
+    default_prompt: str = Field("Please segment blood vessels in this image.", min_length=1)
     """Asked where a request brings no prompt."""
-    num_replicas: int = Field(1, gt=0)
+    num_replicas: int = Field(1, gt=0, le=_MAX_COPIES)
     """Copies of the model, where it is not autoscaled."""
     autoscaling: AutoscalingConfig | None = None
     """Serve's own keys: min_replicas, max_replicas, target_ongoing_requests, upscale_delay_s, ..."""
-    cpus_per_replica: float = Field(1.0, ge=0)
-    gpus_per_replica: float = Field(1.0, ge=0)
+    cpus_per_replica: float = Field(1.0, ge=0, le=1024)
+    gpus_per_replica: float = Field(1.0, ge=0, le=1)
     compile: bool = True
     """Whether a replica on a GPU compiles its model before it answers: a minute or two at a node's first start, some
     15 s later. One image is then answered in half the time."""
@@ -42,6 +47,43 @@ class ModelArgs(Config):
     """Requests that a replica holds at a time, waiting for their batch or in it."""
     max_queued_requests: int = Field(64, gt=0)
     """Requests that wait for a replica in each ingress; more are refused with 503."""
+
+    @field_validator("autoscaling", mode="before")
+    @classmethod
+    def _keys_are_known(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (unknown := value.keys() - AutoscalingConfig.model_fields.keys()):
+            valid = ", ".join(sorted(AutoscalingConfig.model_fields))
+            raise ValueError(f"unknown key {sorted(map(str, unknown))[0]}; valid here: {valid}")
+        return value
+
+    @model_validator(mode="after")
+    def _scaling_is_possible(self) -> "ModelArgs":
+        if self.autoscaling is None:
+            return self
+        if "num_replicas" in self.model_fields_set:
+            raise ValueError("give either num_replicas or autoscaling, which has min_replicas and max_replicas")
+        if self.autoscaling.get_target_ongoing_requests() > self.max_ongoing_requests:
+            raise ValueError(
+                f"autoscaling.target_ongoing_requests {self.autoscaling.get_target_ongoing_requests():g} is more than "
+                f"max_ongoing_requests {self.max_ongoing_requests}: no replica would ever be added"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_can_fill(self) -> "ModelArgs":
+        self.check_batching(self.batching)
+        return self
+
+    def check_batching(self, batching: BatchingConfig) -> None:
+        """
+        Raises:
+            ValueError: a batch that could never fill.
+        """
+        if self.max_ongoing_requests < batching.max_batch_megapixels:
+            raise ValueError(
+                f"max_ongoing_requests {self.max_ongoing_requests} is less than batching.max_batch_megapixels "
+                f"{batching.max_batch_megapixels}: a batch could never fill"
+            )
 
 
 class LimitsConfig(Config):
@@ -79,7 +121,7 @@ class LimitsConfig(Config):
 class ServeArgs(Config):
     """One endpoint with one or several models."""
 
-    models: dict[str, ModelArgs] = Field(min_length=1)
+    models: dict[Annotated[str, Field(pattern=_NAME)], ModelArgs] = Field(min_length=1)
     """The models, each under the name by which requests ask for it."""
     default_model: str | None = None
     """Answers requests that name none. To be given where there are several."""
@@ -98,23 +140,13 @@ class ServeArgs(Config):
     cache_dir: str = "/tmp/sa2va_ray/models"
     """Where nodes keep models from object storage, so that a replica can start again without it, and what was compiled
     for their GPUs. Only who runs the endpoint may write there."""
-    num_ingresses: int = Field(1, gt=0)
+    num_ingresses: int = Field(1, gt=0, le=_MAX_COPIES)
     """Copies of the HTTP side. One decodes and encodes about as fast as one core can."""
 
     @model_validator(mode="after")
     def _default_is_served(self) -> "ServeArgs":
         if self.default_model not in ({None} if len(self.models) == 1 else set()) | self.models.keys():
             raise ValueError(f"default_model {self.default_model}: give one of {', '.join(sorted(self.models))}")
-        return self
-
-    @model_validator(mode="after")
-    def _batches_can_fill(self) -> "ServeArgs":
-        for name, model in self.models.items():
-            if model.max_ongoing_requests < model.batching.max_batch_megapixels:
-                raise ValueError(
-                    f"models.{name}: max_ongoing_requests {model.max_ongoing_requests} is less than "
-                    f"batching.max_batch_megapixels {model.batching.max_batch_megapixels}: a batch could never fill"
-                )
         return self
 
     def default_name(self) -> str:

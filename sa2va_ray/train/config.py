@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from sa2va_ray.cluster.config import ClusterConfig, WorkersConfig
-from sa2va_ray.config import Config
+from sa2va_ray.config import Config, Seed
 from sa2va_ray.data.pipeline import PipelineConfig
 from sa2va_ray.metrics import CATALOGUE, VALIDATION_METRICS
 from sa2va_ray.models.build import ModelConfig
@@ -62,7 +62,7 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     """Samples of one optimizer step, over all workers."""
     micro_batch_size: int = Field(1, gt=0)
     """Most samples of one forward pass of one worker. Accumulation follows from it."""
-    seed: int = 0
+    seed: Seed = 0
 
     num_workers: int = Field(4, gt=0)
     precision: Literal["auto", "bf16", "fp32"] = "auto"

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sa2va_ray.models.build import PRECISIONS, build_model
+from sa2va_ray.config import UserError
+from sa2va_ray.models.build import PRECISIONS, build_model, random_architecture
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -17,3 +18,17 @@ def test_weights_take_the_precision_and_rotary_tables_keep_theirs(demo_architect
     assert tables
     for name, table in tables.items():
         torch.testing.assert_close(model.get_buffer(name), table, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"hidden": 3}, r"unknown key model\.architecture\.hidden; valid here: downsample_ratio"),
+        ({"llm_config": "big"}, "No model has the sizes"),
+        ({"llm_config": {"hidden_size": -5}}, "No model has the sizes"),
+        ({"vision_config": {"hidden_size": 2.5}}, "No model has the sizes"),
+    ],
+)
+def test_sizes_of_which_no_model_can_be_made_are_told(sizes, said):
+    with pytest.raises(UserError, match=said):
+        random_architecture(sizes)

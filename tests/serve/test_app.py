@@ -25,7 +25,7 @@ from sa2va_ray.serve.app import build_app
 from sa2va_ray.serve.config import ServeArgs
 
 ROOT = Path(__file__).parents[2]
-PROMPT = "Please segment the blood vessels."
+PROMPT = "Please segment blood vessels in this image."
 HTTP = httpx.Client(timeout=60)  # two busy cores may take longer than the default of 5 s
 
 

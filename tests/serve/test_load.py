@@ -32,7 +32,7 @@ from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 pytestmark = pytest.mark.soak
 
 ROOT = Path(__file__).parents[2]
-PROMPT = "Please segment the blood vessels."
+PROMPT = "Please segment blood vessels in this image."
 NUM_CLIENTS, LOAD_S = 32, 120
 PATIENCE_S = 90  # of a client that is told to come again
 

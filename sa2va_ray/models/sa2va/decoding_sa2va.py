@@ -7,6 +7,7 @@ decoding goes on from the first difference. The result is that of plain greedy d
 Shapes: B prompts, L tokens, D width of the language model, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+_LEAST_TEMPERATURE = 1e-6  # far below it quotients overflow
+
 AnyRank = Callable[[bool], bool]
 """Whether a thing is so in any of the processes that share a model, all of which ask at the same places. `bool` is
 that of a process on its own."""
@@ -23,11 +26,21 @@ that of a process on its own."""
 
 @dataclass(frozen=True)
 class Sampling:
-    """Draws tokens instead of taking the likeliest: `temperature` > 0, and `top_p` in (0, 1], the share of the
-    probability that the likeliest tokens must have together to be drawn from."""
+    """Draws tokens instead of taking the likeliest: `temperature` of 1e-6 and more, and `top_p` in (0, 1], the share of
+    the probability that the likeliest tokens must have together to be drawn from.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
 
     temperature: float
     top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not _LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}; give {_LEAST_TEMPERATURE} or more, or 0 for greedy.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; give a share above 0 and up to 1.")
 
 
 @dataclass

@@ -86,7 +86,10 @@ def segment(
 
     Raises:
         TooManyMasksError: an answer has more masks than its request allows.
+        ValueError: a request that contradicts itself.
     """
+    if type(max_new_tokens) is not int or max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; give a whole number of 1 or more.")
     passes = passes or Passes(model)
     images, places = _distinct([request.image for request in requests])
     pixels = BatchPixels(processor, images, model.device)
@@ -94,11 +97,15 @@ def segment(
     regions = [
         torch.zeros(0, processor.config.tokens_per_tile, dtype=torch.bool)
         if request.regions is None
-        else processor.region_masks(request.regions)
+        else processor.region_masks(_checked_regions(request.regions))
         for request in requests
     ]
     num_tiles = [len(tiles[place]) for place in places]
     prompt_ids = [_prompt_ids(processor, *each) for each in zip(requests, num_tiles, regions, strict=True)]
+    for ids, count, of_regions in zip(prompt_ids, num_tiles, regions, strict=True):
+        _check_image_places(
+            ids.count(processor.image_token_id), count * processor.config.tokens_per_tile + int(of_regions.sum())
+        )
     image_tokens = _image_tokens(passes, tiles, places, regions)
     guess = "" if sampling else draft
     replies = [guess if request.answer is None else request.answer for request in requests]
@@ -134,6 +141,21 @@ def _check_num_masks(num_masks: int, most: int | None) -> None:
         )
 
 
+def _checked_regions(regions: np.ndarray) -> np.ndarray:
+    if np.ndim(regions) != 3 or not np.size(regions):
+        raise ValueError(f"Regions have the shape {np.shape(regions)}; give (R, H, W) with R of 1 or more.")
+    return regions
+
+
+def _check_image_places(num_places: int, num_tokens: int) -> None:
+    """Of each request, since those of a batch are filled in one row: what one has too many the next would have."""
+    if num_places != num_tokens:
+        raise ValueError(
+            f"The conversation has room for {num_places} image tokens, the image gives {num_tokens}. What was said "
+            "before has to show its image once (<image>), and nothing else that stands for one."
+        )
+
+
 def _distinct(images: Sequence[RgbPicture | None]) -> tuple[list[RgbPicture | None], list[int]]:
     """The images without repetition, and where in these each one is."""
     found = {id(image): image for image in images}
@@ -142,6 +164,8 @@ def _distinct(images: Sequence[RgbPicture | None]) -> tuple[list[RgbPicture | No
 
 
 def _prompt_ids(processor: Sa2VAProcessor, request: Request, num_tiles: int, regions: Tensor) -> list[int]:
+    if request.past_text and request.history:
+        raise ValueError("What was said before is given twice, as history and as past_text. Give one of them.")
     if len(regions) and (request.past_text or request.history or request.image is None):
         raise ValueError(
             f"The question has {len(regions)} regions, which stand beside the image in the first question of a talk. "

@@ -200,7 +200,7 @@ class Sa2VAModel(PreTrainedModel):
         if not isinstance(text, str):
             raise TypeError(f"text must be a text, not {type(text).__name__}: predict_forward(image, text, tokenizer).")
         _check_tokenizer(tokenizer, "predict_forward(image, text, tokenizer)")
-        regions = None if mask_prompts is None else np.asarray(mask_prompts[0])
+        regions = np.asarray(mask_prompts[0]) if mask_prompts is not None and len(mask_prompts) else None
         request = Request(_rgb(image), prompt=text, past_text=past_text, regions=regions)
         result = segment(self, Sa2VAProcessor(self.config, tokenizer), [request], max_new_tokens=max_new_tokens)[0]
         masks = (result.mask_logits.sigmoid() > 0.5).cpu().numpy()

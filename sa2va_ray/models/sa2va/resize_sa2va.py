@@ -15,6 +15,7 @@ from torch import Tensor
 _PRECISION_BITS = 22
 _SUPPORT = 2.0  # of the bicubic kernel, in input pixels
 _SHARPNESS = -0.5
+_MAX_QUESTIONS = 64  # a few pixels come out alike in either order by chance
 
 
 def resize(pixels: Tensor, width: int, height: int) -> Tensor:
@@ -38,14 +39,22 @@ def _is_width_first(width: int, height: int, new_width: int, new_height: int, de
     is asked with noise."""
     if width == new_width or height == new_height:
         return True
-    noise = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
-    expected = torch.from_numpy(np.array(Image.fromarray(noise).resize((new_width, new_height)))).to(device)
-    pixels = torch.from_numpy(noise).to(device)
-    if torch.equal(expected, _resampled(_resampled(pixels, -1, new_width), -2, new_height)):
-        return True
-    if torch.equal(expected, _resampled(_resampled(pixels, -2, new_height), -1, new_width)):
-        return False
-    raise UnknownOrderError(f"PIL resizes {width} x {height} to {new_width} x {new_height} in a way of its own.")
+    for seed in range(_MAX_QUESTIONS):
+        noise = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+        pixels = torch.from_numpy(noise).to(device)
+        width_first = _resampled(_resampled(pixels, -1, new_width), -2, new_height)
+        height_first = _resampled(_resampled(pixels, -2, new_height), -1, new_width)
+        if not torch.equal(width_first, height_first):
+            by_pil = torch.from_numpy(np.array(Image.fromarray(noise).resize((new_width, new_height)))).to(device)
+            return _which(by_pil, width_first, height_first)
+    return True  # of so few pixels that it makes no difference
+
+
+def _which(by_pil: Tensor, width_first: Tensor, height_first: Tensor) -> bool:
+    if torch.equal(by_pil, width_first) or torch.equal(by_pil, height_first):
+        return torch.equal(by_pil, width_first)
+    height, width = by_pil.shape
+    raise UnknownOrderError(f"PIL resizes to {width} x {height} in a way of its own.")
 
 
 def _resampled(pixels: Tensor, dim: int, size: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 from ray import serve
 
+from sa2va_ray.config import UserError
 from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.load import Predictor, load_predictor
@@ -52,23 +53,33 @@ class SegmentationModel:
     def __init__(self, name: str, source: ModelSource, cache_dir: str, args: ModelArgs, max_prompt_tokens: int):
         prepare_process()
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(cache_dir, _COMPILED)
-        self._source, self._max_prompt_tokens = source, max_prompt_tokens
+        self._source, self._args, self._max_prompt_tokens = source, args, max_prompt_tokens
         # CUDA's libraries keep handles and plans by thread: one thread makes them once, and not each of a pool.
         self._thread = ThreadPoolExecutor(1)
         self._predictor: Predictor = load_predictor(local_model(source, cache_dir))
+        if (most := self._predictor.num_tokens(args.default_prompt)) > max_prompt_tokens:
+            raise UserError(f"default_prompt has {most} tokens, limits.max_prompt_tokens is {max_prompt_tokens}.")
         if args.compile:
             self._thread.submit(self._predictor.compile).result()
         self._metrics = ModelMetrics(name)
         self._finishing = ThreadPoolExecutor(_NUM_FINISHING)
-        self._gate, self._memory = BatchingGate(), WeightedSemaphore(_BATCHES_IN_MEMORY)
+        self._gate, self._memory = BatchingGate(), WeightedSemaphore(0)  # until `reconfigure`
         # The first passes are slow (kernels, threads); they should not be a user's.
         for side in _WARM_UP_SIDES:
             warm_up = [Query(Image.new("RGB", (side, side)), args.default_prompt)]
             self._thread.submit(self._predictor.predict, warm_up).result()
 
     def reconfigure(self, batching: dict[str, Any]) -> None:
-        """Serve calls it with the `user_config`, at the start and whenever that changes."""
-        config = BatchingConfig.parse(batching)
+        """Serve calls it with the `user_config`, at the start and whenever that changes. A replica that is at work goes
+        on as it was where that is wrong: to end with an error would end the endpoint."""
+        try:
+            config = BatchingConfig.parse(batching)
+            self._args.check_batching(config)
+        except (UserError, ValueError) as error:
+            if not self._memory.size:
+                raise
+            LOGGER.error("the batching stays as it was: %s", error)
+            return
         self._gate.max_megapixels = config.max_batch_megapixels
         self._memory.size = _BATCHES_IN_MEMORY * config.max_batch_megapixels
         self._answer.set_max_batch_size(config.max_batch_megapixels)

@@ -48,13 +48,17 @@ def test_resized_as_by_pil_at_any_sizes(hard):
         ((448, 600), (448, 448)),
         ((300, 448), (448, 448)),
         ((448, 448), (448, 448)),
+        ((3, 6), (2, 3)),  # so few pixels that one noise does not tell the order
+        ((363, 786), (3, 12)),
+        ((24, 64), (1, 8)),
         ((57, 367), (20, 134)),  # columns first, in Pillow 13
         ((363, 300), (196, 132)),  # rows first, for all that both shrink
     ],
 )
 def test_resized_as_by_pil_where_it_is_likeliest_to_differ(size, new_size):
-    pixels = noise(*size)
-    assert np.array_equal(by_tensors(pixels, *new_size), by_pil(pixels, *new_size))
+    for _ in range(20 if max(size) < 100 else 1):
+        pixels = noise(*size)
+        assert np.array_equal(by_tensors(pixels, *new_size), by_pil(pixels, *new_size))
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,6 @@ def test_a_pil_that_resizes_in_another_way_is_noticed(monkeypatch):
     resize_sa2va._is_width_first.cache_clear()
     monkeypatch.setattr(resize_sa2va, "_SHARPNESS", -0.75)
     resize_sa2va._taps.cache_clear()
-    with pytest.raises(UnknownOrderError, match="40 x 30 to 80 x 50"):
+    with pytest.raises(UnknownOrderError, match="to 80 x 50"):
         resize(torch.zeros(3, 30, 40, dtype=torch.uint8), 80, 50)
     resize_sa2va._taps.cache_clear()

@@ -212,3 +212,30 @@ def test_an_answer_of_more_masks_than_allowed_is_refused_before_they_are_made(pa
     assert num_masks(5) == num_masks(None)
     with pytest.raises(TooManyMasksError, match="has 5 masks, where 4 are allowed"):
         num_masks(4)
+
+
+@pytest.mark.parametrize("max_new_tokens", [0, -3, 1.5, True])
+def test_the_length_of_an_answer_is_a_whole_number(random_model, max_new_tokens):
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        segment(*random_model, [Request(None, "Hello?")], max_new_tokens=max_new_tokens)
+
+
+@pytest.mark.parametrize("values", [(float("nan"), 1.0), (-1.0, 1.0), (1e-45, 1.0), (1.0, 0.0), (1.0, 5.0)])
+def test_tokens_are_drawn_with_sensible_values_only(values):
+    with pytest.raises(ValueError, match=r"temperature is|top_p is"):
+        Sampling(*values)
+
+
+def test_the_images_of_two_requests_do_not_mix(random_model):
+    """One conversation has a place too many, the other one too few: together they would come out even."""
+    image = Image.new("RGB", (40, 40))
+    said = [Request(image, "a", past_text="<image> <image>"), Request(image, "a", past_text="hello")]
+    for requests in (said, said[:1], said[1:]):
+        with pytest.raises(ValueError, match="room for"):
+            segment(*random_model, requests, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4), (4, 4)])
+def test_regions_have_a_shape(random_model, shape):
+    with pytest.raises(ValueError, match="Regions have the shape"):
+        segment(*random_model, [Request(Image.new("RGB", (4, 4)), "a", regions=np.zeros(shape, bool))])

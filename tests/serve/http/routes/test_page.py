@@ -28,7 +28,7 @@ from sa2va_ray.predict.predictor import Query
 from sa2va_ray.serve.http.routes.page import router as page_router
 from tests.serve.browser import Page, chromium, new_page
 
-PROMPT = "Please segment the blood vessels."
+PROMPT = "Please segment blood vessels in this image."
 STEP = 1 / 65535  # of the probabilities in a 16-bit PNG
 LIMITS = {"max_upload_bytes": 8 * 10**6, "max_image_pixels": 10**6, "max_prompt_characters": 2000, "max_prompts": 8}
 
