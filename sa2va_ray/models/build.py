@@ -1,6 +1,7 @@
 """ModelConfig -> model and processor."""
 
 import hashlib
+from copy import deepcopy
 from typing import Any, Self
 
 import torch
@@ -116,7 +117,8 @@ def random_architecture(architecture: dict[str, Any] | None) -> tuple[Sa2VAConfi
             **sizes, seg_token_id=token_id(tokenizer, SEG_TOKEN), image_token_id=token_id(tokenizer, IMAGE_TOKEN)
         )
         config.llm_config.vocab_size = len(tokenizer)
-        build_empty_model(config)
+        with torch.random.fork_rng():
+            build_empty_model(deepcopy(config))
     except _NO_MODEL as error:
         raise UserError(
             f"No model has the sizes in model.architecture: {type(error).__name__}: {str(error)[:300]}. Compare them "

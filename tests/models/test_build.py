@@ -32,3 +32,9 @@ def test_weights_take_the_precision_and_rotary_tables_keep_theirs(demo_architect
 def test_sizes_of_which_no_model_can_be_made_are_told(sizes, said):
     with pytest.raises(UserError, match=said):
         random_architecture(sizes)
+
+
+def test_looking_at_sizes_draws_no_random_numbers(demo_architecture):
+    state = torch.get_rng_state()
+    random_architecture(demo_architecture.architecture)
+    assert torch.equal(torch.get_rng_state(), state)
