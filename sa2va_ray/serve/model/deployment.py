@@ -18,6 +18,7 @@ from sa2va_ray.serve.config import BatchingConfig, ModelArgs
 from sa2va_ray.serve.messages import ModelReply, PromptResult, Question
 from sa2va_ray.serve.metrics import ModelMetrics
 from sa2va_ray.serve.model.batching_gate import BatchingGate
+from sa2va_ray.serve.model.compile_cache import compile_cache
 from sa2va_ray.serve.model.weights import ModelSource, local_model
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.process_setup import prepare_process
@@ -25,7 +26,6 @@ from sa2va_ray.serve.weighted_semaphore import WeightedSemaphore
 from sa2va_ray.telemetry import LOGGER, Stopwatch
 
 _WARM_UP_SIDES = (64, 512)  # px
-_COMPILED = "compiled"  # folder in the cache
 _NUM_FINISHING = 2  # threads
 _BATCHES_AT_HAND = 2  # one in the model, one for its thread to go on with
 _BATCHES_IN_MEMORY = 3  # one that waits, one in the model, one that is being finished
@@ -52,14 +52,17 @@ class SegmentationModel:
 
     def __init__(self, name: str, source: ModelSource, cache_dir: str, args: ModelArgs, max_prompt_tokens: int):
         prepare_process()
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(cache_dir, _COMPILED)
         self._source, self._args, self._max_prompt_tokens = source, args, max_prompt_tokens
         # CUDA's libraries keep handles and plans by thread: one thread makes them once, and not each of a pool.
         self._thread = ThreadPoolExecutor(1)
         self._predictor: Predictor = load_predictor(local_model(source, cache_dir))
         if (most := self._predictor.num_tokens(args.default_prompt)) > max_prompt_tokens:
-            raise UserError(f"default_prompt has {most} tokens, limits.max_prompt_tokens is {max_prompt_tokens}.")
+            raise UserError(
+                f"default_prompt has {most} tokens, limits.max_prompt_tokens is {max_prompt_tokens}. Shorten the one, "
+                "or raise the other."
+            )
         if args.compile:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = compile_cache(cache_dir)
             self._thread.submit(self._predictor.compile).result()
         self._metrics = ModelMetrics(name)
         self._finishing = ThreadPoolExecutor(_NUM_FINISHING)

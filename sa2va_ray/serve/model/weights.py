@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ def _check(source: ModelSource, uri: str) -> None:
 
 def _delete_unused(cache_dir: Path) -> None:
     """All but the models that were used last, and none that a process uses, or is downloading."""
-    folders = sorted((each for each in cache_dir.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime)
+    models = (each for each in cache_dir.iterdir() if each.is_dir() and re.fullmatch(r"[0-9a-f]{64}", each.name))
+    folders = sorted(models, key=lambda each: each.stat().st_mtime)
     unused = []
     with ExitStack() as locks:
         for folder in folders:
