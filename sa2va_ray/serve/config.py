@@ -139,7 +139,7 @@ class ServeArgs(Config):
     default."""
     cache_dir: str = "/tmp/sa2va_ray/models"
     """Where nodes keep models from object storage, so that a replica can start again without it, and what was compiled
-    for their GPUs. Only who runs the endpoint may write there."""
+    for their GPUs. Only who runs the endpoint should be able to write there."""
     num_ingresses: int = Field(1, gt=0, le=_MAX_COPIES)
     """Copies of the HTTP side. One decodes and encodes about as fast as one core can."""
 
