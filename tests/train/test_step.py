@@ -35,6 +35,7 @@ CASES = {
     "short: one sample for all": [SEGMENTED],
     "short: an uneven rest": [SEGMENTED, LONG, NO_MASK, SEGMENTED],
 }
+TWO = pytest.param(2, marks=pytest.mark.cluster)  # a group of processes of torch.distributed
 THREE = pytest.param(3, marks=pytest.mark.soak)  # on two cores they take as long as one and two together
 POISON = 6  # seed of the sample whose loss is not finite
 
@@ -45,7 +46,7 @@ def results(tmp_path_factory):
     return cache(lambda n: ranks.run_ranks(__file__, n, tmp_path_factory.mktemp(f"ranks{n}")))
 
 
-@pytest.mark.parametrize("num_workers", [2, THREE])
+@pytest.mark.parametrize("num_workers", [TWO, THREE])
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_does_not_depend_on_how_it_was_cut(results, case, num_workers):
     """Float32 sums of a few hundred terms in another order: relative differences of some 1e-6."""
@@ -63,7 +64,7 @@ def test_cases_with_masks_have_mask_losses(results):
     assert all(losses[case]["loss_language"] > 0 for case in CASES)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, THREE])
+@pytest.mark.parametrize("num_workers", [1, TWO, THREE])
 def test_a_loss_that_is_not_finite_costs_its_micro_step_and_names_its_sample(results, num_workers):
     found = results(num_workers)["poisoned"]
     assert found["skipped_ids"] == [f"sample-{POISON}"]
@@ -72,7 +73,7 @@ def test_a_loss_that_is_not_finite_costs_its_micro_step_and_names_its_sample(res
     assert found["weights_are_finite"]
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, THREE])
+@pytest.mark.parametrize("num_workers", [1, TWO, THREE])
 def test_weights_that_are_lost_end_the_run_on_all_ranks(results, num_workers):
     assert "weights are lost" in results(num_workers)["lost"]
 

@@ -20,6 +20,8 @@ from sa2va_ray.train.errors import RunStoppedError
 from tests.train import ranks
 from tests.train.saved_runs import DATA_SHA256, NAMES, damage, run_config, save, tensors_of
 
+pytestmark = pytest.mark.cluster  # a group of processes of torch.distributed
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):

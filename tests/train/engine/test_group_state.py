@@ -13,6 +13,8 @@ from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.deepspeed import build_engine
 from sa2va_ray.train.engine.group_state import group_states
 
+pytestmark = pytest.mark.cluster  # a group of processes of torch.distributed
+
 STEPS = 3
 
 
