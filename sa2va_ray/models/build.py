@@ -2,6 +2,7 @@
 
 import hashlib
 from copy import deepcopy
+from inspect import signature
 from typing import Any, Self
 
 import torch
@@ -25,16 +26,7 @@ from sa2va_ray.models.sa2va.processing_sa2va import (
 from sa2va_ray.models.tokenizer import build_tokenizer
 from sa2va_ray.storage import Uri
 
-_SIZES = {
-    "vision_config",
-    "llm_config",
-    "grounding_config",
-    "template",
-    "downsample_ratio",
-    "min_dynamic_patch",
-    "max_dynamic_patch",
-    "use_thumbnail",
-}
+_SIZES = signature(Sa2VAConfig.__init__).parameters.keys() - {"self", "kwargs", "seg_token_id", "image_token_id"}
 _NO_MODEL = (
     ArithmeticError,
     AssertionError,

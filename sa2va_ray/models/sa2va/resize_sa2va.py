@@ -46,11 +46,12 @@ def _is_width_first(width: int, height: int, new_width: int, new_height: int, de
         height_first = _resampled(_resampled(pixels, -2, new_height), -1, new_width)
         if not torch.equal(width_first, height_first):
             by_pil = torch.from_numpy(np.array(Image.fromarray(noise).resize((new_width, new_height)))).to(device)
-            return _which(by_pil, width_first, height_first)
+            return _is_first_of(by_pil, width_first, height_first)
     return True  # of so few pixels that it makes no difference
 
 
-def _which(by_pil: Tensor, width_first: Tensor, height_first: Tensor) -> bool:
+def _is_first_of(by_pil: Tensor, width_first: Tensor, height_first: Tensor) -> bool:
+    """Whether PIL's result is the first of the two that it may be."""
     if torch.equal(by_pil, width_first) or torch.equal(by_pil, height_first):
         return torch.equal(by_pil, width_first)
     height, width = by_pil.shape
