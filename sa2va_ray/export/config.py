@@ -9,14 +9,21 @@ from sa2va_ray.storage import Uri
 
 
 class ExportConfig(Config):
-    """One export (`checkpoint` and `out`), or the checks on a folder that is there (`verify`)."""
+    """One export (`checkpoint`, `out`); an exported model in 8 bits (`model`, `quantise`, `out`); or the checks on a
+    folder that is there (`verify`)."""
 
     checkpoint: Uri | None = None
     """A checkpoint folder, or a run's folder, which stands for its newest complete checkpoint."""
+    model: Uri | None = None
+    """An exported folder, to be quantised; its threshold and clean-up are kept."""
+    quantise: Literal["int8"] | None = None
+    """`int8`: the language model's linear layers in 8 bits (extra `quantise`), for GPUs with less memory. Nothing is
+    exported unless its masks of two drawn images have IoU >= 0.995 with those of `model`, and its text is the same."""
     out: Uri | None = None
     """Folder of the exported model, local or s3://. An exported model there is replaced once the new one has passed."""
-    name: str = Field("sa2va", pattern=r"^\w[\w .+()-]{0,99}$")
-    """Name of the model, shown in its card: letters, digits and ` .+()_-`, which mean nothing in Markdown."""
+    name: str | None = Field(None, pattern=r"^\w[\w .+()-]{0,99}$")
+    """Name of the model, shown in its card: letters, digits and ` .+()_-`, which mean nothing in Markdown. `sa2va` by
+    default; of a quantised model, that of the full one and "int8"."""
     layout: Literal["own", "upstream"] = "own"
     """`upstream`: tensor names and config.json of upstream's code, which is not in the folder."""
     max_shard_gib: float = Field(4.0, gt=0)
@@ -31,8 +38,22 @@ class ExportConfig(Config):
 
     @model_validator(mode="after")
     def _one_task(self) -> Self:
-        if self.verify is None and (self.checkpoint is None or self.out is None):
-            raise ValueError("give checkpoint=... and out=..., or verify=... alone")
-        if self.verify is not None and (self.checkpoint is not None or self.out is not None):
-            raise ValueError("verify=... checks a folder that is there: leave checkpoint and out")
+        given = [key for key in ("checkpoint", "model", "verify") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give one of checkpoint=... (with out=...), model=... (with quantise=int8 and out=...) and verify=...; "
+                f"you gave {' and '.join(given) or 'none'}"
+            )
+        if (self.out is None) != (self.verify is not None):
+            raise ValueError(
+                "verify=... checks a folder that is there: leave out" if self.out else "out=... is missing"
+            )
+        if (self.quantise is None) != (self.model is None):
+            raise ValueError(
+                "quantise=int8 takes an exported model: export the checkpoint first, then give the folder as model=..."
+                if self.quantise
+                else "model=... is exported already: give quantise=int8, or verify=... to check it"
+            )
+        if self.quantise and self.layout != "own":
+            raise ValueError("a quantised model has layout=own: upstream's code does not load it")
         return self

@@ -28,10 +28,14 @@ def write_model_files(folder: Path, config: Sa2VAConfig, processor: Sa2VAProcess
         _write_json(folder, upstream_config(config))
         return
     config.save_pretrained(folder)
-    values = json.loads((folder / "config.json").read_text())
-    _write_json(folder, {**values, "architectures": ["Sa2VAModel"], "dtype": "bfloat16", "auto_map": _CODE})
+    update_config(folder, {"architectures": ["Sa2VAModel"], "dtype": "bfloat16", "auto_map": _CODE})
     for name in MODEL_FILES:
         shutil.copy(Path(sa2va.__path__[0]) / name, folder / name)
+
+
+def update_config(folder: Path, values: dict) -> None:
+    """Puts values into a folder's config.json, in place of those of the same names."""
+    _write_json(folder, {**json.loads((folder / "config.json").read_text()), **values})
 
 
 def _write_json(folder: Path, values: dict) -> None:

@@ -21,10 +21,12 @@ from sa2va_ray.export.hub_upload import check_hub, upload_to_hub
 from sa2va_ray.export.merge import Trained
 from sa2va_ray.export.model_card import write_model_card
 from sa2va_ray.export.model_files import write_model_files
+from sa2va_ray.export.quantise import write_quantised
 from sa2va_ray.export.shards import write_weights
 from sa2va_ray.export.target import (
     check_fetch_space,
     check_model_space,
+    check_space,
     check_target,
     publish,
     staging_folder,
@@ -43,12 +45,13 @@ from sa2va_ray.models.trained_weights import LocalCheckpoint, build_base, open_c
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress, log_result
 
 _NUM_STAGES = 3
+_NAME = "sa2va"
 _THRESHOLD = 0.5  # upstream's; calibration writes the model's own
 
 
 def export(config: ExportConfig) -> str:
-    """Merges a checkpoint into its base, writes one folder, checks it, and puts it at `config.out` and on the hub; or
-    checks the folder `config.verify`.
+    """Merges a checkpoint into its base, or puts an exported model's weights into 8 bits, writes one folder, checks it,
+    and puts it at `config.out` and on the hub; or checks the folder `config.verify`.
 
     Returns:
         the model's SHA-256, which names its weights and code in every later result.
@@ -62,19 +65,37 @@ def export(config: ExportConfig) -> str:
         check_hub(config.hub_repo)
     if config.verify is not None:
         return _verify(config, config.verify)
-    assert config.checkpoint is not None
     assert config.out is not None
-    storage.check_outside(config.out, {"checkpoint": config.checkpoint}, replaced=True)
+    source = {"model": config.model} if config.model else {"checkpoint": config.checkpoint or ""}
+    storage.check_outside(config.out, source, replaced=True)
     check_target(config.out)
-    uri = find_checkpoint(config.checkpoint)
-    with _opened(uri) as checkpoint, staging_folder(config.out) as staged:
-        model_sha256 = _write_and_check(staged, config, checkpoint)
+    with staging_folder(config.out) as staged:
+        model_sha256 = _quantise(staged, config) if config.model else _export_checkpoint(staged, config)
         folder = publish(staged, config.out)
         if config.hub_repo:
             _upload(folder, config)
-    LOGGER.info("exported: %s, step %d, model %s", config.out, checkpoint.state.step, model_sha256[:12])
-    log_result(config.out, "jobs.calibrate", f"model={config.out}", "data_uri=DATA")
+    LOGGER.info("exported: %s, model %s", config.out, model_sha256[:12])
+    if config.model:
+        log_result(config.out, "jobs.evaluate", f"model={config.out}", "data_uri=DATA", "out=EVALUATION")
+    else:
+        log_result(config.out, "jobs.calibrate", f"model={config.out}", "data_uri=DATA")
     return model_sha256
+
+
+def _export_checkpoint(staged: Path, config: ExportConfig) -> str:
+    assert config.checkpoint is not None
+    with _opened(find_checkpoint(config.checkpoint)) as checkpoint:
+        LOGGER.info("exporting %s, step %d", checkpoint.uri, checkpoint.state.step)
+        return _write_and_check(staged, config, checkpoint)
+
+
+def _quantise(staged: Path, config: ExportConfig) -> str:
+    assert config.model is not None
+    check_space(staged, storage.size(config.model), "The quantised model, which is smaller than the full one,")
+    if not storage.is_local(config.model):
+        check_fetch_space([config.model])
+    with storage.local_copy(config.model) as model:
+        return write_quantised(model, staged, config.name, config.max_shard_gib)
 
 
 def _verify(config: ExportConfig, uri: str) -> str:
@@ -151,7 +172,7 @@ def _write_model(folder: Path, config: ExportConfig, checkpoint: LocalCheckpoint
     shapes = {name: tuple(tensor.shape) for name, tensor in base.items()}
     write_weights(folder, shapes, lambda name: trained.merge(name, base.pop(name)), config.layout, config.max_shard_gib)
     return {
-        "name": config.name,
+        "name": config.name or _NAME,
         "layout": config.layout,
         "base_sha256": checkpoint.state.base_sha256,
         "checkpoint_sha256": checkpoint.sha256,

@@ -36,13 +36,35 @@ def write_weights(
     for name in shapes:
         keys.setdefault(upstream_placement(name).name if layout == "upstream" else name, []).append(name)
     sizes = {key: sum(2 * math.prod(shapes[name]) for name in names) for key, names in keys.items()}
+    write_shards(
+        folder,
+        sizes,
+        lambda shard: ({key: _join([value(name) for name in keys[key]]) for key in shard}, {}),
+        max_shard_gib,
+    )
+
+
+def write_shards(
+    folder: Path,
+    sizes: Mapping[str, int],
+    make: Callable[[list[str]], tuple[dict[str, Tensor], dict[str, str]]],
+    max_shard_gib: float,
+) -> None:
+    """Writes `model.safetensors`, or shards with an index. No more than one shard is held.
+
+    Args:
+        sizes: bytes by name, in the order in which they are written.
+        make: gives the tensors of some names as they are stored, and what the file's header says of them; it is asked
+            once for each.
+    """
     shards = _pack(sizes, int(max_shard_gib * _GIB))
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file({key: _join([value(name) for name in keys[key]]) for key in shard}, folder / file, {"format": "pt"})
+        tensors, metadata = make(shard)
+        save_file(tensors, folder / file, {"format": "pt", **metadata})
         (folder / file).chmod(0o644)  # safetensors makes its files unreadable to others
-        weight_map |= dict.fromkeys(shard, file)
+        weight_map |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
@@ -76,6 +98,11 @@ def tensor_sha256(tensor: Tensor) -> str:
 def combined_sha256(hashes: Mapping[str, str]) -> str:
     """One SHA-256 for all tensors' names and hashes, the same however they lie in files (64 hex characters)."""
     return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
+
+
+def stored_sha256(folder: Path) -> str:
+    """`combined_sha256` of all tensors in a folder as they are stored."""
+    return combined_sha256({name: tensor_sha256(tensor) for name, tensor in read_tensors(stored_tensors(folder))})
 
 
 def _pack(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:

@@ -73,17 +73,18 @@ def check_model_space(folder: Path, config: ModelConfig) -> None:
     else:
         architecture, _ = random_architecture(config.architecture)
     num_values = sum(tensor.numel() for tensor in build_empty_model(architecture).state_dict().values())
-    _check_space(folder, num_values * STORED_DTYPE.itemsize, "The exported model")
+    check_space(folder, num_values * STORED_DTYPE.itemsize, "The exported model")
 
 
 def check_fetch_space(uris: Iterable[str]) -> None:
     """Raises `UserError` where files and folders in a store do not fit among temporary files together."""
     num_bytes = sum(storage.size(uri) for uri in uris)
     if num_bytes:
-        _check_space(Path(tempfile.gettempdir()), num_bytes, "What is fetched from the store")
+        check_space(Path(tempfile.gettempdir()), num_bytes, "What is fetched from the store")
 
 
-def _check_space(folder: Path, num_bytes: int, what: str) -> None:
+def check_space(folder: Path, num_bytes: int, what: str) -> None:
+    """Raises `UserError` where `num_bytes` and some more do not fit into `folder`. `what` begins the message."""
     needed, free = num_bytes + _OTHER_FILES_BYTES, shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

@@ -132,7 +132,7 @@ class Sa2VAPredictor:
         dtype: torch.dtype | None = None,
         grounding_config: dict[str, Any] | None = None,
     ) -> "Sa2VAPredictor":
-        """Loads a whole Sa2VA: an exported folder, which is checked hash by hash, or upstream's.
+        """Loads a whole Sa2VA: an exported folder, also of 8-bit weights, which is checked hash by hash, or upstream's.
 
         Args:
             device: "cuda" where there is one, else "cpu", by default.
@@ -144,7 +144,7 @@ class Sa2VAPredictor:
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
-        loaded = load_model(uri, device=device, dtype=dtype, grounding_config=grounding_config)
+        loaded = load_model(uri, device=device, dtype=dtype, grounding_config=grounding_config, may_be_quantised=True)
         return cls(loaded.model, loaded.processor, loaded.manifest)
 
     def compile(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from sa2va_ray.config import UserError
 from sa2va_ray.export.checks.checklist import Check
 from sa2va_ray.export.checks.child_process import ChildFailed, run_module
-from sa2va_ray.export.checks.probe import ProbeAnswers, probe_images, read_answers
+from sa2va_ray.export.checks.probe import ProbeAnswers, mask_iou, probe_images, read_answers
 from sa2va_ray.models.loading.report import some
 from sa2va_ray.models.trained_weights import LocalCheckpoint
 
@@ -91,8 +91,8 @@ def check_answers(exported: ProbeAnswers, unmerged: ProbeAnswers) -> list[Check]
     for index in range(len(probe_images())):
         ours, theirs = exported[f"logits_{index}"], unmerged[f"logits_{index}"]
         decided = np.abs(_probability(theirs) - 0.5) >= _UNDECIDED
-        ious.append(_iou(ours[decided], theirs[decided]) if ours.shape == theirs.shape else 0.0)
-        rounding.append(_iou(theirs, unmerged[f"exact_logits_{index}"]))
+        ious.append(mask_iou(ours[decided], theirs[decided]) if ours.shape == theirs.shape else 0.0)
+        rounding.append(mask_iou(theirs, unmerged[f"exact_logits_{index}"]))
         text, expected = str(exported[f"text_{index}"]), str(unmerged[f"text_{index}"])
         prefix = str(unmerged[f"decided_{index}"])
         same = text == expected or (prefix != expected and text.startswith(prefix))
@@ -106,16 +106,10 @@ def mask_agreement(exported: ProbeAnswers, unmerged: ProbeAnswers) -> dict[str, 
     """Smallest IoU of all images' masks: with the un-merged checkpoint as stored, and as it was trained, unrounded."""
     pairs = range(len(probe_images()))
     return {
-        "iou_unmerged": min(_iou(exported[f"logits_{i}"], unmerged[f"logits_{i}"]) for i in pairs),
-        "iou_unrounded": min(_iou(exported[f"logits_{i}"], unmerged[f"exact_logits_{i}"]) for i in pairs),
+        "iou_unmerged": min(mask_iou(exported[f"logits_{i}"], unmerged[f"logits_{i}"]) for i in pairs),
+        "iou_unrounded": min(mask_iou(exported[f"logits_{i}"], unmerged[f"exact_logits_{i}"]) for i in pairs),
     }
 
 
 def _probability(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logits.astype(np.float64)))
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    """IoU of the masks at probability one half; 1 where both are empty."""
-    union = np.count_nonzero((one > 0) | (other > 0))
-    return float(np.count_nonzero((one > 0) & (other > 0)) / union) if union else 1.0

@@ -20,6 +20,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from sa2va_ray.export.checks.probe import ask, save_answers
 from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.parts import module_of
+from sa2va_ray.models.quantisation import QUANTISATION_KEY, plain_tensors
 from sa2va_ray.models.sa2va import generation_sa2va
 from sa2va_ray.models.sa2va.processing_sa2va import SEG_TOKEN, Sa2VAProcessor
 
@@ -29,8 +30,14 @@ def main(folder: str, out: str) -> None:
     model, processor, code, problems = _load_ours(folder) if upstream else _load_remote_code(folder)
     facts = {"problems": problems, "code": type(model).__module__, **_describe(model, processor)}
     (Path(out) / "facts.json").write_text(json.dumps(facts))
-    answers = ask(model.float().eval(), processor, code.segment, code.Request)
+    answers = ask(_in_float32(model, folder), processor, code.segment, code.Request)
     save_answers(Path(out), answers)
+
+
+def _in_float32(model: Any, folder: str) -> Any:
+    if hasattr(model.config, QUANTISATION_KEY):  # such a model cannot be cast once it is there
+        return AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    return model.float().eval()
 
 
 def _load_remote_code(folder: str) -> tuple[PreTrainedModel, Any, Any, dict[str, list[str]]]:
@@ -51,6 +58,7 @@ def _describe(model: Any, processor: Sa2VAProcessor) -> dict[str, Any]:
     not_finite = []
     for name, tensor in model.state_dict().items():
         dtypes[module_of(name)][str(tensor.dtype).removeprefix("torch.")] += 1
+    for name, tensor in plain_tensors(model).items():
         if not torch.isfinite(tensor).all():
             not_finite.append(name)
     language_model = model.language_model

@@ -53,6 +53,12 @@ def read_answers(folder: Path) -> dict[str, np.ndarray]:
     return dict(np.load(folder / ANSWERS_FILE)) if (folder / ANSWERS_FILE).exists() else {}
 
 
+def mask_iou(one: np.ndarray, other: np.ndarray) -> float:
+    """IoU of the masks of two logits (N, H, W), at probability one half; 1 where both are empty."""
+    union = np.count_nonzero((one > 0) | (other > 0))
+    return float(np.count_nonzero((one > 0) & (other > 0)) / union) if union else 1.0
+
+
 def _draw(height: int, width: int, seed: int, dark: bool) -> Image.Image:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / height

@@ -17,13 +17,14 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import verify_files
 from sa2va_ray.models.loading.config_file import building
-from sa2va_ray.models.loading.place import build_empty_model, fill_model
+from sa2va_ray.models.loading.place import build_empty_model, check_finite_weights, fill_model
 from sa2va_ray.models.loading.plan import BASE, INITIAL, SAM2, XTUNER, LoraScale, plan_load
-from sa2va_ray.models.loading.report import LoadReport
-from sa2va_ray.models.loading.source_folder import read_source_folder
+from sa2va_ray.models.loading.report import LoadReport, source_report
+from sa2va_ray.models.loading.source_folder import SourceFolder, read_source_folder
 from sa2va_ray.models.loading.weight_files import WeightSource, check_no_pointers, open_folder, open_pickle
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
 from sa2va_ray.models.parts import EMBEDDING_WEIGHT, GROUNDING_PREFIX
+from sa2va_ray.models.quantisation import load_quantised, plain_tensors
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 
@@ -53,6 +54,7 @@ def load_model(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     seed: int = 0,
+    may_be_quantised: bool = False,
 ) -> LoadedModel:
     """Loads Sa2VA from local or remote storage. Local files are used where they lie.
 
@@ -67,6 +69,8 @@ def load_model(
         lora_alpha, lora_rank: of the adapters in `xtuner_checkpoint`, which do not tell their alpha.
         dtype: None keeps the dtype in which the token embedding is stored.
         seed: of what is newly initialised.
+        may_be_quantised: whether a folder of 8-bit weights that we exported is allowed: such a model answers, and
+            cannot be trained or merged.
 
     Raises:
         UserError: files that are missing, damaged, quantised or of another family; a tensor that no source has, or
@@ -77,11 +81,13 @@ def load_model(
         local = stack.enter_context(storage.local_copy(location))
         check_no_pointers(local, location)
         manifest = _verified_manifest(location, local)
-        folder = read_source_folder(local, location, grounding_config)
+        folder = read_source_folder(local, location, grounding_config, may_be_quantised)
         if folder.kind != "base" and (sam2_checkpoint or initialise_from):
             raise UserError(
                 f"{location} is a whole Sa2VA; sam2_checkpoint and initialise_from are for InternVL3 bases."
             )
+        if folder.quantised:
+            return _load_quantised(local, location, folder, manifest, device, dtype)
         sources = [open_folder(local, BASE, location)]
         for role, uri in ((SAM2, sam2_checkpoint), (INITIAL, initialise_from), (XTUNER, xtuner_checkpoint)):
             if uri is not None:
@@ -94,6 +100,23 @@ def load_model(
         assert embedding is not None  # it may not be fresh
         fill_model(model, plan, device, dtype or embedding.dtype, seed)
     return LoadedModel(model.eval(), Sa2VAProcessor(folder.config, folder.tokenizer), report, manifest)
+
+
+def _load_quantised(
+    local: Path,
+    location: str,
+    folder: SourceFolder,
+    manifest: dict[str, Any] | None,
+    device: str,
+    dtype: torch.dtype | None,
+) -> LoadedModel:
+    model = load_quantised(local, location, device, dtype)
+    tensors = plain_tensors(model)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            check_finite_weights(tensor, name, local)
+    report = source_report(BASE, location, loaded=tensors)
+    return LoadedModel(model, Sa2VAProcessor(folder.config, folder.tokenizer), LoadReport((report,), report), manifest)
 
 
 def _open(role: str, location: str, path: Path) -> WeightSource:

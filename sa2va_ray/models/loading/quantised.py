@@ -13,23 +13,27 @@ import torch
 from sa2va_ray.config import UserError
 from sa2va_ray.models.loading.report import some
 from sa2va_ray.models.loading.weight_files import WeightSource
+from sa2va_ray.models.quantisation import QUANTISATION_KEY, is_known
 
 _PLAIN = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-_CONFIGS = ("quantization_config", "compression_config")
+_CONFIGS = (QUANTISATION_KEY, "compression_config")
 _CONFIG_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 # Ends of names that stand beside a weight, or in its place: fp8, bitsandbytes, GPTQ, AWQ, compressed-tensors.
 _BESIDE_WEIGHT = re.compile(r"scale|scb$|zero|quant|packed|absmax|g_idx|qweight|weight_(format|shape)", re.IGNORECASE)
 _CURE = "Give the folder of its full weights (bfloat16, float16 or float32), as its authors publish it."
 
 
-def check_config(folder: Path, values: dict[str, Any], location: str) -> None:
+def check_config(folder: Path, values: dict[str, Any], location: str, may_be_quantised: bool) -> None:
     """
     Args:
         values: of config.json.
+        may_be_quantised: whether weights of 8 bits that `jobs.export` has made are allowed.
 
     Raises:
         UserError: the folder says itself that its weights are quantised.
     """
+    if may_be_quantised and values.get("architectures") == ["Sa2VAModel"] and is_known(values.get(QUANTISATION_KEY)):
+        return
     found = [str(config.get("quant_method", "of an unnamed kind")) for config in _quantisation_configs(values)]
     found += [name for name in _CONFIG_FILES if (folder / name).is_file()]
     if found:

@@ -10,6 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from sa2va_ray.config import UserError
 from sa2va_ray.models.loading.config_file import building, read_config_file
 from sa2va_ray.models.loading.quantised import check_config
+from sa2va_ray.models.quantisation import QUANTISATION_KEY
 from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE, Sa2VAConfig
 from sa2va_ray.models.sa2va.processing_sa2va import (
     IMAGE_END,
@@ -34,6 +35,7 @@ class SourceFolder:
     """Attributes:
     kind: `base` has neither SAM 2 nor [SEG] head, and its embeddings have only the first `known_tokens` rows.
     tied: the LM head may be left out of the files, as it is the embedding.
+    quantised: its language model has weights of 8 bits.
     """
 
     kind: Literal["own", "upstream", "base"]
@@ -41,20 +43,24 @@ class SourceFolder:
     tokenizer: PreTrainedTokenizerBase
     known_tokens: int
     tied: bool
+    quantised: bool = False
 
 
-def read_source_folder(folder: Path, location: str, grounding_config: dict[str, Any] | None) -> SourceFolder:
+def read_source_folder(
+    folder: Path, location: str, grounding_config: dict[str, Any] | None, may_be_quantised: bool = False
+) -> SourceFolder:
     """Reads config and tokenizer of a model folder; no weights.
 
     Args:
         location: the name that messages give it.
         grounding_config: sizes of SAM 2, for folders whose config has none (upstream's own); hiera-large by default.
+        may_be_quantised: whether weights of 8 bits that `jobs.export` has made are allowed.
 
     Raises:
         UserError: not a model folder, or a model of another family.
     """
     values = read_config_file(folder, location)
-    check_config(folder, values, location)
+    check_config(folder, values, location, may_be_quantised)
     if values.get("architectures") == ["Sa2VAModel"]:
         return _read_own(folder, location, grounding_config)
     kind: Literal["upstream", "base"] = "upstream" if values.get("model_type") == "sa2va_chat" else "base"
@@ -101,7 +107,8 @@ def _read_own(folder: Path, location: str, grounding_config: dict[str, Any] | No
         config = Sa2VAConfig.from_pretrained(folder)
     config.llm_config.dtype = None
     tokenizer = _read_tokenizer(folder, location)
-    return SourceFolder("own", config, tokenizer, len(tokenizer), tied=False)
+    quantised = hasattr(config, QUANTISATION_KEY)
+    return SourceFolder("own", config, tokenizer, len(tokenizer), tied=False, quantised=quantised)
 
 
 def _read_tokenizer(folder: Path, location: str) -> PreTrainedTokenizerBase:

@@ -1,0 +1,115 @@
+"""An exported model with 8-bit weights in place of its own: a folder for GPUs with less memory."""
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sa2va_ray.config import UserError
+from sa2va_ray.export.checks.against_full import agreement, check_against_full
+from sa2va_ray.export.checks.checklist import checks_table, raise_for_failed
+from sa2va_ray.export.checks.folder import check_folder, weight_facts
+from sa2va_ray.export.merge import STORED_DTYPE
+from sa2va_ray.export.model_files import update_config
+from sa2va_ray.export.shards import INDEX, read_tensors, stored_sha256, stored_tensors, write_shards
+from sa2va_ray.manifest import digest
+from sa2va_ray.models.model_manifest import read_model_manifest, update_model_manifest, write_model_manifest
+from sa2va_ray.models.quantisation import (
+    QUANTISATION_KEY,
+    is_quantised,
+    quantisation_config,
+    quantise,
+    to_stored,
+    torchao_version,
+)
+from sa2va_ray.telemetry import LOGGER, log_progress
+
+_NUM_STAGES = 3
+_CARD = "README.md"
+_OF_STORED_WEIGHTS = ("files", "agreement")  # what the full model's manifest says, and is not so of another's weights
+_NOTE = """
+## Weights of 8 bits
+
+Made from the model `{made_from}`, whose numbers stand above: the linear layers of its language model are stored in 8
+bits, and loading needs torchao (written with {torchao}). `sa2va_manifest.json` says how closely it draws what the full
+model does, on two drawn images (`quantisation`). On your images, evaluate both.
+"""
+
+
+def write_quantised(source: Path, folder: Path, name: str | None, max_shard_gib: float) -> str:
+    """Fills an empty folder with the model of `source` in 8 bits, and checks it as any export, and that it draws and
+    says what the full model does (`check_against_full`).
+
+    Args:
+        source: an exported folder.
+        name: of the new model; the full one's and "int8" by default.
+
+    Returns:
+        the new model's SHA-256.
+
+    Raises:
+        UserError: torchao is not installed; a folder of upstream's layout, or of 8 bits already; a check has failed.
+    """
+    facts = read_model_manifest(source)
+    quantisation: dict[str, Any] = {"kind": "int8", "torchao": torchao_version(), "made_from": digest(facts)}
+    _check_source(facts)
+    full = check_folder(source)
+    raise_for_failed(full.checks, f"{facts['name']} is not quantised: it has not passed its own checks")
+    log_progress("quantise", 1, _NUM_STAGES, "the full model has answered")
+    _copy_files(source, folder, facts["files"], quantisation)
+    _write_weights(source, folder, max_shard_gib)
+    kept = {key: value for key, value in facts.items() if key not in _OF_STORED_WEIGHTS}
+    own = {"name": name or f"{facts['name']} int8", "weights_sha256": stored_sha256(folder)}
+    model_sha256 = write_model_manifest(folder, kept | weight_facts(folder) | own | {"quantisation": quantisation})
+    log_progress("quantise", 2, _NUM_STAGES, "weights are written")
+    result = check_folder(folder)
+    log_progress("quantise", 3, _NUM_STAGES, "the quantised model has answered")
+    checks = [*result.checks, *check_against_full(result.answers, full.answers)]
+    LOGGER.info("checks\n%s", checks_table(checks))
+    raise_for_failed(checks, f"{facts['name']} is not quantised, nothing is left behind")
+    update_model_manifest(folder, {"quantisation": quantisation | agreement(result.answers, full.answers)})
+    return model_sha256
+
+
+def _check_source(facts: Mapping[str, Any]) -> None:
+    if "quantisation" in facts:
+        raise UserError(f"{facts['name']} has weights of 8 bits already. Give the full model that it was made from.")
+    if facts.get("layout") != "own":
+        raise UserError(
+            f"Only models that jobs.export has written with layout=own can be quantised; this one has "
+            f"{facts.get('layout')!r}."
+        )
+
+
+def _copy_files(source: Path, folder: Path, names: Mapping[str, Any], quantisation: Mapping[str, Any]) -> None:
+    """All but weights and manifest; what was said of the full weights is said of these."""
+    for name in names:
+        if name != INDEX and not name.endswith(".safetensors"):
+            shutil.copy(source / name, folder / name)
+    update_config(folder, {QUANTISATION_KEY: quantisation_config()})
+    with (folder / _CARD).open("a") as card:
+        card.write(_NOTE.format(**quantisation))
+
+
+def _write_weights(source: Path, folder: Path, max_shard_gib: float) -> None:
+    stored = stored_tensors(source)
+    small = [name for name in stored if is_quantised(name)]
+    sizes = {
+        name: math.prod(tensor.shape) * (1 if is_quantised(name) else STORED_DTYPE.itemsize)
+        for name, tensor in stored.items()
+    }
+
+    def make(shard: list[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        quantised, plain = {}, {}
+        for name, tensor in read_tensors({name: stored[name] for name in shard}):
+            if is_quantised(name):
+                quantised[name] = quantise(tensor)
+            else:
+                plain[name] = tensor.contiguous()
+        tensors, metadata = to_stored(quantised, small)
+        return plain | tensors, metadata
+
+    write_shards(folder, sizes, make, max_shard_gib)
