@@ -11,9 +11,8 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.export.merge import STORED_DTYPE
 from sa2va_ray.manifest import parse_manifest
-from sa2va_ray.models.build import ModelConfig, random_architecture
+from sa2va_ray.models.build import ModelConfig, read_architecture
 from sa2va_ray.models.loading.place import build_empty_model
-from sa2va_ray.models.loading.source_folder import read_source_folder
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST
 from sa2va_ray.storage import PARTIAL
 
@@ -66,12 +65,7 @@ def staging_folder(uri: str) -> Iterator[Path]:
 
 def check_model_space(folder: Path, config: ModelConfig) -> None:
     """Raises `UserError` where the model that `config` builds does not fit into `folder`; seconds for any size."""
-    if config.base:
-        architecture = read_source_folder(
-            Path(config.base.source), config.base.source, config.base.grounding_config
-        ).config
-    else:
-        architecture, _ = random_architecture(config.architecture)
+    architecture, _ = read_architecture(config)
     num_values = sum(tensor.numel() for tensor in build_empty_model(architecture).state_dict().values())
     check_space(folder, num_values * STORED_DTYPE.itemsize, "The exported model")
 

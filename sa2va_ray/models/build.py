@@ -1,6 +1,7 @@
 """ModelConfig -> model and processor."""
 
 import hashlib
+from collections.abc import Mapping
 from copy import deepcopy
 from inspect import signature
 from typing import Any, Self
@@ -8,12 +9,14 @@ from typing import Any, Self
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sa2va_ray import storage
 from sa2va_ray.config import Config, Seed, UserError
 from sa2va_ray.models.loading.load import load_model
-from sa2va_ray.models.loading.place import build_empty_model
+from sa2va_ray.models.loading.place import allocate, build_empty_model
+from sa2va_ray.models.loading.source_folder import read_source_folder
 from sa2va_ray.models.lora import TrainableConfig
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
@@ -38,6 +41,7 @@ _NO_MODEL = (
     ValueError,
 )
 """What transformers, torch and sam2 raise for sizes that do not go together."""
+_SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer of a model folder
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -94,6 +98,36 @@ def build_model(config: ModelConfig, precision: torch.dtype = torch.float32) -> 
     return model, Sa2VAProcessor(model_config, tokenizer)
 
 
+def build_unfilled(config: ModelConfig, precision: torch.dtype) -> Sa2VAModel:
+    """The model as `build_model` gives it, but with parameters whose values are nobody's: for a process that is sent
+    them by another. It takes seconds, reads no weights, and no memory but for addresses.
+
+    Raises:
+        UserError: the base is no model folder, or of another family.
+    """
+    architecture, _ = read_architecture(config)
+    with torch.random.fork_rng():
+        model = build_empty_model(architecture)
+    for name in model.state_dict():
+        allocate(model, name, "cpu", precision)
+    return model
+
+
+def read_architecture(config: ModelConfig) -> tuple[Sa2VAConfig, PreTrainedTokenizerBase]:
+    """Sizes and tokenizer of a model. Of a base in object storage only the small files are fetched.
+
+    Raises:
+        UserError: the base is no model folder, or of another family.
+    """
+    if config.base is None:
+        return random_architecture(config.architecture)
+    files = storage.list_files(config.base.source)
+    names = [name for name in files if "/" not in name and name.endswith(_SMALL_FILES)]
+    with storage.local_copy(config.base.source, names) as folder:
+        found = read_source_folder(folder, config.base.source, config.base.grounding_config)
+    return found.config, found.tokenizer
+
+
 def random_architecture(architecture: dict[str, Any] | None) -> tuple[Sa2VAConfig, PreTrainedTokenizerBase]:
     """Sizes and tokenizer of a model with random weights.
 
@@ -119,10 +153,10 @@ def random_architecture(architecture: dict[str, Any] | None) -> tuple[Sa2VAConfi
     return config, tokenizer
 
 
-def weights_sha256(model: nn.Module) -> str:
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over the names and bytes of a model's tensors, sorted by name (64 hex characters)."""
     total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         total.update(name.encode())
-        total.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -93,7 +93,7 @@ def build_base(checkpoint: LocalCheckpoint) -> tuple[Sa2VAModel, Sa2VAProcessor]
         UserError: its weights are not those that the training started from.
     """
     model, processor = build_model(checkpoint.model_config, PRECISIONS[checkpoint.state.precision])
-    expected, base_sha256 = checkpoint.state.base_sha256, weights_sha256(model)
+    expected, base_sha256 = checkpoint.state.base_sha256, weights_sha256(model.state_dict())
     if base_sha256 != expected:
         raise UserError(
             f"{checkpoint.uri} was trained on a base with SHA-256 {expected[:12]}, this machine builds "

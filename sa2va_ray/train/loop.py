@@ -7,6 +7,7 @@ import numpy as np
 import ray.train
 import torch
 
+from sa2va_ray.data.batch import Batch
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import stream_steps
 from sa2va_ray.telemetry import Stopwatch, configure_logging
@@ -47,13 +48,17 @@ def _train(session: Session, reporter: Reporter) -> None:
     states = group_states(session.engine, has_stepped=progress.step > 0)
     health = HealthMonitor(config, num_steps, progress.step, states, reporter.warn)
     save_at_notice = True  # once: the notice stays until the node goes
-    for plan in session.plans[progress.epoch :]:
-        for micro_batches, wait_s in _steps(session, plan):
+    first_step = progress.step + 1
+    for plan, steps in _epochs(session):
+        for micro_batches, wait_s in _steps(session, plan, steps):
             watch = Stopwatch()
             lr = learning_rate(progress.step, num_steps, config.optim)
             result = train_step(session.engine, micro_batches, session.filler, config.loss, lr)
             progress.advance(plan, result, config)
             step, is_last = progress.step, progress.step == num_steps
+            if step == first_step:
+                session.start_times.lap("first step")
+                reporter.started(session.start_times)
             metrics = reporter.record(step, result, lr, StepTiming(wait_s, watch.lap_s()), micro_batches)
             health.after_step(step, result.losses)
             if health.is_check_due(step):
@@ -92,11 +97,20 @@ def _open_reporter(session: Session) -> Reporter:
     return Reporter(session.config, session.num_steps, session.progress.step, session.flop_counts, facts, device)
 
 
-def _steps(session: Session, plan: EpochPlan) -> Iterator[tuple[list[MicroBatch], float]]:
+def _epochs(session: Session) -> Iterator[tuple[EpochPlan, Iterator[list[Batch | None]]]]:
+    """The epochs that are left, with the batches of this rank in each of their steps."""
+    config = session.config
+    first, *others = session.plans[session.progress.epoch :]
+    yield first, session.first_steps
+    for plan in others:
+        yield plan, stream_steps(config.data_uri, plan, config.pipeline, session.processor)
+
+
+def _steps(
+    session: Session, plan: EpochPlan, steps: Iterator[list[Batch | None]]
+) -> Iterator[tuple[list[MicroBatch], float]]:
     """This rank's micro batches of each step that is left of the epoch, and the seconds that they were waited for."""
-    config, start_step = session.config, session.progress.step_in_epoch
-    steps = stream_steps(config.data_uri, plan, config.pipeline, session.processor, start_step)
-    for step in range(start_step, plan.num_steps):
+    for step in range(session.progress.step_in_epoch, plan.num_steps):
         start_s = time.perf_counter()
         batches = next(steps)
         seeds = _seeds(plan, step)

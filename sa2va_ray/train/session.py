@@ -1,5 +1,7 @@
 """What a worker trains with: the engine, the plan of the epochs, and where in it the run stands."""
 
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +13,31 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.order import EpochPlan
-from sa2va_ray.data.pipeline import Undecodable, preprocess
+from sa2va_ray.data.pipeline import Undecodable, preprocess, stream_steps
 from sa2va_ray.data.sample_index import SampleIndex
-from sa2va_ray.models.build import PRECISIONS, build_model, weights_sha256
+from sa2va_ray.models.build import (
+    PRECISIONS,
+    build_model,
+    build_unfilled,
+    read_architecture,
+    weights_sha256,
+)
 from sa2va_ray.models.checkpoint import TrainState
 from sa2va_ray.models.lora import make_trainable
+from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.trained_weights import load_tensors, load_trained_tensors
 from sa2va_ray.train.checkpoints.changes import SettingChange
 from sa2va_ray.train.checkpoints.lock import check_owner_together
 from sa2va_ray.train.checkpoints.progress import RunProgress
 from sa2va_ray.train.checkpoints.resume import ResumePoint, find_resume_point
+from sa2va_ray.train.collectives import from_rank_0
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.deepspeed import build_engine, choose_precision
 from sa2va_ray.train.engine.zero_state import restore
 from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.plan.flops import FlopCounts, count_flops
+from sa2va_ray.train.watch.start_times import StartTimes
 
 
 @dataclass(frozen=True)
@@ -43,15 +54,18 @@ class Session:
     """Attributes:
     engine: DeepSpeed's.
     plans: of all epochs, as this rank sees them.
+    first_steps: micro batches of the steps that are left of the epoch in which the run stands.
     filler: a batch to run where this rank has none.
     changes: settings that are not those of the checkpoint that the run went on from.
     validation: metrics of the run's newest one, and its step as `val/step`; empty before the first.
+    start_times: where the time until the first step goes.
     """
 
     config: TrainConfig
     engine: Any  # deepspeed.DeepSpeedEngine, which is not typed
     processor: Sa2VAProcessor
     plans: list[EpochPlan]
+    first_steps: Iterator[list[Batch | None]]
     progress: RunProgress
     filler: Batch
     precision: str
@@ -60,6 +74,7 @@ class Session:
     changes: list[SettingChange]
     lock_owner: str
     validation: dict[str, float]
+    start_times: StartTimes
 
     @property
     def num_steps(self) -> int:
@@ -94,24 +109,33 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
     """
     check_owner_together(storage.join(config.runs_uri, config.name), lock_owner)
     torch.manual_seed(config.seed)  # of the adapters' first weights
-    precision = choose_precision(config)
-    model, processor = build_model(config.model, PRECISIONS[precision])
-    origin = Origin(weights_sha256(model), data_sha256, git_commit)
-    make_trainable(model, processor, config.model.trainable)
-    flop_counts = count_flops(model) if config.use_gpu else None  # CPUs have no peak that it could be held against
-    with find_resume_point(config, data_sha256) as point:
+    precision, times = choose_precision(config), StartTimes()
+    processor = Sa2VAProcessor(*read_architecture(config.model))
+    with find_resume_point(config, data_sha256) as point, ThreadPoolExecutor(1) as hashing:
+        times.lap("checkpoint")
+        progress = RunProgress.from_state(point.state) if point else RunProgress()
+        plans = plan_epochs(config, dist.get_rank(), dist.get_world_size())
+        first_steps = _ask_for_first_steps(config, plans, progress, processor)
+        model, base_sha256 = _build_model(config, PRECISIONS[precision], hashing)
+        times.lap("weights")
+        make_trainable(model, processor, config.model.trainable)
+        flop_counts = count_flops(model) if config.use_gpu else None  # CPUs have no peak that it could be held against
+        times.lap("adapters")
         if point:
             _check_precision(point, precision)
-            _load_weights(model, point, origin.base_sha256)
+            _load_weights(model, point, from_rank_0(base_sha256))
         engine = build_engine(model, config, precision)
         if point:
             restore(engine, point.reader(), point.state.step)
+        times.lap("engine")
+        origin = Origin(from_rank_0(base_sha256), data_sha256, git_commit)
     return Session(
         config=config,
         engine=engine,
         processor=processor,
-        plans=plan_epochs(config, dist.get_rank(), dist.get_world_size()),
-        progress=RunProgress.from_state(point.state) if point else RunProgress(),
+        plans=plans,
+        first_steps=first_steps,
+        progress=progress,
         filler=_filler(config, processor),
         precision=precision,
         flop_counts=flop_counts,
@@ -121,7 +145,36 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
         validation={name: value for name, value in point.state.metrics.items() if name.startswith("val/")}
         if point
         else {},
+        start_times=times,
     )
+
+
+def _build_model(
+    config: TrainConfig, precision: torch.dtype, hashing: Executor
+) -> tuple[Sa2VAModel, Callable[[], str]]:
+    """The model, and what waits on rank 0 for the SHA-256 of its weights, which are hashed beside all else. The engine
+    sends rank 0's weights to all others, which need not read them: a host holds one copy, and not one for each GPU."""
+    if dist.get_rank() != 0:
+        return build_unfilled(config.model, precision), str
+    model, _ = build_model(config.model, precision)
+    return model, hashing.submit(weights_sha256, model.state_dict()).result
+
+
+def _ask_for_first_steps(
+    config: TrainConfig, plans: Sequence[EpochPlan], progress: RunProgress, processor: Sa2VAProcessor
+) -> Iterator[list[Batch | None]]:
+    """The steps that are left of the epoch, of which the first is made while the model is built."""
+    plan = plans[progress.epoch]
+    steps = stream_steps(config.data_uri, plan, config.pipeline, processor, progress.step_in_epoch)
+    pool = ThreadPoolExecutor(1)
+    first = pool.submit(next, steps)
+
+    def all_of_them() -> Iterator[list[Batch | None]]:
+        yield first.result()
+        pool.shutdown()
+        yield from steps
+
+    return all_of_them()
 
 
 def plan_epochs(config: TrainConfig, rank: int, world_size: int) -> list[EpochPlan]:

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from sa2va_ray.config import UserError
-from sa2va_ray.models.build import PRECISIONS, build_model, random_architecture
+from sa2va_ray.export.model_files import write_model_files
+from sa2va_ray.models.build import (
+    PRECISIONS,
+    ModelConfig,
+    build_model,
+    build_unfilled,
+    random_architecture,
+)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -38,3 +45,19 @@ def test_looking_at_sizes_draws_no_random_numbers(demo_architecture):
     state = torch.get_rng_state()
     random_architecture(demo_architecture.architecture)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_unfilled_model_has_the_shapes_and_types_and_reads_no_weights(tmp_path, demo_architecture):
+    model, processor = build_model(demo_architecture, torch.bfloat16)
+    write_model_files(tmp_path, model.config, processor, "own")  # and no weights
+    config = ModelConfig.parse({"base": {"source": str(tmp_path)}})
+    with pytest.raises(UserError, match="lacks 1 of its 1 weight files"):
+        build_model(config, torch.bfloat16)
+    state = torch.get_rng_state()
+    unfilled = build_unfilled(config, torch.bfloat16)
+    assert torch.equal(torch.get_rng_state(), state)
+    described = ({n: (t.shape, t.dtype) for n, t in each.state_dict().items()} for each in (model, unfilled))
+    assert next(described) == next(described)
+    stored = model.state_dict().keys()
+    for (name, one), other in zip(model.named_buffers(), unfilled.buffers(), strict=True):
+        assert name in stored or torch.equal(one, other)

@@ -62,7 +62,7 @@ def test_a_checkpoint_holds_what_its_contract_says(checkpoint_uri, prepared_uri)
 def test_its_config_builds_the_same_base(checkpoint_uri):
     config = TrainConfig.parse(yaml.safe_load(storage.read_bytes(f"{checkpoint_uri}/config.yaml")))
     state = TrainState.model_validate_json(storage.read_bytes(f"{checkpoint_uri}/train_state.json"))
-    assert weights_sha256(build_model(config.model, PRECISIONS[state.precision])[0]) == state.base_sha256
+    assert weights_sha256(build_model(config.model, PRECISIONS[state.precision])[0].state_dict()) == state.base_sha256
 
 
 def test_every_trained_tensor_is_there_and_has_moved(checkpoint_uri, weights):

@@ -41,7 +41,7 @@ def fill_model(model: Sa2VAModel, plan: dict[str, Planned], device: str, dtype: 
         for path, names in _batches(plan):
             with reading(path) as read:
                 for name in names:
-                    tensor = _allocate(model, name, device, dtype)
+                    tensor = allocate(model, name, device, dtype)
                     _fill(tensor, name, plan[name], read, adapters, seed)
                     check_finite_weights(tensor, name, path)
     _initialise_head(model, [name for name, planned in plan.items() if not planned.stored], device, dtype, seed)
@@ -69,7 +69,8 @@ def _batches(plan: dict[str, Planned]) -> Iterator[tuple[Path, list[str]]]:
             yield path, batch
 
 
-def _allocate(model: nn.Module, name: str, device: str, dtype: torch.dtype) -> Tensor:
+def allocate(model: nn.Module, name: str, device: str, dtype: torch.dtype) -> Tensor:
+    """Puts an empty tensor in the place of the parameter or buffer `name`, and returns it."""
     owner_name, _, leaf = name.rpartition(".")
     owner = model.get_submodule(owner_name)
     tensor = torch.empty(getattr(owner, leaf).shape, device=device, dtype=dtype)
@@ -132,4 +133,4 @@ def _initialise_head(model: Sa2VAModel, names: list[str], device: str, dtype: to
         }
     for name in names:
         layer, _, leaf = name.rpartition(".")
-        _allocate(model, name, device, dtype).copy_(getattr(layers[layer], leaf).detach())
+        allocate(model, name, device, dtype).copy_(getattr(layers[layer], leaf).detach())

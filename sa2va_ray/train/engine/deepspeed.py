@@ -24,7 +24,7 @@ from sa2va_ray.train.engine.strategy import zero_config
 def build_engine(model: Sa2VAModel, config: TrainConfig, precision: str) -> deepspeed.DeepSpeedEngine:
     """Spreads weights, gradients and optimizer state of `model` over the workers, as `config.strategy` says.
 
-    All ranks get the weights of rank 0.
+    All ranks get the weights of rank 0, whatever theirs hold.
 
     Args:
         model: on the CPU, with `requires_grad` as `make_trainable` sets it.
@@ -48,6 +48,7 @@ def build_engine(model: Sa2VAModel, config: TrainConfig, precision: str) -> deep
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, **_adamw_arguments(config.optim))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    _send_stored_buffers(model)  # DeepSpeed sends parameters alone
     return engine
 
 
@@ -106,6 +107,13 @@ def _shard(model: Sa2VAModel, settings: dict[str, Any]) -> None:
     deepspeed.zero.Init(module=model, config_dict_or_path=settings, dtype=model.dtype)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(get_accelerator().current_device_name())
+
+
+def _send_stored_buffers(model: Sa2VAModel) -> None:
+    stored = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in stored:
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def _adamw_arguments(config: OptimConfig) -> dict[str, Any]:

@@ -9,16 +9,12 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 
-from sa2va_ray import storage
-from sa2va_ray.models.build import ModelConfig, random_architecture
+from sa2va_ray.models.build import ModelConfig, read_architecture
 from sa2va_ray.models.loading.place import build_empty_model
-from sa2va_ray.models.loading.source_folder import read_source_folder
 from sa2va_ray.models.lora import TrainableConfig, make_trainable
 from sa2va_ray.models.parts import PLAN_LABELS, plan_label
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
-
-_SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer of a model folder
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ def read_model_sizes(config: ModelConfig, dtype: torch.dtype) -> ModelSizes:
     Raises:
         UserError: the base is no model folder, or of another family.
     """
-    architecture, tokenizer = _read_architecture(config)
+    architecture, tokenizer = read_architecture(config)
     model = build_empty_model(architecture)
     with init_empty_weights(include_buffers=False), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 calls a name that transformers 5.23 deprecates
@@ -70,16 +66,6 @@ def read_model_sizes(config: ModelConfig, dtype: torch.dtype) -> ModelSizes:
         architecture=architecture,
         trainable=config.trainable,
     )
-
-
-def _read_architecture(config: ModelConfig) -> tuple[Sa2VAConfig, object]:
-    if config.base:
-        files = storage.list_files(config.base.source)
-        names = [name for name in files if "/" not in name and name.endswith(_SMALL_FILES)]
-        with storage.local_copy(config.base.source, names) as folder:
-            found = read_source_folder(folder, config.base.source, config.base.grounding_config)
-        return found.config, found.tokenizer
-    return random_architecture(config.architecture)
 
 
 def _count_groups(model: nn.Module) -> Iterator[ParameterGroup]:

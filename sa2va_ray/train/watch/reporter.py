@@ -27,6 +27,7 @@ from sa2va_ray.train.step import MicroBatch, StepResult
 from sa2va_ray.train.validation.validate import ValidationResult
 from sa2va_ray.train.watch.rates import RateMeter, StepTiming
 from sa2va_ray.train.watch.run_facts import add_earlier_attempts, write_run_facts
+from sa2va_ray.train.watch.start_times import StartTimes
 from sa2va_ray.train.watch.trackers.registry import build_trackers
 from sa2va_ray.train.watch.trackers.tracker import TrackedRun
 
@@ -61,6 +62,11 @@ class Reporter:
         self._rates: dict[str, float] = {}
         self._num_skipped = 0
         self._output = _Output(config, start_step, facts) if dist.get_rank() == 0 else None
+
+    def started(self, times: StartTimes) -> None:
+        """Says how long the first step was waited for."""
+        if self._output:
+            LOGGER.info("the first step is done %s after the workers had begun", times)
 
     def record(
         self,

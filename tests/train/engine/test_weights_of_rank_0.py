@@ -1,0 +1,81 @@
+"""Only rank 0 reads the weights, and all train with them.
+
+Run as a script, this file is one of two workers (`torchrun` style environment).
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from sa2va_ray.models.build import PRECISIONS, build_model, build_unfilled, weights_sha256
+from sa2va_ray.models.lora import make_trainable
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.engine.deepspeed import build_engine
+from tests.train import ranks
+
+STRATEGIES = ("zero2", "zero3")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """By strategy, the SHA-256 of all weights and stored tables on each rank, and on a model built alone."""
+    return ranks.run_ranks(__file__, 2, tmp_path_factory.mktemp("weights"))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_all_ranks_have_the_weights_that_rank_0_has_read(results, strategy):
+    first, second, alone = results[strategy]
+    assert first == second == alone
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_rank_1_had_before_were_others(results, strategy):
+    assert results["unfilled"] != results[strategy][0]
+
+
+def build(config: TrainConfig, rank: int):
+    model, processor = build_model(config.model, PRECISIONS[config.precision])
+    if rank:
+        model = build_unfilled(config.model, PRECISIONS[config.precision])
+        for tensor in model.state_dict().values():
+            tensor.fill_(3.0)  # nobody's values
+    torch.manual_seed(0)
+    make_trainable(model, processor, config.model.trainable)
+    return model
+
+
+def whole(model) -> dict[str, torch.Tensor]:
+    """All that is stored of a model, gathered where ZeRO-3 has spread it."""
+    gathered = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if hasattr(tensor, "ds_id"):
+            tensor.all_gather([tensor])
+        gathered[name] = tensor.detach().clone()
+    return gathered
+
+
+def main(folder: Path) -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    results: dict = {}
+    for strategy in STRATEGIES:
+        config = TrainConfig.load([*ranks.TINY, f"strategy={strategy}", "use_gpu=false", "global_batch_size=2"])
+        alone = weights_sha256(whole(build(config, rank=0)))
+        if rank:
+            results["unfilled"] = weights_sha256(whole(build(config, rank=1)))
+        engine = build_engine(build(config, rank), config, "fp32")
+        hashes: list = [None, None]
+        dist.all_gather_object(hashes, weights_sha256(whole(engine.module)))
+        results[strategy] = [*hashes, alone]
+    unfilled: list = [None, None]
+    dist.all_gather_object(unfilled, results.get("unfilled"))
+    results["unfilled"] = unfilled[1]
+    if rank == 0:
+        torch.save(results, folder / "results.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
