@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sa2va_ray.models.sa2va.grounding_sam2 import normalize_grounding_images
-from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
+from sa2va_ray.models.sa2va.modeling_sa2va import NO_MASK, Sa2VAModel
 from sa2va_ray.models.sa2va.passes_sa2va import Passes
 
 _CHUNK = 4
@@ -27,7 +27,6 @@ _BUCKET = 64
 _GRAPH_TOKENS = 512
 """Prompts of up to so many tokens have a graph for each multiple of `_BUCKET`: an image of one tile has 256, and a
 longer prompt keeps the GPU busy without one."""
-_FULL_ATTENTION = "full_attention"
 
 Encoded = tuple[Tensor, Tensor, Tensor]
 
@@ -40,7 +39,7 @@ class CompiledPasses(Passes):
     def __init__(self, model: Sa2VAModel):
         """Compiles what the node's cache does not hold, which takes a minute or two; else some 15 s."""
         super().__init__(model)
-        if set(getattr(model.language_model.config, "layer_types", ())) == {_FULL_ATTENTION}:
+        if model.is_causal_throughout:
             self.prefill = self._prefill
         self._compile_layers()
         self._side = torch.cuda.Stream() if model.device.type == "cuda" else None
@@ -86,10 +85,9 @@ class CompiledPasses(Passes):
         return self._run("prompt", self._hidden_states, padded)[:, :length]
 
     def _hidden_states(self, embeds: Tensor) -> Tensor:
-        # Nothing looks at what is behind it, so padding at the end needs no mask, and attention without one is quicker.
         positions = torch.arange(embeds.shape[1], device=embeds.device).unsqueeze(0)
         return self.model.language_model.model(
-            inputs_embeds=embeds, attention_mask={_FULL_ATTENTION: None}, position_ids=positions, use_cache=False
+            inputs_embeds=embeds, attention_mask=NO_MASK, position_ids=positions, use_cache=False
         ).last_hidden_state
 
     def _encode(self, pixel_values: Tensor) -> Encoded:

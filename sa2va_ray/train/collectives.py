@@ -5,18 +5,20 @@ from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 T = TypeVar("T")
 
 
-def any_rank(engine, flag: bool) -> bool:
+def any_rank(engine, flag: bool | Tensor) -> bool:
     """Whether `flag` is true on any rank; all ranks get the same answer."""
-    return sum_over_ranks(engine, [float(flag)])[0] > 0
+    return sum_over_ranks(engine, torch.as_tensor(flag).reshape(1))[0] > 0
 
 
-def sum_over_ranks(engine, values: Sequence[float]) -> list[float]:
-    """The sum of each value over the ranks, in float64; all ranks get the same sums."""
-    summed = torch.tensor(values, dtype=torch.float64, device=engine.device)
+def sum_over_ranks(engine, values: Sequence[float] | Tensor) -> list[float]:
+    """The sum of each value over the ranks, in float64; all ranks get the same sums. Values of a GPU are best given as
+    one tensor: then it is waited for once."""
+    summed = torch.as_tensor(values).to(engine.device, torch.float64, copy=True)
     dist.all_reduce(summed)
     return summed.tolist()
 

@@ -68,23 +68,19 @@ def train_step(
         engine, [sum(column) for column in zip(*[_counts(each.batch) for each in micro_batches], strict=True)]
     )
     _, _, num_targets, num_masks = counts
-    totals: dict[str, float] = {}
-    skipped: list[_Skipped] = []
     weights = config.weights()
+    totals = torch.zeros(len(weights), dtype=torch.float64, device=engine.device)
+    skipped: list[_Skipped] = []
     for number, each in enumerate(micro_batches):
         engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
         parts, left_out = _forward(engine, each, filler, config)
         skipped += [left_out] if left_out else []
         weight = 1.0 if each.batch and not left_out else 0.0
-        scaled = {
-            name: weight * weights[name] * part / loss_divisor(name, num_targets, num_masks)
-            for name, part in parts.items()
-        }
-        engine.backward(
-            torch.stack(list(scaled.values())).sum() * dist.get_world_size()
-        )  # DeepSpeed averages over ranks
-        for name, value in scaled.items():
-            totals[name] = totals.get(name, 0.0) + value.item()
+        scaled = torch.stack(
+            [weight * weights[name] * parts[name] / loss_divisor(name, num_targets, num_masks) for name in weights]
+        )
+        engine.backward(scaled.sum() * dist.get_world_size())  # DeepSpeed averages over ranks
+        totals += scaled.detach()
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate
     engine.step()
@@ -94,7 +90,8 @@ def train_step(
             f"The gradient is not finite (norm {grad_norm}), and the weights are lost with it. The run's last "
             "checkpoint is sound: go on from it with a lower optim.lr, or look at the samples logged before."
         )
-    return _result(engine, totals, counts, skipped, grad_norm)
+    losses = dict(zip(weights, sum_over_ranks(engine, totals), strict=True))
+    return _result(engine, losses, counts, skipped, grad_norm)
 
 
 @dataclass(frozen=True)
@@ -108,15 +105,15 @@ def _forward(engine, each: MicroBatch, filler: Batch, config: LossConfig) -> tup
     instead. What is not finite would reach every weight through the summed gradient."""
     torch.manual_seed(each.seed)
     parts = forward_losses(engine, each.batch or filler, config)
-    is_bad = not _is_finite(parts)
+    is_bad = ~_is_finite(parts)
     if not any_rank(engine, is_bad):
         return parts, None
     parts = forward_losses(engine, filler, config)
-    if any_rank(engine, not _is_finite(parts)):
+    if any_rank(engine, ~_is_finite(parts)):
         raise RunStoppedError(
             "The loss is not finite on any samples: the weights are lost. Lower optim.lr and start again."
         )
-    return parts, _Skipped(each.batch, is_bad)
+    return parts, _Skipped(each.batch, bool(is_bad))
 
 
 def forward_losses(engine, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
@@ -125,46 +122,44 @@ def forward_losses(engine, batch: Batch, config: LossConfig) -> dict[str, Tensor
     Raises:
         ValueError: the number of [SEG] tokens differs from the number of masks.
     """
-    batch = batch.to(engine.device)
     supervised = batch.supervised()
     logits_mask = torch.zeros_like(batch.attention_mask)
     logits_mask[:, :-1] = supervised
+    moved = batch.to(engine.device)
     output = engine(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
-        pixel_values=normalize_tiles(batch.pixel_values),
-        grounding_pixel_values=batch.grounding_pixel_values,
+        pixel_values=normalize_tiles(moved.pixel_values),
+        grounding_pixel_values=moved.grounding_pixel_values,
         logits_mask=logits_mask,
     )
-    truths = [mask for masks in batch.masks for mask in masks]
-    skeletons = [each for masks in batch.skeletons for each in masks] if batch.skeletons else None
+    truths = [mask for masks in moved.masks for mask in masks]
+    skeletons = [each for masks in moved.skeletons for each in masks] if moved.skeletons else None
     if output.num_objects != len(truths):
         raise ValueError(
             f"{output.num_objects} [SEG] tokens stand against {len(truths)} masks in samples {batch.sample_ids}. "
             "Each object of a sample must have one [SEG] in its answer."
         )
     return {
-        "language": language_loss(output.logits, batch.labels[:, 1:][supervised]),
+        "language": language_loss(output.logits, batch.labels[:, 1:][supervised].to(engine.device)),
         **object_losses(output.mask_logits, truths, skeletons, config),
     }
 
 
-def _is_finite(parts: dict[str, Tensor]) -> bool:
-    return all(math.isfinite(part.item()) for part in parts.values())
+def _is_finite(parts: dict[str, Tensor]) -> Tensor:
+    """() bool, on the parts' device: to look at each would have the CPU wait for a GPU as often."""
+    return torch.stack([part.detach() for part in parts.values()]).isfinite().all()
 
 
 def _result(
-    engine, totals: dict[str, float], counts: list[float], skipped: list[_Skipped], grad_norm: float
+    engine, losses: dict[str, float], counts: list[float], skipped: list[_Skipped], grad_norm: float
 ) -> StepResult:
-    losses = {
-        f"loss_{name}": value for name, value in zip(totals, sum_over_ranks(engine, list(totals.values())), strict=True)
-    }
     num_skipped = int(sum_over_ranks(engine, [sum(len(each.batch) for each in skipped if each.batch)])[0])
     bad = [each.batch for each in skipped if each.batch and each.is_bad]
     own_ids = [sample_id for batch in bad for sample_id in batch.sample_ids]
     skipped_ids = [sample_id for ids in gather_objects(own_ids) for sample_id in ids] if num_skipped else []
     return StepResult(
-        losses={**losses, "loss": sum(losses.values())},
+        losses={f"loss_{name}": value for name, value in losses.items()} | {"loss": sum(losses.values())},
         num_samples=int(counts[0]) - num_skipped,
         num_skipped=num_skipped,
         skipped_ids=skipped_ids,

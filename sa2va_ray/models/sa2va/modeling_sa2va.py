@@ -24,6 +24,9 @@ from .grounding_sam2 import GroundingEncoder, normalize_grounding_images
 from .pixels_sa2va import rgb_image
 from .processing_sa2va import Sa2VAProcessor
 
+NO_MASK: Mapping[str, None] = {"full_attention": None}
+"""By kind of layer, what stands for no attention mask; transformers takes it as made already, and makes none."""
+
 
 class Sa2VAOutput(NamedTuple):
     """What one forward pass gives.
@@ -86,6 +89,9 @@ class Sa2VAModel(PreTrainedModel):
         5. the hidden state at each [SEG] token to a language embedding
         6. SAM 2: one image encoding per image, one mask per [SEG]
 
+        Ids and masks of tokens are best left on the CPU: what is counted in them is then known without waiting for the
+        GPU.
+
         Args:
             input_ids: (B, L), right-padded.
             attention_mask: (B, L) bool or int64.
@@ -99,24 +105,31 @@ class Sa2VAModel(PreTrainedModel):
         # 1, 2
         inputs_embeds = self.embed(input_ids, self.encode_tiles(pixel_values).flatten(0, 1))
         # 3
+        padding = NO_MASK if self.is_causal_throughout else attention_mask.to(inputs_embeds.device)
         hidden = self.language_model.model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
+            inputs_embeds=inputs_embeds, attention_mask=padding, use_cache=False
         ).last_hidden_state
         # 4
         wanted = torch.ones_like(input_ids, dtype=torch.bool) if logits_mask is None else logits_mask
-        logits = self.language_model.lm_head(hidden[wanted])
+        logits = self.language_model.lm_head(hidden[_places(wanted, hidden.device)])
         # 5
-        image_index, position = torch.nonzero(input_ids == self.config.seg_token_id, as_tuple=True)
+        image_index, position = _places(input_ids == self.config.seg_token_id, hidden.device)
         num_objects = len(image_index)
         if num_objects == 0:
             # SAM 2 cannot decode no object; and ZeRO-3 gathers weights on all ranks together: one that skips SAM 2
             # would hang the rest.
-            image_index = position = torch.zeros(1, dtype=torch.int64, device=input_ids.device)
+            image_index = position = torch.zeros(1, dtype=torch.int64, device=hidden.device)
         seg_embeddings = self.text_hidden_fcs(hidden[image_index, position])
         # 6
         images = normalize_grounding_images(grounding_pixel_values, self.dtype, constants_dtype=torch.float32)
         mask_logits, ious = self.grounding_encoder(images, seg_embeddings, image_index)
         return Sa2VAOutput(logits=logits, mask_logits=mask_logits, ious=ious, num_objects=num_objects)
+
+    @property
+    def is_causal_throughout(self) -> bool:
+        """Whether no token looks at what is behind it, in any layer, nor is kept from what is before it. Padding at the
+        end then needs no mask (`NO_MASK`), and attention without one is quicker."""
+        return set(getattr(self.language_model.config, "layer_types", ())) == NO_MASK.keys()
 
     def encode_tiles(self, pixel_values: Tensor) -> Tensor:
         """(T, 3, S, S) -> image tokens (T, K, D): CLS dropped, pixel shuffle, projector. T may be 0."""
@@ -209,6 +222,12 @@ class Sa2VAModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Leaves the projector, the [SEG] head and SAM 2 as their constructors initialised them; the vision and the
         language model bring initialisations of their own."""
+
+
+def _places(wanted: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(B, L) bool -> rows and columns, int64 on `device`, of what is true in it, in order."""
+    rows, columns = torch.nonzero(wanted, as_tuple=True)
+    return rows.to(device), columns.to(device)
 
 
 def pixel_shuffle(patches: Tensor, downsample_ratio: float) -> Tensor:
