@@ -8,8 +8,8 @@
 All ways decode, augment and preprocess with the same functions, one thread each, on as many workers; images are
 synthetic angiograms of 512 px. The ways take turns, and the tables give medians over the rounds, since other work on
 the machine disturbs all of them: besides the wall clock there are samples per second of CPU time, which is that of all
-processes of a way (Ray's own and the consumer's too), and hardly depends on what else runs. Prints a table and writes
-benchmarks/data_COMMAND.json.
+processes of a way (Ray's own and the consumer's too), and hardly depends on what else runs. Prints each measurement as
+it comes, a table at the end, and writes benchmarks/data_COMMAND.json after each round, for a run that is cut off.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -58,11 +59,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sa2va-benchmark-") as name:
         folder = Path(name)
         samples = draw_samples(folder / "drawn")
-        rows = {"speed": speed, "nodes": nodes, "memory": memory}[arguments.command](arguments, folder, samples)
-    report(arguments.command, rows)
+        for rows in {"speed": speed, "nodes": nodes, "memory": memory}[arguments.command](arguments, folder, samples):
+            save(arguments.command, rows)
+    print_table(rows)
 
 
-def speed(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+Rows = list[dict[str, Any]]
+"""Of the table, over the rounds so far."""
+
+
+def speed(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, Any]]) -> Iterator[Rows]:
     write_loose(folder / "loose", samples)
     local, remote = write_parquet(folder / "parquet", samples, ROWS_PER_FILE), f"s3://{BUCKET}/data"
     ways = {
@@ -78,19 +84,29 @@ def speed(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, A
         with stack.applied_env(), ray.init(address=stack.ray_address, log_to_driver=False):
             storage.upload_folder(Path(local), remote, last=MANIFEST)
             roots = [found for process in stack.processes if (found := process.find())]
-            for _, size, augmented, way in product(range(arguments.rounds), arguments.sizes, ("on", "off"), ways):
-                config, processor = pipeline_config(arguments.cores, augmented == "on"), build_processor(size)
-                result = measure(partial(ways[way], plan, config, processor), arguments.samples, roots)
-                measured.setdefault((size, augmented, way), []).append(result)
-    return [
-        {
-            "size": size,
-            "augmentation": augmented,
-            "way": way,
-            **compare(results, measured[size, augmented, next(iter(ways))], arguments.cores),
-        }
-        for (size, augmented, way), results in measured.items()
-    ]
+            for number in range(arguments.rounds):
+                for size, augmented, way in product(arguments.sizes, ("on", "off"), ways):
+                    config, processor = pipeline_config(arguments.cores, augmented == "on"), build_processor(size)
+                    result = measure(partial(ways[way], plan, config, processor), arguments.samples, roots)
+                    measured.setdefault((size, augmented, way), []).append(result)
+                    tell(number, f"{size}, augmentation {augmented}, {way}", result)
+                yield [
+                    {
+                        "size": size,
+                        "augmentation": augmented,
+                        "way": way,
+                        **compare(results, measured[size, augmented, next(iter(ways))], arguments.cores),
+                    }
+                    for (size, augmented, way), results in measured.items()
+                ]
+
+
+def tell(number: int, way: str, result: Measured) -> None:
+    print(
+        f"round {number + 1}: {way}: first batch {result.first_batch_s:.1f} s, {result.samples_per_s:.1f} samples/s, "
+        f"{result.samples_per_cpu_s:.1f} a CPU second",
+        flush=True,
+    )
 
 
 def compare(results: list[Measured], base: list[Measured], cores: int) -> dict[str, Any]:
@@ -111,38 +127,40 @@ def compare(results: list[Measured], base: list[Measured], cores: int) -> dict[s
     }
 
 
-def nodes(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def nodes(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, Any]]) -> Iterator[Rows]:
     """A node is a raylet with one CPU, on which one actor fits; the driver's node has none."""
     uri = write_parquet(folder / "parquet", samples, ROWS_PER_FILE)
     plan = build_plan(ROWS_PER_FILE, repeats=-(-NUM_PARTS * arguments.samples // ROWS_PER_FILE))
     rates: dict[tuple[str, int], list[float]] = {}
-    for _, count in product(range(arguments.rounds), arguments.nodes):
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        for _ in range(count):
-            cluster.add_node(num_cpus=1, object_store_memory=STORE_MIB * 2**20)
-        with ray.init(address=cluster.address, log_to_driver=False):
-            for size in arguments.sizes:
-                config, processor = pipeline_config(count, augmented=True), build_processor(size)
-                result = measure(partial(load_stream, uri, plan, config, processor), arguments.samples, [])
-                rates.setdefault((size, count), []).append(result.samples_per_s)
-        cluster.shutdown()
-    medians = {key: statistics.median(values) for key, values in rates.items()}
-    return [
-        {
-            "size": size,
-            "nodes of 1 CPU": count,
-            "samples/s": medians[size, count],
-            "growth": medians[size, count] / medians[size, arguments.nodes[0]],
-            "rounds": rates[size, count],
-        }
-        for size, count in rates
-    ]
+    for number in range(arguments.rounds):
+        for count in arguments.nodes:
+            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+            for _ in range(count):
+                cluster.add_node(num_cpus=1, object_store_memory=STORE_MIB * 2**20)
+            with ray.init(address=cluster.address, log_to_driver=False):
+                for size in arguments.sizes:
+                    config, processor = pipeline_config(count, augmented=True), build_processor(size)
+                    result = measure(partial(load_stream, uri, plan, config, processor), arguments.samples, [])
+                    rates.setdefault((size, count), []).append(result.samples_per_s)
+                    tell(number, f"{size}, {count} nodes", result)
+            cluster.shutdown()
+        medians = {key: statistics.median(values) for key, values in rates.items()}
+        yield [
+            {
+                "size": size,
+                "nodes of 1 CPU": count,
+                "samples/s": medians[size, count],
+                "growth": medians[size, count] / medians[size, arguments.nodes[0]],
+                "rounds": rates[size, count],
+            }
+            for size, count in rates
+        ]
 
 
-def memory(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def memory(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, Any]]) -> Iterator[Rows]:
     """The consumer takes a batch, waits until the pipeline has filled what it may, and takes the rest at once."""
     uri = write_parquet(folder / "parquet", samples, NUM_MEMORY_IMAGES)
-    rows = []
+    rows: Rows = []
     with Stack(folder / "stack") as stack:
         stack.start_ray(num_cpus=arguments.cores, object_store_mib=STORE_MIB)
         roots = [found for process in stack.processes if (found := process.find())]
@@ -156,10 +174,10 @@ def memory(arguments: argparse.Namespace, folder: Path, samples: list[dict[str, 
                     count = 1 + sum(1 for _ in batches)
                 limits = {"store MiB": STORE_MIB, "object_store_mib": config.object_store_mib}
                 rows.append({"size": size, "images": count, **limits, **peaks})
-    return rows
+                yield rows
 
 
-def report(command: str, rows: list[dict[str, Any]]) -> None:
+def print_table(rows: Rows) -> None:
     columns = [column for column in rows[0] if column != "rounds"]
     table = [
         columns,
@@ -168,6 +186,9 @@ def report(command: str, rows: list[dict[str, Any]]) -> None:
     widths = [max(len(line[column]) for line in table) for column in range(len(columns))]
     for line in table:
         print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+
+
+def save(command: str, rows: Rows) -> None:
     file = RESULTS / f"data_{command}.json"
     file.write_text(
         json.dumps({"num_cpus": os.cpu_count(), "load_1min": os.getloadavg()[0], "rows": rows}, indent=2) + "\n"

@@ -1,5 +1,6 @@
 """What a worker trains with: the engine, the plan of the epochs, and where in it the run stands."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -156,7 +157,11 @@ def _build_model(
     sends rank 0's weights to all others, which need not read them: a host holds one copy, and not one for each GPU."""
     if dist.get_rank() != 0:
         return build_unfilled(config.model, precision), str
+    num_threads = torch.get_num_threads()
+    if config.use_gpu:  # Ray leaves each worker one thread; the others have nothing to do meanwhile
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
     model, _ = build_model(config.model, precision)
+    torch.set_num_threads(num_threads)
     return model, hashing.submit(weights_sha256, model.state_dict()).result
 
 
