@@ -43,8 +43,8 @@ def train(config: TrainConfig) -> str | None:
     other job can train the run (see `lock`).
 
     Raises:
-        UserError: data, storage or cluster do not fit the config, found before a worker is started; or what ended the
-            run, with what to do.
+        UserError: data, storage or cluster do not fit the config, or the run does not fit into its GPUs, found before
+            a worker is started; or what ended the run, with what to do.
     """
     configure_logging()
     check_trackers(config.trackers)
