@@ -128,6 +128,11 @@ def augment(
     return _recolour(pixels, config, chosen), np.array(moved).reshape(len(moved), height, width) >= _MASK_CUT
 
 
+def possible_sizes(height: int, width: int, config: AugmentConfig) -> set[tuple[int, int]]:
+    """The sizes (H, W), in pixels, that `augment` may give an image of H x W: its own and, with turns, W x H."""
+    return {(height, width), (width, height)} if config.turn_probability else {(height, width)}
+
+
 def _turn(layers: Layers, chosen: dict[str, np.random.Generator]) -> Layers:
     """Flips and turns; exact."""
     for axis, step in enumerate(("flip_rows", "flip_columns")):

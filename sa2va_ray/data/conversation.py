@@ -18,13 +18,14 @@ _QUESTIONS = {
     "Can you highlight the {} in this image with a segmentation mask?": 2,
 }
 _QUESTION_LIST = [question for question, times in _QUESTIONS.items() for _ in range(times)]
-_ANSWERS = [
+ANSWERS = [
     "It is [SEG].",
     "Sure, [SEG].",
     "Sure, it is [SEG].",
     "Sure, the segmentation result is [SEG].",
     "[SEG].",
 ]
+"""All answers that `training_turns` may draw."""
 
 
 def evaluation_prompt(phrase: str) -> str:
@@ -36,10 +37,19 @@ def training_turns(phrases: list[str], random: np.random.Generator) -> list[tupl
     """One (question, answer) per phrase, drawn at random; the image stands in the first question."""
     turns = []
     for number, phrase in enumerate(phrases):
-        question = _QUESTION_LIST[random.integers(len(_QUESTION_LIST))].format(_normalized(phrase))
-        marker = f"{_IMAGE_MARKER}\n" if number == 0 else ""
-        turns.append((marker + question, _ANSWERS[random.integers(len(_ANSWERS))]))
+        question = _asked(_QUESTION_LIST[random.integers(len(_QUESTION_LIST))], phrase, number)
+        turns.append((question, ANSWERS[random.integers(len(ANSWERS))]))
     return turns
+
+
+def possible_questions(phrase: str, number: int) -> list[str]:
+    """All questions that `training_turns` may draw for a sample's phrase. `number`: its place in the sample, from 0."""
+    return [_asked(question, phrase, number) for question in _QUESTIONS]
+
+
+def _asked(question: str, phrase: str, number: int) -> str:
+    marker = f"{_IMAGE_MARKER}\n" if number == 0 else ""
+    return marker + question.format(_normalized(phrase))
 
 
 def _normalized(phrase: str) -> str:

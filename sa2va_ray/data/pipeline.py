@@ -82,7 +82,7 @@ class PipelineConfig(Config):
     object_store_mib: int = Field(192, gt=0)
     """How much of Ray's object store the pipeline of one rank may fill."""
     max_length: int = 4096
-    """Longest sequence in tokens; a longer sample is an error, never cut."""
+    """Longest sequence in tokens. A longer sample is an error, never cut: before the run where the data set tells."""
     skeleton_radius_px: int | None = Field(None, ge=0)
     """When set, each object comes with its skeleton, widened by so many pixels: the ground truth of skeleton recall."""
     max_bad_samples: int = Field(0, ge=0)

@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         ("height", pa.int64()),
         ("width", pa.int64()),
         ("num_objects", pa.int64()),
+        ("phrases", pa.list_(pa.string())),  # of the objects; null where the sample cannot be used
         ("foreground", pa.float64()),  # share of the pixels
         ("mask_dice", pa.float64()),  # of the polygons against the mask image
         ("source_sha256", pa.string()),
@@ -97,6 +98,7 @@ def _row(task: Task, checked: Checked) -> dict[str, Any]:
         "height": height,
         "width": width,
         "num_objects": len(checked.masks),
+        "phrases": list(checked.masks),
         "foreground": float(checked.union.mean()),
         "mask_dice": checked.mask_dice,
         "source_sha256": checked.source_sha256,

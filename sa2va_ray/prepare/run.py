@@ -17,6 +17,7 @@ import pyarrow as pa
 from sa2va_ray import __version__, manifest, storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SPLITS
+from sa2va_ray.data.sample_kinds import KINDS, SampleKind, distinct_kinds
 from sa2va_ray.images.decode import to_png
 from sa2va_ray.manifest import MANIFEST
 from sa2va_ray.pictures.sheet import contact_sheet
@@ -176,7 +177,7 @@ def _write_data_set(
     data_sha256 = manifest.digest({"files": files})
     counts = _counts(outcomes)
     num_rows = {each["name"]: each["rows"] for each in written}
-    content = manifest.to_json(files, {**facts, "counts": counts, "num_rows": num_rows})
+    content = manifest.to_json(files, {**facts, "counts": counts, "num_rows": num_rows, KINDS: _kinds(outcomes)})
     storage.write_bytes(storage.join(config.out, MANIFEST), content)
     for split, count in counts.items():
         LOGGER.info("%s: %s", split, ", ".join(f"{number} {what}" for what, number in count.items()))
@@ -192,15 +193,30 @@ def _write_files(folder: str, files: Mapping[str, bytes]) -> None:
         storage.write_bytes(storage.join(folder, name), content)
 
 
+def _by_split(outcomes: Outcomes) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the samples that are in the data set."""
+    return {split: [row for row in outcomes.values() if row["split"] == split] for split in SPLITS}
+
+
+def _kinds(outcomes: Outcomes) -> dict[str, list[dict[str, Any]]]:
+    """Split -> which image sizes and phrases its samples have (see data/sample_kinds.py)."""
+    return {
+        split: [
+            kind._asdict()
+            for kind in distinct_kinds(SampleKind(row["height"], row["width"], tuple(row["phrases"])) for row in rows)
+        ]
+        for split, rows in _by_split(outcomes).items()
+    }
+
+
 def _counts(outcomes: Outcomes) -> Counts:
-    used = {split: [row for row in outcomes.values() if row["split"] == split] for split in SPLITS}
     return {
         split: {
             "samples": len(rows),
             "patients": len({row["patient_id"] for row in rows}),
             "objects": sum(row["num_objects"] for row in rows),
         }
-        for split, rows in used.items()
+        for split, rows in _by_split(outcomes).items()
     }
 
 

@@ -83,6 +83,9 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     """`auto`: go on from the run's newest valid checkpoint, if it has one. `never`: no run of this name may exist."""
     plan: bool = False
     """Only print what the run would take: parameters, memory, steps, checkpoint size."""
+    force: bool = False
+    """Start, with a warning, although the plan does not fit into the GPUs' memory. A plan is an estimate, for the
+    largest sample in every place of a micro batch: a run that it finds a little too large may fit."""
     min_workers: int | None = Field(None, gt=0)
     """When set, the run goes on with fewer workers, down to this many, while nodes are missing."""
     max_failures: int = Field(3, ge=0)

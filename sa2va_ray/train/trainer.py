@@ -3,6 +3,7 @@
 import os
 import re
 from functools import partial
+from typing import Any
 
 import ray
 import ray.train
@@ -27,6 +28,8 @@ from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.loop import train_loop_per_worker
 from sa2va_ray.train.plan.memory import log_measured_peak, log_plan
+from sa2va_ray.train.plan.refusals import too_large, too_long
+from sa2va_ray.train.plan.table import MemoryPlan
 from sa2va_ray.train.watch.run_facts import git_commit
 from sa2va_ray.train.watch.trackers.registry import check_trackers
 
@@ -40,8 +43,8 @@ def train(config: TrainConfig) -> str | None:
     other job can train the run (see `lock`).
 
     Raises:
-        UserError: data, storage or cluster do not fit the config, found before a worker is started; or what ended the
-            run, with what to do.
+        UserError: data, storage or cluster do not fit the config, or the run does not fit into its GPUs, found before
+            a worker is started; or what ended the run, with what to do.
     """
     configure_logging()
     check_trackers(config.trackers)
@@ -64,12 +67,14 @@ def train(config: TrainConfig) -> str | None:
     if config.plan:
         gpu_bytes = _gpu_bytes_for_a_plan(config)
         use_gpu = gpu_bytes is not None if config.use_gpu is None else config.use_gpu
-        log_plan(config.model_copy(update={"use_gpu": use_gpu}), num_samples, gpu_bytes)
+        plan = log_plan(config.model_copy(update={"use_gpu": use_gpu}), data_manifest, gpu_bytes)
+        for refusal in filter(None, (too_long(plan), too_large(plan))):
+            LOGGER.warning(refusal)
         return None
     storage.check_writable(config.runs_uri)
     _refuse_where_never(config, run_uri)
     with RunLock(run_uri) as lock:
-        return _train(config, num_samples, digest(data_manifest), lock)
+        return _train(config, data_manifest, lock)
 
 
 def _refuse_where_never(config: TrainConfig, run_uri: str) -> None:
@@ -79,9 +84,9 @@ def _refuse_where_never(config: TrainConfig, run_uri: str) -> None:
         )
 
 
-def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLock) -> str:
+def _train(config: TrainConfig, data_manifest: dict[str, Any], lock: RunLock) -> str:
     """Trains while it holds the run's lock. Returns the URI of the last checkpoint."""
-    run_uri = storage.join(config.runs_uri, config.name)
+    run_uri, data_sha256 = storage.join(config.runs_uri, config.name), digest(data_manifest)
     saved = _read_newest(run_uri, config, data_sha256)
     if saved and _is_at_end(saved):
         LOGGER.info("the run %s is at its end already: checkpoint %s", config.name, saved.uri)
@@ -92,7 +97,8 @@ def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLoc
     check_cluster(config.resources(config.pipeline.cpus_per_rank()), _CURE, config.resources_per_worker())
     check_paths(config, data_uri=config.data_uri, runs_uri=config.runs_uri, **_paths_of_base(config))
     gpu_bytes = least_gpu_bytes(waits=config.strategy == "auto") if config.use_gpu else None
-    plan = log_plan(config, num_samples, gpu_bytes)
+    plan = log_plan(config, data_manifest, gpu_bytes)
+    _check_plan(plan)
     config = config.model_copy(update={"strategy": plan.strategy})
     # Ray would look for checkpoints that are not there any more; the workers find the newest one by themselves.
     storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT})
@@ -104,6 +110,20 @@ def _train(config: TrainConfig, num_samples: int, data_sha256: str, lock: RunLoc
     LOGGER.info("trained: checkpoint %s", trained.uri)
     _log_result(trained.uri)
     return trained.uri
+
+
+def _check_plan(plan: MemoryPlan) -> None:
+    """
+    Raises:
+        UserError: a sample that is longer than the config lets through, or, without `force`, more memory than the GPUs
+            have.
+    """
+    if refusal := too_long(plan):
+        raise UserError(refusal)
+    if refusal := too_large(plan):
+        if not plan.config.force:
+            raise UserError(f"{refusal} force=true starts the run all the same.")
+        LOGGER.warning("started by force=true: %s", refusal)
 
 
 def _paths_of_base(config: TrainConfig) -> dict[str, str | None]:

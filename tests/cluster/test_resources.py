@@ -40,7 +40,7 @@ from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train import trainer
 from sa2va_ray.train.checkpoints.lock import RunLock
 from sa2va_ray.train.config import TrainConfig
-from tests.train.saved_runs import run_config
+from tests.train.saved_runs import DATA_MANIFEST, run_config
 
 ROOT = Path(__file__).parents[2]
 AUTOSCALER = {  # as cluster.yaml: a head without CPUs, no worker yet
@@ -165,7 +165,7 @@ def test_a_run_is_planned_for_the_gpu_that_its_workers_get(monkeypatch, tmp_path
     for strategy in ("auto", "zero3"):
         config = run_config(tmp_path / "runs", f"strategy={strategy}", "use_gpu=true")
         with RunLock(f"{config.runs_uri}/run") as lock, pytest.raises(pytest.fail.Exception, match=r"planned zero[23]"):
-            trainer._train(config, 9, "d" * 64, lock)
+            trainer._train(config, DATA_MANIFEST, lock)
     assert asked == [True, False]
 
 

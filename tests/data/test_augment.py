@@ -6,7 +6,7 @@ import pytest
 from skimage.measure import label
 
 from sa2va_ray.config import UserError
-from sa2va_ray.data.augment import AugmentConfig, augment
+from sa2va_ray.data.augment import AugmentConfig, augment, possible_sizes
 
 POSES = AugmentConfig(**{**AugmentConfig.off().model_dump(), "flip_probability": 0.5, "turn_probability": 0.75})
 PROBABILITIES = [name for name in AugmentConfig.model_fields if name.endswith("_probability")]
@@ -64,6 +64,13 @@ def test_warped_masks_lie_on_the_warped_image_to_its_borders(step, channels):
             assert np.mean(mask[clear] == (inside * (level - value) > 0)[clear]) > 0.999
         moves.append(dice(masks[0], moved_masks[0]))
     assert min(moves) < 0.97
+
+
+@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(turn_probability=0), AugmentConfig.off()])
+def test_no_image_gets_another_size_than_the_possible_ones(config):
+    image, masks = texture(24, 40), np.zeros((1, 24, 40), bool)
+    sizes = {augment(image, masks, config, np.random.default_rng(seed))[0].shape[:2] for seed in range(60)}
+    assert sizes == possible_sizes(24, 40, config)
 
 
 def test_a_rotation_is_about_the_centre():

@@ -17,6 +17,7 @@ import ray
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SCHEMA, decode_image, object_masks
+from sa2va_ray.data.sample_kinds import SampleKind, read_kinds
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.images.masks import polygons_to_mask
 from sa2va_ray.manifest import digest, read_manifest, sha256_of_file, verify_files
@@ -94,6 +95,8 @@ def test_samples_keep_the_contract(job):
         assert places == sorted(set(places))
         assert len(own) == counts["samples"] == counts["objects"]
         assert counts["patients"] == list(splits.values()).count(split)
+        kinds = {SampleKind(r["height"], r["width"], tuple(o["phrase"] for o in r["objects"])) for r in own}
+        assert set(read_kinds(manifest, split)) == kinds
     assert sum(manifest["num_rows"].values()) == 23
 
 

@@ -21,6 +21,9 @@ ROOT = Path(__file__).parents[2]
 NAMES = [f"layer_{number}.weight" for number in range(7)]
 NUM_STEPS = 30
 DATA_SHA256 = "d" * 64
+_KINDS = [{"height": 128, "width": 128, "phrases": ["blood vessels"]}]
+DATA_MANIFEST = {"files": {}, "counts": {"train": {"samples": 9}}, "sample_kinds": {"train": _KINDS, "val": _KINDS}}
+"""Of a data set of one tile and one object in a sample."""
 OWNER = "owner"
 
 

@@ -1,6 +1,16 @@
-"""What a run that has ended tells of its cause."""
+"""What the driver refuses before it starts workers, and what a run that has ended tells of its cause."""
 
+import json
+import logging
+
+import pytest
+
+from sa2va_ray.config import UserError
+from sa2va_ray.telemetry import LOGGER
+from sa2va_ray.train import trainer
+from sa2va_ray.train.plan.table import GIB
 from sa2va_ray.train.trainer import _cause
+from tests.train.saved_runs import DATA_MANIFEST, run_config
 
 _OUT_OF_MEMORY = """1 worker(s) failed
 ray.exceptions.OutOfMemoryError: 2 worker(s) were killed due to the node running low on memory.
@@ -17,3 +27,63 @@ def test_a_worker_that_was_killed_for_memory_is_told_as_that():
 def test_other_causes_are_the_last_line():
     assert _cause(RuntimeError("Traceback ...\n\n  ValueError: 3 of 4  \n")) == "ValueError: 3 of 4"
     assert _cause(RuntimeError()) == "RuntimeError"
+
+
+@pytest.fixture
+def cluster_of_small_gpus(monkeypatch):
+    """The driver's view of a cluster whose GPUs have 1 GiB each; it fails where workers would be started."""
+    for name in ("connect", "check_cluster", "check_paths"):
+        monkeypatch.setattr(trainer, name, lambda *arguments, **paths: None)
+    monkeypatch.setattr(trainer, "least_gpu_bytes", lambda waits: GIB)
+    monkeypatch.setattr(trainer, "_gpu_bytes_for_a_plan", lambda config: GIB)
+    monkeypatch.setattr(trainer, "_fit", lambda *arguments: pytest.fail("workers are started"))
+
+
+@pytest.fixture
+def messages(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level(logging.INFO, LOGGER.name)
+    return lambda level: [record.getMessage() for record in caplog.records if record.levelno == level]
+
+
+@pytest.fixture
+def data_uri(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/manifest.json").write_text(json.dumps(DATA_MANIFEST))
+    return tmp_path / "data"
+
+
+def train_with(tmp_path, data_uri, *settings):
+    return trainer.train(run_config(tmp_path / "runs", f"data_uri={data_uri}", "use_gpu=true", *settings))
+
+
+@pytest.mark.parametrize("strategy", ["auto", "zero3"])
+def test_a_run_that_does_not_fit_ends_before_a_worker_starts(cluster_of_small_gpus, tmp_path, data_uri, strategy):
+    with pytest.raises(
+        UserError, match=r"does not fit .* there are 0\.9 GiB .* force=true starts the run all the same"
+    ):
+        train_with(tmp_path, data_uri, f"strategy={strategy}")
+
+
+def test_force_starts_it_with_a_warning(cluster_of_small_gpus, messages, tmp_path, data_uri):
+    with pytest.raises(pytest.fail.Exception, match="workers are started"):
+        train_with(tmp_path, data_uri, "force=true")
+    (warning,) = messages(logging.WARNING)
+    assert warning.startswith("started by force=true: The run does not fit")
+
+
+def test_a_sample_that_is_too_long_ends_it_before_a_worker_starts(cluster_of_small_gpus, tmp_path, data_uri):
+    with pytest.raises(
+        UserError, match=r"can have \d\d tokens, pipeline\.max_length is 20\. Set pipeline\.max_length="
+    ):
+        train_with(tmp_path, data_uri, "pipeline.max_length=20", "force=true")
+
+
+def test_a_plan_alone_only_tells(cluster_of_small_gpus, messages, tmp_path, data_uri):
+    assert train_with(tmp_path, data_uri, "pipeline.max_length=20", "strategy=auto", "plan=true") is None
+    too_long, too_large = messages(logging.WARNING)
+    assert "pipeline.max_length is 20" in too_long
+    assert "does not fit" in too_large
+    (told,) = [message for message in messages(logging.INFO) if message.startswith("plan of the run")]
+    assert "largest sample of this data set" in told
+    assert not (tmp_path / "runs").exists()

@@ -52,6 +52,7 @@ RULES: dict[str, Rule] = {
     "validation": Rule.FREE,
     "resume": Rule.FREE,
     "plan": Rule.FREE,
+    "force": Rule.FREE,
     "max_failures": Rule.FREE,
     "storage_patience_s": Rule.FREE,
     "max_skipped_samples": Rule.FREE,

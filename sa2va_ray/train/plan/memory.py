@@ -4,15 +4,15 @@ Model states follow the ZeRO paper (arXiv 1910.02054, sections 3.1 and 5) with m
 gradient in the model's dtype and 12 bytes of optimizer state (weight and two moments in float32) for each trained value
 between them; zero2 holds the weights N times, zero3 once. Activations: see activations.py.
 
-The plan is of the largest micro batch that the config lets through, so a measured peak should be lower.
+The plan is of the largest micro batch that the data set can give, so a measured peak should be lower.
 """
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sa2va_ray import storage
-from sa2va_ray.config import UserError
 from sa2va_ray.models.build import PRECISIONS
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
@@ -20,33 +20,46 @@ from sa2va_ray.train.engine.deepspeed import choose_precision
 from sa2va_ray.train.engine.strategy import MAX_LIVE_PARAMETERS, REDUCE_BUCKET_SIZE, STRATEGIES, Strategy
 from sa2va_ray.train.plan import activations
 from sa2va_ray.train.plan.activations import SampleSize
+from sa2va_ray.train.plan.samples import configured_maximum, largest_of_data_set
 from sa2va_ray.train.plan.sizes import ModelSizes, read_model_sizes
-from sa2va_ray.train.plan.table import GIB, MARGIN, MemoryPlan, render_plan
+from sa2va_ray.train.plan.table import GIB, MemoryPlan, render_plan
 
 _OPTIMIZER_BYTES = 12
 _STEP_BYTES = 8  # per trained value in the update: the gradient in float32, and AdamW's denominator
 _CHECKPOINT_BYTES = 12  # per trained value: weight and two moments in float32
 
 
-def log_plan(config: TrainConfig, num_samples: int, gpu_bytes: int | None) -> MemoryPlan:
-    """Logs the plan of a run, against the GPU that its workers get, and the local disk if checkpoints go there.
+def log_plan(config: TrainConfig, data_manifest: Mapping[str, Any], gpu_bytes: int | None) -> MemoryPlan:
+    """Logs the plan of a run for the largest sample of its data set, against the GPU that its workers get, and the
+    local disk if checkpoints go there. Where the data set does not tell, the plan is for the longest sequence that the
+    config lets through, and a warning says so.
 
     Args:
-        num_samples: of the training split.
+        data_manifest: of the prepared data set.
         gpu_bytes: memory of that GPU; None where it is not known, or none is used.
 
     Raises:
-        UserError: the base is no model folder; `auto`, and nothing fits.
+        UserError: the base is no model folder.
     """
     sizes = read_model_sizes(config.model, PRECISIONS[choose_precision(config)])
+    size = largest_of_data_set(data_manifest, sizes.processor, config)
     plan = plan_memory(
         sizes,
         config,
+        size=size,
         gpu_bytes=gpu_bytes,
-        num_samples=num_samples,
+        num_samples=data_manifest["counts"]["train"]["samples"],
         free_bytes=_free_bytes(config.runs_uri),
     )
-    LOGGER.info("plan of the run\n%s", render_plan(plan))
+    configured = plan_memory(sizes, config.model_copy(update={"strategy": plan.strategy})) if size else None
+    LOGGER.info("plan of the run\n%s", render_plan(plan, configured))
+    if size is None:
+        LOGGER.warning(
+            "The plan is for the %d tokens of pipeline.max_length and may be far too large: the data set was prepared "
+            "by an older version, which did not list what its samples are like. Run jobs.prepare again, with the same "
+            "source, settings and SA2VA_PSEUDONYM_KEY.",
+            plan.size.num_tokens,
+        )
     return plan
 
 
@@ -78,15 +91,12 @@ def plan_memory(
     """Plan of a run with `config.strategy`, or with the one that `choose_strategy` finds for `auto`.
 
     Args:
-        size: the largest sample; by default the largest that `pipeline.max_length` lets through.
+        size: the largest sample of the data set; by default the longest that `pipeline.max_length` lets through.
         gpu_bytes: memory of one GPU.
         num_samples: of the training split, not repeated.
         free_bytes: where checkpoints go.
-
-    Raises:
-        UserError: `auto`, and nothing fits.
     """
-    size = size or largest_sample(sizes, config)
+    is_of_data_set, size = size is not None, size or configured_maximum(sizes.architecture, config)
     strategy = choose_strategy(sizes, config, gpu_bytes, size) if config.strategy == "auto" else config.strategy
     return MemoryPlan(
         sizes=sizes,
@@ -97,6 +107,7 @@ def plan_memory(
         transients=_transients(sizes, config, strategy, size),
         host=_host(sizes, config, strategy),
         checkpoint_bytes=_CHECKPOINT_BYTES * sizes.num_trained,
+        is_of_data_set=is_of_data_set,
         gpu_bytes=gpu_bytes,
         free_bytes=free_bytes,
         num_samples=num_samples,
@@ -106,25 +117,16 @@ def plan_memory(
 def choose_strategy(
     sizes: ModelSizes, config: TrainConfig, gpu_bytes: int | None, size: SampleSize | None = None
 ) -> Strategy:
-    """The fastest strategy that fits into `gpu_bytes` with the margin; zero3 where these are not known.
-
-    Raises:
-        UserError: none fits.
-    """
+    """The fastest strategy that fits into `gpu_bytes` with the margin, or the smallest where none does; zero3 where
+    these are not known."""
     if gpu_bytes is None:
         return "zero3"
-    plans = [_plan_as(sizes, config, strategy, gpu_bytes, size) for strategy in STRATEGIES]
-    for plan in plans:
-        if plan.fits:
-            return plan.strategy
-    raise UserError(_nothing_fits(plans))
-
-
-def largest_sample(sizes: ModelSizes, config: TrainConfig) -> SampleSize:
-    """The longest sequence, with as many tiles as it has room for."""
-    num_tokens, most = config.pipeline.max_length, sizes.architecture.max_dynamic_patch
-    most += 1 if sizes.architecture.use_thumbnail and most > 1 else 0
-    return SampleSize(num_tokens, num_tiles=max(1, min(most, num_tokens // sizes.architecture.tokens_per_tile)))
+    plans = [
+        plan_memory(sizes, config.model_copy(update={"strategy": strategy}), size=size, gpu_bytes=gpu_bytes)
+        for strategy in STRATEGIES
+    ]
+    smallest = min(plans, key=lambda plan: plan.peak_bytes)
+    return next((plan for plan in plans if plan.fits), smallest).strategy
 
 
 def _states(sizes: ModelSizes, config: TrainConfig, strategy: Strategy) -> dict[str, int]:
@@ -193,28 +195,3 @@ def _host(sizes: ModelSizes, config: TrainConfig, strategy: Strategy) -> dict[st
         state = (b + 4 + _OPTIMIZER_BYTES) * trained
         host |= {"offloaded weights": b * sizes.num_parameters, "offloaded gradients and optimizer state": state}
     return host
-
-
-def _plan_as(
-    sizes: ModelSizes, config: TrainConfig, strategy: Strategy, gpu_bytes: int, size: SampleSize | None, **changes
-) -> MemoryPlan:
-    changed = config.model_copy(update={"strategy": strategy, **changes})
-    return plan_memory(sizes, changed, size=size, gpu_bytes=gpu_bytes)
-
-
-def _nothing_fits(plans: list[MemoryPlan]) -> str:
-    smallest = plans[-1]
-    sizes, config, gpu_bytes = smallest.sizes, smallest.config, smallest.gpu_bytes
-    assert gpu_bytes is not None
-    needs = ", ".join(f"{plan.strategy} {plan.peak_bytes / GIB:.1f}" for plan in plans)
-    cures = []
-    if not config.activation_checkpointing:
-        eased = _plan_as(sizes, config, "zero3", gpu_bytes, smallest.size, activation_checkpointing=True)
-        cures.append(f"activation_checkpointing=true (zero3 then takes {eased.peak_bytes / GIB:.1f} GiB)")
-    if config.micro_batch_size > 1:
-        cures.append("micro_batch_size=1")
-    cures += [f"a pipeline.max_length below {smallest.size.num_tokens}", "a smaller model.trainable.lora_rank"]
-    return (
-        f"No strategy fits into {(1 - MARGIN) * gpu_bytes / GIB:.1f} GiB ({100 * (1 - MARGIN):.0f} % of a GPU's "
-        f"{gpu_bytes / GIB:.1f} GiB); GiB needed: {needs}. What helps: {'; '.join(cures)}; more or larger GPUs."
-    )

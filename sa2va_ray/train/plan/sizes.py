@@ -30,13 +30,18 @@ class ModelSizes:
     groups: all parameters, adapters included; empty groups are left out.
     dtype: of all parameters.
     largest_module: most parameters that one module holds itself, so that ZeRO-3 gathers them together.
+    processor: with the run's tokenizer, template and tiling.
     """
 
     groups: tuple[ParameterGroup, ...]
     dtype: torch.dtype
     largest_module: int
-    architecture: Sa2VAConfig
+    processor: Sa2VAProcessor
     trainable: TrainableConfig
+
+    @property
+    def architecture(self) -> Sa2VAConfig:
+        return self.processor.config
 
     @property
     def num_parameters(self) -> int:
@@ -55,15 +60,15 @@ def read_model_sizes(config: ModelConfig, dtype: torch.dtype) -> ModelSizes:
         UserError: the base is no model folder, or of another family.
     """
     architecture, tokenizer = read_architecture(config)
-    model = build_empty_model(architecture)
+    model, processor = build_empty_model(architecture), Sa2VAProcessor(architecture, tokenizer)
     with init_empty_weights(include_buffers=False), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 calls a name that transformers 5.23 deprecates
-        make_trainable(model, Sa2VAProcessor(architecture, tokenizer), config.trainable)
+        make_trainable(model, processor, config.trainable)
     return ModelSizes(
         groups=tuple(_count_groups(model)),
         dtype=dtype,
         largest_module=max(sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()),
-        architecture=architecture,
+        processor=processor,
         trainable=config.trainable,
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.strategy import Strategy
@@ -21,6 +22,7 @@ class MemoryPlan:
     transients: bytes on top of these, by the moment of a step that needs them; the largest counts.
     host: bytes of one host that all workers share, by part: while the model is built, and then.
     checkpoint_bytes: of one checkpoint.
+    is_of_data_set: whether `size` is of the largest sample of the data set, or else what the config lets through.
     """
 
     sizes: ModelSizes
@@ -31,6 +33,7 @@ class MemoryPlan:
     transients: Mapping[str, int]
     host: Mapping[str, int]
     checkpoint_bytes: int
+    is_of_data_set: bool = False
     gpu_bytes: int | None = None
     free_bytes: int | None = None
     num_samples: int | None = None
@@ -58,9 +61,14 @@ class MemoryPlan:
         return self.config.num_epochs * -(-self.num_samples * self.config.repeats // self.config.global_batch_size)
 
 
-def render_plan(plan: MemoryPlan) -> str:
-    """Parameters, memory of a GPU and of the host, steps, checkpoints: one table each, a line per part."""
-    return "\n".join([*_parameters(plan), *_gpu(plan), *_host(plan), *_steps(plan), *_checkpoints(plan)])
+def render_plan(plan: MemoryPlan, configured: MemoryPlan | None = None) -> str:
+    """Parameters, memory of a GPU and of the host, steps, checkpoints: one table each, a line per part.
+
+    Args:
+        configured: the plan for the longest sequence that the config lets through, whose peak is to stand beside.
+    """
+    parts = _parameters(plan), _gpu(plan, configured), _host(plan), _steps(plan), _checkpoints(plan)
+    return "\n".join(chain(*parts))
 
 
 def _parameters(plan: MemoryPlan) -> Iterator[str]:
@@ -72,12 +80,14 @@ def _parameters(plan: MemoryPlan) -> Iterator[str]:
     yield f"  {'sum':<34}{sizes.num_parameters:>16,}{sizes.num_trained:>16,} ({share:.2f} %)"
 
 
-def _gpu(plan: MemoryPlan) -> Iterator[str]:
+def _gpu(plan: MemoryPlan, configured: MemoryPlan | None) -> Iterator[str]:
     size = plan.size
+    what = "largest sample of this data set" if plan.is_of_data_set else "longest sequence that the config lets through"
     yield (
         f"memory of each of {plan.config.num_workers} workers, {plan.strategy}, activation checkpointing "
-        f"{'on' if plan.config.activation_checkpointing else 'off'}, {plan.config.micro_batch_size} sample(s) of "
-        f"{size.num_tokens} tokens, {size.num_tiles} tile(s), {size.num_objects} object(s)"
+        f"{'on' if plan.config.activation_checkpointing else 'off'}, for the {what}: "
+        f"{plan.config.micro_batch_size} sample(s) of {size.num_tokens} tokens, {size.num_tiles} tile(s), "
+        f"{size.num_objects} object(s)"
     )
     yield from (_line(name, num_bytes) for name, num_bytes in plan.gpu.items() if num_bytes)
     moment = max(plan.transients, key=lambda name: plan.transients[name])
@@ -85,6 +95,9 @@ def _gpu(plan: MemoryPlan) -> Iterator[str]:
     if plan.config.use_gpu:
         yield _line("CUDA and NCCL", plan.peak_bytes - plan.allocated_bytes)
     yield _line("peak", plan.peak_bytes) + _against(plan)
+    if configured:
+        longest = f"peak with {configured.size.num_tokens} tokens (pipeline.max_length)"
+        yield _line(longest, configured.peak_bytes)
 
 
 def _against(plan: MemoryPlan) -> str:

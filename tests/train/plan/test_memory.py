@@ -1,21 +1,25 @@
 """The plan against what is counted on real models, and its decisions."""
 
+import logging
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
-from sa2va_ray.config import UserError
 from sa2va_ray.models.build import ModelConfig, build_model
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE
 from sa2va_ray.models.sa2va.grounding_sam2 import GroundingEncoder
+from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.plan import activations
 from sa2va_ray.train.plan.activations import SampleSize
-from sa2va_ray.train.plan.memory import choose_strategy, plan_memory
+from sa2va_ray.train.plan.memory import choose_strategy, log_plan, plan_memory
 from sa2va_ray.train.plan.sizes import read_model_sizes
 from sa2va_ray.train.plan.table import GIB, render_plan
+from tests.train.saved_runs import DATA_MANIFEST
 
 DEMO = "jobs/configs/demo.yaml"
 MIB = 2**20
@@ -131,13 +135,39 @@ def test_auto_goes_on_to_what_is_smaller(config):
         "zero3",
         "zero3_offload",
     ]
-    with pytest.raises(
-        UserError, match=r"(?s)No strategy fits into 2\.8 GiB .*zero3_offload \d.*activation_checkpointing"
-    ):
-        choose_strategy(sizes, config, 3 * GIB, size)
+    assert choose_strategy(sizes, config, 3 * GIB, size) == "zero3_offload"  # the smallest, which does not fit either
 
 
-def test_the_longest_sequence_is_what_is_planned_for(sizes, config):
+@pytest.fixture
+def logged(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level(logging.INFO, LOGGER.name)
+    return caplog
+
+
+def test_the_plan_is_for_the_largest_sample_of_the_data_set(config, logged):
+    plan = log_plan(config, DATA_MANIFEST, 24 * GIB)
+    assert plan.size.num_tokens < 100
+    assert plan.size == SampleSize(plan.size.num_tokens, num_tiles=1, num_objects=1)
+    assert f"for the largest sample of this data set: 2 sample(s) of {plan.size.num_tokens} tokens" in logged.text
+    configured = plan_memory(plan.sizes, config)
+    assert configured.peak_bytes > plan.peak_bytes
+    beside = re.search(r"peak with 4096 tokens \(pipeline\.max_length\) +([\d.]+) GiB", logged.text)
+    assert beside[1] == f"{configured.peak_bytes / GIB:.2f}"
+    assert not [record for record in logged.records if record.levelno >= logging.WARNING]
+
+
+def test_of_an_older_data_set_the_plan_is_for_what_the_config_lets_through(config, logged):
+    older = {key: value for key, value in DATA_MANIFEST.items() if key != "sample_kinds"}
+    plan = log_plan(config, older, 24 * GIB)
+    assert (plan.size.num_tokens, plan.num_samples) == (4096, 9)
+    assert "for the longest sequence that the config lets through: 2 sample(s) of 4096 tokens" in logged.text
+    assert "peak with" not in logged.text
+    (warning,) = [record.getMessage() for record in logged.records if record.levelno >= logging.WARNING]
+    assert re.search(r"the 4096 tokens of pipeline\.max_length .* older version.* Run jobs\.prepare again", warning)
+
+
+def test_without_a_size_the_longest_sequence_is_what_is_planned_for(sizes, config):
     short = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"max_length": 512})})
     assert plan_memory(sizes, config).size.num_tokens == 4096
     assert plan_memory(sizes, short).peak_bytes < plan_memory(sizes, config).peak_bytes
@@ -179,7 +209,7 @@ def _kept_bytes(model, forward) -> int:
 
 def _with_sam2(sizes, grounding_config):
     architecture = type(sizes.architecture)(grounding_config=grounding_config)
-    return type(sizes)(**{**vars(sizes), "architecture": architecture})
+    return replace(sizes, processor=Sa2VAProcessor(architecture, sizes.processor.tokenizer))
 
 
 def _with_small_trunk(grounding_config):
