@@ -105,7 +105,7 @@ def plan_memory(
         size=size,
         gpu=_states(sizes, config, strategy) | _kept(sizes, config, size),
         transients=_transients(sizes, config, strategy, size),
-        host=_host(sizes, config, strategy),
+        host=_host(sizes, strategy),
         checkpoint_bytes=_CHECKPOINT_BYTES * sizes.num_trained,
         is_of_data_set=is_of_data_set,
         gpu_bytes=gpu_bytes,
@@ -187,9 +187,9 @@ def _transients(sizes: ModelSizes, config: TrainConfig, strategy: Strategy, size
     }
 
 
-def _host(sizes: ModelSizes, config: TrainConfig, strategy: Strategy) -> dict[str, int]:
-    b, trained, workers = sizes.dtype.itemsize, sizes.num_trained, config.num_workers
-    host = {"while each worker builds the model": workers * b * sizes.num_parameters}
+def _host(sizes: ModelSizes, strategy: Strategy) -> dict[str, int]:
+    b, trained = sizes.dtype.itemsize, sizes.num_trained
+    host = {"while the first worker builds the model": b * sizes.num_parameters}
     if strategy == "zero3_offload":
         # Gradients of the model's dtype, and once more in float32 for the update.
         state = (b + 4 + _OPTIMIZER_BYTES) * trained
