@@ -83,7 +83,7 @@ def measure(settings: list[str]) -> dict[str, Any]:
     flops = count_flops(model)
     engine = build_engine(model, config, "bf16")
     del model
-    batch = _batch(processor, config.micro_batch_size)
+    batch = _batch(processor, config.samples_of_a_pass)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     seconds = []
@@ -104,7 +104,7 @@ def measure(settings: list[str]) -> dict[str, Any]:
         "first step s": round(seconds[0], 2),
         "second step s": round(seconds[1], 2),
         "micro batch s": round(micro_batch_s, 3),
-        "samples/s": round(config.micro_batch_size / micro_batch_s, 2),
+        "samples/s": round(config.samples_of_a_pass / micro_batch_s, 2),
         "MFU": round(flops.of_batch(batch) / micro_batch_s / peak, 4) if peak else None,
         "planned GiB": round(plan.allocated_bytes / GIB, 1),
         "measured GiB": round(torch.cuda.max_memory_allocated() / GIB, 1),

@@ -1,8 +1,8 @@
 """TrainConfig: what `jobs.train` takes. Derived numbers are methods."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from sa2va_ray.cluster.config import ClusterConfig, WorkersConfig
 from sa2va_ray.config import Config, Seed
@@ -40,6 +40,15 @@ class ValidationConfig(Config):
     network once."""
 
 
+def _number_or_auto(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and value > 0):
+        return value
+    raise ValueError("give a whole number of 1 or more, or auto")
+
+
+MicroBatchSize = Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)]
+
+
 class TrainConfig(WorkersConfig, ClusterConfig):
     """One training run."""
 
@@ -60,8 +69,9 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     """How many times each sample is in an epoch."""
     global_batch_size: int = Field(32, gt=0)
     """Samples of one optimizer step, over all workers."""
-    micro_batch_size: int = Field(1, gt=0)
-    """Most samples of one forward pass of one worker. Accumulation follows from it."""
+    micro_batch_size: MicroBatchSize = 1
+    """Most samples of one forward pass of one worker. Accumulation follows from it. `auto`: as many as the memory plan
+    finds room for on the cluster's smallest GPU, or 1 where none is used."""
     seed: Seed = 0
 
     num_workers: int = Field(4, gt=0)
@@ -132,4 +142,10 @@ class TrainConfig(WorkersConfig, ClusterConfig):
 
     def gradient_accumulation_steps(self) -> int:
         """Forward passes of a worker in a full step."""
-        return -(-self.global_batch_size // (self.num_workers * self.micro_batch_size))
+        return -(-self.global_batch_size // (self.num_workers * self.samples_of_a_pass))
+
+    @property
+    def samples_of_a_pass(self) -> int:
+        """`micro_batch_size` as a number, which the plan of the run puts in the place of `auto`."""
+        assert self.micro_batch_size != "auto", "the plan has not been made"
+        return self.micro_batch_size

@@ -192,7 +192,7 @@ def plan_epochs(config: TrainConfig, rank: int, world_size: int) -> list[EpochPl
             seed=config.seed,
             epoch=epoch,
             global_batch_size=config.global_batch_size,
-            micro_batch_size=config.micro_batch_size,
+            micro_batch_size=config.samples_of_a_pass,
             rank=rank,
             world_size=world_size,
         )

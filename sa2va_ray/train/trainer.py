@@ -96,10 +96,11 @@ def _train(config: TrainConfig, data_manifest: dict[str, Any], lock: RunLock) ->
     config = config.model_copy(update={"use_gpu": decide_use_gpu(config.use_gpu)})
     check_cluster(config.resources(config.pipeline.cpus_per_rank()), _CURE, config.resources_per_worker())
     check_paths(config, data_uri=config.data_uri, runs_uri=config.runs_uri, **_paths_of_base(config))
-    gpu_bytes = least_gpu_bytes(waits=config.strategy == "auto") if config.use_gpu else None
+    waits = "auto" in (config.strategy, config.micro_batch_size)
+    gpu_bytes = least_gpu_bytes(waits) if config.use_gpu else None
     plan = log_plan(config, data_manifest, gpu_bytes)
     _check_plan(plan)
-    config = config.model_copy(update={"strategy": plan.strategy})
+    config = plan.config.model_copy(update={"strategy": plan.strategy})
     # Ray would look for checkpoints that are not there any more; the workers find the newest one by themselves.
     storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT})
     lock.confirm()

@@ -124,7 +124,7 @@ def _deepspeed_config(config: TrainConfig, precision: str) -> dict[str, Any]:
     assert config.strategy != "auto", "the driver chooses one of the others"
     return {
         # The step loop decides which micro step is the last (see step.py), so DeepSpeed is not told of accumulation.
-        "train_micro_batch_size_per_gpu": config.micro_batch_size,
+        "train_micro_batch_size_per_gpu": config.samples_of_a_pass,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optim.max_grad_norm,
         "bf16": {"enabled": precision == "bf16"},

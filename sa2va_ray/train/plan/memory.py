@@ -51,7 +51,7 @@ def log_plan(config: TrainConfig, data_manifest: Mapping[str, Any], gpu_bytes: i
         num_samples=data_manifest["counts"]["train"]["samples"],
         free_bytes=_free_bytes(config.runs_uri),
     )
-    configured = plan_memory(sizes, config.model_copy(update={"strategy": plan.strategy})) if size else None
+    configured = plan_memory(sizes, _changed(plan.config, strategy=plan.strategy)) if size else None
     LOGGER.info("plan of the run\n%s", render_plan(plan, configured))
     if size is None:
         LOGGER.warning(
@@ -88,7 +88,7 @@ def plan_memory(
     num_samples: int | None = None,
     free_bytes: int | None = None,
 ) -> MemoryPlan:
-    """Plan of a run with `config.strategy`, or with the one that `choose_strategy` finds for `auto`.
+    """Plan of a run. `auto` becomes what `choose_strategy` and `choose_micro_batch` find.
 
     Args:
         size: the largest sample of the data set; by default the longest that `pipeline.max_length` lets through.
@@ -98,6 +98,8 @@ def plan_memory(
     """
     is_of_data_set, size = size is not None, size or configured_maximum(sizes.architecture, config)
     strategy = choose_strategy(sizes, config, gpu_bytes, size) if config.strategy == "auto" else config.strategy
+    if config.micro_batch_size == "auto":
+        config = _changed(config, micro_batch_size=choose_micro_batch(sizes, config, strategy, gpu_bytes, size))
     return MemoryPlan(
         sizes=sizes,
         config=config,
@@ -118,15 +120,40 @@ def choose_strategy(
     sizes: ModelSizes, config: TrainConfig, gpu_bytes: int | None, size: SampleSize | None = None
 ) -> Strategy:
     """The fastest strategy that fits into `gpu_bytes` with the margin, or the smallest where none does; zero3 where
-    these are not known."""
+    these are not known. With a micro batch of `auto`, the fastest that fits with one sample."""
     if gpu_bytes is None:
         return "zero3"
+    if config.micro_batch_size == "auto":
+        config = _changed(config, micro_batch_size=1)
     plans = [
-        plan_memory(sizes, config.model_copy(update={"strategy": strategy}), size=size, gpu_bytes=gpu_bytes)
+        plan_memory(sizes, _changed(config, strategy=strategy), size=size, gpu_bytes=gpu_bytes)
         for strategy in STRATEGIES
     ]
     smallest = min(plans, key=lambda plan: plan.peak_bytes)
     return next((plan for plan in plans if plan.fits), smallest).strategy
+
+
+def choose_micro_batch(
+    sizes: ModelSizes, config: TrainConfig, strategy: Strategy, gpu_bytes: int | None, size: SampleSize | None = None
+) -> int:
+    """The most samples of a pass that fit into `gpu_bytes` with the margin, less what would make no pass fewer; 1 where
+    not even two fit, or these are not known."""
+    of_a_step = -(-config.global_batch_size // config.num_workers)
+    if gpu_bytes is None:
+        return 1
+    fitting = (
+        number
+        for number in range(of_a_step, 1, -1)
+        if plan_memory(
+            sizes, _changed(config, strategy=strategy, micro_batch_size=number), size=size, gpu_bytes=gpu_bytes
+        ).fits
+    )
+    num_passes = -(-of_a_step // next(fitting, 1))
+    return -(-of_a_step // num_passes)
+
+
+def _changed(config: TrainConfig, **changes: object) -> TrainConfig:
+    return config.model_copy(update=changes)
 
 
 def _states(sizes: ModelSizes, config: TrainConfig, strategy: Strategy) -> dict[str, int]:
@@ -159,7 +186,7 @@ def _gathered(sizes: ModelSizes) -> int:
 
 def _kept(sizes: ModelSizes, config: TrainConfig, size: SampleSize) -> dict[str, int]:
     """Activations that wait for the backward pass while the rest of the model runs."""
-    batch, checkpointing = config.micro_batch_size, config.activation_checkpointing
+    batch, checkpointing = config.samples_of_a_pass, config.activation_checkpointing
     kept = {
         "activations: vision encoder": activations.vision_encoder_bytes(sizes, batch * size.num_tiles, checkpointing),
         "activations: projector": activations.projector_bytes(sizes, batch * size.num_tiles),
@@ -171,7 +198,7 @@ def _kept(sizes: ModelSizes, config: TrainConfig, size: SampleSize) -> dict[str,
 
 def _transients(sizes: ModelSizes, config: TrainConfig, strategy: Strategy, size: SampleSize) -> dict[str, int]:
     """Bytes that a step needs for a moment, on top of the rest, by that moment; no two moments come together."""
-    batch, checkpointing = config.micro_batch_size, config.activation_checkpointing
+    batch, checkpointing = config.samples_of_a_pass, config.activation_checkpointing
     layer = int(batch * size.num_tokens * activations.layer_bytes_per_token(sizes))
     step = 0 if strategy == "zero3_offload" else _STEP_BYTES * -(-sizes.num_trained // config.num_workers)
     head = activations.merged_head_bytes(sizes)

@@ -28,7 +28,7 @@ def too_large(plan: MemoryPlan) -> str:
     needs = ", ".join(f"{name} {_with(plan, strategy=name).peak_bytes / GIB:.1f}" for name in STRATEGIES)
     return (
         f"The run does not fit into its GPUs: with strategy={plan.strategy} and micro batches of "
-        f"{plan.config.micro_batch_size} x {plan.size.num_tokens} tokens it needs {plan.peak_bytes / GIB:.1f} GiB of "
+        f"{plan.config.samples_of_a_pass} x {plan.size.num_tokens} tokens it needs {plan.peak_bytes / GIB:.1f} GiB of "
         f"each, and there are {(1 - MARGIN) * plan.gpu_bytes / GIB:.1f} GiB ({100 * (1 - MARGIN):.0f} % of "
         f"{plan.gpu_bytes / GIB:.1f}). GiB needed by strategy: {needs}. What helps: {'; '.join(_cures(plan))}; more or "
         "larger GPUs."
@@ -44,7 +44,7 @@ def _cures(plan: MemoryPlan) -> Iterator[str]:
     if not plan.config.activation_checkpointing:
         eased = _with(plan, activation_checkpointing=True)
         yield f"activation_checkpointing=true ({plan.strategy} then needs {eased.peak_bytes / GIB:.1f} GiB)"
-    if plan.config.micro_batch_size > 1:
+    if plan.config.samples_of_a_pass > 1:
         single = _with(plan, micro_batch_size=1)
         yield f"micro_batch_size=1 ({plan.strategy} then needs {single.peak_bytes / GIB:.1f} GiB)"
     yield "a smaller model.trainable.lora_rank"

@@ -86,7 +86,7 @@ def _gpu(plan: MemoryPlan, configured: MemoryPlan | None) -> Iterator[str]:
     yield (
         f"memory of each of {plan.config.num_workers} workers, {plan.strategy}, activation checkpointing "
         f"{'on' if plan.config.activation_checkpointing else 'off'}, for the {what}: "
-        f"{plan.config.micro_batch_size} sample(s) of {size.num_tokens} tokens, {size.num_tiles} tile(s), "
+        f"{plan.config.samples_of_a_pass} sample(s) of {size.num_tokens} tokens, {size.num_tiles} tile(s), "
         f"{size.num_objects} object(s)"
     )
     yield from (_line(name, num_bytes) for name, num_bytes in plan.gpu.items() if num_bytes)
@@ -115,7 +115,7 @@ def _host(plan: MemoryPlan) -> Iterator[str]:
 def _steps(plan: MemoryPlan) -> Iterator[str]:
     config = plan.config
     yield (
-        f"batch: {config.num_workers} workers x {config.micro_batch_size} micro batch x "
+        f"batch: {config.num_workers} workers x {config.samples_of_a_pass} micro batch x "
         f"{config.gradient_accumulation_steps()} accumulated = {config.global_batch_size}"
     )
     if plan.num_samples is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sa2va_ray.config import UserError
 from sa2va_ray.models.build import ModelConfig, build_model
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE
@@ -136,6 +137,51 @@ def test_auto_goes_on_to_what_is_smaller(config):
         "zero3_offload",
     ]
     assert choose_strategy(sizes, config, 3 * GIB, size) == "zero3_offload"  # the smallest, which does not fit either
+
+
+@pytest.mark.parametrize(("global_batch_size", "num_workers"), [(32, 4), (32, 1), (30, 4), (7, 2)])
+def test_auto_takes_the_largest_micro_batch_that_fits_in_passes_of_one_size(
+    sizes, config, global_batch_size, num_workers
+):
+    changes = {"micro_batch_size": "auto", "global_batch_size": global_batch_size, "num_workers": num_workers}
+    wanted = config.model_copy(update={**changes, "strategy": "zero3"})
+    of_a_step = -(-global_batch_size // num_workers)
+    size = SampleSize(num_tokens=4096, num_tiles=13)
+
+    def peak(number: int) -> int:
+        return plan_memory(sizes, wanted.model_copy(update={"micro_batch_size": number}), size=size).peak_bytes
+
+    for most in range(1, of_a_step + 1):
+        gpu_bytes = int(peak(most) / 0.92) + 2**20
+        plan = plan_memory(sizes, wanted, size=size, gpu_bytes=gpu_bytes)
+        found = plan.config.samples_of_a_pass
+        assert plan.fits
+        assert -(-of_a_step // found) == -(-of_a_step // most)  # no more passes than with the most that fit
+        assert found == 1 or -(-of_a_step // (found - 1)) > -(-of_a_step // found)  # and no larger than that takes
+        assert plan.config.gradient_accumulation_steps() == -(-of_a_step // found)
+
+
+def test_auto_is_1_where_the_gpu_is_not_known_or_too_small(sizes, config):
+    wanted = config.model_copy(update={"micro_batch_size": "auto"})
+    assert plan_memory(sizes, wanted).config.samples_of_a_pass == 1
+    small = plan_memory(sizes, wanted, gpu_bytes=GIB)
+    assert small.config.samples_of_a_pass == 1
+    assert not small.fits
+
+
+def test_both_may_be_auto(sizes, config):
+    wanted = config.model_copy(update={"micro_batch_size": "auto", "strategy": "auto", "global_batch_size": 32})
+    size = SampleSize(num_tokens=300, num_tiles=1)
+    plans = [plan_memory(sizes, wanted, size=size, gpu_bytes=gib * GIB) for gib in (80, 24)]
+    assert all(plan.fits for plan in plans)
+    assert plans[0].strategy == "zero2"
+    assert plans[0].config.samples_of_a_pass == 8  # all of a worker's share
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "all", "true", "null"])
+def test_other_micro_batches_are_refused(value):
+    with pytest.raises(UserError, match=r"1 wrong value\(s\):\n  micro_batch_size: "):
+        TrainConfig.load([DEMO, f"micro_batch_size={value}"])
 
 
 @pytest.fixture
