@@ -29,7 +29,8 @@ from ray.data import ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from torch import Tensor
 
-from sa2va_ray.config import Config
+from sa2va_ray.cluster.streams import user_errors
+from sa2va_ray.config import Config, UserError
 from sa2va_ray.data.augment import AugmentConfig, augment
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.conversation import training_turns
@@ -143,7 +144,7 @@ def preprocess(
 
     Raises:
         Undecodable: the image or a mask is broken.
-        ValueError: the sequence is longer than `max_length`.
+        UserError: the sequence is longer than `max_length`.
     """
     image, masks = augment(*_decode(sample), config.augment, random)
     picture = Image.fromarray(image)
@@ -151,7 +152,7 @@ def preprocess(
     turns = training_turns([each["phrase"] for each in sample["objects"]], random)
     input_ids, labels = processor.training_ids(turns, len(tiles))
     if len(input_ids) > config.max_length:
-        raise ValueError(
+        raise UserError(
             f"Sample {sample['sample_id']} has {len(input_ids)} tokens, pipeline.max_length is {config.max_length}. "
             "Raise it, or lower model.architecture.max_dynamic_patch: a sequence is not cut, since that loses masks."
         )
@@ -219,7 +220,7 @@ def _read(
     context = dataset.context
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=config.object_store_mib * 2**20)
-    context.enable_progress_bars = False  # the run has one of its own
     context.custom_execution_callback_classes = [_PacedExecution]
     dataset.set_name(f"train_epoch_{plan.epoch}_rank_{plan.rank}")
-    yield from dataset.iter_rows()
+    with user_errors(dataset):
+        yield from dataset.iter_rows()

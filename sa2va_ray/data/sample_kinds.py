@@ -4,11 +4,17 @@ data set lists which of these each split has, so that a run can be planned befor
 from collections.abc import Iterable, Mapping
 from heapq import nlargest
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from sa2va_ray.manifest import DamagedError
 
 KINDS = "sample_kinds"
 """The manifest's key: split -> list of `SampleKind` as mappings."""
 _NUM_LONGEST = 16
+_BYTES_OF_TURN = 64  # question and answer around a phrase, as long in tokens as so many bytes of one
+_Pixels = Annotated[int, Field(ge=1, le=2**20, strict=True)]
 
 
 class SampleKind(NamedTuple):
@@ -17,33 +23,58 @@ class SampleKind(NamedTuple):
     phrases: of the sample's objects, in their order.
     """
 
-    height: int
-    width: int
+    height: _Pixels
+    width: _Pixels
     phrases: tuple[str, ...]
+
+
+_KINDS_OF_SPLIT = TypeAdapter(Annotated[list[SampleKind], Field(min_length=1)])
 
 
 def distinct_kinds(kinds: Iterable[SampleKind]) -> list[SampleKind]:
     """Each kind once, sorted.
 
-    Of images of one size that have many lists of phrases, only the 16 lists that are longest in characters are kept,
-    and the 16 of the most objects (of as many objects, those longest in characters). Sizes are never left out.
+    Of images of one size that have many lists of phrases, only those are kept that are among the 16 longest, with the
+    text around each phrase or without it, or of the 16 of the most objects. Length is that in UTF-8, of which a token
+    has one byte at least. Sizes are never left out.
     """
     kept: list[SampleKind] = []
     for _, group in groupby(sorted(set(kinds)), key=lambda kind: (kind.height, kind.width)):
         of_size = list(group)
-        longest = nlargest(_NUM_LONGEST, of_size, key=_num_characters)
-        most_objects = nlargest(_NUM_LONGEST, of_size, key=lambda kind: (len(kind.phrases), _num_characters(kind)))
-        kept += sorted({*longest, *most_objects})
+        keys = (_num_bytes, lambda kind: _num_bytes(kind) + _BYTES_OF_TURN * len(kind.phrases), _by_objects)
+        kept += sorted({kind for key in keys for kind in nlargest(_NUM_LONGEST, of_size, key=key)})
     return kept
 
 
 def read_kinds(manifest: Mapping[str, Any], split: str) -> list[SampleKind] | None:
-    """The kinds of a split, from the manifest of a prepared data set; None where an older version of `jobs.prepare`
-    wrote it, which did not list them."""
+    """The kinds of a split that has samples, from the manifest of a prepared data set; None where an older version of
+    `jobs.prepare` wrote it, which did not list them.
+
+    Raises:
+        DamagedError: what it lists are no sizes and phrases.
+    """
     if KINDS not in manifest:
         return None
-    return [SampleKind(each["height"], each["width"], tuple(each["phrases"])) for each in manifest[KINDS][split]]
+    try:
+        return _KINDS_OF_SPLIT.validate_python(
+            [(each["height"], each["width"], _listed(each["phrases"])) for each in manifest[KINDS][split]]
+        )
+    except (ValidationError, LookupError, TypeError):
+        raise DamagedError(
+            f"The manifest of the prepared data set does not list the sizes and phrases of its split '{split}' as "
+            "jobs.prepare does: it was edited, or damaged. Prepare the data set again."
+        ) from None
 
 
-def _num_characters(kind: SampleKind) -> int:
-    return sum(map(len, kind.phrases))
+def _listed(phrases: Any) -> list[Any]:
+    if not isinstance(phrases, list):  # the letters of a text would be taken for phrases
+        raise TypeError
+    return phrases
+
+
+def _num_bytes(kind: SampleKind) -> int:
+    return sum(len(phrase.encode()) for phrase in kind.phrases)
+
+
+def _by_objects(kind: SampleKind) -> tuple[int, int]:
+    return len(kind.phrases), _num_bytes(kind)

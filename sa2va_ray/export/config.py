@@ -1,11 +1,15 @@
 """ExportConfig: what `jobs.export` takes."""
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from sa2va_ray.config import Config
 from sa2va_ray.storage import Uri
+
+NAME = re.compile(r"^\w[\w .+()-]{0,99}$")
+"""What a model may be called."""
 
 
 class ExportConfig(Config):
@@ -21,7 +25,7 @@ class ExportConfig(Config):
     exported unless its masks of two drawn images have IoU >= 0.995 with those of `model`, and its text is the same."""
     out: Uri | None = None
     """Folder of the exported model, local or s3://. An exported model there is replaced once the new one has passed."""
-    name: str | None = Field(None, pattern=r"^\w[\w .+()-]{0,99}$")
+    name: str | None = Field(None, pattern=NAME.pattern)
     """Name of the model, shown in its card: letters, digits and ` .+()_-`, which mean nothing in Markdown. `sa2va` by
     default; of a quantised model, that of the full one and "int8"."""
     layout: Literal["own", "upstream"] = "own"

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.export.checks.against_full import agreement, check_against_full
 from sa2va_ray.export.checks.checklist import checks_table, raise_for_failed
 from sa2va_ray.export.checks.folder import check_folder, weight_facts
+from sa2va_ray.export.config import NAME
 from sa2va_ray.export.merge import STORED_DTYPE
 from sa2va_ray.export.model_files import update_config
 from sa2va_ray.export.shards import INDEX, read_tensors, stored_sha256, stored_tensors, write_shards
@@ -30,12 +31,14 @@ from sa2va_ray.telemetry import LOGGER, log_progress
 _NUM_STAGES = 3
 _CARD = "README.md"
 _OF_STORED_WEIGHTS = ("files", "agreement")  # what the full model's manifest says, and is not so of another's weights
+_NEEDS, _NEEDS_NOW = "torch, transformers and sam2", "torch, transformers, sam2 and torchao"
 _NOTE = """
-## Weights of 8 bits
+**Weights of 8 bits**: made from the model `{made_from}` and its weights `{weights}`, whose numbers stand below. The
+linear layers of the language model are stored in 8 bits, and loading needs torchao (written with {torchao}).
+`sa2va_manifest.json` says how closely it draws what the full model does, on two drawn images (`quantisation`). On your
+images, evaluate both.
 
-Made from the model `{made_from}`, whose numbers stand above: the linear layers of its language model are stored in 8
-bits, and loading needs torchao (written with {torchao}). `sa2va_manifest.json` says how closely it draws what the full
-model does, on two drawn images (`quantisation`). On your images, evaluate both.
+## Use
 """
 
 
@@ -56,42 +59,57 @@ def write_quantised(source: Path, folder: Path, name: str | None, max_shard_gib:
     facts = read_model_manifest(source)
     quantisation: dict[str, Any] = {"kind": "int8", "torchao": torchao_version(), "made_from": digest(facts)}
     _check_source(facts)
+    full_name = facts["name"]
     full = check_folder(source)
-    raise_for_failed(full.checks, f"{facts['name']} is not quantised: it has not passed its own checks")
+    raise_for_failed(full.checks, f"{full_name} is not quantised: it has not passed its own checks")
     log_progress("quantise", 1, _NUM_STAGES, "the full model has answered")
-    _copy_files(source, folder, facts["files"], quantisation)
+    _copy_files(source, folder, facts["files"])
     _write_weights(source, folder, max_shard_gib)
     kept = {key: value for key, value in facts.items() if key not in _OF_STORED_WEIGHTS}
-    own = {"name": name or f"{facts['name']} int8", "weights_sha256": stored_sha256(folder)}
+    own = {"name": name or f"{full_name} int8", "weights_sha256": stored_sha256(folder)}
+    _change_card(folder, facts, own, quantisation)
     model_sha256 = write_model_manifest(folder, kept | weight_facts(folder) | own | {"quantisation": quantisation})
     log_progress("quantise", 2, _NUM_STAGES, "weights are written")
     result = check_folder(folder)
     log_progress("quantise", 3, _NUM_STAGES, "the quantised model has answered")
     checks = [*result.checks, *check_against_full(result.answers, full.answers)]
     LOGGER.info("checks\n%s", checks_table(checks))
-    raise_for_failed(checks, f"{facts['name']} is not quantised, nothing is left behind")
+    raise_for_failed(checks, f"{full_name} is not quantised, nothing is left behind")
     update_model_manifest(folder, {"quantisation": quantisation | agreement(result.answers, full.answers)})
     return model_sha256
 
 
 def _check_source(facts: Mapping[str, Any]) -> None:
-    if "quantisation" in facts:
-        raise UserError(f"{facts['name']} has weights of 8 bits already. Give the full model that it was made from.")
-    if facts.get("layout") != "own":
+    if facts.get("quantisation") is not None:
+        raise UserError("The model has weights of 8 bits already. Give the full model that it was made from.")
+    if facts.get("layout") != "own" or not NAME.fullmatch(str(facts.get("name"))):
         raise UserError(
-            f"Only models that jobs.export has written with layout=own can be quantised; this one has "
-            f"{facts.get('layout')!r}."
+            f"Only models that jobs.export has written with layout=own can be quantised; the manifest of this one says "
+            f"layout {facts.get('layout')!r} and has {'a' if facts.get('name') else 'no'} name."
+        )
+    if below := [name for name in facts["files"] if "/" in name]:
+        raise UserError(
+            f"The manifest of the model names {len(below)} files in folders of their own, which no export has."
         )
 
 
-def _copy_files(source: Path, folder: Path, names: Mapping[str, Any], quantisation: Mapping[str, Any]) -> None:
-    """All but weights and manifest; what was said of the full weights is said of these."""
+def _copy_files(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """All but weights and manifest."""
     for name in names:
         if name != INDEX and not name.endswith(".safetensors"):
             shutil.copy(source / name, folder / name)
     update_config(folder, {QUANTISATION_KEY: quantisation_config()})
-    with (folder / _CARD).open("a") as card:
-        card.write(_NOTE.format(**quantisation))
+
+
+def _change_card(
+    folder: Path, full: Mapping[str, Any], own: Mapping[str, Any], quantisation: Mapping[str, Any]
+) -> None:
+    """Says of the full model's card what is otherwise here: name, hash of the weights, what loading needs."""
+    card = (folder / _CARD).read_text() if (folder / _CARD).is_file() else "## Use\n"
+    note = _NOTE.lstrip().format(weights=full["weights_sha256"], **quantisation)
+    card = card.replace(f"# {full['name']}\n", f"# {own['name']}\n", 1).replace(_NEEDS, _NEEDS_NOW)
+    card = card.replace(full["weights_sha256"], own["weights_sha256"]).replace("## Use\n", note, 1)
+    (folder / _CARD).write_text(card)
 
 
 def _write_weights(source: Path, folder: Path, max_shard_gib: float) -> None:

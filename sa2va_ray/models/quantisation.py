@@ -1,6 +1,6 @@
 """Weights of 8 bits, by torchao: which weights, how they are made and stored, and how a folder of them is loaded.
 
-The linear layers of the language model, nine tenths of a Sa2VA of 8B, are whole numbers from -127 to 127 and a float32
+The linear layers of the language model, nine tenths of a Sa2VA of 8B, are whole numbers of 8 bits and a float32
 scale for each output; what they compute with stays in the dtype that they are given. transformers loads such a folder
 by itself where torchao is installed.
 """
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import TorchAoConfig
 from transformers.utils import logging as transformers_logging
 
 from sa2va_ray.config import UserError
+from sa2va_ray.models.loading.report import some
 from sa2va_ray.models.parts import LANGUAGE_MODEL, LM_HEAD, PARTS
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 
@@ -85,18 +87,38 @@ def load_quantised(folder: Path, location: str, device: str, dtype: torch.dtype 
         loaded: Any = Sa2VAModel.from_pretrained(
             folder, dtype=dtype or "auto", device_map={"": device}, output_loading_info=True
         )
-    except RuntimeError as error:  # transformers', whose log has the names
-        raise _not_loaded(location, " ".join(str(error).split())[:300]) from error
+    except _NOT_LOADED as error:  # transformers' log has the names
+        raise _not_loaded(location, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     model, info = loaded
-    if wrong := {kind: sorted(map(str, names))[:4] for kind, names in info.items() if names}:
-        raise _not_loaded(location, str(wrong))
+    wrong = {kind: sorted(map(str, names))[:4] for kind, names in info.items() if names}
+    odd = [name for name, tensor in model.state_dict().items() if not _is_sound(name, tensor)]
+    if wrong or odd:
+        raise _not_loaded(location, f"{wrong or ''}{some(odd)}")
     return model.eval()
+
+
+_NOT_LOADED = (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError, SafetensorError)
+"""What transformers, torchao and safetensors raise for files that do not go together."""
+
+
+def _is_sound(name: str, tensor: Tensor) -> bool:
+    """Whether a weight that should be in 8 bits is: whole numbers of its own shape, and a scale above 0 for each
+    output. torchao would take others and compute something else."""
+    if not is_quantised(name):
+        return True
+    rows, columns = tensor.shape
+    numbers, scale = getattr(tensor, "qdata", None), getattr(tensor, "scale", None)
+    if numbers is None or scale is None or list(getattr(tensor, "block_size", ())) != [1, columns]:
+        return False
+    right = numbers.shape == (rows, columns) and numbers.dtype == torch.int8 and scale.shape == (rows, 1)
+    return right and bool((scale > 0).all())
 
 
 def _not_loaded(location: str, problem: str) -> UserError:
     return UserError(
         f"{location} does not hold the 8-bit weights that its config.json tells of: {problem}. A tensor was lost or "
-        "changed: export it again."
+        f"changed, or they were written for another torchao than {torchao_version()}, which is here (the folder's "
+        "sa2va_manifest.json says for which): export it again."
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sa2va_ray.config import UserError
 from sa2va_ray.data import pipeline
 from sa2va_ray.data.augment import AugmentConfig
 from sa2va_ray.data.batch import Batch, collate
@@ -120,5 +121,5 @@ def test_a_broken_mask_is_undecodable(processor):
 
 def test_a_sequence_is_refused_and_not_cut(processor):
     short = PipelineConfig(max_length=10)
-    with pytest.raises(ValueError, match=r"tokens, pipeline\.max_length is 10"):
+    with pytest.raises(UserError, match=r"tokens, pipeline\.max_length is 10"):
         preprocess(to_row(0), short, processor, np.random.default_rng(0))

@@ -1,5 +1,6 @@
 """A model of 8-bit weights: it draws what the full one does, or is not exported."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -62,7 +63,11 @@ def test_its_manifest_says_what_it_is(full: Path, small: Path):
     assert 0 < quantisation["logits_error"] < 0.01
     assert after["weights_sha256"] != before["weights_sha256"]
     assert after["checkpoint_sha256"] == before["checkpoint_sha256"]
-    assert quantisation["made_from"] in (small / "README.md").read_text()
+    card = (small / "README.md").read_text()
+    assert f"# {after['name']}\n" in card
+    assert "needs torch, transformers, sam2 and torchao" in card
+    assert f"| weights in this folder | `{after['weights_sha256']}` |" in card
+    assert card.index(quantisation["made_from"]) < card.index("## Use")
     assert "agreement" not in after
 
 
@@ -114,6 +119,63 @@ def test_a_lost_tensor_is_told(small: Path, tmp_path: Path):
             metadata = file.metadata()
         save_file(kept, path, metadata)
     with pytest.raises(UserError, match="does not hold the 8-bit weights"):
+        load_predictor(str(folder))
+
+
+def changed(small: Path, folder: Path, change) -> Path:
+    """A copy without a manifest, whose tensors `change` has changed in place."""
+    shutil.copytree(small, folder)
+    (folder / "sa2va_manifest.json").unlink()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            tensors, metadata = {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata()  # noqa: SIM118
+        change(tensors, metadata)
+        save_file(tensors, path, metadata)
+    return folder
+
+
+def _no_scale(tensors, metadata):
+    for name in tensors:
+        if name.endswith("_weight_scale"):
+            tensors[name].zero_()
+
+
+def _one_scale(tensors, metadata):
+    for name in tensors:
+        if name.endswith("_weight_scale"):
+            tensors[name] = tensors[name][:1].clone()
+
+
+def _unsigned(tensors, metadata):
+    for name in tensors:
+        if name.endswith("_weight_qdata"):
+            tensors[name] = tensors[name].to(torch.uint8)
+
+
+def _no_names(tensors, metadata):
+    metadata.pop("tensor_names", None)
+
+
+@pytest.mark.parametrize("change", [_no_scale, _one_scale, _unsigned, _no_names])
+def test_what_would_compute_something_else_is_refused(small: Path, tmp_path: Path, change):
+    with pytest.raises(UserError, match="does not hold the 8-bit weights"):
+        load_predictor(str(changed(small, tmp_path / "model", change)))
+
+
+def test_a_config_of_another_version_is_refused_with_what_is_here(small: Path, tmp_path: Path):
+    folder = changed(small, tmp_path / "model", lambda tensors, metadata: None)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["quant_type"]["default"]["_version"] = 1
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"another torchao than 0\."):
+        load_predictor(str(folder))
+
+
+def test_a_cut_shard_is_named(small: Path, tmp_path: Path):
+    folder = changed(small, tmp_path / "model", lambda tensors, metadata: None)
+    shard = max(folder.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=rf"{shard.name} is not a readable safetensors file"):
         load_predictor(str(folder))
 
 

@@ -110,6 +110,7 @@ def _load_quantised(
     device: str,
     dtype: torch.dtype | None,
 ) -> LoadedModel:
+    open_folder(local, BASE, location)  # names the file that is missing or cut
     model = load_quantised(local, location, device, dtype)
     tensors = plain_tensors(model)
     for name, tensor in tensors.items():
