@@ -103,7 +103,7 @@ def test_a_lost_tensor_and_a_lost_model_file(folder: Path):
 def test_not_an_exported_model(tmp_path: Path):
     with pytest.raises(UserError, match="is not a complete exported model"):
         export(ExportConfig(verify=str(tmp_path)))
-    with pytest.raises(UserError, match=r"or verify=\.\.\. alone"):
+    with pytest.raises(UserError, match=r"give one of checkpoint=.* you gave none"):
         ExportConfig.load([])
 
 
