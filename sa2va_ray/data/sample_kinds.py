@@ -28,7 +28,7 @@ class SampleKind(NamedTuple):
     phrases: tuple[str, ...]
 
 
-_KINDS_OF_SPLIT = TypeAdapter(Annotated[list[SampleKind], Field(min_length=1)])
+_KINDS_OF_SPLIT = TypeAdapter(list[SampleKind])
 
 
 def distinct_kinds(kinds: Iterable[SampleKind]) -> list[SampleKind]:
@@ -47,18 +47,21 @@ def distinct_kinds(kinds: Iterable[SampleKind]) -> list[SampleKind]:
 
 
 def read_kinds(manifest: Mapping[str, Any], split: str) -> list[SampleKind] | None:
-    """The kinds of a split that has samples, from the manifest of a prepared data set; None where an older version of
-    `jobs.prepare` wrote it, which did not list them.
+    """The kinds of a split, from the manifest of a prepared data set, none where it has no samples; None where an older
+    version of `jobs.prepare` wrote it, which did not list them.
 
     Raises:
-        DamagedError: what it lists are no sizes and phrases.
+        DamagedError: what it lists are no sizes and phrases, or none where it counts samples, or the reverse.
     """
     if KINDS not in manifest:
         return None
     try:
-        return _KINDS_OF_SPLIT.validate_python(
+        kinds = _KINDS_OF_SPLIT.validate_python(
             [(each["height"], each["width"], _listed(each["phrases"])) for each in manifest[KINDS][split]]
         )
+        if bool(kinds) != bool(manifest["counts"][split]["samples"]):
+            raise LookupError
+        return kinds
     except (ValidationError, LookupError, TypeError):
         raise DamagedError(
             f"The manifest of the prepared data set does not list the sizes and phrases of its split '{split}' as "

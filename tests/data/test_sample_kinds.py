@@ -27,8 +27,11 @@ def test_of_many_lists_of_phrases_the_longest_are_kept_for_each_size():
 
 def test_a_manifest_gives_back_what_was_written():
     kinds = [SampleKind(32, 64, VESSELS), SampleKind(64, 64, ("artery", "vein"))]
-    manifest = json.loads(json.dumps({KINDS: {"train": [kind._asdict() for kind in kinds]}}))
+    counts = {"train": {"samples": 8}, "val": {"samples": 0}}
+    listed = {"train": [kind._asdict() for kind in kinds], "val": []}
+    manifest = json.loads(json.dumps({KINDS: listed, "counts": counts}))
     assert read_kinds(manifest, "train") == kinds
+    assert read_kinds(manifest, "val") == []
     assert read_kinds({"counts": {}}, "train") is None
 
 
@@ -62,4 +65,4 @@ def test_length_is_that_of_what_tokens_are_made_of():
 )
 def test_what_lists_no_sizes_and_phrases_is_damage(kinds):
     with pytest.raises(DamagedError, match="does not list the sizes and phrases of its split 'train'"):
-        read_kinds({KINDS: kinds}, "train")
+        read_kinds({KINDS: kinds, "counts": {"train": {"samples": 8}}}, "train")

@@ -101,7 +101,9 @@ def test_an_image_may_be_turned_into_one_of_more_tiles(processor):
 
 def test_the_validation_split_counts_where_the_run_validates(processor, config):
     small, large = SampleKind(64, 64, ("vein",)), SampleKind(64, 64, ("vein", "artery"))
-    manifest = json.loads(json.dumps({KINDS: {"train": [small._asdict()], "val": [large._asdict()]}}))
+    listed, counts = {"train": [small], "val": [large]}, {key: {"samples": 1} for key in ("train", "val")}
+    kinds = {split: [kind._asdict() for kind in of_split] for split, of_split in listed.items()}
+    manifest = json.loads(json.dumps({KINDS: kinds, "counts": counts}))
     on = config.model_copy(update={"validation": config.validation.model_copy(update={"every_steps": 5})})
     assert largest_of_data_set(manifest, processor, config) == largest_sample([small], processor, NO_AUGMENT)
     assert largest_of_data_set(manifest, processor, on) == largest_sample([large], processor, NO_AUGMENT)
