@@ -20,7 +20,7 @@ T = TypeVar("T")
 _MAX_BLOCK_BYTES = 8 * 2**20
 """Blocks of a few rows: they are what actors share out, and what is lost when a run is killed."""
 _NUM_PROGRESS_LINES = 20
-USER_ERROR = re.compile(r"^sa2va_ray\.[\w.]*Error: (.+?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+_USER_ERROR = re.compile(r"^sa2va_ray\.[\w.]*Error: (.+?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 IO_TASK: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": 0.25}
 """Arguments of `map_batches` for tasks that mostly wait for storage. With the CPUs of an actor, Ray Data would run them
@@ -98,9 +98,15 @@ def user_errors(dataset: ray.data.Dataset) -> Iterator[None]:
     try:
         yield
     except RayError as error:
-        if match := USER_ERROR.search(str(error)):
-            raise UserError(match[1]) from None
+        if message := user_message(error):
+            raise UserError(message) from None
         raise
+
+
+def user_message(error: Exception) -> str | None:
+    """The message of a `UserError` that the text of an error of Ray's quotes; None where it quotes none."""
+    match = _USER_ERROR.search(str(error))
+    return match[1] if match else None
 
 
 def _apply(block: pa.Table, function: Callable[[Any], dict[str, Any]], schema: pa.Schema) -> pa.Table:

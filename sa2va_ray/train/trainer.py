@@ -12,7 +12,7 @@ from ray.train.torch import TorchTrainer
 
 from sa2va_ray import storage
 from sa2va_ray.cluster.resources import check_cluster, check_paths, connect, decide_use_gpu, least_gpu_bytes
-from sa2va_ray.cluster.streams import USER_ERROR
+from sa2va_ray.cluster.streams import user_message
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import (
@@ -231,7 +231,7 @@ def _cause(error: Exception) -> str:
             f"Ray killed a worker, because {found[1]} of its node's {found[2]} of memory were in use. Let less run "
             "beside it, or give the node more."
         )
-    if raised := USER_ERROR.search(str(error)):
-        return raised[1].splitlines()[0]
+    if raised := user_message(error):
+        return raised.splitlines()[0]  # behind it stands more of the traceback
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

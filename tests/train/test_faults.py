@@ -1,6 +1,7 @@
 """What may happen to a run, done to it for real: none of it changes what comes out."""
 
 import io
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from sa2va_ray import storage
-from sa2va_ray.manifest import MANIFEST, read_manifest, write_manifest
+from sa2va_ray.manifest import MANIFEST, read_manifest, to_json, write_manifest
 from sa2va_ray.models.checkpoint import list_checkpoints, read_stored_checkpoint
 from tests.train.runs import losses_of, train_workers, weights_of
 
@@ -164,3 +165,13 @@ def test_too_many_unreadable_rows_end_the_run_with_what_to_do(start, damaged_dat
     error = run.error()
     assert "5 samples could not be decoded" in error
     assert "prepare it again" in error
+
+
+def test_a_sample_that_is_too_long_after_all_ends_the_run_with_its_own_words(start, prepared_uri, tmp_path):
+    """A data set whose manifest does not list what its samples are like, as older ones do not."""
+    storage.download_folder(prepared_uri, tmp_path / "data")
+    manifest = read_manifest(str(tmp_path / "data"))
+    files = {name: manifest.pop(name) for name in ("files", "sample_kinds")}["files"]
+    (tmp_path / "data" / MANIFEST).write_bytes(to_json(files, manifest))
+    run = start("too-long", f"data_uri={tmp_path / 'data'}", "pipeline.max_length=20", "max_failures=0")
+    assert re.search(r"The run ended: Sample \w+ has \d+ tokens, pipeline\.max_length is 20\. Raise it", run.error())
