@@ -83,7 +83,8 @@ class PipelineConfig(Config):
     object_store_mib: int = Field(192, gt=0)
     """How much of Ray's object store the pipeline of one rank may fill."""
     max_length: int = 4096
-    """Longest sequence in tokens. A longer sample is an error, never cut: before the run where the data set tells."""
+    """Longest sequence in tokens. A longer sample is never cut: it ends the run, before a worker starts where the data
+    set's manifest tells of it."""
     skeleton_radius_px: int | None = Field(None, ge=0)
     """When set, each object comes with its skeleton, widened by so many pixels: the ground truth of skeleton recall."""
     max_bad_samples: int = Field(0, ge=0)

@@ -91,7 +91,7 @@ def _export_checkpoint(staged: Path, config: ExportConfig) -> str:
 
 def _quantise(staged: Path, config: ExportConfig) -> str:
     assert config.model is not None
-    check_space(staged, storage.size(config.model), "The quantised model, which is smaller than the full one,")
+    check_space(staged, storage.size(config.model), "The quantised model, at most,")
     if not storage.is_local(config.model):
         check_fetch_space([config.model])
     with storage.local_copy(config.model) as model:

@@ -35,8 +35,8 @@ def is_quantised(name: str) -> bool:
 
 
 def quantise(weight: Tensor) -> Tensor:
-    """(out, in) -> the same in 8 bits, to half a 127th of each row's largest value. An output is the sum of whole
-    numbers times what is given, and is scaled once."""
+    """(out, in) -> the same in 8 bits, to half a 127th of each row's largest value, unless that is below some 1e-5. An
+    output is the sum of whole numbers times what is given, and is scaled once."""
     from torchao.quantization import quantize_
 
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")

@@ -12,7 +12,8 @@ def too_long(plan: MemoryPlan) -> str:
     num_tokens, limit = plan.size.num_tokens, plan.config.pipeline.max_length
     if num_tokens <= limit:
         return ""
-    fewer_tiles = "" if plan.config.model.base else ", lower model.architecture.max_dynamic_patch"
+    can_have_fewer_tiles = plan.config.model.architecture and plan.sizes.architecture.max_dynamic_patch > 1
+    fewer_tiles = ", lower model.architecture.max_dynamic_patch" if can_have_fewer_tiles else ""
     return (
         f"The longest sample of the data set can have {num_tokens} tokens, pipeline.max_length is {limit}. Set "
         f"pipeline.max_length={num_tokens}{fewer_tiles}, or prepare the data set with fewer objects in an image: a "
