@@ -1,10 +1,13 @@
 """What is said of a run that cannot go as it is planned."""
 
 import re
+from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 
+from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.plan.activations import SampleSize
 from sa2va_ray.train.plan.memory import plan_memory
@@ -35,12 +38,20 @@ def test_what_fits_is_not_refused(sizes, config):
         assert (too_long(plan), too_large(plan)) == ("", "")
 
 
-def test_a_sample_that_is_too_long_is_told_with_both_numbers(sizes, config):
+@pytest.mark.parametrize(
+    ("most_tiles", "cures"),
+    [
+        (1, "Set pipeline.max_length=2000, or prepare"),
+        (4, "Set pipeline.max_length=2000, lower model.architecture.max_dynamic_patch, or prepare"),
+    ],
+)
+def test_a_sample_that_is_too_long_is_told_with_both_numbers_and_what_helps(sizes, config, most_tiles, cures):
     limit = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"max_length": 1999})})
-    message = too_long(plan_memory(sizes, limit, size=SIZE))
-    assert (
-        "can have 2000 tokens, pipeline.max_length is 1999. Set pipeline.max_length=2000, lower model.arch" in message
-    )
+    architecture = deepcopy(sizes.architecture)
+    architecture.max_dynamic_patch = most_tiles
+    tiled = replace(sizes, processor=Sa2VAProcessor(architecture, sizes.processor.tokenizer))
+    message = too_long(plan_memory(tiled, limit, size=SIZE))
+    assert "can have 2000 tokens, pipeline.max_length is 1999. " + cures in message
     assert not too_long(plan_memory(sizes, config, size=SIZE))
 
 
