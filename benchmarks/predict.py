@@ -24,7 +24,8 @@ import torch
 import yaml
 from PIL import Image
 
-from sa2va_ray.models.build import ModelConfig, build_model
+from sa2va_ray.models.build import build_model
+from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.sa2va.generation_sa2va import DEFAULT_DRAFT, Request, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from sa2va_ray.data.augment import AugmentConfig
 from sa2va_ray.data.batch import Batch, collate
+from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.data.order import EpochPlan
-from sa2va_ray.data.pipeline import PipelineConfig, preprocess, stream_steps
+from sa2va_ray.data.pipeline import preprocess, stream_steps
 from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE, Sa2VAConfig
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.tokenizer import build_tokenizer

@@ -6,9 +6,8 @@ from pydantic import Field, model_validator
 
 from sa2va_ray.cluster.config import ClusterConfig, WorkersConfig
 from sa2va_ray.config import Seed
-from sa2va_ray.data.pipeline import PipelineConfig
-from sa2va_ray.models.baselines.unet import UnetConfig
-from sa2va_ray.models.baselines.vessel_filter import FilterConfig
+from sa2va_ray.data.config import PipelineConfig
+from sa2va_ray.models.baselines.config import FilterConfig, UnetConfig
 from sa2va_ray.storage import Uri
 
 BaselineKind = Literal["unet", "vessel_filter"]

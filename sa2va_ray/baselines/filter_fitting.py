@@ -21,13 +21,8 @@ from sa2va_ray.cluster.streams import stream_rows
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import decode_image, object_masks
 from sa2va_ray.data.sample_index import SampleIndex
-from sa2va_ray.models.baselines.vessel_filter import (
-    POLARITIES,
-    FilterConfig,
-    FittedFilter,
-    Polarity,
-    filter_response,
-)
+from sa2va_ray.models.baselines.config import FilterConfig
+from sa2va_ray.models.baselines.vessel_filter import POLARITIES, FittedFilter, Polarity, filter_response
 from sa2va_ray.predict.baseline_predictors import CONFIG_FILE
 from sa2va_ray.telemetry import LOGGER, log_progress
 

@@ -11,7 +11,8 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.export.merge import STORED_DTYPE
 from sa2va_ray.manifest import parse_manifest
-from sa2va_ray.models.build import ModelConfig, read_architecture
+from sa2va_ray.models.build import read_architecture
+from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.loading.place import build_empty_model
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST
 from sa2va_ray.storage import PARTIAL

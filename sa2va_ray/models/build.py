@@ -4,20 +4,19 @@ import hashlib
 from collections.abc import Mapping
 from copy import deepcopy
 from inspect import signature
-from typing import Any, Self
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sa2va_ray import storage
-from sa2va_ray.config import Config, Seed, UserError
+from sa2va_ray.config import UserError
+from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.loading.place import allocate, build_empty_model
 from sa2va_ray.models.loading.source_folder import read_source_folder
-from sa2va_ray.models.lora import TrainableConfig
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import (
@@ -27,7 +26,6 @@ from sa2va_ray.models.sa2va.processing_sa2va import (
     token_id,
 )
 from sa2va_ray.models.tokenizer import build_tokenizer
-from sa2va_ray.storage import Uri
 
 _SIZES = signature(Sa2VAConfig.__init__).parameters.keys() - {"self", "kwargs", "seg_token_id", "image_token_id"}
 _NO_MODEL = (
@@ -43,38 +41,6 @@ _NO_MODEL = (
 """What transformers, torch and sam2 raise for sizes that do not go together."""
 _SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer of a model folder
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-class BaseConfig(Config):
-    """Weights that a model starts from; arguments of `load_model`, which says what came from where."""
-
-    source: Uri
-    """Folder of an InternVL3 base, of an upstream Sa2VA, or one that we exported."""
-    sam2_checkpoint: Uri | None = None
-    """SAM 2.0's own `.pt`; an InternVL3 base needs it."""
-    initialise_from: Uri | None = None
-    """A Sa2VA of any size; what fits a base by name and shape is taken from it."""
-    grounding_config: dict[str, Any] | None = None
-    """Sizes of SAM 2 for folders that do not give them; hiera-large by default."""
-
-
-class ModelConfig(Config):
-    """Which Sa2VA is built, and which of its parts train. Either `base` or `architecture` is given."""
-
-    base: BaseConfig | None = None
-    architecture: dict[str, Any] | None = None
-    """For a model with random weights: arguments of `Sa2VAConfig`."""
-
-    init_seed: Seed = 0
-    """Seed of what is newly initialised."""
-
-    trainable: TrainableConfig = Field(default_factory=TrainableConfig)
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if (self.base is None) == (self.architecture is None):
-            raise ValueError("give either base (weights to start from) or architecture (random weights)")
-        return self
 
 
 def build_model(config: ModelConfig, precision: torch.dtype = torch.float32) -> tuple[Sa2VAModel, Sa2VAProcessor]:

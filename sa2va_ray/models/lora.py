@@ -1,16 +1,14 @@
 """What trains: LoRA adapters (peft) and unfrozen parts, by config. The only file that imports peft."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.trainable_tokens import TrainableTokensLayer
-from pydantic import Field
 from torch import Tensor
 
-from sa2va_ray.config import Config
+from sa2va_ray.models.config import TrainableConfig
 from sa2va_ray.models.parts import (
-    ENCODERS,
     IMAGE_ENCODER,
     LANGUAGE_MODEL,
     LM_HEAD,
@@ -23,26 +21,6 @@ from sa2va_ray.models.parts import (
 )
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, Sa2VAProcessor, token_id
-
-
-class TrainableConfig(Config):
-    """Which parts train. What is not named here is frozen: the prompt encoder and the memory parts of SAM 2."""
-
-    lora_rank: int = Field(64, gt=0, le=4096)
-    lora_alpha: int = Field(128, gt=0, le=2**20)
-    """An adapter's output is scaled by alpha / rank."""
-    lora_dropout: float = Field(0.1, ge=0, lt=1)
-    embeddings: Literal["new_tokens", "all"] = "new_tokens"
-    """`new_tokens`: only the rows of [SEG] and its four fellows, in the embedding and in the LM head."""
-    projector: bool = True
-    mask_decoder: bool = True
-    vision_encoder: Literal["frozen", "lora"] = "frozen"
-    image_encoder: Literal["frozen", "lora", "full"] = "frozen"
-    """SAM 2's image encoder. `full` is for models without pretraining."""
-
-    def encoders(self, mode: Literal["frozen", "lora", "full"]) -> list[Part]:
-        """Parts of `ENCODERS` that train in this way."""
-        return [part for key, part in ENCODERS.items() if getattr(self, key) == mode]
 
 
 def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: TrainableConfig) -> PeftModel:

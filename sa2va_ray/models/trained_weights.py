@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import MANIFEST, digest, verify_files
-from sa2va_ray.models.build import PRECISIONS, ModelConfig, build_model, weights_sha256
+from sa2va_ray.models.build import PRECISIONS, build_model, weights_sha256
 from sa2va_ray.models.checkpoint import (
     CONFIG_FILE,
     MODEL,
@@ -25,6 +25,7 @@ from sa2va_ray.models.checkpoint import (
     read_checkpoint_manifest,
     shard_files,
 )
+from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.lora import PeftModel, make_trainable
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from sa2va_ray import storage
 from sa2va_ray.manifest import digest, verify_files
-from sa2va_ray.models.baselines.unet import Unet, UnetConfig, resize_maps, to_square
+from sa2va_ray.models.baselines.config import UnetConfig
+from sa2va_ray.models.baselines.unet import Unet, resize_maps, to_square
 from sa2va_ray.models.baselines.vessel_filter import FittedFilter
 from sa2va_ray.models.loading.place import check_finite_weights
 from sa2va_ray.models.model_manifest import read_model_manifest

@@ -6,12 +6,44 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from sa2va_ray.cluster.config import ClusterConfig, WorkersConfig
 from sa2va_ray.config import Config, Seed
-from sa2va_ray.data.pipeline import PipelineConfig
+from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.metrics import CATALOGUE, VALIDATION_METRICS
-from sa2va_ray.models.build import ModelConfig
+from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.storage import Uri
-from sa2va_ray.train.losses import LossConfig
-from sa2va_ray.train.watch.trackers.registry import TrackerName
+from sa2va_ray.train.watch.trackers.tracker import TrackerName
+
+MaskSize = Literal["truth", "logits", 512, 1024]
+
+
+class LossConfig(Config):
+    """Weights of the parts; the total is their weighted sum. Each part of `OBJECT_LOSSES`
+    (`train/losses.py`) has its own in `NAME_weight`."""
+
+    mask_weight: float = Field(3.0, ge=0)
+    """Weight of the binary cross entropy at the sampled points."""
+    dice_weight: float = Field(1.0, ge=0)
+    """Weight of 1 - soft Dice at the sampled points."""
+    num_points: int = Field(12_544, gt=0)
+    """Points per mask at which cross entropy and Dice are taken."""
+    mask_size: MaskSize = "truth"
+    """Largest height and width of the true masks and skeletons, in pixels: their own, that of the mask logits, 512 or
+    1024. Larger ones are shrunk by area, so that thin vessels become partly true pixels and do not vanish. The logits
+    are never shrunk to it, but read between their pixels."""
+    skeleton_recall_weight: float = Field(0.0, ge=0)
+    """Weight of the share of the widened skeletons that is missed. 0: off, and no skeletons are needed."""
+    cldice_weight: float = Field(0.0, ge=0)
+    """Weight of 1 - soft clDice. 0: off."""
+    cldice_size: int = Field(512, gt=0)
+    """Largest height and width of the maps whose skeletons clDice takes, in pixels; larger masks are shrunk by area."""
+    cldice_iterations: int = Field(6, gt=0)
+    """Rounds of thinning: k find the centre of vessels up to 2k pixels wide. Their memory until the backward pass is
+    8 (k + 1) bytes per pixel and object, and 56 per pixel once: 44 MB for two objects at the defaults."""
+
+    def weights(self) -> dict[str, float]:
+        """The weight of every part by its name. A part whose weight is 0 by default is left out where it is 0."""
+        fields = {name: field for name, field in type(self).model_fields.items() if name.endswith("_weight")}
+        weights = {name: getattr(self, name) for name, field in fields.items() if field.default or getattr(self, name)}
+        return {"language": 1.0} | {name.removesuffix("_weight"): weight for name, weight in weights.items()}
 
 
 class OptimConfig(Config):

@@ -9,51 +9,16 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sa2va_ray.config import Config
+from sa2va_ray.train.config import LossConfig, MaskSize
 
 _OVERSAMPLE_RATIO = 3.0  # points drawn per point kept, of which the most uncertain stay (PointRend, arXiv 1912.08193)
 _IMPORTANCE_RATIO = 0.75  # share of the points that is chosen so; the rest stays uniform
-
-MaskSize = Literal["truth", "logits", 512, 1024]
-
-
-class LossConfig(Config):
-    """Weights of the parts; the total is their weighted sum. Parts of `OBJECT_LOSSES` have theirs in `NAME_weight`."""
-
-    mask_weight: float = Field(3.0, ge=0)
-    """Weight of the binary cross entropy at the sampled points."""
-    dice_weight: float = Field(1.0, ge=0)
-    """Weight of 1 - soft Dice at the sampled points."""
-    num_points: int = Field(12_544, gt=0)
-    """Points per mask at which cross entropy and Dice are taken."""
-    mask_size: MaskSize = "truth"
-    """Largest height and width of the true masks and skeletons, in pixels: their own, that of the mask logits, 512 or
-    1024. Larger ones are shrunk by area, so that thin vessels become partly true pixels and do not vanish. The logits
-    are never shrunk to it, but read between their pixels."""
-    skeleton_recall_weight: float = Field(0.0, ge=0)
-    """Weight of the share of the widened skeletons that is missed. 0: off, and no skeletons are needed."""
-    cldice_weight: float = Field(0.0, ge=0)
-    """Weight of 1 - soft clDice. 0: off."""
-    cldice_size: int = Field(512, gt=0)
-    """Largest height and width of the maps whose skeletons clDice takes, in pixels; larger masks are shrunk by area."""
-    cldice_iterations: int = Field(6, gt=0)
-    """Rounds of thinning: k find the centre of vessels up to 2k pixels wide. Their memory until the backward pass is
-    8 (k + 1) bytes per pixel and object, and 56 per pixel once: 44 MB for two objects at the defaults."""
-
-    def weights(self) -> dict[str, float]:
-        """The weight of every part by its name. Optional parts are left out where their weight is 0."""
-        weights = {name: getattr(self, f"{name}_weight") for name in OBJECT_LOSSES}
-        return {"language": 1.0} | {
-            name: weight for name, weight in weights.items() if weight or not OBJECT_LOSSES[name].is_optional
-        }
 
 
 @dataclass(frozen=True)
@@ -77,17 +42,6 @@ class Objects:
         return mask_losses(self.mask_logits, self.truths, self.config.num_points, self.config.mask_size)
 
 
-@dataclass(frozen=True)
-class ObjectLoss:
-    """Attributes:
-    compute: the sum over the objects, ().
-    is_optional: whether it is left out where its weight is 0.
-    """
-
-    compute: Callable[[Objects], Tensor]
-    is_optional: bool = True
-
-
 def _skeleton_recall(objects: Objects) -> Tensor:
     assert objects.skeletons is not None, "the batch has no skeletons: the pipeline was not asked for them"
     return skeleton_recall_loss(objects.mask_logits, objects.skeletons, objects.config.mask_size)
@@ -98,11 +52,11 @@ def _cldice(objects: Objects) -> Tensor:
     return cldice_loss(objects.mask_logits, objects.truths, config.cldice_size, config.cldice_iterations)
 
 
-OBJECT_LOSSES: dict[str, ObjectLoss] = {
-    "mask": ObjectLoss(lambda objects: objects.point_losses["mask"], is_optional=False),
-    "dice": ObjectLoss(lambda objects: objects.point_losses["dice"], is_optional=False),
-    "skeleton_recall": ObjectLoss(_skeleton_recall),
-    "cldice": ObjectLoss(_cldice),
+OBJECT_LOSSES: dict[str, Callable[[Objects], Tensor]] = {
+    "mask": lambda objects: objects.point_losses["mask"],
+    "dice": lambda objects: objects.point_losses["dice"],
+    "skeleton_recall": _skeleton_recall,
+    "cldice": _cldice,
 }
 """Losses about masks, by name. A new one is a function, an entry here, and its weight in `LossConfig`."""
 
@@ -129,7 +83,7 @@ def object_losses(
     if not truths:
         return dict.fromkeys(names, 0.0 * mask_logits.float().sum())
     objects = Objects(mask_logits, truths, skeletons, config)
-    return {name: OBJECT_LOSSES[name].compute(objects) for name in names}
+    return {name: OBJECT_LOSSES[name](objects) for name in names}
 
 
 def mask_losses(

@@ -15,8 +15,9 @@ from torch import Tensor
 from sa2va_ray.data.batch import Batch
 from sa2va_ray.models.sa2va.processing_sa2va import normalize_tiles
 from sa2va_ray.train.collectives import any_rank, gather_objects, sum_over_ranks
+from sa2va_ray.train.config import LossConfig
 from sa2va_ray.train.errors import RunStoppedError
-from sa2va_ray.train.losses import LossConfig, language_loss, loss_divisor, object_losses
+from sa2va_ray.train.losses import language_loss, loss_divisor, object_losses
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import decode_image, object_masks
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.metrics import overlap_metrics
-from sa2va_ray.models.baselines.vessel_filter import FilterConfig, FittedFilter, filter_response
+from sa2va_ray.models.baselines.config import FilterConfig
+from sa2va_ray.models.baselines.vessel_filter import FittedFilter, filter_response
 from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query

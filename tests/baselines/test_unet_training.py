@@ -18,7 +18,8 @@ from sa2va_ray.data.sample import decode_image, object_masks
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.metrics import overlap_metrics
-from sa2va_ray.models.baselines.unet import Unet, UnetConfig
+from sa2va_ray.models.baselines.config import UnetConfig
+from sa2va_ray.models.baselines.unet import Unet
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
 from sa2va_ray.predict.baseline_predictors import UnetPredictor
 from sa2va_ray.predict.load import load_predictor

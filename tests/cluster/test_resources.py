@@ -33,7 +33,7 @@ from sa2va_ray.evaluate.config import CalibrateConfig, EvaluateConfig, PassConfi
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.evaluate.passes.answers import answer_questions
 from sa2va_ray.export.config import ExportConfig
-from sa2va_ray.models.build import BaseConfig
+from sa2va_ray.models.config import BaseConfig
 from sa2va_ray.predict.job.batch import map_predictions
 from sa2va_ray.predict.job.config import PredictConfig, PredictOptions
 from sa2va_ray.telemetry import LOGGER

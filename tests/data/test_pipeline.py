@@ -15,8 +15,9 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data import pipeline
 from sa2va_ray.data.augment import AugmentConfig
 from sa2va_ray.data.batch import Batch, collate
+from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.data.order import EpochPlan
-from sa2va_ray.data.pipeline import PipelineConfig, Undecodable, preprocess, stream_steps
+from sa2va_ray.data.pipeline import Undecodable, preprocess, stream_steps
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.images.skeleton import tubed_skeleton
 from sa2va_ray.models.build import build_model

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sa2va_ray.models.build import ModelConfig
+from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.loading.load import LoadedModel, load_model
 from sa2va_ray.train.config import TrainConfig
 from tests.fixtures.unpack import unpack

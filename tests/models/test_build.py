@@ -5,13 +5,8 @@ import torch
 
 from sa2va_ray.config import UserError
 from sa2va_ray.export.model_files import write_model_files
-from sa2va_ray.models.build import (
-    PRECISIONS,
-    ModelConfig,
-    build_model,
-    build_unfilled,
-    random_architecture,
-)
+from sa2va_ray.models.build import PRECISIONS, build_model, build_unfilled, random_architecture
+from sa2va_ray.models.config import ModelConfig
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

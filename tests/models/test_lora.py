@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sa2va_ray.models.build import build_model
-from sa2va_ray.models.lora import TrainableConfig, make_trainable
+from sa2va_ray.models.config import TrainableConfig
+from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
 
 SMALL = {"lora_rank": 2, "lora_alpha": 4, "lora_dropout": 0.0}

@@ -6,7 +6,8 @@ import pytest
 from torch import nn
 
 from sa2va_ray.models.build import build_model
-from sa2va_ray.models.lora import TrainableConfig, make_trainable
+from sa2va_ray.models.config import TrainableConfig
+from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.parts import (
     ADAPTERS_LABEL,
     MASK_DECODER,

@@ -12,9 +12,9 @@ from skimage.morphology import skeletonize
 from torch import Tensor
 
 from sa2va_ray.config import UserError
+from sa2va_ray.train.config import LossConfig
 from sa2va_ray.train.losses import (
     OBJECT_LOSSES,
-    LossConfig,
     cldice_loss,
     language_loss,
     largest_side,

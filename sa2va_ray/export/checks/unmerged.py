@@ -31,7 +31,7 @@ from torch import Tensor
 from sa2va_ray.export.checks.probe import PROMPT, ask, probe_images, save_answers
 from sa2va_ray.export.merge import STORED_DTYPE
 from sa2va_ray.export.shards import combined_sha256, read_tensors, stored_tensors, tensor_sha256
-from sa2va_ray.models.build import ModelConfig
+from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.loading.weight_files import reading
 from sa2va_ray.models.lora import merged_tensors
 from sa2va_ray.models.parts import module_of

@@ -9,22 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pydantic import Field
 from torch import Tensor, nn
 
-from sa2va_ray.config import Config
-
-_NUM_LEVELS = 4  # each halves the side and doubles the channels
-_NUM_GROUPS = 8
-
-
-class UnetConfig(Config):
-    """Sizes of the network."""
-
-    image_size: int = Field(512, gt=0, multiple_of=2**_NUM_LEVELS)
-    """Side in pixels of the square that images of any size are resized to."""
-    width: int = Field(16, gt=0, multiple_of=_NUM_GROUPS)
-    """Channels of the first level: 16 make 1.9 M parameters, the paper's 64 make 31 M."""
+from sa2va_ray.models.baselines.config import NUM_GROUPS, NUM_LEVELS, UnetConfig
 
 
 class Unet(nn.Module):
@@ -32,7 +19,7 @@ class Unet(nn.Module):
 
     def __init__(self, config: UnetConfig):
         super().__init__()
-        widths = [config.width * 2**level for level in range(_NUM_LEVELS + 1)]
+        widths = [config.width * 2**level for level in range(NUM_LEVELS + 1)]
         self.down = nn.ModuleList(_two_convolutions(before, after) for before, after in pairwise([3, *widths]))
         upwards = list(pairwise(reversed(widths)))
         self.up = nn.ModuleList(nn.ConvTranspose2d(wide, narrow, 2, stride=2) for wide, narrow in upwards)
@@ -71,5 +58,5 @@ def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def _two_convolutions(before: int, after: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in (before, after):
-        layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.GroupNorm(_NUM_GROUPS, after), nn.ReLU()]
+        layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.GroupNorm(NUM_GROUPS, after), nn.ReLU()]
     return nn.Sequential(*layers)

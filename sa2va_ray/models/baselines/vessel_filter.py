@@ -5,27 +5,16 @@ from typing import Literal
 import cv2
 import numpy as np
 from PIL import Image
-from pydantic import Field
 from skimage.filters import frangi, sato
 
 from sa2va_ray.config import Config
+from sa2va_ray.models.baselines.config import FilterConfig
 
 Polarity = Literal["bright", "dark"]
 POLARITIES: tuple[Polarity, ...] = ("bright", "dark")
 
 _GREEN = 1
 _SMALLEST_STD = 1e-6  # of an image without any contrast
-
-
-class FilterConfig(Config):
-    """Which filter, and for vessels of which widths."""
-
-    method: Literal["frangi", "sato", "top_hat"] = "sato"
-    """`frangi` (Frangi et al. 1998) and `sato` (Sato et al. 1998) look for ridges by the image's second derivatives,
-    `top_hat` takes what a morphological opening removes, on average over the widths."""
-    widths_px: tuple[float, ...] = Field((6.0, 8.0), min_length=1)
-    """Widths of vessels, in pixels of the image as stored. Narrow ones answer to noise as well: on OCT-A images of
-    512 px, whose vessels are 1 to 12 px wide, 2 and 4 beside 8 cost 0.04 of Dice."""
 
 
 class FittedFilter(Config):

@@ -9,9 +9,10 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 
-from sa2va_ray.models.build import ModelConfig, read_architecture
+from sa2va_ray.models.build import read_architecture
+from sa2va_ray.models.config import ModelConfig, TrainableConfig
 from sa2va_ray.models.loading.place import build_empty_model
-from sa2va_ray.models.lora import TrainableConfig, make_trainable
+from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.parts import PLAN_LABELS, plan_label
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sa2va_ray.config import UserError
-from sa2va_ray.models.baselines.unet import Unet, UnetConfig
+from sa2va_ray.models.baselines.config import UnetConfig
+from sa2va_ray.models.baselines.unet import Unet
 from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.model_manifest import write_model_manifest
 from sa2va_ray.predict.baseline_predictors import UnetPredictor

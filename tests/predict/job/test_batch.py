@@ -11,7 +11,8 @@ from PIL import Image
 
 from sa2va_ray.images.decode import to_png
 from sa2va_ray.images.masks import rle_to_mask
-from sa2va_ray.models.baselines.vessel_filter import FilterConfig, FittedFilter
+from sa2va_ray.models.baselines.config import FilterConfig
+from sa2va_ray.models.baselines.vessel_filter import FittedFilter
 from sa2va_ray.models.model_manifest import write_model_manifest
 from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.baseline_predictors import CONFIG_FILE

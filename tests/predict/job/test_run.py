@@ -23,7 +23,8 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.manifest import read_manifest
-from sa2va_ray.models.baselines.vessel_filter import FilterConfig, FittedFilter
+from sa2va_ray.models.baselines.config import FilterConfig
+from sa2va_ray.models.baselines.vessel_filter import FittedFilter
 from sa2va_ray.models.model_manifest import write_model_manifest
 from sa2va_ray.predict.baseline_predictors import CONFIG_FILE
 from sa2va_ray.predict.facts import read_model_facts

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sa2va_ray.data.batch import Batch
-from sa2va_ray.models.lora import TrainableConfig, make_trainable
+from sa2va_ray.models.config import TrainableConfig
+from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import IMAGE_TOKEN, SEG_TOKEN, Sa2VAProcessor, token_id

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sa2va_ray.config import UserError
-from sa2va_ray.models.build import ModelConfig, build_model
+from sa2va_ray.models.build import build_model
+from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE
 from sa2va_ray.models.sa2va.grounding_sam2 import GroundingEncoder

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from sa2va_ray.data.augment import AugmentConfig
-from sa2va_ray.data.pipeline import PipelineConfig, preprocess
+from sa2va_ray.data.config import PipelineConfig
+from sa2va_ray.data.pipeline import preprocess
 from sa2va_ray.data.sample_kinds import KINDS, SampleKind, distinct_kinds
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.models.build import random_architecture

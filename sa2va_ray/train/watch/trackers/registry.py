@@ -1,26 +1,23 @@
-"""Which trackers there are. A new one is a file with a `Tracker`, and a row here: the config follows from it."""
+"""Which trackers there are. A new one is a file with a `Tracker`, a row here, and its name in `TrackerName`."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from sa2va_ray.train.watch.trackers.mlflow import MLflow
 from sa2va_ray.train.watch.trackers.ray_metrics import RayMetrics
 from sa2va_ray.train.watch.trackers.tensorboard import TensorBoard
-from sa2va_ray.train.watch.trackers.tracker import TrackedRun, Tracker
+from sa2va_ray.train.watch.trackers.tracker import TrackedRun, Tracker, TrackerName
 
-TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+TRACKERS: dict[TrackerName, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
 """Those that a config may name."""
 
-TrackerName = Literal[*TRACKERS]  # type: ignore[valid-type]
 
-
-def check_trackers(names: Sequence[str]) -> None:
+def check_trackers(names: Sequence[TrackerName]) -> None:
     """Raises `UserError` where a tracker of the config is not installed."""
     for name in names:
         TRACKERS[name].check_installed()
 
 
-def build_trackers(names: Sequence[str], run: TrackedRun) -> list[Tracker]:
+def build_trackers(names: Sequence[TrackerName], run: TrackedRun) -> list[Tracker]:
     """Those that the config names, and Ray's own metrics.
 
     Raises:

@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+TrackerName = Literal["tensorboard", "mlflow"]
+"""Those that a config may name. Here and not in the registry, so that a config is read without their libraries."""
 
 
 @dataclass(frozen=True)
