@@ -1,13 +1,6 @@
-"""Prepares a data set: reads annotated images, checks, de-identifies, splits by patient and writes Parquet.
+"""`python -m jobs.prepare`, the same as `sa2va-ray prepare`; `--help` tells its keys."""
 
-    SA2VA_PSEUDONYM_KEY=... python -m jobs.prepare source=/data/angiograms out=s3://bucket/prepared/angiograms
-
-The same key gives the same pseudonyms, and with them the same splits: keep it, and keep it secret.
-"""
-
-from sa2va_ray.config import run_job
-from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.run import prepare
+from sa2va_ray.console.verbs import run_verb
 
 if __name__ == "__main__":
-    run_job(PrepareConfig, prepare)
+    run_verb("prepare")

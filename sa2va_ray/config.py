@@ -1,20 +1,16 @@
-"""Base of every config, and the way from a command line to a job.
+"""Base of every config, and the way from a command line to it.
 
-A job is `python -m jobs.VERB [config.yaml ...] [key=value ...]`: the YAML files are laid over each other, then the
-overrides (`optim.lr=3e-4` sets a nested key), and the result is checked against the job's config class before anything
-starts. `--help` prints the keys.
+A verb takes `[config.yaml ...] [key=value ...]`: the YAML files are laid over each other, then the overrides
+(`optim.lr=3e-4` sets a nested key), and the result is checked against the verb's config class before anything starts.
 """
 
 import os.path
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-
-from sa2va_ray.usage import usage
 
 _RENAMED = {"data": "data_uri", "images": "source"}
 """Keys that have another name since issue 15; the error about the old one gives the new one."""
@@ -74,22 +70,6 @@ class Config(BaseModel):
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Of random numbers: what numpy and torch both take."""
-
-C = TypeVar("C", bound=Config)
-
-
-def run_job(config_class: type[C], run: Callable[[C], object], arguments: Sequence[str] | None = None) -> None:
-    """Entry point of a job. A `UserError` becomes one message on stderr and its exit status; other errors are bugs and
-    keep their traceback. `--help` prints what the job takes, and does nothing."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments):
-        print(usage(config_class, f"jobs.{Path(sys.argv[0]).stem}", sys.modules["__main__"].__doc__ or ""))
-        return
-    try:
-        run(config_class.load(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_status) from None
 
 
 _SHOWN_CHARACTERS = 300

@@ -28,9 +28,11 @@ def log_progress(what: str, done: int, total: int, detail: str = "") -> None:
 
 
 def log_result(uri: str, *command: str) -> None:
-    """The last line of a job: where its result is, and the arguments of `python -m` for what comes next. Words in
-    capitals stand for what the user has to give."""
-    LOGGER.info("result: %s   next: %s", uri, shlex.join(["python", "-m", *command]))
+    """The last lines of a job: the arguments of `python -m` for what comes next, in which words in capitals stand for
+    what the user has to give; how its result is looked at, and where it is."""
+    LOGGER.info("next: %s", shlex.join(["python", "-m", *command]))
+    LOGGER.info("look at it: %s", shlex.join(["sa2va-ray", "open", uri]))
+    LOGGER.info("result: %s", uri)
 
 
 def parse_progress(line: str) -> tuple[str, int, int] | None:

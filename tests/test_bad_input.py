@@ -8,30 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from sa2va_ray.config import run_job
-from sa2va_ray.evaluate.config import EvaluateConfig
-from sa2va_ray.evaluate.run import evaluate
-from sa2va_ray.export.config import ExportConfig
-from sa2va_ray.export.run import export
-from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.run import prepare
-from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.trainer import train
+from sa2va_ray.console.verbs import run_verb
 
 ROOT = Path(__file__).parent.parent
 DEMO = str(ROOT / "jobs/configs/demo.yaml")
-JOBS = {
-    "prepare": (PrepareConfig, prepare),
-    "train": (TrainConfig, train),
-    "export": (ExportConfig, export),
-    "evaluate": (EvaluateConfig, evaluate),
-}
 
 
 def fail(verb: str, arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     """The message with which a job refuses its arguments."""
     with pytest.raises(SystemExit) as end:
-        run_job(*JOBS[verb], arguments)
+        run_verb(verb, arguments)
     assert end.value.code == 2
     message = capsys.readouterr().err
     return message[message.index("error: ") :]

@@ -5,7 +5,7 @@ import re
 import pytest
 from pydantic import Field
 
-from sa2va_ray.config import Config, UserError, run_job
+from sa2va_ray.config import Config, UserError
 from sa2va_ray.evaluate.config import EvaluateConfig
 from sa2va_ray.predict.job.config import PredictConfig
 from sa2va_ray.train.config import TrainConfig
@@ -70,35 +70,9 @@ def test_a_bool_is_no_number(value):
     assert Outer.load(["name=a", "optim.is_fast=true"]).optim.is_fast
 
 
-def test_help_tells_the_keys_and_starts_nothing(capsys):
-    for flag in ("-h", "--help"):
-        run_job(TrainConfig, pytest.fail, [flag, "wrong=1"])
-        told = capsys.readouterr().out
-        assert told.startswith("usage: python -m jobs.")
-        assert "\n  data_uri (required)\n      Prepared data set.\n" in told
-        assert "\n  optim.lr = 2e-05\n      Peak learning rate.\n" in told
-        assert '\n  strategy = "zero3"   one of auto, zero2, zero3, zero3_offload\n' in told
-        assert "\n  model.base.sam2_checkpoint = null\n" in told
-
-
 def test_a_group_cannot_be_set_below_a_value():
     with pytest.raises(UserError, match="name is a single value"):
         Outer.load(["name=a", "name.b=1"])
-
-
-def test_a_job_ends_with_one_message_and_status_2(capsys):
-    with pytest.raises(SystemExit) as end:
-        run_job(Outer, print, ["wrong=1"])
-    assert end.value.code == 2
-    assert capsys.readouterr().err.startswith("error: Outer has 2 wrong value(s):")
-
-
-def test_a_bug_keeps_its_traceback():
-    def broken(config: Outer) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_job(Outer, broken, ["name=a"])
 
 
 def message(*arguments):

@@ -45,10 +45,10 @@ def lines() -> Iterator[list[str]]:
 
 
 def ends_with(lines: list[str], result: Path | str, job: str, *given: str) -> None:
-    """Checks the last line, and that a shell reads its command as it was meant."""
-    start, _, command = lines[-1].partition("   next: ")
-    assert start == f"result: {result}"
-    words = shlex.split(command)
+    """Checks the last lines, and that a shell reads their commands as they were meant."""
+    assert lines[-1] == f"result: {result}"
+    assert shlex.split(lines[-2].removeprefix("look at it: ")) == ["sa2va-ray", "open", str(result)]
+    words = shlex.split(lines[-3].removeprefix("next: "))
     assert words[:3] == ["python", "-m", f"jobs.{job}"]
     assert set(given) <= set(words)
 

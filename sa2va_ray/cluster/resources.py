@@ -1,5 +1,6 @@
 """What a job asks of the cluster, held against what is up and what its autoscaler may start."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,9 +41,27 @@ class Capacity:
 
 def connect() -> None:
     """Connects this process to the cluster that `RAY_ADDRESS` names, or that it is a job of; without one, a cluster is
-    started on this machine. Nothing happens where it is connected already."""
-    if not ray.is_initialized():
+    started on this machine. Nothing happens where it is connected already.
+
+    Raises:
+        UserError: `RAY_ADDRESS` is the dashboard's, or no cluster answers there.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS is {address}, the address of the dashboard, to which jobs are submitted. Submit the job: "
+            f"ray job submit --address {address} --working-dir . -- python -m jobs.VERB ...; or, on a machine of the "
+            "cluster, set RAY_ADDRESS=auto; or unset it, and the job starts a cluster of its own."
+        )
+    try:
         ray.init()
+    except ConnectionError as error:
+        raise UserError(
+            f"No Ray cluster answers at RAY_ADDRESS={address}: {str(error).splitlines()[0]}. Look with `ray status`, "
+            "set the address of one that runs on this machine, or unset RAY_ADDRESS: the job then starts its own."
+        ) from None
 
 
 def read_capacity() -> Capacity:

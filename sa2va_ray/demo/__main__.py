@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from sa2va_ray.config import UserError
+from sa2va_ray.demo.connection_file import STATE_DIR
 from sa2va_ray.demo.run import run
 from sa2va_ray.demo.stack import Stack
 
-STATE_DIR = Path(".demo")
 OUTPUT_DIR = Path("demo_output")
 
 

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import decode_image
+from sa2va_ray.demo.connection_file import write_connection
 from sa2va_ray.demo.request import post_image, wait_ready
-from sa2va_ray.demo.stack import Stack, free_port
+from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack, free_port
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.pictures.panels import mask_panels
 from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE
@@ -85,6 +86,7 @@ class _Demo:
             self.stack.start_store(BUCKET)
         with _step("start a Ray head with its dashboard"):
             self.stack.start_ray(num_cpus=_LOGICAL_CPUS)
+        write_connection(self.state_dir, self.stack.env)
 
     def submit(self, verb: str, arguments: Sequence[str]) -> None:
         """`ray job submit -- python -m jobs.VERB ARGUMENTS`, with a bar where the job reports progress."""
@@ -132,15 +134,11 @@ recall {metrics["per_image"]["recall"]:.3f})
 
 results      {self.output_dir}/mask.png overlay.png metrics.json   tensorboard --logdir {self.output_dir}/tensorboard
 endpoint     {endpoint}/v1/segment   e.g. curl -F file=@image.png {endpoint}/v1/segment
-dashboard    {self.stack.dashboard_url}   it asks for the token in {self._write_token()}
+page         {endpoint}   drop an image on it
+dashboard    {self.stack.dashboard_url}   it asks for the token in {self.state_dir}/auth_token
+this shell   eval "$({SCRIPTS_DIR}/sa2va-ray env)"   reaches cluster and store; then: sa2va-ray open {EVALUATION}
 total        {time.perf_counter() - self.started_s:.0f} s.   make stop  ends the services"""
         )
-
-    def _write_token(self) -> Path:
-        file = self.state_dir / "auth_token"
-        file.touch(mode=0o600)
-        file.write_text(self.stack.env["RAY_AUTH_TOKEN"] + "\n")
-        return file
 
     def _command(
         self, program: str, arguments: Sequence[str], name: str, advance: Callable[[str], None] | None = None

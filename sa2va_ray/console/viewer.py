@@ -1,0 +1,139 @@
+"""A result in the browser: `sa2va-ray open`. Files are read from their store at each request, so that the page of a run
+that goes on shows its newest state."""
+
+import html
+import mimetypes
+import secrets
+import sys
+import webbrowser
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote, unquote
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+
+_PAGES = ("run.html", "report.html", "validation/report.html", "calibration.html", "contact_sheet.png")
+"""What is shown of a folder, the first that is there."""
+_LARGEST_BYTES = 512 * 2**20
+_MOST_LISTED = 2000
+
+
+def show(uri: str, port: int = 0) -> None:
+    """Serves a file, or a folder with a page in it, to this machine's browser until it is interrupted.
+
+    Args:
+        uri: a path or `s3://...`.
+        port: of 127.0.0.1; 0 for a free one.
+
+    Raises:
+        UserError: there is nothing at `uri`, the store does not answer, or the port is taken.
+    """
+    folder, page = find_page(uri)
+    server = start_server(folder, port)
+    address = f"{server.base_url}/{quote(page)}"
+    print(f"{storage.join(folder, page)}\n  {address}\n  until Ctrl-C", file=sys.stderr)
+    if sys.stdin.isatty():
+        webbrowser.open(address)
+    with server:
+        server.serve_forever()
+
+
+def find_page(uri: str) -> tuple[str, str]:
+    """(folder, name of what is shown of it); the name is empty where the folder's files are listed.
+
+    Raises:
+        UserError: there is nothing at `uri`.
+    """
+    uri = storage.absolute(uri).rstrip("/")
+    for page in _PAGES:
+        if storage.exists(storage.join(uri, page)):
+            return uri, page
+    if storage.list_files(uri):
+        return uri, ""
+    if storage.exists(uri):
+        folder, _, name = uri.rpartition("/")
+        return folder, name
+    raise UserError(f"There is nothing at {uri}. A job's last line, `result: ...`, has the address of what it made.")
+
+
+class ViewerServer(ThreadingHTTPServer):
+    """Serves the files below a folder. Other users of the machine cannot guess its address, which begins with a
+    secret: reports show patients' images."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: str, port: int):
+        self.folder = folder
+        self.secret = secrets.token_urlsafe(16)
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{self.secret}"
+
+
+def start_server(folder: str, port: int) -> ViewerServer:
+    """Raises `UserError` where the port is taken."""
+    try:
+        return ViewerServer(folder, port)
+    except OSError as error:
+        raise UserError(f"Port {port} cannot be used ({error.strerror}): give another --port, or none.") from None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ViewerServer
+
+    def do_GET(self) -> None:
+        _, secret, *parts = unquote(self.path.partition("?")[0]).split("/")
+        name = "/".join(parts)
+        if not secrets.compare_digest(secret.encode(), self.server.secret.encode()) or ".." in parts:
+            return self._refuse(HTTPStatus.NOT_FOUND, "This address shows nothing: the whole address is needed.")
+        try:
+            self._send(*self._content(name))
+        except FileNotFoundError:
+            self._refuse(HTTPStatus.NOT_FOUND, "There is no such file.")
+        except UserError as error:
+            self._refuse(HTTPStatus.BAD_GATEWAY, str(error))
+
+    def _content(self, name: str) -> tuple[str, bytes]:
+        """Media type and bytes."""
+        uri = storage.join(self.server.folder, name) if name else self.server.folder
+        if name and storage.exists(uri) and not name.endswith("/"):
+            num_bytes = storage.size_bytes(uri)
+            if num_bytes > _LARGEST_BYTES:
+                raise UserError(f"The file has {num_bytes / 2**20:.0f} MiB; the viewer shows up to 512. Copy it.")
+            return mimetypes.guess_type(name)[0] or "text/plain", storage.read_bytes(uri)
+        return "text/html", _listing(storage.list_files(uri)).encode()
+
+    def _send(self, media_type: str, content: bytes, status: HTTPStatus = HTTPStatus.OK) -> None:
+        text = media_type.startswith("text/") or media_type == "application/json"
+        self.send_response(status)
+        self.send_header("Content-Type", f"{media_type}; charset=utf-8" if text else media_type)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _refuse(self, status: HTTPStatus, why: str) -> None:
+        self._send("text/plain", why.encode(), status)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Names of files stay out of the terminal."""
+
+
+def _listing(files: dict[str, int]) -> str:
+    if not files:
+        raise FileNotFoundError
+    rows = "".join(
+        f"<tr><td><a href='{quote(name)}'>{html.escape(name)}</a><td align=right>{num_bytes:,}"
+        for name, num_bytes in sorted(files.items())[:_MOST_LISTED]
+    )
+    more = f"<p>and {len(files) - _MOST_LISTED:,} more" if len(files) > _MOST_LISTED else ""
+    return (
+        "<!doctype html><meta charset=utf-8><meta name=color-scheme content='light dark'><title>Files</title>"
+        "<style>body{font:16px system-ui;margin:2rem} td{padding:.2rem 1rem .2rem 0}</style>"
+        f"<h1>Files</h1><table><tr><th align=left>name<th>bytes{rows}</table>{more}"
+    )
