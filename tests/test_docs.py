@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tests/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tests/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FOLDERS = ("sa2va_ray", "jobs", "serve_configs", "tests", "benchmarks", "docs")
 OURS = [*ROOT.glob("*"), *(path for top in FOLDERS for path in ROOT.glob(f"{top}/**/*"))]
 NOT_OURS = {"config.yaml", "my.yaml"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SPEC = (ROOT / "docs/model_spec.md").read_text()
+SPEC = (ROOT / "docs/en/model_spec.md").read_text()
 SECTIONS = set(re.findall(r"^#{2,3} (\d+(?:\.\d+)?)\.? ", SPEC, re.MULTILINE))
 TRAPS = set(re.findall(r"^(\d+)\. ", SPEC[SPEC.index("\n## 7. ") : SPEC.index("\n## 8. ")], re.MULTILINE))
 CITATION = re.compile(r"model_spec\.md,? sections? (\d[\d.]*(?:(?:, | and | to )\d[\d.]*)*)(?:, trap (\d+))?")

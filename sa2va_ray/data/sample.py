@@ -1,4 +1,4 @@
-"""A sample: one image with its objects, a row of the prepared data set (contract: docs/data.md)."""
+"""A sample: one image with its objects, a row of the prepared data set (contract: docs/en/data.md)."""
 
 import io
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Metrics of binary masks: numpy functions on (H, W) bool arrays; and how sure their mean is.
 
 Every metric has a value for every pair of masks, empty ones included, so that no image drops out of a mean;
-docs/evaluate.md has the table of them.
+docs/en/evaluate.md has the table of them.
 """
 
 from sa2va_ray.metrics.bootstrap import Interval, bootstrap_interval, pooled_interval

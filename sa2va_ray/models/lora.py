@@ -49,7 +49,7 @@ def make_trainable(model: Sa2VAModel, processor: Sa2VAProcessor, config: Trainab
             model.get_parameter(name).requires_grad_(True)
     model.train()
     if config.vision_encoder == "frozen":
-        # No drop path or dropout in what cannot adapt to it (docs/model_spec.md section 7, trap 15).
+        # No drop path or dropout in what cannot adapt to it (docs/en/model_spec.md section 7, trap 15).
         model.get_submodule(VISION_ENCODER.module).eval()
     for name, parameter in model.named_parameters():
         if MASK_DECODER.is_unused(name):

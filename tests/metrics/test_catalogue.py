@@ -8,7 +8,7 @@ import pytest
 from sa2va_ray.metrics import CATALOGUE, METRICS, VALIDATION_METRICS, cldice, compute_metrics, surface_metrics
 from sa2va_ray.metrics.catalogue import HEADLINE_METRICS
 
-DOC = Path(__file__).parents[2] / "docs/evaluate.md"
+DOC = Path(__file__).parents[2] / "docs/en/evaluate.md"
 RANDOM = np.random.default_rng(0)
 PREDICTION, TRUTH = RANDOM.random((2, 40, 60)) > 0.6
 

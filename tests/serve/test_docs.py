@@ -1,4 +1,4 @@
-"""docs/serve_reference.md names what there is: problems, keys of the config, and routes."""
+"""docs/en/serve_reference.md names what there is: problems, keys of the config, and routes."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ from sa2va_ray.serve.guard.fetch import UriPolicy
 from sa2va_ray.serve.http.ingress import build_api
 
 ROOT = Path(__file__).parents[2]
-DOC = (ROOT / "docs/serve_reference.md").read_text()
+DOC = (ROOT / "docs/en/serve_reference.md").read_text()
 SOURCES = sorted((ROOT / "sa2va_ray/serve").rglob("*.py"))
 
 

@@ -75,7 +75,7 @@ def test_ray_serve_makes_its_metrics(name: str):
 
 
 def test_the_docs_name_every_metric():
-    text = (Path(__file__).parents[2] / "docs/serve_reference.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/en/serve_reference.md").read_text()
     named = set(re.findall(r"sa2va_serve_\w+", text))
     assert named == {metric.info["name"] for metric in our_metrics()}
 

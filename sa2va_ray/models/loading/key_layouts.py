@@ -1,4 +1,4 @@
-"""From the tensor names that people have to ours (docs/model_spec.md sections 1.1 to 1.7). Pure functions on names.
+"""From the tensor names that people have to ours (docs/en/model_spec.md sections 1.1 to 1.7). Pure functions on names.
 
 Ours are upstream's five children, with transformers' names inside `vision_model`. One set of rules serves all layouts,
 since none of them changes a name that another one means differently: upstream's folder, InternVL3's, its "-hf" twin in

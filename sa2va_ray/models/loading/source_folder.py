@@ -25,7 +25,7 @@ from sa2va_ray.models.sa2va.processing_sa2va import (
 # How a folder was saved or is to be run says nothing of what the model is. A dtype of the language model alone would
 # make a model of two dtypes.
 _NOT_SIZES = ("architectures", "auto_map", "dtype", "torch_dtype", "attn_implementation", "_attn_implementation")
-# The only values that the InternVL3 family has, and that the model does (docs/model_spec.md section 1.8).
+# The only values that the InternVL3 family has, and that the model does (docs/en/model_spec.md section 1.8).
 _REQUIRED = {"ps_version": "v2", "select_layer": -1, "pad2square": False, "use_llm_lora": 0, "use_backbone_lora": 0}
 _BASE_TEMPLATE = "qwen_chat"
 

@@ -73,7 +73,7 @@ class Sa2VAConfig(PreTrainedConfig):
         self.use_thumbnail = use_thumbnail
         self.seg_token_id = seg_token_id
         self.image_token_id = image_token_id
-        # Untied: a tied export would overwrite the trained lm_head (docs/model_spec.md section 7, trap 11).
+        # Untied: a tied export would overwrite the trained lm_head (docs/en/model_spec.md section 7, trap 11).
         super().__init__(**{**kwargs, "tie_word_embeddings": False})
 
     @property

@@ -2,7 +2,7 @@
 
 The package's modules are composed as its own configs compose SAM 2.0 (not 2.1). Two things differ from stock SAM 2:
 a language embedding stands in for clicks, and a mask is kept whatever the object score says
-(docs/model_spec.md section 4).
+(docs/en/model_spec.md section 4).
 
 Shapes: B images, N objects, D width of SAM 2, S side of its input, h = S / 4 side of the low-resolution masks.
 """
@@ -80,7 +80,7 @@ class GroundingEncoder(nn.Module):
 
     def _low_precision(self, values: Tensor) -> AbstractContextManager:
         """SAM 2 computes coordinates in float32 whatever its weights are; autocast brings the two together, as upstream
-        does (docs/model_spec.md section 4.1)."""
+        does (docs/en/model_spec.md section 4.1)."""
         if values.dtype == torch.float32 or values.is_meta:
             return nullcontext()
         return torch.autocast(values.device.type, dtype=values.dtype)
@@ -89,7 +89,7 @@ class GroundingEncoder(nn.Module):
 def normalize_grounding_images(images: Tensor, dtype: torch.dtype, constants_dtype: torch.dtype) -> Tensor:
     """ImageNet normalisation of (B, 3, S, S) uint8 -> (B, 3, S, S) `dtype`.
 
-    Upstream's training uses exact constants, its inference constants rounded to bfloat16 (docs/model_spec.md
+    Upstream's training uses exact constants, its inference constants rounded to bfloat16 (docs/en/model_spec.md
     section 2.2); released decoders saw the first while they were trained and see the second when they are used, and so
     do ours.
     """
@@ -106,7 +106,7 @@ def _mean_std(device: torch.device, dtype: torch.dtype, constants_dtype: torch.d
 
 def upsample_mask_logits(mask_logits: Tensor, grounding_size: int, height: int, width: int) -> Tensor:
     """(N, h, h) -> (N, height, width), by way of the model's own resolution as upstream does it: one direct step moves
-    about 1 % of the boundary pixels (docs/model_spec.md section 2.3)."""
+    about 1 % of the boundary pixels (docs/en/model_spec.md section 2.3)."""
     logits = mask_logits.unsqueeze(1)
     logits = F.interpolate(logits, size=(grounding_size, grounding_size), mode="bilinear", align_corners=False)
     return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False).squeeze(1)
@@ -157,7 +157,7 @@ def _build_memory_attention(
 ) -> MemoryAttention:
     rope = dict(rope_theta=10000.0, feat_sizes=[grid, grid], embedding_dim=width, num_heads=1, downsample_rate=1)
     # transformers builds models on the meta device; RoPEAttention computes its tables in its constructor and moves
-    # them to the GPU, which a meta tensor cannot do (docs/model_spec.md section 7, trap 19).
+    # them to the GPU, which a meta tensor cannot do (docs/en/model_spec.md section 7, trap 19).
     with torch.device("cpu"):
         layer = MemoryAttentionLayer(
             activation="relu",

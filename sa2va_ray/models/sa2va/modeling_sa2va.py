@@ -231,7 +231,7 @@ def _places(wanted: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def pixel_shuffle(patches: Tensor, downsample_ratio: float) -> Tensor:
-    """Merges neighbouring patches into channels, "ps_version v2" (docs/model_spec.md section 2.1).
+    """Merges neighbouring patches into channels, "ps_version v2" (docs/en/model_spec.md section 2.1).
 
     (T, side * side, C) -> (T, (side * r) ** 2, C / r ** 2) for r = `downsample_ratio`.
     """

@@ -1,4 +1,4 @@
-"""Images and text to tensors and token ids, and back (docs/model_spec.md sections 2 and 3).
+"""Images and text to tensors and token ids, and back (docs/en/model_spec.md sections 2 and 3).
 
 Uses numpy, PIL and the tokenizer only.
 
@@ -156,7 +156,7 @@ class Sa2VAProcessor:
         return self.tokenizer.decode(ids, skip_special_tokens=False).strip()
 
     def _region_ids(self, region_sizes: Sequence[int], text: str) -> list[int]:
-        """The list of regions that follows an image (docs/model_spec.md section 3), then `text`."""
+        """The list of regions that follows an image (docs/en/model_spec.md section 3), then `text`."""
         if not region_sizes:
             return self._encode_text(text)
         ids, lead = [], f"\nThere are {len(region_sizes)} part regions in the picture: "
@@ -203,7 +203,7 @@ def _white_mean_std(device: torch.device) -> tuple[Tensor, ...]:
 
 
 def tile_grid(width: int, height: int, min_tiles: int, max_tiles: int, tile_size: int) -> tuple[int, int]:
-    """(columns, rows) of the grid whose aspect ratio is closest to the image's (docs/model_spec.md section 2.1).
+    """(columns, rows) of the grid whose aspect ratio is closest to the image's (docs/en/model_spec.md section 2.1).
 
     Of equally close grids a later, larger one is taken only where the image has more than half of its pixels.
     """

@@ -188,7 +188,7 @@ def copies(counts: list[int]) -> list[int]:
 
 
 def mask_losses(monkeypatch, parity, prefix: str, masks: Tensor, truths: Tensor) -> dict[str, Tensor]:
-    """Our sums at the stored points, with upstream's weights and divisors (docs/model_spec.md section 5.2)."""
+    """Our sums at the stored points, with upstream's weights and divisors (docs/en/model_spec.md section 5.2)."""
     points = parity.tensor(f"{prefix}_point_coords")
     monkeypatch.setattr(losses, "sample_points", lambda *_: points)
     num_masks, num_points = points.shape[:2]

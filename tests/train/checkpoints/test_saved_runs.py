@@ -35,7 +35,7 @@ from sa2va_ray.train.step import StepResult
 from sa2va_ray.train.validation import validate
 from tests.train.saved_runs import DAMAGES, DATA_SHA256, NAMES, NUM_STEPS, damage, run_config, save, tensors_of
 
-DOC = Path(__file__).parents[3] / "docs/train.md"
+DOC = Path(__file__).parents[3] / "docs/en/train.md"
 
 
 @pytest.fixture

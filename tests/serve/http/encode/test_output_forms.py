@@ -11,7 +11,7 @@ from sa2va_ray.client import Options
 from sa2va_ray.serve.http.encode.output_forms import DEFAULT_OUTPUT, OUTPUT_FORMS
 from sa2va_ray.serve.http.protocol import Mask, SegmentOptions
 
-REFERENCE = Path(__file__).parents[4] / "docs/serve_reference.md"
+REFERENCE = Path(__file__).parents[4] / "docs/en/serve_reference.md"
 
 
 @pytest.mark.parametrize("name", OUTPUT_FORMS)
