@@ -19,7 +19,7 @@ from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.export.run import export
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE
+from sa2va_ray.prepare.identity.pseudonym_key import KEY_VARIABLE
 from sa2va_ray.prepare.run import prepare
 
 pytest_plugins = ["tests.marks"]

@@ -25,7 +25,7 @@ from sa2va_ray.demo.request import post_image, wait_ready
 from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack, free_port
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.pictures.panels import mask_panels
-from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE
+from sa2va_ray.prepare.identity.pseudonym_key import KEY_VARIABLE
 from sa2va_ray.telemetry import parse_progress
 
 BUCKET = "sa2va"

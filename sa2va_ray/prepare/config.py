@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from sa2va_ray.config import Config, Seed
-from sa2va_ray.storage import Uri
+from sa2va_ray.storage import Uri, is_local
 
 MAX_PIXELS = 8192 * 8192
 MAX_NEAR_DUPLICATE_BITS = 15  # what `duplicates.near_duplicates` finds without comparing all with all
@@ -34,6 +34,10 @@ class ChecksConfig(Config):
 class SplitConfig(Config):
     """Which patients are for training, validation and test."""
 
+    method: Literal["hash", "balanced"] = "hash"
+    """`hash` draws a lot for each patient: a patient stays in its split when patients are added, and few patients may
+    be dealt far from the shares below. `balanced` gives these shares, rounded to whole patients, by the same seed: when
+    patients are added, others may come to another split."""
     val_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the patients in the validation split. Not used with `num_folds`."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
@@ -86,10 +90,24 @@ class PrepareConfig(Config):
     """In mask images with more than two values, the least value of the foreground."""
     checks: ChecksConfig = ChecksConfig()
     split: SplitConfig = SplitConfig()
+    private_table: Uri | None = None
+    """Local CSV file, for your eyes only, that tells which file of the source each item of the report and of the
+    quarantine is. It names patients as the source does: outside of `out` and `source`, on the machine that the job
+    runs on, readable by you alone."""
+    pseudonym_key_file: Uri | None = None
+    """Local file with the secret key of the pseudonyms, readable by you alone (mode 0600). Without it the environment
+    is asked: `SA2VA_PSEUDONYM_KEY`, or the file that `SA2VA_PSEUDONYM_KEY_FILE` names."""
     max_quarantined_fraction: float = Field(0.05, ge=0, le=1)
     """With a larger share of the samples in quarantine no data set is written, and the exit status is 1."""
     validate_only: bool = False
     """Only the report is written, to `out`/validation."""
+
+    @field_validator("private_table", "pseudonym_key_file")
+    @classmethod
+    def _stays_here(cls, path: str | None) -> str | None:
+        if path is not None and not is_local(path):
+            raise ValueError("holds a secret and stays on the machine that the job runs on: give a local path")
+        return path
 
     @field_validator("patient_pattern")
     @classmethod

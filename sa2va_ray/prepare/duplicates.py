@@ -11,6 +11,7 @@ from PIL import Image
 from sa2va_ray.prepare.records import Quarantined
 
 HASH_BITS = 256
+IMAGE_TWICE = "image_twice"
 
 _NUM_BANDS = 16  # of 16 bits: hashes that differ in at most 15 bits are equal in one of them
 _MAX_SMALL_GROUP = 64
@@ -43,7 +44,7 @@ def equal_images(samples: Sequence[Mapping[str, Any]]) -> list[Quarantined]:
         elif len({each["masks_sha256"] for each in equal}) > 1:
             code, reason = "image_with_two_labels", "The same image has several labels; which is right is unknown."
         else:
-            kept, code, reason = 1, "image_twice", f"The same image and label as item {equal[0]['index']}."
+            kept, code, reason = 1, IMAGE_TWICE, f"The same image and label as item {equal[0]['index']}."
         quarantined += [Quarantined(each["index"], code, reason) for each in (equal[kept:] if len(equal) > 1 else [])]
     return quarantined
 

@@ -18,7 +18,7 @@ from sa2va_ray.cluster.streams import map_items
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.duplicates import perceptual_hash
-from sa2va_ray.prepare.pseudonyms import Identity
+from sa2va_ray.prepare.identity.pseudonyms import Identity
 from sa2va_ray.prepare.records import Finding, Quarantined, Record, Rejected
 from sa2va_ray.prepare.validate import Checked, check_sample
 

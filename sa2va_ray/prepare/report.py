@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from sa2va_ray.data.sample import SPLITS
 from sa2va_ray.pictures.pages import render_page
 from sa2va_ray.prepare.examine import QUARANTINED, VERDICTS
+from sa2va_ray.prepare.identity.pseudonym_key import WITHOUT_A_KEY
 from sa2va_ray.prepare.pictures import ReportPictures
 from sa2va_ray.prepare.report_charts import build_charts, percent
 
@@ -29,7 +30,7 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
     Args:
         outcomes: one row of `examine.SCHEMA` per item of the source, in any order.
         facts: how it was made, JSON-able and without names of the source; shown as given.
-            `max_quarantined_fraction` must be there.
+            `max_quarantined_fraction`, `has_pseudonym_key` and `split_notes` (sentences) must be there.
     """
     outcomes = outcomes.sort_by("index")
     used = outcomes.filter(pc.not_equal(outcomes["verdict"], QUARANTINED))
@@ -51,6 +52,7 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
 def render_report(report: Mapping[str, Any], pictures: ReportPictures) -> bytes:
     """The report as one HTML file; every text is escaped."""
     values = {**report, "pictures": pictures, "max_patients": _NUM_PATIENTS_IN_HTML}
+    values |= {"without_a_key": WITHOUT_A_KEY}
     values |= {"charts": build_charts(report), "fact_rows": list(_flatten(report["facts"]))}
     return render_page(Path(__file__).parent / "report.html.jinja", {"percent": percent}, values)
 

@@ -9,7 +9,6 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,16 +20,17 @@ from sa2va_ray.data.sample_kinds import KINDS, SampleKind, distinct_kinds
 from sa2va_ray.images.decode import to_png
 from sa2va_ray.manifest import MANIFEST
 from sa2va_ray.pictures.sheet import contact_sheet
-from sa2va_ray.prepare import examine, write
+from sa2va_ray.prepare import examine, private_table, write
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.duplicates import equal_images, near_duplicates
 from sa2va_ray.prepare.examine import QUARANTINED, Task
+from sa2va_ray.prepare.identity.pseudonym_key import WITHOUT_A_KEY, PseudonymKey, read_key
+from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
+from sa2va_ray.prepare.identity.split import check_splits, explain_shares, find_leaks
 from sa2va_ray.prepare.pictures import ReportPictures, draw_pictures
-from sa2va_ray.prepare.pseudonyms import Pseudonyms, read_key
-from sa2va_ray.prepare.records import Quarantined, Rejected
+from sa2va_ray.prepare.plan import plan
 from sa2va_ray.prepare.report import build_report, render_report
 from sa2va_ray.prepare.sources import Source, SourceOptions, read_source
-from sa2va_ray.prepare.split import PatientSplits, check_splits, find_leaks
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
 Outcomes = dict[int, dict[str, Any]]  # index -> row of examine.SCHEMA
@@ -38,6 +38,10 @@ Counts = dict[str, dict[str, int]]  # split -> {"samples", "patients", "objects"
 
 _SHEET_COLUMNS = 4
 _NUM_LEAKS = 10
+_WHICH_FILES = (
+    "Which files these are tells private_table=/a/file/outside/of/out.csv, for your eyes only; it names the items of "
+    "the report and of quarantine.jsonl by their numbers."
+)
 
 
 class DataRefused(UserError):
@@ -62,11 +66,19 @@ def prepare(config: PrepareConfig) -> str | None:
         LOGGER.info("files not read: %s", ", ".join(f"{count} {suffix}" for suffix, count in source.unread.items()))
     write.check_replaceable(config.out)
     storage.check_writable(config.out)
-    tasks, quarantined = _plan(source, config)
+    if config.private_table:
+        private_table.check_place(config.private_table, config)
+    key = read_key(config.pseudonym_key_file)
+    tasks, quarantined = plan(source, Pseudonyms(key.value, config.patient_pattern), config.split)
     outcomes = examine.examine(tasks, quarantined, config)
     leaks = _compare(outcomes, config)
-    facts = _facts(source, config)
-    report_files = _report(source, outcomes, {**facts, "leaks": leaks}, config)
+    if config.private_table:
+        private_table.write(config.private_table, source, outcomes)
+    facts = _facts(source, key, config)
+    notes = explain_shares(_counts(outcomes), config.split)
+    for note in notes:
+        LOGGER.warning("%s", note)
+    report_files = _report(source, outcomes, {**facts, "leaks": leaks, "split_notes": notes}, config)
     refusal = _refusal(outcomes, leaks, config)
     if refusal or config.validate_only:
         folder = storage.join(config.out, write.VALIDATION)
@@ -90,28 +102,6 @@ def _source_options(config: PrepareConfig) -> SourceOptions:
     )
 
 
-def _plan(source: Source, config: PrepareConfig) -> tuple[list[Task], list[Quarantined]]:
-    """Identities and splits come from names alone, before any image is opened."""
-    pseudonyms = Pseudonyms(read_key(), config.patient_pattern)
-    splits = PatientSplits(config.split, pseudonyms)
-    tasks = []
-    quarantined = [
-        replace(each, sample_id=each.name and pseudonyms.sample_id(each.name)) for each in source.quarantined
-    ]
-    for record in source.records:
-        try:
-            identity = pseudonyms.identify(record)
-            split = splits.split_of(identity.patient_id)
-            if split is None:
-                raise Rejected("not_listed", "The list of splits does not name this patient; add it to the list.")
-            # With the patient's name, which no text of the annotation may hold.
-            tasks.append(Task(replace(record, patient=pseudonyms.patient_of(record)), identity, split))
-        except Rejected as rejected:
-            sample_id = pseudonyms.sample_id(record.name)
-            quarantined.append(replace(rejected.to_quarantined(record.index, record.place), sample_id=sample_id))
-    return tasks, quarantined
-
-
 def _compare(outcomes: Outcomes, config: PrepareConfig) -> list[str]:
     """Puts samples in quarantine whose image is there twice; returns what stands in two splits."""
     for twice in equal_images([row for row in outcomes.values() if row["verdict"] != QUARANTINED]):
@@ -131,10 +121,10 @@ def _refusal(outcomes: Outcomes, leaks: list[str], config: PrepareConfig) -> str
         return (
             f"{len(found)} of {len(outcomes)} samples cannot be used ({by_code}); max_quarantined_fraction allows "
             f"{config.max_quarantined_fraction:.1%}. Mend the source, or raise max_quarantined_fraction. An example of "
-            f"each reason:{''.join(examples.values())}\n"
+            f"each reason:{''.join(examples.values())}\n  {_WHICH_FILES}\n"
         )
     if found:
-        LOGGER.warning("%d of %d samples quarantined: %s", len(found), len(outcomes), by_code)
+        LOGGER.warning("%d of %d samples quarantined: %s. %s", len(found), len(outcomes), by_code, _WHICH_FILES)
     if leaks:
         return (
             f"The splits are not independent, so that scores would be too good: {len(leaks)} case(s), items counted "
@@ -184,6 +174,8 @@ def _write_data_set(
     reused = sum(each["reused"] for each in written)
     LOGGER.info("%d of %d files were there from an earlier run", reused, len(written))
     LOGGER.info("prepared data set written, data_sha256 %s", data_sha256)
+    if not facts["has_pseudonym_key"]:
+        LOGGER.warning("WARNING: %s", WITHOUT_A_KEY)
     log_result(config.out, "jobs.train", "CONFIG.yaml", f"data_uri={config.out}", "runs_uri=RUNS", "name=NAME")
     return data_sha256
 
@@ -220,13 +212,14 @@ def _counts(outcomes: Outcomes) -> Counts:
     }
 
 
-def _facts(source: Source, config: PrepareConfig) -> dict[str, Any]:
+def _facts(source: Source, key: PseudonymKey, config: PrepareConfig) -> dict[str, Any]:
     """How the data set was made. Not `source`, `split.list_uri` and the pattern: they may name patients."""
     return {
         "layouts": source.layouts,
         "num_items": source.num_items,
         "files_not_read": source.unread,
         "split": config.split.model_dump(exclude={"list_uri"}) | {"by_list": config.split.list_uri is not None},
+        "has_pseudonym_key": key.is_kept,
         "checks": config.checks.model_dump(),
         "num_ignored_labels": len(config.ignore_labels),
         "on_crowd": config.on_crowd,

@@ -11,6 +11,8 @@ from sa2va_ray.prepare.config import PrepareConfig
         ("patient_pattern=(?P<patient>[a-z]", "no regular expression"),
         ("patient_pattern='(.+)_frame_'", "no group"),
         ("phrase=''", "phrase"),
+        ("private_table=s3://bucket/table.csv", "give a local path"),
+        ("pseudonym_key_file=s3://bucket/key", "give a local path"),
     ],
 )
 def test_wrong_values_are_named(override, message):

@@ -11,7 +11,8 @@ from sa2va_ray.prepare.examine import SCHEMA
 from sa2va_ray.prepare.pictures import ReportPictures
 from sa2va_ray.prepare.report import build_report, render_report
 
-FACTS = {"max_quarantined_fraction": 0.5, "layouts": {"guide": 7}, "config": {"split_seed": 3}}
+NEEDED = {"max_quarantined_fraction": 0.5, "has_pseudonym_key": True, "split_notes": []}
+FACTS = {**NEEDED, "layouts": {"guide": 7}, "config": {"split_seed": 3}}
 NO_PICTURES = ReportPictures([], [])
 VOID = {"meta", "img", "br", "rect", "line"}
 HOSTILE = "<script>alert('x')</script>\"'&"
@@ -176,7 +177,7 @@ def test_long_lists_are_cut_and_say_so():
 )
 def test_headline_says_what_the_counts_mean(num_bad, num_items, allowed, sentence):
     rows = [unopened(place) if place < num_bad else item(place) for place in range(num_items)]
-    report = build_report(table(rows), {"max_quarantined_fraction": allowed})
+    report = build_report(table(rows), {**NEEDED, "max_quarantined_fraction": allowed})
     reader = Reader(render_report(report, NO_PICTURES).decode())
     assert sentence in reader.text
     assert ("No data set is written" in reader.text) == ("more than the" in sentence)
@@ -203,7 +204,7 @@ def test_hostile_texts_are_only_text():
         quarantined(0, HOSTILE, HOSTILE, patient_id=HOSTILE, run_id=HOSTILE),
         repaired(1, HOSTILE, patient_id=HOSTILE),
     ]
-    facts = {"max_quarantined_fraction": 0.5, HOSTILE: {HOSTILE: [HOSTILE]}}
+    facts = {**NEEDED, HOSTILE: {HOSTILE: [HOSTILE]}}
     picture = Picture(HOSTILE, np.zeros((4, 4, 3), np.uint8))
     html = render_report(build_report(table(rows), facts), ReportPictures([picture], [picture])).decode()
     reader = Reader(html)

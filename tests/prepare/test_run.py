@@ -1,5 +1,6 @@
 """The whole job, on a real Ray cluster."""
 
+import csv
 import json
 import os
 import re
@@ -22,7 +23,8 @@ from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.images.masks import polygons_to_mask
 from sa2va_ray.manifest import digest, read_manifest, sha256_of_file, verify_files
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE, Pseudonyms
+from sa2va_ray.prepare.identity.pseudonym_key import KEY_VARIABLE
+from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
 from sa2va_ray.prepare.run import DataRefused, prepare
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +63,8 @@ def job(source, ray_cluster, tmp_path_factory):
     """The job as a user starts it, with the output folder and all that it printed."""
     out = tmp_path_factory.mktemp("prepared") / "out"
     environment = {KEY_VARIABLE: "key", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    command = [sys.executable, "-m", "jobs.prepare", f"source={source}", f"out={out}", *SETTINGS]
+    table = f"private_table={out.parent / 'table.csv'}"
+    command = [sys.executable, "-m", "jobs.prepare", f"source={source}", f"out={out}", table, *SETTINGS]
     run = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return out, run.stdout + run.stderr
@@ -133,6 +136,20 @@ def test_quarantine_says_what_was_left_out_and_where_it_is(job, source):
         assert files[line["image_file"] - 1] == name
         assert line["sample_id"] == pseudonyms.sample_id(name)
     assert "8 of 31 samples quarantined" in job[1]
+    assert "private_table=" in job[1]
+    assert "patient_pattern='(?:.*/)?(?P<patient>[^/]+)'" in lines[3]["reason"]
+
+
+def test_the_private_table_names_the_files_of_all_items(job, source):
+    items = json.loads((source / "annotations.json").read_text())
+    with (job[0].parent / "table.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["item"], row["source_file"]) for row in rows] == [(str(i), items[i]["image"]) for i in range(31)]
+    lines = [json.loads(line) for line in (job[0] / "quarantine.jsonl").read_text().splitlines()]
+    assert [int(row["item"]) for row in rows if row["status"] == "quarantined"] == [line["index"] for line in lines]
+    assert {row["sample_id"] for row in rows if row["status"].startswith("kept")} == {
+        row["sample_id"] for _, row in rows_of(job[0])
+    }
 
 
 def test_the_report_tells_the_same(job):
@@ -155,11 +172,14 @@ def test_the_same_key_gives_the_same_bytes(job, source, tmp_path, monkeypatch):
 def test_too_much_quarantine_leaves_the_report_alone(source, ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     command = [sys.executable, "-m", "jobs.prepare", f"source={source}", f"out={tmp_path / 'out'}"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 1
     assert "error: 8 of 31 samples cannot be used (" in run.stderr
     assert not any(name in run.stderr for name in ("synth0", "MuellerHans"))
     written = storage.list_files(str(tmp_path / "out"))
+    assert run.stderr.count("No pseudonym key was given") == 1
+    assert "Made without a pseudonym key" in (tmp_path / "out/validation/report.html").read_text()
     assert {"validation/report.html", "validation/report.json", "validation/quarantine.jsonl"} <= written.keys()
     assert not any(name.endswith((".parquet", "manifest.json")) for name in written)
 

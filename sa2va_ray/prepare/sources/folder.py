@@ -40,16 +40,17 @@ _LABEL_SUFFIX = re.compile(r"(.+)[_-](?:mask|label|gt|seg)s?", re.IGNORECASE | r
 
 class Folder:
     """Attributes:
-    names: of all files, sorted; rubbish of operating systems and hidden files are left out.
+    files: names of all files that are not hidden, sorted, as they are stored.
+    names: the same in Unicode form NFC; rubbish of operating systems is left out.
     clashes: names of files left out because another one's name differs in its Unicode form only.
     """
 
     def __init__(self, uri: str) -> None:
         """Raises `UserError` where the source cannot be listed."""
         self._uri = uri
-        visible = sorted(name for name in _list_files(uri) if not is_hidden(name))
-        self._numbers = {name: number for number, name in enumerate(visible, start=1)}
-        stored = [name for name in visible if not is_rubbish(name)]
+        self.files = sorted(name for name in _list_files(uri) if not is_hidden(name))
+        self._numbers = {name: number for number, name in enumerate(self.files, start=1)}
+        stored = [name for name in self.files if not is_rubbish(name)]
         times = Counter(unicodedata.normalize("NFC", name) for name in stored)
         self._stored = {unicodedata.normalize("NFC", name): name for name in stored}
         self.names = sorted(name for name, count in times.items() if count == 1)

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
@@ -27,16 +27,23 @@ _ORPHANS = {
 
 @dataclass(frozen=True)
 class Source:
-    """Attributes:
-    layouts: layout -> number of its items, the bad ones included; orphans belong to none.
-    records: in the order of their index.
-    unread: suffix -> number of its files, which are of no kind that is read.
+    """The items of a source. Their `index` counts from 0, in an order that the names of the files alone decide: the
+    entries of JSON files as they stand there, file by file in the order of their paths; LabelMe files by path; images
+    with a mask image by path; frames of DICOM files by path and number; last the files that belong to no item: images
+    without a label, labels without an image, names that differ in their Unicode form only, each by path.
+
+    Attributes:
+        layouts: layout -> number of its items, the bad ones included; orphans belong to none.
+        records: in the order of their index.
+        unread: suffix -> number of its files, which are of no kind that is read.
+        files: names of all files, as `Place` counts them from 1.
     """
 
     layouts: dict[str, int]
     records: list[Record]
     quarantined: list[Quarantined]
     unread: dict[str, int]
+    files: list[str] = field(repr=False)
 
     @property
     def places(self) -> dict[int, Place]:
@@ -113,7 +120,7 @@ def _find_orphans(items: Sequence[Item], pairs: MaskPairs, dicoms: Sequence[str]
 def _assemble(
     folder: Folder, items: Sequence[Item], pairs: MaskPairs, orphans: Sequence[_Orphan], unread: dict[str, int]
 ) -> Source:
-    source = Source(dict(Counter(item.layout for item in items)), [], [], unread)
+    source = Source(dict(Counter(item.layout for item in items)), [], [], unread, folder.files)
     times = Counter((item.image, item.frame) for item in items)
     for index, item in enumerate(items):
         rejected = item.label if isinstance(item.label, Rejected) else None

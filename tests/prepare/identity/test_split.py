@@ -3,16 +3,15 @@ import pytest
 
 from sa2va_ray.config import UserError
 from sa2va_ray.prepare.config import SplitConfig
-from sa2va_ray.prepare.pseudonyms import Pseudonyms
-from sa2va_ray.prepare.split import PatientSplits, check_splits, find_leaks
+from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
+from sa2va_ray.prepare.identity.split import check_splits, deal, explain_shares, find_leaks
 
 PATIENTS = [f"{number:016x}" for number in range(2000)]
 PSEUDONYMS = Pseudonyms(b"key", "(?P<patient>.*)")
 
 
-def deal(**config):
-    splits = PatientSplits(SplitConfig(**config), PSEUDONYMS)
-    return {patient: splits.split_of(patient) for patient in PATIENTS}
+def dealt(patients=PATIENTS, **config):
+    return deal(patients, SplitConfig(**config), PSEUDONYMS)
 
 
 def counts(**samples):
@@ -20,28 +19,62 @@ def counts(**samples):
 
 
 def test_fractions_are_met_within_four_standard_deviations():
-    splits = list(deal(val_fraction=0.1, test_fraction=0.2).values())
+    splits = list(dealt(val_fraction=0.1, test_fraction=0.2).values())
     assert abs(splits.count("val") - 200) < 4 * (2000 * 0.1 * 0.9) ** 0.5
     assert abs(splits.count("test") - 400) < 4 * (2000 * 0.2 * 0.8) ** 0.5
 
 
 def test_a_larger_val_fraction_moves_patients_from_train_only():
-    before, after = deal(val_fraction=0.1, test_fraction=0.2), deal(val_fraction=0.3, test_fraction=0.2)
+    before, after = dealt(val_fraction=0.1, test_fraction=0.2), dealt(val_fraction=0.3, test_fraction=0.2)
     moved = {(before[patient], after[patient]) for patient in PATIENTS if before[patient] != after[patient]}
     assert moved == {("train", "val")}
 
 
 def test_another_seed_deals_anew():
-    assert deal() != deal(seed=1)
+    assert dealt() != dealt(seed=1)
 
 
 def test_in_cross_validation_a_patient_is_validated_once_and_never_tested():
-    folds = [deal(num_folds=5, fold=fold) for fold in range(5)]
+    folds = [dealt(num_folds=5, fold=fold) for fold in range(5)]
     for patient in PATIENTS:
         splits = [fold[patient] for fold in folds]
         assert splits.count("val") == 1 or splits == ["test"] * 5
     share = list(folds[0].values()).count("val") / 2000
     assert abs(share - 0.8 / 5) < 4 * (0.16 * 0.84 / 2000) ** 0.5
+
+
+@pytest.mark.parametrize(("patients", "val", "test"), [(31, 3, 6), (10, 1, 2), (3, 1, 1), (2, 0, 0), (1, 0, 0)])
+def test_balanced_gives_the_shares_and_leaves_some_for_training(patients, val, test):
+    splits = list(dealt(PATIENTS[:patients], method="balanced").values())
+    assert (splits.count("val"), splits.count("test"), splits.count("train")) == (val, test, patients - val - test)
+
+
+def test_balanced_depends_on_the_seed_and_not_on_the_order():
+    first = dealt(PATIENTS[:31], method="balanced")
+    assert first == dealt(PATIENTS[:31][::-1], method="balanced")
+    assert first != dealt(PATIENTS[:31], method="balanced", seed=1)
+
+
+def test_balanced_folds_are_of_one_size_and_never_tested():
+    folds = [dealt(PATIENTS[:31], method="balanced", num_folds=5, fold=fold) for fold in range(5)]
+    assert [list(fold.values()).count("val") for fold in folds] == [5] * 5
+    for patient in PATIENTS[:31]:
+        splits = [fold[patient] for fold in folds]
+        assert splits.count("val") == 1 or splits == ["test"] * 5
+
+
+def test_a_hash_keeps_patients_where_they_are_when_data_is_added():
+    few, many = dealt(PATIENTS[:31]), dealt(PATIENTS[:62])
+    assert all(many[patient] == split for patient, split in few.items())
+
+
+def test_a_share_far_from_the_one_asked_for_is_explained_with_the_numbers():
+    dealt_to = counts(train=17, val=3, test=11)
+    (note,) = explain_shares(dealt_to, SplitConfig())
+    assert "Split test was to have 20% of the 31 patients, that is 6.2, and has 11 (35%)." in note
+    assert "split.method=balanced" in note
+    assert explain_shares(dealt_to, SplitConfig(method="balanced")) == []
+    assert explain_shares(counts(train=700, val=101, test=215), SplitConfig()) == []
 
 
 def test_a_fold_beyond_the_last_is_an_error():
@@ -52,16 +85,15 @@ def test_a_fold_beyond_the_last_is_an_error():
 def test_a_list_deals_by_name_or_pseudonym(tmp_path):
     path = tmp_path / "splits.csv"
     path.write_text(f"patient,split\nMuellerHans,test\n{PSEUDONYMS.patient_id('Doe')},val\n")
-    splits = PatientSplits(SplitConfig(list_uri=str(path)), PSEUDONYMS)
-    found = [splits.split_of(PSEUDONYMS.patient_id(name)) for name in ("MuellerHans", "Doe", "Roe")]
-    assert found == ["test", "val", None]
+    mueller, doe, roe = (PSEUDONYMS.patient_id(name) for name in ("MuellerHans", "Doe", "Roe"))
+    assert dealt([mueller, doe, roe], list_uri=str(path)) == {mueller: "test", doe: "val"}
 
 
 @pytest.mark.parametrize("lines", ["patient,split\nMuellerHans,training\n", "name,set\nMuellerHans,test\n"])
 def test_a_wrong_list_is_an_error_without_names(tmp_path, lines):
     (tmp_path / "Klinik.csv").write_text(lines)
     with pytest.raises(UserError, match="Line 2") as caught:
-        PatientSplits(SplitConfig(list_uri=str(tmp_path / "Klinik.csv")), PSEUDONYMS)
+        dealt(list_uri=str(tmp_path / "Klinik.csv"))
     assert "Mueller" not in str(caught.value)
     assert "Klinik" not in str(caught.value)
 

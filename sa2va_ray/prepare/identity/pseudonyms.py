@@ -6,17 +6,14 @@ pseudonyms, so that a data set that has grown keeps its ids and its splits.
 
 import hashlib
 import hmac
-import os
 import re
-import secrets
 import unicodedata
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from sa2va_ray.prepare.records import Record, Rejected
-from sa2va_ray.telemetry import LOGGER
 
-KEY_VARIABLE = "SA2VA_PSEUDONYM_KEY"
+NAME_MISMATCH = "name_mismatch"
 
 _NUM_HEX = 16
 _MIN_NAME_LETTERS = 4  # a shorter name is in many words
@@ -75,20 +72,11 @@ class Pseudonyms:
     def _match(self, name: str) -> dict[str, str]:
         match = self._pattern.fullmatch(str(PurePosixPath(name).with_suffix("")))
         if not match:
-            raise Rejected("name_mismatch", "The file's path does not match `patient_pattern`; the patient is unknown.")
+            raise Rejected(NAME_MISMATCH, "The file's path does not match `patient_pattern`; the patient is unknown.")
         return match.groupdict()
 
     def _hash(self, *parts: str) -> str:
         return hmac.new(self._key, "\0".join(parts).encode(), hashlib.sha256).hexdigest()[:_NUM_HEX]
-
-
-def read_key() -> bytes:
-    """The key from the environment, else a random one."""
-    key = os.environ.get(KEY_VARIABLE, "")
-    if key:
-        return key.encode()
-    LOGGER.info("%s is not set: a random key is used, ids and splits will not match those of another run", KEY_VARIABLE)
-    return secrets.token_bytes(32)
 
 
 def names_patient(text: str, patient: str) -> bool:
@@ -143,5 +131,5 @@ def _holds(words: list[str], names: list[str]) -> bool:
 
 def _to_frame(digits: str) -> int:
     if not digits.isdecimal() or len(digits) > _MAX_DIGITS:
-        raise Rejected("name_mismatch", "In the path, group `frame` of `patient_pattern` is no whole number.")
+        raise Rejected(NAME_MISMATCH, "In the path, group `frame` of `patient_pattern` is no whole number.")
     return int(digits)

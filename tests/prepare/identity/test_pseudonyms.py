@@ -3,7 +3,7 @@ import re
 import pytest
 
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.pseudonyms import KEY_VARIABLE, Pseudonyms, names_patient, read_key
+from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms, names_patient
 from sa2va_ray.prepare.records import Annotation, Record, Rejected
 
 PATTERN = PrepareConfig.model_fields["patient_pattern"].default
@@ -63,13 +63,6 @@ def test_a_name_that_does_not_match_is_rejected_without_saying_it(name):
         Pseudonyms(b"key", WITH_RUN).identify(record(name))
     assert caught.value.code == "name_mismatch"
     assert "roe" not in str(caught.value)
-
-
-def test_the_key_comes_from_the_environment_else_it_is_random(monkeypatch):
-    monkeypatch.setenv(KEY_VARIABLE, "secret")
-    assert read_key() == b"secret"
-    monkeypatch.delenv(KEY_VARIABLE)
-    assert read_key() != read_key()
 
 
 @pytest.mark.parametrize(

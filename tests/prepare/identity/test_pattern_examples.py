@@ -1,0 +1,39 @@
+import re
+
+import pytest
+
+from sa2va_ray.prepare.identity import pattern_examples
+from sa2va_ray.prepare.identity.pattern_examples import describe_fitting
+
+PATTERN = re.compile(r"patient_pattern='(.+?)' for paths")
+
+
+@pytest.mark.parametrize("example", [*pattern_examples._EXAMPLES, pattern_examples._EACH_ITS_OWN])
+def test_every_example_matches_its_own_path(example):
+    match = re.fullmatch(example.pattern, example.like.rpartition(".")[0])
+    assert match is not None
+    assert match["patient"] == "P4711"
+    assert match.groupdict().get("frame", "012") == "012"
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        (["images/doe-1.png", "images/doe-2.png", "images/roe-1.png"], 2),
+        (["doe/1.png", "doe/2.png", "roe/1.png"], 2),
+        (["all/doe/left.png", "all/roe/left.png", "all/roe/right.png"], 2),
+        (["doe_3_1.png", "roe_3_1.png", "poe_3_1.png"], 3),
+    ],
+)
+def test_the_first_pattern_fits_and_no_name_is_told(names, patients):
+    text = describe_fitting(names, 2)
+    assert text.startswith(f"Of {len(names)} path(s), 2 do not match")
+    first = re.compile(PATTERN.search(text)[1])
+    found = {first.fullmatch(name.rpartition(".")[0])["patient"] for name in names}
+    assert len(found) == patients
+    assert f"({patients} patient(s) here)" in text
+    assert not re.search("doe|roe|poe|all/", text)
+
+
+def test_a_folder_that_holds_all_is_no_patient():
+    assert "(1 patient(s) here)" not in describe_fitting(["images/doe.png", "images/roe.png"], 2)
