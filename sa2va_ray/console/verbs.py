@@ -49,7 +49,7 @@ VERBS = {
         "Prepares a data set: reads annotated images, checks, de-identifies, splits by patient and writes Parquet.",
         "sa2va_ray.prepare.config:PrepareConfig",
         "sa2va_ray.prepare.run:prepare",
-        ("source=/data/angiograms out=s3://bucket/prepared/angiograms",),
+        ("source=/data/angiograms out=s3://bucket/angiograms pseudonym_key_file=~/.sa2va_pseudonym_key",),
     ),
     "preview": Verb(
         "Draws a contact sheet of augmented samples of a prepared data set.",

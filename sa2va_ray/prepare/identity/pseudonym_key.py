@@ -18,7 +18,7 @@ WITHOUT_A_KEY = (
     "made again. When the data grow, patients that are tested on today may be trained on tomorrow. Make a key once, "
     "and keep it: (umask 077; openssl rand -hex 32 > ~/.sa2va_pseudonym_key). Then give "
     "pseudonym_key_file=/home/YOU/.sa2va_pseudonym_key, a file of the machine that the job runs on: the cluster's head "
-    "for a submitted job. docs/prepare.md says more."
+    "for a submitted job. docs/en/prepare.md says more."
 )
 """Said at the start of a job, at its end and in its report."""
 
