@@ -3,7 +3,8 @@
 # make test-unit            those that start neither Ray nor a server: the quick look while you work
 # make test-gpu             those that need a CUDA device
 # make soak                 the tests that take minutes each: faults done to real runs
-# make check                formatting, types, import rules, YAML
+# make check                formatting, types, import rules, YAML, the documentation's links
+# make docs                 the documentation as a site in docs/.site, English and Chinese
 # make lock                 renews constraints.txt; then run `make check test` before you commit it
 # make stop                 ends what `make demo` started
 
@@ -16,7 +17,7 @@ INSTALLED := .venv/.installed
 UV_INSTALL = $(BIN)/uv pip install --quiet --constraint .venv/constraints.txt --build-constraint .venv/constraints.txt \
 	--constraint hashes.txt
 
-.PHONY: install lock demo test test-unit test-gpu browser soak check stop
+.PHONY: install lock demo test test-unit test-gpu browser soak check docs stop
 
 install: $(INSTALLED)
 
@@ -60,6 +61,10 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
+	$(MAKE) docs
+
+docs: install
+	for language in en zh; do $(BIN)/zensical build --strict --clean -f docs/$$language.toml || exit 1; done
 
 stop: install
 	$(BIN)/python -m sa2va_ray.demo stop
