@@ -64,7 +64,7 @@ check: install
 	$(MAKE) docs
 
 docs: install
-	for language in en zh; do $(BIN)/zensical build --strict --clean -f docs/$$language.toml || exit 1; done
+	for language in en; do $(BIN)/zensical build --strict --clean -f docs/$$language.toml || exit 1; done
 
 stop: install
 	$(BIN)/python -m sa2va_ray.demo stop

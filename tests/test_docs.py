@@ -1,16 +1,22 @@
 """The prose names files that are there."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sa2va_ray.config import Config
+from sa2va_ray.console.main import main
+from sa2va_ray.console.usage import list_keys
+from sa2va_ray.console.verbs import VERBS
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tests/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FOLDERS = ("sa2va_ray", "jobs", "serve_configs", "tests", "benchmarks", "docs")
 OURS = [*ROOT.glob("*"), *(path for top in FOLDERS for path in ROOT.glob(f"{top}/**/*"))]
-NOT_OURS = {"config.yaml", "my.yaml"}
+NOT_OURS = {"config.yaml", "my.yaml", "my_cluster.yaml"}
 """Files of checkpoints and of users that the docs name."""
 
 _BLOCK = re.compile(r"```.*?```", re.DOTALL)
@@ -32,3 +38,40 @@ def files(page: Path) -> set[str]:
 def test_what_a_page_names_is_there(page):
     assert [link for link in links(page) if not (page.parent / link).exists()] == []
     assert [name for name in files(page) if "NAME" not in name and not any(path.match(name) for path in OURS)] == []
+
+
+_COMMAND = re.compile(r"(?:sa2va-ray |python -m jobs\.)(?P<verb>\w+)(?P<arguments>(?:'[^'\n]*'|[^\n`#|>;)'])*)")
+_KEY = re.compile(r"(?P<key>[a-z_][\w.]*)=")
+
+
+def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """The verb and arguments of each command that a page tells a user to type."""
+    text = page.read_text().replace("\\\n", " ")
+    for match in _COMMAND.finditer(text):
+        if match["verb"] in VERBS:
+            yield match["verb"], shlex.split(match["arguments"].replace("...", ""))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_keys_and_files_of_each_command_are_there(page):
+    for verb, arguments in commands(page):
+        config_class: type[Config] = VERBS[verb].config_class
+        keys = set(list_keys(config_class))
+        for argument in arguments:
+            if match := _KEY.match(argument):
+                assert any(key == match["key"] or match["key"].startswith(f"{key}.") for key in keys), (verb, argument)
+            elif argument.startswith("jobs/configs/") and "NAME" not in argument:
+                assert (ROOT / argument).is_file(), (verb, argument)
+
+
+def test_commands_are_found_in_the_pages():
+    """The test above fails for a wrong key only if it sees the commands."""
+    found = {verb for page in PAGES for verb, _ in commands(page)}
+    assert found == VERBS.keys()
+    assert len([1 for page in PAGES for _ in commands(page)]) > 50
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_other_commands_of_the_console_are_there(page):
+    for word in re.findall(r"sa2va-ray ([a-z]+)", page.read_text()):
+        assert word in main.commands, word
