@@ -27,11 +27,15 @@ def log_progress(what: str, done: int, total: int, detail: str = "") -> None:
     LOGGER.info("progress %s %d/%d %s", what, done, total, detail)
 
 
-def log_result(uri: str, *command: str) -> None:
+def log_result(uri: str, *command: str, shown: str | None = None) -> None:
     """The last lines of a job: the arguments of `python -m` for what comes next, in which words in capitals stand for
-    what the user has to give; how its result is looked at, and where it is."""
+    what the user has to give; how its result is looked at, and where it is.
+
+    Args:
+        shown: what is looked at, where that is not the result itself.
+    """
     LOGGER.info("next: %s", shlex.join(["python", "-m", *command]))
-    LOGGER.info("look at it: %s", shlex.join(["sa2va-ray", "open", uri]))
+    LOGGER.info("look at it: %s", shlex.join(["sa2va-ray", "open", shown or uri]))
     LOGGER.info("result: %s", uri)
 
 

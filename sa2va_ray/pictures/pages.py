@@ -1,19 +1,17 @@
 """The frame of every report: one template, one style sheet, one jinja environment."""
 
 import base64
-import io
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-from PIL import Image
 
 from sa2va_ray.pictures import palette
+from sa2va_ray.pictures.sheet import Picture
 
 _FOLDER = Path(__file__).parent
-_WEBP_QUALITY = 80
 
 
 def build_environment(folder: Path, is_html: bool) -> jinja2.Environment:
@@ -36,7 +34,7 @@ def render_page(template: Path, filters: Mapping[str, Callable], values: Mapping
     """A template that extends `page.html.jinja`, as one HTML file that needs nothing else: no network, no script.
 
     Args:
-        filters: the template's own, beside `number` (1234 -> 1,234) and `data_uri` (of RGB uint8 pixels).
+        filters: the template's own, beside `number` (1234 -> 1,234) and `data_uri` (of a `Picture`).
     """
     environment = build_environment(template.parent, is_html=True)
     environment.filters.update(filters, number=number, data_uri=_data_uri)
@@ -49,8 +47,14 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
-def _data_uri(pixels: np.ndarray) -> str:
-    """WebP, made from pixels alone, so that no metadata of a source can come along."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="WEBP", quality=_WEBP_QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """`a.b` -> value as text: rows of the macro `facts`."""
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _data_uri(picture: Picture) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(picture.webp).decode()}"

@@ -9,6 +9,15 @@ from sa2va_ray.pictures.palette import FALSE_POSITIVE, HIT, MISS
 
 MAX_PANEL_PX = 512
 """Longer side of a panel of `mask_panels` and `three_panels`; smaller images stay as they are."""
+PANEL_LEGEND = tuple(
+    (f"rgb{colour}", text)
+    for colour, text in (
+        (HIT, "vessel, found"),
+        (MISS, "vessel, missed"),
+        (FALSE_POSITIVE, "drawn where no vessel is"),
+    )
+)
+"""What the colours of `three_panels` mean, for the macro `legend` of a page."""
 _GAP_PX = 4
 _FILL_OPACITY, _EDGE_OPACITY = 0.45, 0.6  # an image shows through its label
 

@@ -1,7 +1,9 @@
-"""A contact sheet: pictures in a grid, each with its caption."""
+"""Pictures with captions, and a contact sheet of them in a grid."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -9,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 _GAP_PX = 4
 _CAPTION_PX = 22
 _FONT_PX = 15
+_WEBP_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,13 @@ class Picture:
 
     caption: str
     pixels: np.ndarray = field(repr=False)
+
+    @cached_property
+    def webp(self) -> bytes:
+        """As a file, made from pixels alone, so that no metadata of a source can come along."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.pixels).save(buffer, format="WEBP", quality=_WEBP_QUALITY)
+        return buffer.getvalue()
 
 
 def contact_sheet(pictures: Sequence[Picture], columns: int) -> np.ndarray:

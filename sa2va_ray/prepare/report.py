@@ -1,8 +1,7 @@
 """The report of the prepare job: what was found in a source, as numbers (JSON) and as one HTML file to look at."""
 
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sa2va_ray.data.sample import SPLITS
-from sa2va_ray.pictures.pages import render_page
+from sa2va_ray.pictures.pages import flatten, render_page
 from sa2va_ray.prepare.examine import QUARANTINED, VERDICTS
 from sa2va_ray.prepare.identity.pseudonym_key import WITHOUT_A_KEY
 from sa2va_ray.prepare.pictures import ReportPictures
@@ -53,7 +52,7 @@ def render_report(report: Mapping[str, Any], pictures: ReportPictures) -> bytes:
     """The report as one HTML file; every text is escaped."""
     values = {**report, "pictures": pictures, "max_patients": _NUM_PATIENTS_IN_HTML}
     values |= {"without_a_key": WITHOUT_A_KEY}
-    values |= {"charts": build_charts(report), "fact_rows": list(_flatten(report["facts"]))}
+    values |= {"charts": build_charts(report), "fact_rows": list(flatten(report["facts"]))}
     return render_page(Path(__file__).parent / "report.html.jinja", {"percent": percent}, values)
 
 
@@ -181,12 +180,3 @@ def _to_histogram(edges: np.ndarray, values: np.ndarray, quarantined: np.ndarray
         "quarantined": np.histogram(quarantined, edges)[0].tolist(),
         "median": float(np.median(values)),
     }
-
-
-def _flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """`a.b` -> value, rows of a table."""
-    for key, value in facts.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)

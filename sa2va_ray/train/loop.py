@@ -76,6 +76,7 @@ def _train(session: Session, reporter: Reporter) -> None:
 
 def _validate(session: Session, reporter: Reporter, health: HealthMonitor) -> None:
     watch, step = Stopwatch(), session.progress.step
+    reporter.validating(step)
     result = validate(session.engine, session.processor, session.config)
     metrics = reporter.validation(step, result, watch.lap_s())
     health.after_validation(step, metrics)
@@ -89,6 +90,7 @@ def _open_reporter(session: Session) -> Reporter:
         commit=session.origin.git_commit,
         data_sha256=session.origin.data_sha256,
         base_sha256=session.origin.base_sha256,
+        parameters=session.parameters,
         num_steps=session.num_steps,
         step=session.progress.step,
         changes=session.changes,

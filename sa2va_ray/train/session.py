@@ -38,6 +38,7 @@ from sa2va_ray.train.engine.deepspeed import build_engine, choose_precision
 from sa2va_ray.train.engine.zero_state import restore
 from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.plan.flops import FlopCounts, count_flops
+from sa2va_ray.train.plan.sizes import ParameterGroup, count_groups
 from sa2va_ray.train.watch.start_times import StartTimes
 
 
@@ -57,6 +58,7 @@ class Session:
     plans: of all epochs, as this rank sees them.
     first_steps: micro batches of the steps that are left of the epoch in which the run stands.
     filler: a batch to run where this rank has none.
+    parameters: of the model, by part.
     changes: settings that are not those of the checkpoint that the run went on from.
     validation: metrics of the run's newest one, and its step as `val/step`; empty before the first.
     start_times: where the time until the first step goes.
@@ -70,6 +72,7 @@ class Session:
     progress: RunProgress
     filler: Batch
     precision: str
+    parameters: Sequence[ParameterGroup]
     flop_counts: FlopCounts | None
     origin: Origin
     changes: list[SettingChange]
@@ -120,6 +123,7 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
         model, base_sha256 = _build_model(config, PRECISIONS[precision], hashing)
         times.lap("weights")
         make_trainable(model, processor, config.model.trainable)
+        parameters = count_groups(model)
         flop_counts = count_flops(model) if config.use_gpu else None  # CPUs have no peak that it could be held against
         times.lap("adapters")
         if point:
@@ -139,6 +143,7 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
         progress=progress,
         filler=_filler(config, processor),
         precision=precision,
+        parameters=parameters,
         flop_counts=flop_counts,
         origin=origin,
         changes=point.changes if point else [],

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,8 @@ from sa2va_ray.train.loop import train_loop_per_worker
 from sa2va_ray.train.plan.memory import log_measured_peak, log_plan
 from sa2va_ray.train.plan.refusals import too_large, too_long
 from sa2va_ray.train.plan.table import MemoryPlan
+from sa2va_ray.train.watch.page.job import page_of_job
+from sa2va_ray.train.watch.page.run_page import PAGE_FILE
 from sa2va_ray.train.watch.run_facts import git_commit
 from sa2va_ray.train.watch.trackers.registry import check_trackers
 
@@ -79,7 +82,7 @@ def train(config: TrainConfig) -> str | None:
 
 
 def _refuse_where_never(config: TrainConfig, run_uri: str) -> None:
-    if config.resume == "never" and storage.list_files(run_uri).keys() - {LOCK_FILE}:
+    if config.resume == "never" and storage.list_files(run_uri).keys() - {LOCK_FILE, PAGE_FILE}:
         raise UserError(
             f"A run is already in {run_uri}. Choose another name=..., delete that folder, or go on with resume=auto."
         )
@@ -91,7 +94,7 @@ def _train(config: TrainConfig, data_manifest: dict[str, Any], lock: RunLock) ->
     saved = _read_newest(run_uri, config, data_sha256)
     if saved and _is_at_end(saved):
         LOGGER.info("the run %s is at its end already: checkpoint %s", config.name, saved.uri)
-        _log_result(saved.uri)
+        _log_result(saved.uri, run_uri)
         return saved.uri
     connect()
     config = config.model_copy(update={"use_gpu": decide_use_gpu(config.use_gpu)})
@@ -105,12 +108,13 @@ def _train(config: TrainConfig, data_manifest: dict[str, Any], lock: RunLock) ->
     # Ray would look for checkpoints that are not there any more; the workers find the newest one by themselves.
     storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT})
     lock.confirm()
-    _fit(config, data_sha256, lock.owner, run_uri)
+    with page_of_job(run_uri, _facts(plan), lock.owner):
+        _fit(config, data_sha256, lock.owner, run_uri)
     trained = newest_checkpoint(run_uri, read_stored_checkpoint)
     assert trained, "a run that has ended has saved its end"
     log_measured_peak(plan, trained.state.metrics)
     LOGGER.info("trained: checkpoint %s", trained.uri)
-    _log_result(trained.uri)
+    _log_result(trained.uri, run_uri)
     return trained.uri
 
 
@@ -145,8 +149,19 @@ def _gpu_bytes_for_a_plan(config: TrainConfig) -> int | None:
     return least_gpu_bytes(waits=False)
 
 
-def _log_result(checkpoint_uri: str) -> None:
-    log_result(checkpoint_uri, "jobs.export", f"checkpoint={checkpoint_uri}", "out=MODEL", "name=NAME")
+def _facts(plan: MemoryPlan) -> dict[str, Any]:
+    """What the page of the run shows before the workers have told more."""
+    return {
+        "name": plan.config.name,
+        "config": plan.config.model_dump(mode="json"),
+        "num_steps": plan.num_steps,
+        "parameters": [asdict(group) for group in plan.sizes.groups],
+    }
+
+
+def _log_result(checkpoint_uri: str, run_uri: str) -> None:
+    command = ("jobs.export", f"checkpoint={checkpoint_uri}", "out=MODEL", "name=NAME")
+    log_result(checkpoint_uri, *command, shown=run_uri)
 
 
 def _read_newest(run_uri: str, config: TrainConfig, data_sha256: str) -> StoredCheckpoint | None:

@@ -8,19 +8,11 @@ from sa2va_ray.evaluate.report import model_charts
 from sa2va_ray.evaluate.report.wording import describe_cleanup, distinct_names, verdict
 from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
 from sa2va_ray.pictures.pages import render_page
-from sa2va_ray.pictures.palette import FALSE_POSITIVE, HIT, MISS
+from sa2va_ray.pictures.panels import PANEL_LEGEND
 from sa2va_ray.pictures.sheet import Picture
 from sa2va_ray.predict.cleanup import CleanupConfig
 
 _MAX_ROWS = 200
-_PANEL_LEGEND = tuple(
-    (f"rgb{colour}", text)
-    for colour, text in (
-        (HIT, "vessel, found"),
-        (MISS, "vessel, missed"),
-        (FALSE_POSITIVE, "drawn where no vessel is"),
-    )
-)
 
 
 def render_evaluation(
@@ -40,7 +32,7 @@ def render_evaluation(
         metrics=CATALOGUE,
         headline=HEADLINE_METRICS,
         pictures=pictures,
-        panel_legend=_PANEL_LEGEND,
+        panel_legend=PANEL_LEGEND,
         curves=[
             model_charts.threshold_chart(
                 result["threshold_curves"], [(model["threshold"], f"in use: {model['threshold']:.4g}")]

@@ -2,7 +2,6 @@
 device."""
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +65,7 @@ def read_model_sizes(config: ModelConfig, dtype: torch.dtype) -> ModelSizes:
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 calls a name that transformers 5.23 deprecates
         make_trainable(model, processor, config.trainable)
     return ModelSizes(
-        groups=tuple(_count_groups(model)),
+        groups=count_groups(model),
         dtype=dtype,
         largest_module=max(sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()),
         processor=processor,
@@ -74,10 +73,11 @@ def read_model_sizes(config: ModelConfig, dtype: torch.dtype) -> ModelSizes:
     )
 
 
-def _count_groups(model: nn.Module) -> Iterator[ParameterGroup]:
+def count_groups(model: nn.Module) -> tuple[ParameterGroup, ...]:
+    """Parameters and trained parameters of a model that `make_trainable` has seen, by the labels of a plan."""
     counts = {label: [0, 0] for label in PLAN_LABELS}
     for name, parameter in model.named_parameters():
         count = counts[plan_label(name)]
         count[0] += parameter.numel()
         count[1] += parameter.numel() if parameter.requires_grad else 0
-    return (ParameterGroup(name, *numbers) for name, numbers in counts.items() if numbers[0])
+    return tuple(ParameterGroup(name, *numbers) for name, numbers in counts.items() if numbers[0])

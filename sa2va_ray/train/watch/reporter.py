@@ -1,16 +1,12 @@
-"""What is reported of a run while it goes on: a log line, curves, warnings, `run.json`. Rank 0 writes them, with the
-numbers of all ranks.
+"""What is reported of a run while it goes on: a log line, curves, warnings, `run.json`, the page of it. Rank 0 writes
+them, with the numbers of all ranks.
 
 Nothing here can hold the run up: what goes over a network goes in the background, and is sent again later where the
 other side does not answer.
 """
 
-import math
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,14 +15,18 @@ import torch.distributed as dist
 
 from sa2va_ray import storage
 from sa2va_ray.metrics import VALIDATION_METRICS
-from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, log_progress
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.plan.flops import FlopCounts, device_peak
 from sa2va_ray.train.step import MicroBatch, StepResult
 from sa2va_ray.train.validation.validate import ValidationResult
+from sa2va_ray.train.watch.history import read_history
+from sa2va_ray.train.watch.page.record import RunRecord, read_pictures, to_pictures
+from sa2va_ray.train.watch.page.run_page import WRITE_EVERY_S
+from sa2va_ray.train.watch.page.state import RunState
 from sa2va_ray.train.watch.rates import RateMeter, StepTiming
 from sa2va_ray.train.watch.run_facts import add_earlier_attempts, write_run_facts
+from sa2va_ray.train.watch.sender import Sender
 from sa2va_ray.train.watch.start_times import StartTimes
 from sa2va_ray.train.watch.trackers.registry import build_trackers
 from sa2va_ray.train.watch.trackers.tracker import TrackedRun
@@ -94,6 +94,7 @@ class Reporter:
                 self._output.curves(step, {**metrics, **self._rates})
         if self._output:
             self._output.count_skipped(result.num_skipped)
+            self._output.show(RunState.TRAINING, step)
         return {**metrics, **self._rates}
 
     def saved(self, checkpoint_s: float) -> None:
@@ -103,13 +104,19 @@ class Reporter:
         if self._output:
             self._output.send()
 
+    def validating(self, step: int) -> None:
+        """Says that training pauses for a validation."""
+        if self._output:
+            self._output.show(RunState.VALIDATING, step, at_once=True)
+
     def validation(self, step: int, result: ValidationResult, validation_s: float) -> dict[str, float]:
         """Reports a validation that took `validation_s`. Returns its metrics."""
         self._meter.validation(validation_s)
         if self._output:
             LOGGER.info("validation after step %d: %s", step, _validation_line(result.metrics))
             self._output.curves(step, result.metrics)
-            self._output.pictures(step, {f"val/{name}": picture for name, picture in result.pictures.items()})
+            self._output.pictures(step, result.pictures)
+            self._output.show(RunState.TRAINING, step, at_once=True)
         return result.metrics
 
     def warn(self, step: int, message: str) -> None:
@@ -125,66 +132,61 @@ class Reporter:
 
 
 class _Output:
-    """Rank 0's trackers and `run.json`, and the thread that sends them."""
+    """Rank 0's trackers and record of the run, and the threads that send them."""
 
     def __init__(self, config: TrainConfig, start_step: int, facts: dict[str, Any]):
-        self._run_uri = storage.join(config.runs_uri, config.name)
-        self._facts = add_earlier_attempts(self._run_uri, facts)
+        run_uri = storage.join(config.runs_uri, config.name)
         tags = {key: facts[key] for key in ("data_sha256", "base_sha256")}
-        self._trackers = build_trackers(config.trackers, TrackedRun(config.name, self._run_uri, start_step, tags))
-        write_run_facts(self._run_uri, self._facts)
-        self._sent_s = -math.inf
-        self._sender: threading.Thread | None = None
+        self._trackers = build_trackers(config.trackers, TrackedRun(config.name, run_uri, start_step, tags))
+        self._record = RunRecord(
+            run_uri, add_earlier_attempts(run_uri, facts), read_history(run_uri, start_step), read_pictures(run_uri)
+        )
+        self._record.set_state(RunState.TRAINING, start_step)
+        write_run_facts(run_uri, self._record.facts)
+        self._curves = Sender("curves", _SEND_EVERY_S, *(tracker.send for tracker in self._trackers))
+        self._page = Sender("the run's page and facts", WRITE_EVERY_S, self._record.write)
+        self._page.send()
 
     def curves(self, step: int, values: dict[str, float]) -> None:
+        self._record.history.add(step, values)
         for tracker in self._trackers:
             tracker.scalars(step, values)
-        if time.monotonic() - self._sent_s > _SEND_EVERY_S:
-            self.send()
+        self._curves.offer()
 
     def count_skipped(self, num_samples: int) -> None:
         for tracker in self._trackers:
             tracker.count_skipped(num_samples)
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        self._record.pictures = to_pictures(pictures)
         for tracker in self._trackers:
-            tracker.pictures(step, pictures)
+            tracker.pictures(step, {f"val/{name}": picture for name, picture in pictures.items()})
 
     def warn(self, step: int, message: str) -> None:
         LOGGER.warning("step %d: %s", step, message)
-        self._facts["warnings"].append({"step": step, "message": message})
+        self._record.facts["warnings"].append({"step": step, "message": message})
         for tracker in self._trackers:
             tracker.text(step, "warnings", message)
 
+    def show(self, state: RunState, step: int, at_once: bool = False) -> None:
+        """On the run's page: `at_once`, or within `WRITE_EVERY_S`."""
+        self._record.set_state(state, step)
+        if at_once:
+            self._page.send()
+        else:
+            self._page.offer()
+
     def close(self) -> None:
-        if self._is_sending(wait_s=_LAST_SEND_S):
-            return
         self.send()
-        if not self._is_sending(wait_s=_LAST_SEND_S):
+        self._page.wait(_LAST_SEND_S)
+        if self._curves.wait(_LAST_SEND_S):
             for tracker in self._trackers:
                 tracker.close()
 
     def send(self) -> None:
-        """In the background, unless the last sending still goes on."""
-        if not self._is_sending():
-            self._sent_s = time.monotonic()
-            self._sender = threading.Thread(target=self._send, name="curves", daemon=True)
-            self._sender.start()
-
-    def _is_sending(self, wait_s: float = 0.0) -> bool:
-        """Whether the thread still sends, after a wait of `wait_s` at most."""
-        if self._sender is None:
-            return False
-        self._sender.join(wait_s)
-        return self._sender.is_alive()
-
-    def _send(self) -> None:
-        sends: list[Callable[[], None]] = [partial(write_run_facts, self._run_uri, self._facts)]
-        for send in sends + [tracker.send for tracker in self._trackers]:
-            try:
-                send()
-            except StorageError as error:
-                LOGGER.warning("curves and run facts are sent again later: %s", error)
+        """All that has been reported, in the background."""
+        self._page.send()
+        self._curves.send()
 
 
 def _line(metrics: dict[str, float]) -> str:

@@ -19,6 +19,7 @@ from sa2va_ray import storage
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.checkpoints.changes import SettingChange
 from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.plan.sizes import ParameterGroup
 
 FACTS_FILE = "run.json"
 
@@ -51,6 +52,7 @@ def collect_run_facts(
     commit: str,
     data_sha256: str,
     base_sha256: str,
+    parameters: Sequence[ParameterGroup],
     num_steps: int,
     step: int,
     changes: Sequence[SettingChange] = (),
@@ -82,6 +84,7 @@ def collect_run_facts(
         "precision": precision,
         "seed": config.seed,
         "num_steps": num_steps,
+        "parameters": [asdict(group) for group in parameters],
         "data_sha256": data_sha256,
         "base_sha256": base_sha256,
         "attempts": [attempt],
@@ -91,18 +94,26 @@ def collect_run_facts(
 
 def add_earlier_attempts(run_uri: str, facts: dict[str, Any]) -> dict[str, Any]:
     """The same facts, after the attempts and warnings that the run's folder tells of."""
+    earlier = read_run_facts(run_uri)
+    return facts | {key: earlier.get(key, []) + facts[key] for key in ("attempts", "warnings")}
+
+
+def read_run_facts(run_uri: str) -> dict[str, Any]:
+    """The facts that lie in a run's folder; empty where none do. Damaged ones are put aside."""
     uri = storage.join(run_uri, FACTS_FILE)
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError:
-        return facts
+        return {}
     try:
-        earlier = json.loads(data)
-        return facts | {key: earlier[key] + facts[key] for key in ("attempts", "warnings")}
+        facts = json.loads(data)
+        if all(isinstance(facts[key], list) for key in ("attempts", "warnings")):
+            return facts
     except (ValueError, KeyError, TypeError):
-        storage.write_bytes(f"{uri}.damaged", data)
-        LOGGER.warning("%s is damaged: it is begun anew, what it was is in %s.damaged", uri, FACTS_FILE)
-        return facts
+        pass
+    storage.write_bytes(f"{uri}.damaged", data)
+    LOGGER.warning("%s is damaged: it is begun anew, what it was is in %s.damaged", uri, FACTS_FILE)
+    return {}
 
 
 def write_run_facts(run_uri: str, facts: dict[str, Any]) -> None:

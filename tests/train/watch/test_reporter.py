@@ -21,6 +21,7 @@ from sa2va_ray.telemetry import LOGGER, parse_progress
 from sa2va_ray.train.checkpoints.changes import SettingChange
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.plan.flops import FlopCounts
+from sa2va_ray.train.plan.sizes import ParameterGroup
 from sa2va_ray.train.step import MicroBatch, StepResult
 from sa2va_ray.train.validation.validate import ValidationResult
 from sa2va_ray.train.watch import reporter
@@ -71,6 +72,7 @@ def facts_of(config, step=0, changes=()):
         commit="abc",
         data_sha256="d",
         base_sha256="b",
+        parameters=[ParameterGroup("LoRA adapters", 100, 100), ParameterGroup("vision encoder", 900, 0)],
         num_steps=NUM_STEPS,
         step=step,
         changes=changes,
@@ -199,6 +201,35 @@ def test_a_run_that_goes_on_replaces_what_lies_after_its_checkpoint(start, confi
     ]
 
 
+def test_the_page_of_a_run_that_goes_on_shows_one_curve_and_the_last_validation(start, config):
+    metrics = {f"val/{name}": 0.5 for name in (*VALIDATION_METRICS, "seg_share")}
+    picture = np.full((4, 6, 3), 90, np.uint8)
+    first = start()
+    record(first, range(1, 21), loss=1.0)
+    first.validating(20)
+    first.validation(20, ValidationResult(metrics, {}, {"0a1b": picture}), 1.0)
+    first.saved(1.0)
+    record(first, range(21, 31), loss=1.0)
+    first.close()
+    second = start(step=20)
+    record(second, range(21, 41), loss=2.0)
+    second.close()
+    rows = [json.loads(line) for line in storage.read_bytes(f"{config.runs_uri}/run/history.jsonl").splitlines()]
+    assert [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row] == [
+        (10, 1.0),
+        (20, 1.0),
+        (30, 2.0),
+        (40, 2.0),
+    ]
+    assert [row["step"] for row in rows if "val/dice" in row] == [20]
+    page = storage.read_bytes(f"{config.runs_uri}/run/run.html").decode()
+    assert "Validation after step 20" in page
+    assert "0a1b" in page
+    assert "started again at 20" in page
+    state = json.loads(storage.read_bytes(f"{config.runs_uri}/run/run.json"))["state"]
+    assert (state["name"], state["step"]) == ("training", 40)
+
+
 def test_run_facts_that_are_cut_off_are_begun_anew_and_kept(start, config):
     uri = f"{config.runs_uri}/run/run.json"
     storage.write_bytes(uri, b'{"attempts": [')
@@ -224,8 +255,8 @@ def test_a_store_that_does_not_answer_holds_nothing_up(start, config, lines, mon
     with monkeypatch.context() as patch:
         patch.setattr(storage, "upload_folder", lambda *_, **__: (_ for _ in ()).throw(StorageError("no answer")))
         record(reporter, range(1, 11))
-        reporter._output._sender.join()
-    assert "curves and run facts are sent again later: no answer" in lines()
+        reporter._output._curves.wait(60)
+    assert "curves are sent again later: no answer" in lines()
     assert not storage.exists(f"{config.runs_uri}/run/tensorboard")
     reporter.close()
     assert [event.step for event in events(config).Scalars("train/loss")] == [10]
