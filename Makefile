@@ -63,8 +63,9 @@ check: install
 	$(BIN)/yamllint --strict .
 	$(MAKE) docs
 
+# The English build empties docs/.site, so it goes first.
 docs: install
-	for language in en; do $(BIN)/zensical build --strict --clean -f docs/$$language.toml || exit 1; done
+	for language in en zh; do $(BIN)/zensical build --strict --clean -f docs/$$language.toml || exit 1; done
 
 stop: install
 	$(BIN)/python -m sa2va_ray.demo stop

@@ -13,7 +13,12 @@ from sa2va_ray.console.usage import list_keys
 from sa2va_ray.console.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tests/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *ROOT.glob("README*.md"),
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "tests/README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 FOLDERS = ("sa2va_ray", "jobs", "serve_configs", "tests", "benchmarks", "docs")
 OURS = [*ROOT.glob("*"), *(path for top in FOLDERS for path in ROOT.glob(f"{top}/**/*"))]
 NOT_OURS = {"config.yaml", "my.yaml", "my_cluster.yaml"}
@@ -75,3 +80,49 @@ def test_commands_are_found_in_the_pages():
 def test_other_commands_of_the_console_are_there(page):
     for word in re.findall(r"sa2va-ray ([a-z]+)", page.read_text()):
         assert word in main.commands, word
+
+
+TRANSLATED = [
+    (ROOT / "README.md", ROOT / "README.zh.md"),
+    *((ROOT / "docs/en" / page.name, page) for page in sorted((ROOT / "docs/zh").glob("*.md"))),
+]
+
+_HEADING = re.compile(r"^(#+) ", re.MULTILINE)
+_ROW = re.compile(r"^\|", re.MULTILINE)
+_CODE = re.compile(r"`[^`\n]+`")
+_NUMBER = re.compile(r"\d[\d.,]*\d|\d")
+_STUB = '<a href="../{}.html">'
+"""By this a page that is not translated leads to the English one."""
+
+
+def shape(page: Path) -> dict[str, object]:
+    """What a page has whatever language it is written in, as far as it can be counted."""
+    text = page.read_text()
+    prose = _BLOCK.sub("", text)
+    return {
+        "headings": [len(marks) for marks in _HEADING.findall(prose)],
+        "rows of tables": len(_ROW.findall(prose)),
+        "code blocks": len(_BLOCK.findall(text)),
+        "commands": list(commands(page)),
+        "code": set(_CODE.findall(prose)),
+        "numbers": set(_NUMBER.findall(prose)),
+    }
+
+
+@pytest.mark.parametrize(("english", "chinese"), TRANSLATED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_chinese_page_says_what_the_english_one_does(english, chinese):
+    """When this fails, the English page was edited, and the Chinese one has to follow."""
+    if _STUB.format(english.stem) in chinese.read_text():
+        assert english.is_file()
+        return
+    expected, found = shape(english), shape(chinese)
+    for what, value in expected.items():
+        if isinstance(value, set):
+            assert value ^ found[what] == set(), what
+        else:
+            assert found[what] == value, what
+
+
+def test_every_english_page_has_a_chinese_one():
+    english, chinese = ({page.name for page in (ROOT / "docs" / language).glob("*.md")} for language in ("en", "zh"))
+    assert english == chinese
