@@ -43,7 +43,7 @@ SETTINGS = [
     ["strategy=zero3", "micro_batch_size=4", "activation_checkpointing=true"],
     ["strategy=zero2"],
     ["strategy=zero2", "micro_batch_size=4", "activation_checkpointing=true"],
-    ["strategy=zero2", "compile_frozen=true"],
+    ["strategy=zero2", "compile_layers=true"],
     ["strategy=zero3_offload", "activation_checkpointing=true"],
 ]
 

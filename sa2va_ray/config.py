@@ -5,15 +5,15 @@ A verb takes `[config.yaml ...] [key=value ...]`: the YAML files are laid over e
 """
 
 import os.path
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-_RENAMED = {"data": "data_uri", "images": "source"}
-"""Keys that have another name since issue 15; the error about the old one gives the new one."""
+_RENAMED = {"data": "data_uri", "images": "source", "compile_frozen": "compile_layers"}
+"""Keys that have another name now; the error about the old one gives the new one."""
 
 
 class UserError(Exception):
@@ -70,6 +70,11 @@ class Config(BaseModel):
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Of random numbers: what numpy and torch both take."""
+
+
+def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a stored config under today's names of its keys, so that what an older version began goes on."""
+    return {_RENAMED.get(key, key): value for key, value in values.items()}
 
 
 _SHOWN_CHARACTERS = 300

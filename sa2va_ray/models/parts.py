@@ -72,6 +72,7 @@ VISION_ENCODER = Part(
     label="vision encoder",
     reported_as="vision_model",
     adapted=r"encoder\..*\.(q_proj|k_proj|v_proj|projection_layer|fc1|fc2)",
+    layers="encoder.layer",
 )
 PROJECTOR = Part(module="mlp1", label="projector", reported_as="mlp1", group="projector")
 TOKEN_EMBEDDING = Part(

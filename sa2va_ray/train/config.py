@@ -146,8 +146,9 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     activation_checkpointing: bool = False
     """Keep only the inputs of the language model's layers, and of SAM 2's where they train, and compute the rest again
     in the backward pass: a third more time, a fraction of the memory."""
-    compile_frozen: bool = False
-    """torch.compile of the vision encoders that do not train."""
+    compile_layers: bool = False
+    """torch.compile of the layers of the language model and the encoders. The first step then takes a minute or two
+    longer. Dropout draws other numbers than without."""
 
     @field_validator("best_metric")
     @classmethod

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sa2va_ray.config import UserError
+from sa2va_ray.config import UserError, with_new_names
 from sa2va_ray.models.checkpoint import StoredCheckpoint
 from sa2va_ray.train.config import TrainConfig
 
@@ -43,7 +43,7 @@ RULES: dict[str, Rule] = {
     "cpus_per_worker": Rule.FREE,
     "strategy": Rule.FREE,
     "activation_checkpointing": Rule.FREE,
-    "compile_frozen": Rule.FREE,
+    "compile_layers": Rule.FREE,
     "log_every_steps": Rule.FREE,
     "save_every_steps": Rule.FREE,
     "keep_checkpoints": Rule.FREE,
@@ -123,9 +123,9 @@ def _changes(saved: StoredCheckpoint, config: TrainConfig) -> list[SettingChange
 
 
 def _parse_settings(saved: StoredCheckpoint) -> TrainConfig:
-    """The checkpoint's config, with defaults for keys that are newer than it."""
+    """The checkpoint's config under today's names, with defaults for keys that are newer than it."""
     try:
-        return TrainConfig.parse(saved.settings)
+        return TrainConfig.parse(with_new_names(saved.settings))
     except UserError as error:
         raise UserError(
             f"{saved.uri} was written by another version of sa2va_ray, with other settings. {error}"

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -256,6 +257,15 @@ def test_other_data_are_refused_and_how_it_is_run_is_free(tmp_path, config, run_
     assert check_setting_changes(trainer._read_newest(run_uri, is_open, DATA_SHA256), is_open, DATA_SHA256) == []
     free = run_config(config.runs_uri, "data_uri=moved", "num_workers=3", "save_every_steps=7", "micro_batch_size=1")
     assert trainer._read_newest(run_uri, free, DATA_SHA256).state.step == step
+
+
+def test_a_run_that_an_older_version_began_goes_on_under_new_names_of_its_keys(tmp_path, config, run_uri):
+    save(tmp_path / "one", 10, config)
+    saved = trainer._read_newest(run_uri, config, DATA_SHA256)
+    settings = {name: value for name, value in saved.settings.items() if name != "compile_layers"}
+    old = replace(saved, settings=settings | {"compile_frozen": True})
+    (change,) = check_setting_changes(old, config, DATA_SHA256)
+    assert str(change) == "compile_layers was True, is False"
 
 
 def test_each_setting_has_a_rule_and_each_rule_a_setting(config):

@@ -31,7 +31,7 @@ RUNS = {
     "zero2": ["strategy=zero2"],
     "zero3": ["strategy=zero3"],
     "zero3_offload": ["strategy=zero3_offload"],
-    "compiled": ["strategy=zero3", "compile_frozen=true", "activation_checkpointing=true"],
+    "compiled": ["strategy=zero3", "compile_layers=true", "activation_checkpointing=true"],
 }
 
 
