@@ -3,18 +3,17 @@
 What programs use of it stands here; each name brings its own part, and its libraries, when it is first used.
 """
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from sa2va_ray.noise import quieten_libraries
 
 if TYPE_CHECKING:
     from sa2va_ray.client import Client
     from sa2va_ray.predict.load import load_predictor
     from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
 
-# Where torchao is installed, transformers imports it, and it warns of kernels that this torch or GPU has no use for.
-for _name in ("torchao", "torch.utils._pytree"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
+quieten_libraries()
 
 __version__ = "0.1.0"
 __all__ = ["Client", "Prediction", "Query", "Sa2VAPredictor", "load_predictor"]

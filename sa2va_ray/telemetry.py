@@ -4,10 +4,15 @@ import logging
 import os
 import re
 import shlex
+import threading
 import time
+from types import TracebackType
+from typing import Self
 
 LOGGER = logging.getLogger("sa2va_ray")
 
+_NUM_PROGRESS_LINES = 20
+_LONGEST_SILENCE_S = 8.0
 _PROGRESS = re.compile(r"progress (\w+) (\d+)/(\d+)")
 
 
@@ -25,6 +30,47 @@ def configure_logging() -> None:
 def log_progress(what: str, done: int, total: int, detail: str = "") -> None:
     """Logs `progress WHAT DONE/TOTAL DETAIL`, which `parse_progress` reads back."""
     LOGGER.info("progress %s %d/%d %s", what, done, total, detail)
+
+
+class Progress:
+    """Progress of a part of a job as a context manager: some twenty lines in all, and one every few seconds where
+    nothing gets done, so that a job which waits for a model can be told from one that hangs."""
+
+    def __init__(self, what: str, total: int):
+        self._what, self._total = what, total
+        self._done, self._detail = 0, ""
+        self._logged, self._logged_s = 0, time.monotonic()
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name=f"progress {what}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._ticker.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._ended.set()
+        self._ticker.join()
+
+    def at(self, done: int, detail: str = "") -> None:
+        """So much is done."""
+        with self._lock:
+            self._done, self._detail = done, detail
+            if done - self._logged >= self._total / _NUM_PROGRESS_LINES or done == self._total:
+                self._log()
+
+    def step(self, detail: str) -> None:
+        """One more is done."""
+        self.at(self._done + 1, detail)
+
+    def _log(self) -> None:
+        self._logged, self._logged_s = self._done, time.monotonic()
+        log_progress(self._what, self._done, self._total, self._detail)
+
+    def _tick(self) -> None:
+        while not self._ended.wait(max(0.0, self._logged_s + _LONGEST_SILENCE_S - time.monotonic())):
+            with self._lock:
+                if time.monotonic() - self._logged_s >= _LONGEST_SILENCE_S:
+                    self._log()
 
 
 def log_result(uri: str, *command: str, shown: str | None = None) -> None:

@@ -24,7 +24,7 @@ from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.models.baselines.config import FilterConfig
 from sa2va_ray.models.baselines.vessel_filter import POLARITIES, FittedFilter, Polarity, filter_response
 from sa2va_ray.predict.baseline_predictors import CONFIG_FILE
-from sa2va_ray.telemetry import LOGGER, log_progress
+from sa2va_ray.telemetry import LOGGER, Progress
 
 # Images are standardised before: a response of 100 would be a vessel a hundred standard deviations high, one of 1e-4
 # is far below the noise. An interval is 3 % wide.
@@ -93,9 +93,10 @@ def _count_all(data_uri: str, config: FilterConfig, polarities: tuple[Polarity, 
     indices = ray.data.range(total, override_num_blocks=math.ceil(total / _SAMPLES_PER_TASK))
     counts: list[np.ndarray] = []
     counted = indices.map_batches(partial(_count_batch, data_uri, config, polarities), batch_size=None)
-    for row in stream_rows(counted):
-        counts.append(row["counts"])
-        log_progress("filter", len(counts), total)
+    with Progress("filter", total) as progress:
+        for row in stream_rows(counted):
+            counts.append(row["counts"])
+            progress.at(len(counts))
     return np.stack(counts)
 
 

@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sa2va_ray import storage
 from sa2va_ray.cluster.config import ClusterConfig, PoolConfig
+from sa2va_ray.cluster.worker_lines import quieten_job
 from sa2va_ray.config import UserError
 from sa2va_ray.telemetry import LOGGER
 
@@ -62,6 +63,7 @@ def connect() -> None:
             f"No Ray cluster answers at RAY_ADDRESS={address}: {str(error).splitlines()[0]}. Look with `ray status`, "
             "set the address of one that runs on this machine, or unset RAY_ADDRESS: the job then starts its own."
         ) from None
+    quieten_job()
 
 
 def read_capacity() -> Capacity:

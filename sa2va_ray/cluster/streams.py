@@ -13,13 +13,12 @@ from ray.exceptions import RayError
 
 from sa2va_ray.cluster.resources import connect
 from sa2va_ray.config import UserError
-from sa2va_ray.telemetry import log_progress
+from sa2va_ray.telemetry import Progress
 
 T = TypeVar("T")
 
 _MAX_BLOCK_BYTES = 8 * 2**20
 """Blocks of a few rows: they are what actors share out, and what is lost when a run is killed."""
-_NUM_PROGRESS_LINES = 20
 _USER_ERROR = re.compile(r"^sa2va_ray\.[\w.]*Error: (.+?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 IO_TASK: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": 0.25}
@@ -44,13 +43,13 @@ def map_items(
     connect()
     apply = partial(_apply, function=function, schema=schema)
     dataset = to_dataset(chunks(items, items_per_task)).map_batches(apply, batch_format="pyarrow", batch_size=None)
-    done, every = 0, -(-len(items) // _NUM_PROGRESS_LINES)
-    for table in stream_tables(dataset):
-        for row in table.to_pylist():
-            done += 1
-            if done % every == 0 or done == len(items):
-                log_progress(what, done, len(items))
-            yield row
+    done = 0
+    with Progress(what, len(items)) as progress:
+        for table in stream_tables(dataset):
+            for row in table.to_pylist():
+                done += 1
+                progress.at(done)
+                yield row
 
 
 def chunks(values: Sequence[T], size: int) -> list[list[T]]:
@@ -94,7 +93,7 @@ def user_errors(dataset: ray.data.Dataset) -> Iterator[None]:
     Raises:
         UserError: with the message that it had there.
     """
-    dataset.context.enable_progress_bars = False  # `log_progress` tells more in the log of a job
+    dataset.context.enable_progress_bars = False  # `Progress` tells more in the log of a job
     try:
         yield
     except RayError as error:

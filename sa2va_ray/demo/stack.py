@@ -153,7 +153,7 @@ class Stack:
         self.env |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train page is empty without it
+            "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # GET /api/train/v2/runs/v1 lists training runs
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # each `ray.train.report` waits for one, 2 s by default
             "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # images go to replicas directly: docs/en/serve_reference.md
             "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),  # gRPC's own, 4 MiB, cuts replies off

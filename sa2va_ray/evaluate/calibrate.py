@@ -27,7 +27,7 @@ from sa2va_ray.evaluate.statistics.summary import probability_calibration, sweep
 from sa2va_ray.metrics import THRESHOLDS, bootstrap_interval, calibration_counts, dequantise, probability_counts
 from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig
-from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
+from sa2va_ray.telemetry import LOGGER, Progress, configure_logging, log_result
 
 _EVERY = 8  # of the thresholds in the manifest's summary of the curve
 _FEW_PATIENTS = 5
@@ -70,8 +70,9 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
         storage.check_writable(uri)
     connect()
     answers = answer_questions(model, split, config)
-    with user_errors(answers):
-        answers = answers.materialize()
+    if config.tune_cleanup:  # they are looked at twice
+        with user_errors(answers), Progress("answer", split.num_images):
+            answers = answers.materialize()
     rows = _count(answers, split)
     curves = sweep_patients(rows, config.beta or 1.0)
     choice = _choose(answers, split, curves, config)

@@ -11,6 +11,7 @@ from torch import Tensor
 from sa2va_ray.config import UserError
 from sa2va_ray.export.checks.against_full import agreement, check_against_full
 from sa2va_ray.export.checks.checklist import checks_table, raise_for_failed
+from sa2va_ray.export.checks.folder import NUM_STAGES as CHECK_STAGES
 from sa2va_ray.export.checks.folder import check_folder, weight_facts
 from sa2va_ray.export.config import NAME
 from sa2va_ray.export.merge import STORED_DTYPE
@@ -26,9 +27,9 @@ from sa2va_ray.models.quantisation import (
     to_stored,
     torchao_version,
 )
-from sa2va_ray.telemetry import LOGGER, log_progress
+from sa2va_ray.telemetry import LOGGER, Progress
 
-_NUM_STAGES = 3
+NUM_STAGES = 1 + 2 * CHECK_STAGES
 _CARD = "README.md"
 _OF_STORED_WEIGHTS = ("files", "agreement")  # what the full model's manifest says, and is not so of another's weights
 _NEEDS, _NEEDS_NOW = "torch, transformers and sam2", "torch, transformers, sam2 and torchao"
@@ -42,13 +43,14 @@ images, evaluate both.
 """
 
 
-def write_quantised(source: Path, folder: Path, name: str | None, max_shard_gib: float) -> str:
+def write_quantised(source: Path, folder: Path, name: str | None, max_shard_gib: float, progress: Progress) -> str:
     """Fills an empty folder with the model of `source` in 8 bits, and checks it as any export, and that it draws and
     says what the full model does (`check_against_full`).
 
     Args:
         source: an exported folder.
         name: of the new model; the full one's and "int8" by default.
+        progress: goes on by `NUM_STAGES`.
 
     Returns:
         the new model's SHA-256.
@@ -60,18 +62,16 @@ def write_quantised(source: Path, folder: Path, name: str | None, max_shard_gib:
     quantisation: dict[str, Any] = {"kind": "int8", "torchao": torchao_version(), "made_from": digest(facts)}
     _check_source(facts)
     full_name = facts["name"]
-    full = check_folder(source)
+    full = check_folder(source, progress)
     raise_for_failed(full.checks, f"{full_name} is not quantised: it has not passed its own checks")
-    log_progress("quantise", 1, _NUM_STAGES, "the full model has answered")
     _copy_files(source, folder, facts["files"])
     _write_weights(source, folder, max_shard_gib)
     kept = {key: value for key, value in facts.items() if key not in _OF_STORED_WEIGHTS}
     own = {"name": name or f"{full_name} int8", "weights_sha256": stored_sha256(folder)}
     _change_card(folder, facts, own, quantisation)
     model_sha256 = write_model_manifest(folder, kept | weight_facts(folder) | own | {"quantisation": quantisation})
-    log_progress("quantise", 2, _NUM_STAGES, "weights are written")
-    result = check_folder(folder)
-    log_progress("quantise", 3, _NUM_STAGES, "the quantised model has answered")
+    progress.step("weights are written")
+    result = check_folder(folder, progress)
     checks = [*result.checks, *check_against_full(result.answers, full.answers)]
     LOGGER.info("checks\n%s", checks_table(checks))
     raise_for_failed(checks, f"{full_name} is not quantised, nothing is left behind")

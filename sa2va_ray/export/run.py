@@ -15,12 +15,14 @@ from sa2va_ray.export.checks.against_checkpoint import (
     run_unmerged,
 )
 from sa2va_ray.export.checks.checklist import changes_table, checks_table, raise_for_failed
+from sa2va_ray.export.checks.folder import NUM_STAGES as CHECK_STAGES
 from sa2va_ray.export.checks.folder import check_folder, weight_facts
 from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.export.hub_upload import check_hub, upload_to_hub
 from sa2va_ray.export.merge import Trained
 from sa2va_ray.export.model_card import write_model_card
 from sa2va_ray.export.model_files import write_model_files
+from sa2va_ray.export.quantise import NUM_STAGES as QUANTISE_STAGES
 from sa2va_ray.export.quantise import write_quantised
 from sa2va_ray.export.shards import write_weights
 from sa2va_ray.export.target import (
@@ -42,9 +44,9 @@ from sa2va_ray.models.model_manifest import (
 )
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
 from sa2va_ray.models.trained_weights import LocalCheckpoint, build_base, open_checkpoint
-from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress, log_result
+from sa2va_ray.telemetry import LOGGER, Progress, configure_logging, log_result
 
-_NUM_STAGES = 3
+_NUM_STAGES = 2 + CHECK_STAGES
 _NAME = "sa2va"
 _THRESHOLD = 0.5  # upstream's; calibration writes the model's own
 
@@ -86,7 +88,8 @@ def _export_checkpoint(staged: Path, config: ExportConfig) -> str:
     assert config.checkpoint is not None
     with _opened(find_checkpoint(config.checkpoint)) as checkpoint:
         LOGGER.info("exporting %s, step %d", checkpoint.uri, checkpoint.state.step)
-        return _write_and_check(staged, config, checkpoint)
+        with Progress("export", _NUM_STAGES) as progress:
+            return _write_and_check(staged, config, checkpoint, progress)
 
 
 def _quantise(staged: Path, config: ExportConfig) -> str:
@@ -94,15 +97,16 @@ def _quantise(staged: Path, config: ExportConfig) -> str:
     check_space(staged, storage.size(config.model), "The quantised model, at most,")
     if not storage.is_local(config.model):
         check_fetch_space([config.model])
-    with storage.local_copy(config.model) as model:
-        return write_quantised(model, staged, config.name, config.max_shard_gib)
+    with storage.local_copy(config.model) as model, Progress("quantise", QUANTISE_STAGES) as progress:
+        return write_quantised(model, staged, config.name, config.max_shard_gib, progress)
 
 
 def _verify(config: ExportConfig, uri: str) -> str:
     if not storage.is_local(uri):
         check_fetch_space([uri])
     with storage.local_copy(uri) as folder:
-        checks = check_folder(folder).checks
+        with Progress("verify", CHECK_STAGES) as progress:
+            checks = check_folder(folder, progress).checks
         LOGGER.info("checks of %s\n%s", uri, checks_table(checks))
         raise_for_failed(checks, uri)
         if config.hub_repo:
@@ -130,12 +134,12 @@ def _opened(uri: str) -> Iterator[LocalCheckpoint]:
         yield replace(checkpoint, model_config=model_config)
 
 
-def _write_and_check(folder: Path, config: ExportConfig, checkpoint: LocalCheckpoint) -> str:
+def _write_and_check(folder: Path, config: ExportConfig, checkpoint: LocalCheckpoint, progress: Progress) -> str:
     """Fills an empty folder. Returns the model's SHA-256."""
     facts = _write_model(folder, config, checkpoint)
-    log_progress("export", 1, _NUM_STAGES, "weights are written")
+    progress.step("weights are written")
     unmerged = run_unmerged(folder, checkpoint)
-    log_progress("export", 2, _NUM_STAGES, "the checkpoint has answered")
+    progress.step("the checkpoint has answered")
     changes = unmerged.changes
     LOGGER.info("changes against the base\n%s", changes_table(changes["modules"]))
     raise_for_failed(check_weight_changes(changes), f"{checkpoint.uri} is not exported, nothing is left behind")
@@ -147,8 +151,7 @@ def _write_and_check(folder: Path, config: ExportConfig, checkpoint: LocalCheckp
     }
     write_model_card(folder, checkpoint, facts)
     model_sha256 = write_model_manifest(folder, facts)
-    result = check_folder(folder)
-    log_progress("export", 3, _NUM_STAGES, "the folder was loaded again")
+    result = check_folder(folder, progress)
     checks = [*result.checks, *check_weight_changes(changes), *check_answers(result.answers, unmerged.answers)]
     LOGGER.info("checks\n%s", checks_table(checks))
     raise_for_failed(checks, f"{checkpoint.uri} is not exported, nothing is left behind")

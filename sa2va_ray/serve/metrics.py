@@ -1,5 +1,5 @@
-"""What the endpoint counts, for Prometheus and the Ray dashboard, where each name has `ray_` before it. Serve itself
-counts replicas and queues. Nothing here identifies a request."""
+"""What the endpoint counts, for Prometheus, where each name has `ray_` before it. Serve itself counts replicas and
+queues. Nothing here identifies a request."""
 
 from collections.abc import Iterable, Mapping
 

@@ -46,6 +46,20 @@ def test_progress_can_be_read_from_the_output(trained):
     assert progress == [("train", step, 3) for step in (1, 2, 3)]
 
 
+def test_its_page_is_named_and_says_that_it_has_ended(trained):
+    run_uri, output = trained
+    assert output.count(f"sa2va-ray open {run_uri}\n") == 2
+    page = storage.read_bytes(f"{run_uri}/run.html").decode()
+    assert "<strong>Ended well</strong> after 3 steps" in page
+    assert page.count("data:image/webp;base64,") == 3
+    assert json.loads(storage.read_bytes(f"{run_uri}/run.json"))["state"]["name"] == "ended"
+
+
+@pytest.mark.parametrize("noise", ["TrainingReport", "PreemptionWatcher", "Execution plan", "TrainStateActor"])
+def test_lines_that_tell_a_user_nothing_are_not_in_the_output(trained, noise):
+    assert noise not in trained[1]
+
+
 def test_a_checkpoint_holds_what_its_contract_says(checkpoint_uri, prepared_uri):
     assert checkpoint_uri.endswith("/step_00000003")
     files = set(read_manifest(checkpoint_uri)["files"])

@@ -21,11 +21,10 @@ from sa2va_ray.metrics import (
     dequantise,
     probability_counts,
 )
-from sa2va_ray.telemetry import log_progress
+from sa2va_ray.telemetry import Progress
 
 BATCH_SIZE = 4
 CPUS_PER_TASK = 0.5  # so that two cores hold an actor, a reader and a task
-_NUM_PROGRESS_LINES = 20
 _Row = dict[str, Any]
 
 
@@ -55,13 +54,12 @@ def collect(dataset: ray.data.Dataset, what: str, num_images: int) -> Iterator[_
         UserError: the model cannot be used.
     """
     seen: set[int] = set()
-    every = -(-num_images // _NUM_PROGRESS_LINES)
-    for row in stream_rows(dataset):
-        if row["row"] not in seen:
-            seen.add(row["row"])
-            if len(seen) % every == 0 or len(seen) == num_images:
-                log_progress(what, len(seen), num_images)
-        yield row
+    with Progress(what, num_images) as progress:
+        for row in stream_rows(dataset):
+            if row["row"] not in seen:
+                seen.add(row["row"])
+                progress.at(len(seen))
+            yield row
 
 
 def measure_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str, tolerance_px: float) -> dict[str, list]:

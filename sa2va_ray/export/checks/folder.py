@@ -20,6 +20,7 @@ from sa2va_ray.manifest import verify_files
 from sa2va_ray.models.loading.report import some
 from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.models.parts import module_of
+from sa2va_ray.telemetry import Progress
 
 _FACTS = (
     "layout",
@@ -31,6 +32,7 @@ _FACTS = (
     "base_weights_sha256",
     "num_changed_tensors",
 )
+NUM_STAGES = 3
 _QUANTISED_DTYPES = ("int8", "float32")  # whole numbers, and their scales
 
 
@@ -42,8 +44,11 @@ class FolderResult:
     answers: ProbeAnswers
 
 
-def check_folder(folder: Path) -> FolderResult:
+def check_folder(folder: Path, progress: Progress) -> FolderResult:
     """All that can be found out from an exported folder alone.
+
+    Args:
+        progress: goes on by `NUM_STAGES`.
 
     Raises:
         UserError: it has no manifest, so it is no exported model; one of a version that recorded less.
@@ -55,13 +60,16 @@ def check_folder(folder: Path) -> FolderResult:
             f"{', '.join(absent)}. Export the checkpoint again."
         )
     checks = [_hashes(folder, manifest), _model_files(manifest)]
+    progress.step("the files were read")
     checks += _weights(folder, manifest)
+    progress.step("the weights were read")
     with tempfile.TemporaryDirectory() as out:
         try:
             run_module("sa2va_ray.export.checks.fresh_load", str(folder), out)
             failure = None
         except ChildFailed as error:
             failure = str(error)
+        progress.step("the folder was loaded in a fresh process")
         facts_file, answers = Path(out) / "facts.json", read_answers(Path(out))
         facts = json.loads(facts_file.read_text()) if facts_file.exists() else None
     if facts is None:

@@ -23,7 +23,7 @@ from sa2va_ray.predict.job.results import read_rows, replace_rows, write_results
 from sa2va_ray.predict.job.sources import SourceFile, find_sources, takes
 from sa2va_ray.predict.job.stages import list_images, name_of, read_rows_of, stem_of
 from sa2va_ray.predict.job.write import mask_file, picture_files, write_block
-from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress, log_result
+from sa2va_ray.telemetry import LOGGER, Progress, configure_logging, log_result
 
 
 def predict(config: PredictConfig) -> dict[str, int]:
@@ -112,10 +112,11 @@ def _predict(items: Sequence[ImageItem], config: PredictConfig) -> None:
     predicted = map_predictions(read_rows_of(items, config), config.model, config, config)
     written = predicted.map_batches(partial(write_block, config=config), **IO_TASK)
     done = errors = 0
-    for block in stream_tables(written):
-        done += len(block)
-        errors += len(block) - block["error"].null_count
-        log_progress("predict", done, len(items), f"{errors} errors" if errors else "")
+    with Progress("predict", len(items)) as progress:
+        for block in stream_tables(written):
+            done += len(block)
+            errors += len(block) - block["error"].null_count
+            progress.at(done, f"{errors} errors" if errors else "")
 
 
 def _summarize(rows: Sequence[dict[str, Any]], num_predicted: int, config: PredictConfig) -> dict[str, int]:

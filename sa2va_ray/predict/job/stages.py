@@ -14,7 +14,7 @@ from sa2va_ray.predict.job.config import PredictConfig
 from sa2va_ray.predict.job.items import ImageItem, list_items, read_images
 from sa2va_ray.predict.job.results import RESULT_SCHEMA
 from sa2va_ray.predict.job.sources import SourceFile
-from sa2va_ray.telemetry import log_progress
+from sa2va_ray.telemetry import Progress
 
 T = TypeVar("T")
 
@@ -34,10 +34,11 @@ def list_images(sources: Sequence[SourceFile]) -> list[ImageItem]:
     images = [each for each in indexed if each[1].kind == "image"]
     units = [*chunks(images, _IMAGES_PER_TASK), *([each] for each in indexed if each[1].kind != "image")]
     listed: dict[int, list[ImageItem]] = {}
-    for table in stream_tables(to_dataset(units).map_batches(_list_block, **IO_TASK)):
-        for found in table["found"].to_pylist():
-            listed.update(pickle.loads(found))
-        log_progress("list", len(listed), len(sources))
+    with Progress("list", len(sources)) as progress:
+        for table in stream_tables(to_dataset(units).map_batches(_list_block, **IO_TASK)):
+            for found in table["found"].to_pylist():
+                listed.update(pickle.loads(found))
+            progress.at(len(listed))
     return [item for index in sorted(listed) for item in listed[index]]
 
 

@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from sa2va_ray.config import UserError
 from sa2va_ray.export import run
-from sa2va_ray.export.checks.folder import check_folder
+from sa2va_ray.export.checks.folder import NUM_STAGES, check_folder
 from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.export.run import export
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest, write_model_manifest
+from sa2va_ray.telemetry import Progress
 
 pytestmark = pytest.mark.soak
 
@@ -41,7 +42,7 @@ def seal(folder: Path, **facts) -> None:
 
 
 def failed(folder: Path) -> set[str]:
-    return {check.name for check in check_folder(folder).checks if not check.passed}
+    return {check.name for check in check_folder(folder, Progress("verify", NUM_STAGES)).checks if not check.passed}
 
 
 def test_a_good_folder_passes(exported: Path, capfd):

@@ -1,4 +1,4 @@
-"""Curves as metrics of Ray, which its dashboard and Prometheus show."""
+"""Curves as metrics of Ray, which it offers to a Prometheus."""
 
 from collections.abc import Mapping
 

@@ -1,0 +1,33 @@
+"""Ray hands a driver the lines of its workers by the door that we stand in."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import logging, sys
+import ray
+from sa2va_ray.cluster.resources import connect
+
+connect()
+
+@ray.remote(num_cpus=0.1)
+def speak():
+    print("Reporting training result 1: TrainingReport(metrics={})", flush=True)
+    print("Requesting resources: 1", file=sys.stderr, flush=True)
+    print("this is to be seen", flush=True)
+    print("and this", file=sys.stderr, flush=True)
+
+ray.get(speak.remote())
+import time
+time.sleep(3)  # lines come by a thread that looks now and then
+"""
+
+
+def test_a_driver_prints_what_tells_something(stack):
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    output = done.stdout + done.stderr
+    assert "this is to be seen" in output
+    assert "and this" in output
+    assert "TrainingReport" not in output
+    assert "Requesting resources" not in output
