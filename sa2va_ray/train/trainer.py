@@ -32,9 +32,9 @@ from sa2va_ray.train.loop import train_loop_per_worker
 from sa2va_ray.train.plan.memory import log_measured_peak, log_plan
 from sa2va_ray.train.plan.refusals import too_large, too_long
 from sa2va_ray.train.plan.table import MemoryPlan
+from sa2va_ray.train.watch.code_version import git_commit
 from sa2va_ray.train.watch.page.job import page_of_job
 from sa2va_ray.train.watch.page.run_page import PAGE_FILE
-from sa2va_ray.train.watch.run_facts import git_commit
 from sa2va_ray.train.watch.trackers.registry import check_trackers
 
 _CURE = "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, or add nodes."

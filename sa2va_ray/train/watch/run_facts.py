@@ -1,15 +1,11 @@
 """`run.json` in a run's folder: what was run, on what, and each time that it was started."""
 
-import hashlib
 import json
-import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,29 +16,11 @@ from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.checkpoints.changes import SettingChange
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.plan.sizes import ParameterGroup
+from sa2va_ray.train.watch.code_version import code_sha256, output_of
 
 FACTS_FILE = "run.json"
 
 _PACKAGES = ("torch", "ray", "deepspeed", "transformers", "peft", "sam2", "numpy", "pyarrow")
-_PACKAGE_DIR = Path(__file__).parents[2]
-
-
-def git_commit() -> str:
-    """Commit of the code, with `-dirty` where files differ from it; "unknown" outside a checkout (a job's working
-    directory has no .git; `code_sha256` tells the code there)."""
-    commit = _output("git", "-C", str(_PACKAGE_DIR), "rev-parse", "HEAD")
-    if commit is None:
-        return "unknown"
-    return f"{commit}-dirty" if _output("git", "-C", str(_PACKAGE_DIR), "status", "--porcelain") else commit
-
-
-def code_sha256() -> str:
-    """SHA-256 over the names and bytes of this package's Python files."""
-    total = hashlib.sha256()
-    for path in sorted(_PACKAGE_DIR.rglob("*.py")):
-        total.update(path.relative_to(_PACKAGE_DIR).as_posix().encode())
-        total.update(path.read_bytes())
-    return total.hexdigest()
 
 
 def collect_run_facts(
@@ -127,14 +105,5 @@ def _versions() -> dict[str, str | None]:
 
 
 def _driver_version() -> str | None:
-    answer = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    answer = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return answer.splitlines()[0] if answer else None
-
-
-def _output(*command: str) -> str | None:
-    """The output of a command; None where it fails or is not installed."""
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
-    except FileNotFoundError:
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from sa2va_ray.train.validation.validate import ValidationResult
 from sa2va_ray.train.watch import reporter
 from sa2va_ray.train.watch.rates import StepTiming
 from sa2va_ray.train.watch.reporter import Reporter
-from sa2va_ray.train.watch.run_facts import collect_run_facts, git_commit
+from sa2va_ray.train.watch.run_facts import collect_run_facts
 from sa2va_ray.train.watch.trackers.registry import TRACKERS, check_trackers
 
 CPU = torch.device("cpu")
@@ -230,6 +231,23 @@ def test_the_page_of_a_run_that_goes_on_shows_one_curve_and_the_last_validation(
     assert (state["name"], state["step"]) == ("training", 40)
 
 
+def test_a_run_that_is_killed_keeps_what_came_before_its_checkpoint(start, config, monkeypatch):
+    """Also where the validation was still being sent when the checkpoint came."""
+    slow, upload = threading.Event(), storage.upload_folder
+    monkeypatch.setattr(storage, "upload_folder", lambda *args, **kwargs: slow.wait(60) and upload(*args, **kwargs))
+    reporter = start()
+    record(reporter, range(1, 21))
+    metrics = {f"val/{name}": 0.5 for name in (*VALIDATION_METRICS, "seg_share")}
+    reporter.validation(20, ValidationResult(metrics, {}, {}), 1.0)
+    reporter.saved(1.0)
+    slow.set()
+    assert reporter._output._curves.wait(60)
+    assert reporter._output._page.wait(60)
+    assert [event.step for event in events(config).Scalars("val/dice")] == [20]
+    rows = [json.loads(line) for line in storage.read_bytes(f"{config.runs_uri}/run/history.jsonl").splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 20]
+
+
 def test_run_facts_that_are_cut_off_are_begun_anew_and_kept(start, config):
     uri = f"{config.runs_uri}/run/run.json"
     storage.write_bytes(uri, b'{"attempts": [')
@@ -247,7 +265,6 @@ def test_run_facts_name_code_versions_and_data(start, config):
     assert attempt["versions"]["torch"] == torch.__version__
     assert re.fullmatch("[0-9a-f]{64}", attempt["code_sha256"])
     assert len(attempt["devices"]) == 1
-    assert re.fullmatch("[0-9a-f]{40}(-dirty)?|unknown", git_commit())
 
 
 def test_a_store_that_does_not_answer_holds_nothing_up(start, config, lines, monkeypatch):
