@@ -53,6 +53,7 @@ def _info(name: str, model: ModelArgs, source: ModelSource, args: ServeArgs) -> 
     return ModelInfo(
         name=name,
         sha256=source.sha256,
+        stored_sha256=source.sha256,
         threshold=source.threshold,
         cleanup=source.cleanup,
         default_prompt=model.default_prompt,

@@ -15,14 +15,37 @@ _MEGAPIXEL = 10**6
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What holds where a request names no threshold or no clean-up. It belongs to the weights of `sha256` alone."""
+
+    sha256: str
+    threshold: float
+    cleanup: CleanupConfig
+
+
+@dataclass(frozen=True)
 class Question:
-    """An image, (H, W) or (H, W, 3) uint8, and what is asked about it; see `Query` for threshold and clean-up."""
+    """An image, (H, W) or (H, W, 3) uint8, and what is asked about it; see `Query` for threshold and clean-up.
+
+    Attributes:
+        calibration: the model's, as the HTTP side knew it when the request came.
+    """
 
     image: np.ndarray
     prompts: tuple[str, ...]
     threshold: float | None = None
     cleanup: CleanupConfig | None = None
     wants_probabilities: bool = False
+    calibration: Calibration | None = None
+
+    def settled(self, calibration: Calibration) -> "Question":
+        """The question with this calibration in the place of what it leaves open."""
+        return replace(
+            self,
+            threshold=calibration.threshold if self.threshold is None else self.threshold,
+            cleanup=calibration.cleanup if self.cleanup is None else self.cleanup,
+            calibration=calibration,
+        )
 
     @property
     def megapixels(self) -> int:
@@ -98,15 +121,13 @@ class ModelReply:
 
     Attributes:
         results: one for each prompt.
-        sha256, threshold, cleanup: those of the model that answered, which may be another one after a rolling update.
+        calibration: of the model that answered, which may be another one during a rolling update.
         predict_ms: how long the model took for the batch.
         problem: why the model cannot answer this question; then there are no results.
     """
 
     results: tuple[PromptResult, ...]
-    sha256: str
-    threshold: float
-    cleanup: CleanupConfig
+    calibration: Calibration
     predict_ms: float
     problem: Problem | None = None
 

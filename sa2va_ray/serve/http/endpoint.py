@@ -19,6 +19,7 @@ from sa2va_ray.serve.http.model_handles import ModelHandles, SegmentedImage
 from sa2va_ray.serve.http.protocol import ModelInfo, SegmentOptions
 from sa2va_ray.serve.http.read.body import BodyReader
 from sa2va_ray.serve.http.record import Recorder, RequestRecord
+from sa2va_ray.serve.http.served_models import ServedModels
 from sa2va_ray.serve.metrics import RequestMetrics
 from sa2va_ray.telemetry import LOGGER
 
@@ -31,6 +32,7 @@ class Endpoint:
 
     limits: LimitsConfig
     uris: UriPolicy
+    served: ServedModels
     models: ModelHandles
     bodies: BodyReader
     workers: ImageWorkers
@@ -49,7 +51,8 @@ class Endpoint:
         return cls(
             limits=args.limits,
             uris=args.uris,
-            models=ModelHandles(handles, infos, args),
+            served=ServedModels(infos, args),
+            models=ModelHandles(handles, args),
             bodies=BodyReader(args.limits, args.uris),
             workers=ImageWorkers(args.limits),
             recorder=Recorder(access, RequestMetrics(), audit),
@@ -57,6 +60,7 @@ class Endpoint:
 
     async def answer(
         self,
+        info: ModelInfo,
         image: bytes,
         options: SegmentOptions,
         record: RequestRecord,
@@ -66,6 +70,7 @@ class Endpoint:
         """Decodes an image, asks the model about it, and encodes what it found.
 
         Args:
+            info: the model as it was when the request came: a calibration that changes meanwhile is not for it.
             encode: runs in a thread; ends the stage `encode` of the record.
             wait: wait for memory, as the images of a request with several do; otherwise a request that finds none is
                 refused.
@@ -78,8 +83,8 @@ class Endpoint:
         num_prompts = min(len(options.prompt or [""]), self.limits.max_prompts)
         async with self.workers.decoded(image, num_prompts, form.needs_probabilities, wait) as pixels:
             record.end_stage("decode")
-            found = await self.models.segment(pixels, options)
-            record.set_model(found.model_name, found.reply.sha256)
+            found = await self.models.segment(info, pixels, options)
+            record.set_model(found.model_name, found.reply.calibration.sha256)
             record.end_two_stages("queue", "predict", found.reply.predict_ms)
             alone = form.count_points is not None or is_large(found.height * found.width)
             return await self.workers.run(encode, found, record, alone=alone)

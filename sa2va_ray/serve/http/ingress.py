@@ -46,3 +46,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve calls it in the replica, after the constructor."""
         return build_api(self._endpoint)
+
+    async def check_health(self) -> None:
+        """Serve calls it before the first request, and every 10 s from then on (`health_check_period_s`)."""
+        await self._endpoint.served.look_again()

@@ -13,7 +13,7 @@ from sa2va_ray.serve.config import ServeArgs
 from sa2va_ray.serve.http.encode.output_forms import OUTPUT_FORMS
 from sa2va_ray.serve.http.protocol import ModelInfo, Output, SegmentOptions
 from sa2va_ray.serve.http.readiness import RunningReplicas
-from sa2va_ray.serve.messages import ModelReply, Question
+from sa2va_ray.serve.messages import Calibration, ModelReply, Question
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.telemetry import LOGGER
 
@@ -45,37 +45,19 @@ class SegmentedImage:
 class ModelHandles:
     """The model deployments by name."""
 
-    def __init__(self, handles: dict[str, DeploymentHandle], infos: dict[str, ModelInfo], args: ServeArgs):
-        self._handles, self._infos, self._args = handles, infos, args
+    def __init__(self, handles: dict[str, DeploymentHandle], args: ServeArgs):
+        self._handles, self._args = handles, args
         self._running = RunningReplicas()
 
-    def info(self, name: str | None) -> ModelInfo:
-        """The model of this name; None is the default one.
-
-        Raises:
-            Problem: there is none of the name.
-        """
-        found = self._infos.get(name or self._args.default_name())
-        if found is None:
-            names = ", ".join(self._infos)
-            raise Problem(404, "Unknown model", "No model of this name is served.", f"Served are: {names}.")
-        return found
-
-    def all_infos(self) -> list[ModelInfo]:
-        """All models, the default one first."""
-        default = self.info(None)
-        return [default, *(each for each in self._infos.values() if each is not default)]
-
-    async def segment(self, image: np.ndarray, options: SegmentOptions) -> SegmentedImage:
-        """Asks the model that the options name.
+    async def segment(self, info: ModelInfo, image: np.ndarray, options: SegmentOptions) -> SegmentedImage:
+        """Asks a model, whose calibration holds for what the options leave open.
 
         Args:
             image: (H, W) or (H, W, 3) uint8.
 
         Raises:
-            Problem: an unknown model, too many prompts, all replicas busy, or the model fails on this image.
+            Problem: too many prompts, all replicas busy, or the model fails on this image.
         """
-        info = self.info(options.model)
         prompts = tuple(options.prompt or [info.default_prompt])
         if len(prompts) > self._args.limits.max_prompts:
             raise Problem(
@@ -88,7 +70,8 @@ class ModelHandles:
         if options.cleanup:
             _check_cleanup(options.cleanup, height, width, self._args.limits.max_image_pixels)
         wants_probabilities = OUTPUT_FORMS[options.output].needs_probabilities
-        question = Question(image, prompts, options.threshold, options.cleanup, wants_probabilities)
+        calibration = Calibration(info.sha256, info.threshold, info.cleanup)
+        question = Question(image, prompts, options.threshold, options.cleanup, wants_probabilities, calibration)
         reply = await self._ask(info.name, question)
         if reply.problem:
             raise reply.problem

@@ -64,7 +64,7 @@ class AnsweringModel(BaseModel):
     name: str
     """Under which it is served."""
     sha256: str
-    threshold: float
+    threshold: float = Field(ge=0, le=1)
     """Its own, calibrated where it has been: used where a request names none."""
     cleanup: CleanupConfig
     """Its own."""
@@ -75,6 +75,9 @@ class ModelInfo(AnsweringModel):
 
     default_prompt: str
     limits: LimitsConfig
+    stored_sha256: str | None = None
+    """Of the model that lies at its URI by now, looked at every 10 s. Another one than `sha256` is served by the next
+    deployment; null is one that cannot be read."""
 
 
 class ModelList(BaseModel):

@@ -15,7 +15,7 @@ from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.load import Predictor, load_predictor
 from sa2va_ray.predict.predictor import Prediction, Query, most_masks
 from sa2va_ray.serve.config import BatchingConfig, ModelArgs
-from sa2va_ray.serve.messages import ModelReply, PromptResult, Question
+from sa2va_ray.serve.messages import Calibration, ModelReply, PromptResult, Question
 from sa2va_ray.serve.metrics import ModelMetrics
 from sa2va_ray.serve.model.batching_gate import BatchingGate
 from sa2va_ray.serve.model.compile_cache import compile_cache
@@ -92,6 +92,8 @@ class SegmentationModel:
         """Runs with the questions of several callers: of those that came while the model was busy, as many as a batch
         may hold. A question that is larger than a batch is asked in parts, so that its probabilities, four bytes for
         each pixel and mask, are in memory for one part at a time."""
+        calibration = self._calibration(question)
+        question = question.settled(calibration)
         results: tuple[PromptResult, ...] = ()
         predict_ms = 0.0
         for part in question.parts(self._gate.max_megapixels):
@@ -100,11 +102,16 @@ class SegmentationModel:
                     predictions, part_ms = await self._answer(part)
                 predict_ms += part_ms
                 if isinstance(predictions, Problem):
-                    return self._reply((), predict_ms, predictions)
+                    return ModelReply((), calibration, predict_ms, predictions)
                 # In a thread of its own: clean-up takes long on a large image, and the model goes on meanwhile.
                 loop = asyncio.get_running_loop()
                 results += await loop.run_in_executor(self._finishing, self._finish, part, predictions)
-        return self._reply(results, predict_ms)
+        return ModelReply(results, calibration, predict_ms)
+
+    def _calibration(self, question: Question) -> Calibration:
+        """The one that the question brings, if it is of these weights; during a rolling update it may be of others."""
+        brought = question.calibration
+        return brought if brought and brought.sha256 == self._source.sha256 else self._source.calibration
 
     @_batch(batch_size_fn=batch_megapixels, max_concurrent_batches=_BATCHES_AT_HAND)
     async def _answer(self, questions: list[Question]) -> list[_Predicted]:
@@ -140,17 +147,16 @@ class SegmentationModel:
         """One prediction for each prompt of each question, not cleaned up yet."""
         queries = []
         for each in questions:
-            threshold = self._source.threshold if each.threshold is None else each.threshold
             most = most_masks(*each.image.shape[:2])
             queries += [
-                Query(each.image, prompt, threshold=threshold, cleanup=NO_CLEANUP, max_masks=most)
+                Query(each.image, prompt, threshold=each.threshold, cleanup=NO_CLEANUP, max_masks=most)
                 for prompt in each.prompts
             ]
         return self._predictor.predict(queries)
 
     def _finish(self, question: Question, predictions: Sequence[Prediction]) -> tuple[PromptResult, ...]:
-        cleanup = self._source.cleanup if question.cleanup is None else question.cleanup
-        cleaned = (prediction.cleaned(cleanup) for prediction in predictions)
+        assert question.cleanup is not None, "`answer` has settled it"
+        cleaned = (prediction.cleaned(question.cleanup) for prediction in predictions)
         results = tuple(PromptResult.from_prediction(each, question.wants_probabilities) for each in cleaned)
         self._metrics.results(results)
         return results
@@ -165,12 +171,6 @@ class SegmentationModel:
             f"prompt: {most} tokens, the limit is {self._max_prompt_tokens}.",
             "Ask a shorter question.",
         )
-
-    def _reply(
-        self, results: tuple[PromptResult, ...], predict_ms: float, problem: Problem | None = None
-    ) -> ModelReply:
-        source = self._source
-        return ModelReply(results, source.sha256, source.threshold, source.cleanup, predict_ms, problem)
 
 
 def _problem(error: Exception) -> Problem:

@@ -15,6 +15,7 @@ from sa2va_ray.manifest import digest
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.facts import read_model_facts
+from sa2va_ray.serve.messages import Calibration
 
 _KEPT = 3  # models in a node's cache that no process uses, the last used
 _IN_USE: list[IO[str]] = []
@@ -28,13 +29,18 @@ class ModelSource:
     Attributes:
         sha256: digest of the exported folder at `uri` when the application was built: all replicas serve this one, and
             a model that is exported again to the same place is another.
-        threshold, cleanup: the model's own, as it was calibrated then. They are no part of the hash.
+        threshold, cleanup: the model's own, as it was calibrated then. They are no part of the hash, and a later
+            calibration of the same weights comes with each question.
     """
 
     uri: str
     sha256: str
     threshold: float
     cleanup: CleanupConfig
+
+    @property
+    def calibration(self) -> Calibration:
+        return Calibration(self.sha256, self.threshold, self.cleanup)
 
     @classmethod
     def read(cls, uri: str) -> "ModelSource":
@@ -79,8 +85,8 @@ def _check(source: ModelSource, uri: str) -> None:
     found = digest(read_model_manifest(uri))
     if found != source.sha256:
         raise UserError(
-            f"{uri} holds the model {found[:12]}, the application was deployed with {source.sha256[:12]}. Deploy it "
-            "with another `revision` to serve the new one."
+            f"{uri} holds the model {found[:12]}, the application was deployed with {source.sha256[:12]}. "
+            "`sa2va-ray deploy` serves the new one, as `serve deploy` does with another `revision`."
         )
 
 

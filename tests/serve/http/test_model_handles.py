@@ -12,10 +12,10 @@ from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.serve.config import ServeArgs
 from sa2va_ray.serve.http.model_handles import ModelHandles, SegmentedImage
 from sa2va_ray.serve.http.protocol import ModelInfo, SegmentOptions
-from sa2va_ray.serve.messages import ModelReply, Question
+from sa2va_ray.serve.messages import Calibration, ModelReply, Question
 from sa2va_ray.serve.problems import Problem
 
-REPLY = ModelReply((), "0" * 64, 0.5, NO_CLEANUP, 1.0)
+REPLY = ModelReply((), Calibration("0" * 64, 0.5, NO_CLEANUP), 1.0)
 
 
 class Handle:
@@ -42,7 +42,7 @@ def ask(handle: Handle, side: int = 8) -> SegmentedImage:
         name="tiny", sha256="0" * 64, threshold=0.5, cleanup=NO_CLEANUP, default_prompt="a", limits=args.limits
     )
     return asyncio.run(
-        ModelHandles({"tiny": handle}, {"tiny": info}, args).segment(np.zeros((side, side), np.uint8), SegmentOptions())
+        ModelHandles({"tiny": handle}, args).segment(info, np.zeros((side, side), np.uint8), SegmentOptions())
     )
 
 

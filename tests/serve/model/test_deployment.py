@@ -1,11 +1,13 @@
 """A replica whose model fails: what becomes of the other questions of the batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from sa2va_ray.predict.cleanup import NO_CLEANUP
+from sa2va_ray.predict.cleanup import NO_CLEANUP, CleanupConfig
 from sa2va_ray.predict.predictor import Prediction, Query
-from sa2va_ray.serve.messages import Question
+from sa2va_ray.serve.messages import Calibration, Question
 from sa2va_ray.serve.metrics import ModelMetrics
 from sa2va_ray.serve.model.deployment import SegmentationModel
 from sa2va_ray.serve.model.weights import ModelSource
@@ -64,3 +66,13 @@ def test_an_image_on_which_the_model_fails_fails_alone(replica):
 def test_one_image_for_which_there_is_no_room_is_told(replica):
     replica._predictor = SmallGpu(room=0)
     assert answers(replica, [1, 2]) == ["The model failed", "The model failed"]
+
+
+def test_a_question_is_settled_by_the_calibration_that_it_brings_if_that_is_of_these_weights(replica):
+    brought = Calibration("0" * 64, 0.3, CleanupConfig(close_px=1))
+    question = Question(np.ones((2, 2), np.uint8), ("a",), calibration=brought)
+    assert replica._calibration(question) == brought
+    of_others = replace(question, calibration=replace(brought, sha256="1" * 64))
+    assert replica._calibration(of_others) == Calibration("0" * 64, 0.5, NO_CLEANUP)
+    settled = replace(question, threshold=0.9).settled(brought)
+    assert (settled.threshold, settled.cleanup) == (0.9, brought.cleanup)

@@ -37,9 +37,9 @@ def encode_reply(max_points: int, segmented: SegmentedImage, record: RequestReco
         request_id=record.request_id,
         model=AnsweringModel(
             name=segmented.model_name,
-            sha256=segmented.reply.sha256,
-            threshold=segmented.reply.threshold,
-            cleanup=segmented.reply.cleanup,
+            sha256=segmented.reply.calibration.sha256,
+            threshold=segmented.reply.calibration.threshold,
+            cleanup=segmented.reply.calibration.cleanup,
         ),
         height=segmented.height,
         width=segmented.width,
@@ -67,7 +67,7 @@ def encode_union_png(segmented: SegmentedImage, record: RequestRecord) -> Respon
     record.set_output(body)
     headers = {
         "X-Model-Name": segmented.model_name,
-        "X-Model-SHA256": segmented.reply.sha256,
+        "X-Model-SHA256": segmented.reply.calibration.sha256,
         "X-Threshold": str(results[0].threshold),
     }
     return Response(body, media_type=PNG, headers=headers)

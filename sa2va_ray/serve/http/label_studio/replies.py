@@ -59,7 +59,7 @@ def task_prediction(config: LabelConfig, model_name: str, reply: ModelReply) -> 
         if mask.any()
     ]
     score = float(np.mean([result.score for result in reply.results]))
-    return {"result": regions, "score": score, "model_version": model_version(model_name, reply.sha256)}
+    return {"result": regions, "score": score, "model_version": model_version(model_name, reply.calibration.sha256)}
 
 
 def predict_reply(

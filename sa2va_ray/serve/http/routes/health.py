@@ -15,7 +15,9 @@ async def live() -> dict[str, str]:
 
 
 @router.get("/readyz", **openapi.READY)
-async def ready(endpoint: CurrentEndpoint) -> dict[str, str]:
-    """A replica of each model runs, busy or not; a model that may be scaled to nothing needs none."""
+async def ready(endpoint: CurrentEndpoint) -> dict[str, str | list[str]]:
+    """A replica of each model runs, busy or not; a model that may be scaled to nothing needs none. `notices` tells of
+    models that lie at their URIs and are not served yet."""
     await endpoint.models.check_ready()
-    return {"status": "ready"}
+    notices = endpoint.served.notices()
+    return {"status": "ready"} | ({"notices": notices} if notices else {})

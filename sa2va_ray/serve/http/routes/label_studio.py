@@ -19,7 +19,7 @@ from sa2va_ray.serve.http.label_studio.replies import (
     setup_reply,
 )
 from sa2va_ray.serve.http.label_studio.requests import LabelConfig, read_data_uri, read_tasks
-from sa2va_ray.serve.http.protocol import SegmentOptions
+from sa2va_ray.serve.http.protocol import ModelInfo, SegmentOptions
 from sa2va_ray.serve.http.record import RequestRecord
 from sa2va_ray.serve.problems import Problem, as_problem
 
@@ -38,7 +38,7 @@ async def label_studio_setup(request: Request, endpoint: CurrentEndpoint) -> dic
     """What Label Studio asks when the back end is added."""
     async with endpoint.recorder.record(request, "label_studio"):
         await endpoint.bodies.json_object(request)
-        return setup_reply(_version(endpoint))
+        return setup_reply(_version(endpoint.served.info(None)))
 
 
 @router.post("/label_studio/predict", **openapi.LABEL_TASKS)
@@ -47,24 +47,32 @@ async def label_studio_predict(request: Request, endpoint: CurrentEndpoint) -> R
     async with endpoint.recorder.record(request, "label_studio") as whole:
         body = await endpoint.bodies.json_object(request)
         config, images = read_tasks(body, endpoint.limits.max_tasks)
+        info = endpoint.served.info(None)
         at_a_time = asyncio.Semaphore(_TASKS_AT_A_TIME)
-        results = await asyncio.gather(*(_predict(endpoint, whole, config, image, at_a_time) for image in images))
-        reply = predict_reply(results, _version(endpoint), request.state.id)
+        results = await asyncio.gather(*(_predict(endpoint, info, whole, config, image, at_a_time) for image in images))
+        reply = predict_reply(results, _version(info), request.state.id)
         encoded = await endpoint.workers.run(encode_json, reply, alone=False)
         return Response(encoded, media_type="application/json")
 
 
 async def _predict(
-    endpoint: Endpoint, whole: RequestRecord, config: LabelConfig, image: str, at_a_time: asyncio.Semaphore
+    endpoint: Endpoint,
+    info: ModelInfo,
+    whole: RequestRecord,
+    config: LabelConfig,
+    image: str,
+    at_a_time: asyncio.Semaphore,
 ) -> dict[str, Any] | Problem:
     try:
         async with at_a_time, endpoint.recorder.record_part(whole, "label_studio_task") as record:
-            return await _predict_image(endpoint, config, image, record)
+            return await _predict_image(endpoint, info, config, image, record)
     except Exception as error:
         return as_problem(error, whole.request_id)
 
 
-async def _predict_image(endpoint: Endpoint, config: LabelConfig, image: str, record: RequestRecord) -> dict[str, Any]:
+async def _predict_image(
+    endpoint: Endpoint, info: ModelInfo, config: LabelConfig, image: str, record: RequestRecord
+) -> dict[str, Any]:
     """Asks one question for each label, about the image at a URI or in a data URI."""
     limits = endpoint.limits
     is_inline = image.lower().startswith("data:")
@@ -72,9 +80,8 @@ async def _predict_image(endpoint: Endpoint, config: LabelConfig, image: str, re
     record.end_stage("read")
     options = SegmentOptions(prompt=[evaluation_prompt(label) for label in config.labels])
     encode = partial(encode_prediction, config, limits.max_outline_points)
-    return await endpoint.answer(data, options, record, encode, wait=True)
+    return await endpoint.answer(info, data, options, record, encode, wait=True)
 
 
-def _version(endpoint: Endpoint) -> str:
-    info = endpoint.models.info(None)
+def _version(info: ModelInfo) -> str:
     return model_version(info.name, info.sha256)

@@ -13,11 +13,11 @@ router = APIRouter()
 async def models(request: Request, endpoint: CurrentEndpoint) -> ModelList:
     """Which models are served."""
     async with endpoint.recorder.record(request, "models"):
-        return ModelList(models=endpoint.models.all_infos())
+        return ModelList(models=endpoint.served.all_infos())
 
 
 @router.get("/v1/models/{name}", **openapi.READ_MODEL)
 async def model(name: str, request: Request, endpoint: CurrentEndpoint) -> ModelInfo:
     """Hash, threshold, clean-up and limits of a model."""
     async with endpoint.recorder.record(request, "model"):
-        return endpoint.models.info(name)
+        return endpoint.served.info(name)

@@ -33,13 +33,13 @@ async def server_ready(endpoint: CurrentEndpoint) -> dict[str, bool]:
 @router.get("/v2/models/{name}", **openapi.READ_MODEL)
 async def model_metadata(name: str, request: Request, endpoint: CurrentEndpoint) -> dict[str, Any]:
     async with endpoint.recorder.record(request, "model"):
-        return _metadata(endpoint.models.info(name))
+        return _metadata(endpoint.served.info(name))
 
 
 @router.get("/v2/models/{name}/ready", **(openapi.READ_MODEL | openapi.READY))
 async def model_ready(name: str, request: Request, endpoint: CurrentEndpoint) -> dict[str, Any]:
     async with endpoint.recorder.record(request, "model"):
-        info = endpoint.models.info(name)
+        info = endpoint.served.info(name)
         await endpoint.models.check_ready()
         return {"name": info.name, "ready": True}
 

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from sa2va_ray.serve.http import openapi
 from sa2va_ray.serve.http.encode.replies import PNG, encode_json, encode_reply, encode_union_png
 from sa2va_ray.serve.http.endpoint import CurrentEndpoint, Endpoint
-from sa2va_ray.serve.http.protocol import SegmentOptions, SegmentReply
+from sa2va_ray.serve.http.protocol import ModelInfo, SegmentOptions, SegmentReply
 from sa2va_ray.serve.problems import as_problem
 
 _NOT_BUFFERED = {"X-Accel-Buffering": "no"}  # nginx would hold lines back until it has a buffer full of them
@@ -26,11 +26,12 @@ async def segment(request: Request, endpoint: CurrentEndpoint) -> Response:
     the masks itself."""
     async with endpoint.recorder.record(request, "segment") as record:
         (image,), options = await endpoint.bodies.images(request, several=False)
+        info = endpoint.served.info(options.model)
         record.end_stage("read")
         if request.headers.get("accept") == PNG:
-            return await endpoint.answer(image, options, record, encode_union_png, wait=False)
+            return await endpoint.answer(info, image, options, record, encode_union_png, wait=False)
         encode = partial(encode_reply, endpoint.limits.max_outline_points)
-        body = await endpoint.answer(image, options, record, encode, wait=False)
+        body = await endpoint.answer(info, image, options, record, encode, wait=False)
         return Response(body, media_type="application/json")
 
 
@@ -40,16 +41,16 @@ async def segment_batch(request: Request, endpoint: CurrentEndpoint) -> Streamin
     with its `index`; an image that fails has a `problem` there."""
     async with endpoint.recorder.record(request, "segment_batch") as record:
         images, options = await endpoint.bodies.images(request, several=True)
-        endpoint.models.info(options.model)
+        info = endpoint.served.info(options.model)
         record.end_stage("read")
-    lines = _lines(endpoint, request, images, options)
+    lines = _lines(endpoint, info, request, images, options)
     return StreamingResponse(lines, media_type="application/x-ndjson", headers=_NOT_BUFFERED)
 
 
 async def _lines(
-    endpoint: Endpoint, request: Request, images: list[bytes], options: SegmentOptions
+    endpoint: Endpoint, info: ModelInfo, request: Request, images: list[bytes], options: SegmentOptions
 ) -> AsyncIterator[bytes]:
-    tasks = [asyncio.create_task(_line(endpoint, request, *each, options)) for each in enumerate(images)]
+    tasks = [asyncio.create_task(_line(endpoint, info, request, *each, options)) for each in enumerate(images)]
     try:
         for line in asyncio.as_completed(tasks):
             yield await line
@@ -58,11 +59,13 @@ async def _lines(
             task.cancel()
 
 
-async def _line(endpoint: Endpoint, request: Request, index: int, image: bytes, options: SegmentOptions) -> bytes:
+async def _line(
+    endpoint: Endpoint, info: ModelInfo, request: Request, index: int, image: bytes, options: SegmentOptions
+) -> bytes:
     try:
         async with endpoint.recorder.record(request, "segment_batch_image") as record:
             encode = partial(encode_reply, endpoint.limits.max_outline_points)
-            body = await endpoint.answer(image, options, record, encode, wait=True)
+            body = await endpoint.answer(info, image, options, record, encode, wait=True)
             return b'{"index": %d, ' % index + body[1:] + b"\n"
     except Exception as error:  # whatever it is: each image has its line
         problem: dict[str, Any] = as_problem(error, request.state.id).document(request.state.id)

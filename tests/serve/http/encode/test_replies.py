@@ -15,7 +15,7 @@ from sa2va_ray.serve.http.label_studio.replies import encode_prediction
 from sa2va_ray.serve.http.label_studio.requests import LabelConfig
 from sa2va_ray.serve.http.model_handles import SegmentedImage
 from sa2va_ray.serve.http.record import RequestRecord
-from sa2va_ray.serve.messages import ModelReply, PromptResult
+from sa2va_ray.serve.messages import Calibration, ModelReply, PromptResult
 from sa2va_ray.serve.problems import Problem
 
 NOISE = np.random.default_rng(0).random((1, 40, 50)) > 0.5
@@ -25,7 +25,8 @@ LABELS = LabelConfig("tag", "image", "image", ("Vessel",))
 def segmentation(output: str) -> SegmentedImage:
     prediction = Prediction("[SEG]", NOISE, NOISE.astype(np.float32), 1.0, 0.5, NO_CLEANUP)
     result = PromptResult.from_prediction(prediction, with_probabilities=output == "probability")
-    return SegmentedImage("tiny", ("vessels",), output, ModelReply((result,), "0" * 64, 0.5, NO_CLEANUP, 1.0), 40, 50)
+    reply = ModelReply((result,), Calibration("0" * 64, 0.5, NO_CLEANUP), 1.0)
+    return SegmentedImage("tiny", ("vessels",), output, reply, 40, 50)
 
 
 @pytest.mark.parametrize("output", OUTPUT_FORMS)

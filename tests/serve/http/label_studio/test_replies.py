@@ -6,7 +6,7 @@ from sa2va_ray.predict.predictor import Prediction
 from sa2va_ray.serve.http.label_studio.replies import model_version, predict_reply, setup_reply, task_prediction
 from sa2va_ray.serve.http.label_studio.requests import LabelConfig
 from sa2va_ray.serve.http.label_studio.run_lengths import mask_to_brush_rle
-from sa2va_ray.serve.messages import ModelReply, PromptResult
+from sa2va_ray.serve.messages import Calibration, ModelReply, PromptResult
 from sa2va_ray.serve.problems import Problem
 
 SHA256 = "0123456789abcdef" * 4
@@ -24,7 +24,7 @@ def test_replies():
     assert setup_reply(VERSION) == {"model_version": "octa@0123456789ab"}
     masks = np.zeros((2, 4, 6), bool)
     masks[0, 1, 2] = True
-    reply = ModelReply((result(masks, 0.5), result(masks[:0], 0.0)), SHA256, 0.5, CleanupConfig(), 1.0)
+    reply = ModelReply((result(masks, 0.5), result(masks[:0], 0.0)), Calibration(SHA256, 0.5, CleanupConfig()), 1.0)
     predictions = [task_prediction(CONFIG, "octa", reply), BROKEN]
     first, second = predict_reply(predictions, VERSION, "a1")["results"]
     assert second["model_version"] == "octa@0123456789ab failed: Broken image"
