@@ -110,6 +110,14 @@ VERBS = {
         ("model=s3://bucket/models/NAME source=/data/new out=s3://bucket/predictions/NAME overlays=true",),
         "The same command, with the same `out`, predicts what is missing.",
     ),
+    "deploy": Verb(
+        "Deploys a file of serve_configs/ to a running cluster, waits until it answers and prints its addresses. Takes "
+        "a model that was exported anew, and tries again what has failed, where `serve deploy` sees no change.",
+        "sa2va_ray.serve.deploy_config:DeployConfig",
+        "sa2va_ray.serve.deploy:deploy",
+        ("serve_configs/one_gpu.yaml",),
+        "The deployment goes on: `serve status` tells how far it is, and the same command waits for it again.",
+    ),
 }
 
 

@@ -1,9 +1,9 @@
 """ExportConfig: what `jobs.export` takes."""
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from sa2va_ray.config import Config
 from sa2va_ray.storage import Uri
@@ -12,12 +12,23 @@ NAME = re.compile(r"^\w[\w .+()-]{0,99}$")
 """What a model may be called."""
 
 
+def _step_or_word(value: Any) -> Any:
+    if value in ("best", "newest") or (isinstance(value, int) and value > 0):
+        return value
+    raise ValueError("give best, newest, or the number of a step")
+
+
+Which = Annotated[int | Literal["best", "newest"], BeforeValidator(_step_or_word)]
+
+
 class ExportConfig(Config):
     """One export (`checkpoint`, `out`); an exported model in 8 bits (`model`, `quantise`, `out`); or the checks on a
     folder that is there (`verify`)."""
 
     checkpoint: Uri | None = None
-    """A checkpoint folder, or a run's folder, which stands for its newest complete checkpoint."""
+    """A checkpoint folder, or a run's folder, of which `which` says the checkpoint."""
+    which: Which = "newest"
+    """Of a run's folder: `newest`; `best`, by the run's own `best_metric`; or the number of a step that was saved."""
     model: Uri | None = None
     """An exported folder, to be quantised; its threshold and clean-up are kept."""
     quantise: Literal["int8"] | None = None
@@ -48,6 +59,8 @@ class ExportConfig(Config):
                 "give one of checkpoint=... (with out=...), model=... (with quantise=int8 and out=...) and verify=...; "
                 f"you gave {' and '.join(given) or 'none'}"
             )
+        if self.which != "newest" and self.checkpoint is None:
+            raise ValueError("which=... chooses among the checkpoints of a run: give checkpoint=RUN")
         if (self.out is None) != (self.verify is not None):
             raise ValueError(
                 "verify=... checks a folder that is there: leave out" if self.out else "out=... is missing"

@@ -17,6 +17,7 @@ from sa2va_ray.export.checks.against_checkpoint import (
 from sa2va_ray.export.checks.checklist import changes_table, checks_table, raise_for_failed
 from sa2va_ray.export.checks.folder import NUM_STAGES as CHECK_STAGES
 from sa2va_ray.export.checks.folder import check_folder, weight_facts
+from sa2va_ray.export.choose import choose_checkpoint
 from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.export.hub_upload import check_hub, upload_to_hub
 from sa2va_ray.export.merge import Trained
@@ -35,7 +36,7 @@ from sa2va_ray.export.target import (
 )
 from sa2va_ray.export.upstream_config import check_fits_upstream
 from sa2va_ray.manifest import digest, read_manifest
-from sa2va_ray.models.checkpoint import OPTIMIZER, find_checkpoint
+from sa2va_ray.models.checkpoint import OPTIMIZER
 from sa2va_ray.models.model_manifest import (
     MODEL_MANIFEST,
     read_model_manifest,
@@ -86,10 +87,11 @@ def export(config: ExportConfig) -> str:
 
 def _export_checkpoint(staged: Path, config: ExportConfig) -> str:
     assert config.checkpoint is not None
-    with _opened(find_checkpoint(config.checkpoint)) as checkpoint:
-        LOGGER.info("exporting %s, step %d", checkpoint.uri, checkpoint.state.step)
+    chosen = choose_checkpoint(config.checkpoint, config.which)
+    with _opened(chosen.uri) as checkpoint:
+        LOGGER.info("exporting %s, step %d: %s", checkpoint.uri, checkpoint.state.step, chosen.reason)
         with Progress("export", _NUM_STAGES) as progress:
-            return _write_and_check(staged, config, checkpoint, progress)
+            return _write_and_check(staged, config, checkpoint, chosen.reason, progress)
 
 
 def _quantise(staged: Path, config: ExportConfig) -> str:
@@ -134,7 +136,9 @@ def _opened(uri: str) -> Iterator[LocalCheckpoint]:
         yield replace(checkpoint, model_config=model_config)
 
 
-def _write_and_check(folder: Path, config: ExportConfig, checkpoint: LocalCheckpoint, progress: Progress) -> str:
+def _write_and_check(
+    folder: Path, config: ExportConfig, checkpoint: LocalCheckpoint, reason: str, progress: Progress
+) -> str:
     """Fills an empty folder. Returns the model's SHA-256."""
     facts = _write_model(folder, config, checkpoint)
     progress.step("weights are written")
@@ -144,6 +148,7 @@ def _write_and_check(folder: Path, config: ExportConfig, checkpoint: LocalCheckp
     LOGGER.info("changes against the base\n%s", changes_table(changes["modules"]))
     raise_for_failed(check_weight_changes(changes), f"{checkpoint.uri} is not exported, nothing is left behind")
     facts |= weight_facts(folder) | {
+        "checkpoint_chosen_as": reason,
         "weights_sha256": changes["weights_sha256"],
         "base_weights_sha256": changes["base_weights_sha256"],
         "num_changed_tensors": sum(row["changed"] for row in changes["modules"].values()),

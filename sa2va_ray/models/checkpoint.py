@@ -8,7 +8,8 @@ that they are the same.
 What the manifest does not name is not of the checkpoint, and is never read: a save that was cut off may have left it.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -131,6 +132,18 @@ def read_verified_checkpoint(uri: str) -> StoredCheckpoint:
     saved = read_stored_checkpoint(uri)
     verify_files(uri, saved.manifest)
     return saved
+
+
+def ranked_checkpoints(found: Iterable[StoredCheckpoint], metric: str) -> list[StoredCheckpoint]:
+    """Those that have the metric, the best first: the highest `metric`, and of several with the score of one validation
+    the one that was saved soonest after it."""
+
+    def rank(saved: StoredCheckpoint) -> tuple[float, float, int]:
+        state = saved.state
+        return state.metrics[metric], state.metrics.get("val/step", state.step) - state.step, state.step
+
+    scored = [saved for saved in found if math.isfinite(saved.state.metrics.get(metric, math.nan))]
+    return sorted(scored, key=rank, reverse=True)
 
 
 def shard_files(folder: Path, kind: str) -> list[Path]:

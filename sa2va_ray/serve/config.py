@@ -130,7 +130,7 @@ class ServeArgs(Config):
     """Which URIs requests may bring in place of an image; none by default."""
     revision: str = ""
     """Any text. Serve reads nothing again while the args are as they were: another text here has a model served that
-    was exported or calibrated anew at its URI, and a deployment tried again that has failed."""
+    was exported anew at its URI, and a deployment tried again that has failed. `sa2va-ray deploy` adds to it."""
     api_keys_file: str | None = None
     """JSON file of API keys (`python -m sa2va_ray.serve.guard.access new`); else the variable SA2VA_API_KEYS. Without
     keys only requests from this machine are served."""

@@ -1,11 +1,8 @@
 """Which checkpoints of a run are kept: the newest ones, and the best by a metric."""
 
-import math
-from functools import partial
-
 from sa2va_ray import storage
 from sa2va_ray.manifest import MANIFEST, DamagedError
-from sa2va_ray.models.checkpoint import StoredCheckpoint, list_checkpoints, read_stored_checkpoint
+from sa2va_ray.models.checkpoint import StoredCheckpoint, list_checkpoints, ranked_checkpoints, read_stored_checkpoint
 
 
 def delete_old_checkpoints(run_uri: str, keep_newest: int, keep_best: int, metric: str) -> None:
@@ -17,18 +14,11 @@ def delete_old_checkpoints(run_uri: str, keep_newest: int, keep_best: int, metri
     if len(found) <= keep_newest:
         return
     sound = [saved for saved in map(_read, found) if saved]
-    scored = [saved for saved in sound if math.isfinite(saved.state.metrics.get(metric, math.nan))]
-    best = sorted(scored, key=partial(_rank, metric=metric), reverse=True)[:keep_best]
+    best = ranked_checkpoints(sound, metric)[:keep_best]
     kept = {saved.uri for saved in [*sound[-keep_newest:], *best]}
     for uri in [saved.uri for saved in sound if saved.uri not in kept]:
         storage.delete_files(uri, [MANIFEST])  # first, so that what is half deleted is no checkpoint
         storage.delete_folder(uri)
-
-
-def _rank(saved: StoredCheckpoint, metric: str) -> tuple[float, float, int]:
-    """A sort key that is greater for better checkpoints."""
-    state = saved.state
-    return state.metrics[metric], state.metrics.get("val/step", state.step) - state.step, state.step
 
 
 def _read(uri: str) -> StoredCheckpoint | None:

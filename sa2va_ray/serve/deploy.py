@@ -1,0 +1,224 @@
+"""Deploys a Serve file and waits until it answers: what `serve deploy` does, and what that leaves out.
+
+Serve builds an application again where its `args` have changed (`get_app_code_version`), and starts replicas again
+where the build is another. So the same file does nothing about a model that was exported anew to its URI, nor about
+replicas that have failed. Here `args.revision` gets a text that tells both: the hash of the models' hashes, and the
+time of a deployment that is tried again.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.serve.schema import ServeDeploySchema
+
+from sa2va_ray import storage
+from sa2va_ray.cluster.streams import user_message
+from sa2va_ray.config import UserError
+from sa2va_ray.predict.facts import read_model_facts
+from sa2va_ray.serve.config import ServeArgs
+from sa2va_ray.serve.deploy_config import DeployConfig
+from sa2va_ray.storage import StorageError
+from sa2va_ray.telemetry import LOGGER, configure_logging
+
+_BUILDER = "sa2va_ray.serve.app:build_app"
+_POLL_S = 1.0
+_SAY_AGAIN_S = 8.0
+_MAX_LOST_POLLS = 30
+_FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+_DASHBOARD = "http://127.0.0.1:8265"
+_DEFAULT_HTTP = {"host": "127.0.0.1", "port": 8000}
+
+
+def deploy(config: DeployConfig) -> list[str]:
+    """Deploys, waits for the replicas with progress in the log, and returns the addresses of the applications.
+
+    Raises:
+        UserError: a wrong file, no cluster, a model that is not there (nothing is changed then), or the reason for
+            which an application does not start.
+    """
+    configure_logging()
+    client = _client()
+    running = _details(client)["applications"]
+    values = config.serve_values()
+    values["applications"] = [
+        _with_revision(each, running.get(each.get("name", ""))) for each in values["applications"]
+    ]
+    try:
+        schema = ServeDeploySchema.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise UserError("Ray Serve does not take the file:\n  " + "\n  ".join(lines)) from None
+    try:
+        client.deploy_applications(schema.model_dump(exclude_unset=True))
+    except (RuntimeError, ConnectionError) as error:
+        raise UserError(f"Ray Serve does not take the file: {_last_line(str(error))}") from None
+    names = [application.name for application in schema.applications]
+    details = _wait(client, names, config.wait_s)
+    _warn_of_other_address(details, values.get("http_options") or {})
+    addresses = [_address(details, name) for name in names]
+    for name, address in zip(names, addresses, strict=True):
+        LOGGER.info("serving: %s at %s; look with curl -f %s/readyz", name, address, address.rstrip("/"))
+    return addresses
+
+
+def _client() -> ServeSubmissionClient:
+    address = os.environ.get("RAY_DASHBOARD_ADDRESS") or os.environ.get("RAY_API_SERVER_ADDRESS") or _DASHBOARD
+    try:
+        return ServeSubmissionClient(address)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"No Ray dashboard takes the deployment at {address}: {_last_line(str(error))} Set RAY_DASHBOARD_ADDRESS "
+            "to the cluster's http://HOST:8265, and its token (`sa2va-ray env --help`)."
+        ) from None
+
+
+def _details(client: ServeSubmissionClient) -> dict[str, Any]:
+    try:
+        return client.get_serve_details()
+    except (ConnectionError, RuntimeError) as error:
+        raise UserError(f"Ray Serve does not tell its state: {_last_line(str(error))}") from None
+
+
+def _with_revision(application: dict[str, Any], running: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The application, with a `revision` that is another one where there is something to do anew.
+
+    Args:
+        running: what Serve tells of the application of this name.
+    """
+    if application.get("import_path") != _BUILDER:
+        return application
+    args = application.get("args") or {}
+    wanted = f"{args.get('revision', '')} {_models_hash(ServeArgs.parse(args))}".strip()
+    deployed = _deployed_revision(running)
+    if running and running["status"] in _FAILED:
+        LOGGER.info("%s is %s: it is tried again", application.get("name"), running["status"])
+        wanted = f"{wanted} again at {_now()}"
+    elif deployed.startswith(wanted):
+        wanted = deployed
+    return application | {"args": args | {"revision": wanted}}
+
+
+def _deployed_revision(running: Mapping[str, Any] | None) -> str:
+    config = (running or {}).get("deployed_app_config") or {}
+    return (config.get("args") or {}).get("revision", "")
+
+
+def _models_hash(args: ServeArgs) -> str:
+    """12 hex characters that are others where a model's weights are; the time where this machine cannot read one.
+
+    Raises:
+        UserError: a store that answers has no such model.
+    """
+    found = []
+    for name, model in args.models.items():
+        try:
+            found.append(f"{name} {read_model_facts(model.uri).sha256}")
+        except StorageError as error:
+            LOGGER.warning("this machine cannot look at the model %s, the cluster has to: %s", name, error)
+            return _now()
+        except UserError as error:
+            if not storage.is_local(model.uri):
+                raise UserError(f"Nothing was deployed. {error}") from None
+            LOGGER.warning("the model %s is not on this machine; is it at the same path on the cluster's?", name)
+            return _now()
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _wait(client: ServeSubmissionClient, names: list[str], wait_s: float) -> dict[str, Any]:
+    """Returns Serve's details when all applications run.
+
+    Raises:
+        UserError: one that has failed, or that does not run after `wait_s`.
+    """
+    started_s = said_s = time.monotonic()
+    said, reason, num_lost = "", "", 0
+    while True:
+        try:
+            details = client.get_serve_details()
+            num_lost = 0
+        except (ConnectionError, RuntimeError) as error:
+            num_lost += 1
+            if num_lost > _MAX_LOST_POLLS:
+                raise UserError(f"The dashboard does not answer any more: {_last_line(str(error))}") from None
+            time.sleep(_POLL_S)
+            continue
+        applications = {name: details["applications"].get(name, {"status": "NOT_STARTED"}) for name in names}
+        for name, application in applications.items():
+            if application["status"] in _FAILED:
+                raise UserError(f"{name} does not run: {_reason(application)} Mend it, and deploy the same file again.")
+        now_s = time.monotonic()
+        state = "; ".join(_state(*each) for each in applications.items())
+        if state != said or now_s - said_s > _SAY_AGAIN_S:
+            LOGGER.info("deploying, %.0f s: %s", now_s - started_s, state)
+            said, said_s = state, now_s
+        if all(application["status"] == "RUNNING" for application in applications.values()):
+            return details
+        for application in applications.values():
+            if (found := _own_reason(application)) and found != reason:
+                LOGGER.warning("a replica did not start, Serve tries it again: %s", found)
+                reason = found
+        if now_s - started_s > wait_s:
+            raise UserError(
+                f"Not all replicas run after wait_s={wait_s:g} s: {state}. The deployment goes on: `serve status`. "
+                "Replicas that wait have no room on the cluster, or their model is large; raise wait_s."
+            )
+        time.sleep(_POLL_S)
+
+
+def _state(name: str, application: Mapping[str, Any]) -> str:
+    parts = []
+    for deployment, each in (application.get("deployments") or {}).items():
+        num_running = sum(replica["state"] == "RUNNING" for replica in each.get("replicas", []))
+        parts.append(f"{deployment} {num_running} of {each.get('target_num_replicas', '?')} replicas")
+    return f"{name} is {application['status']}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _messages(application: Mapping[str, Any]) -> Iterator[str]:
+    yield application.get("message") or ""
+    for each in (application.get("deployments") or {}).values():
+        yield each.get("message") or ""
+
+
+def _own_reason(application: Mapping[str, Any]) -> str | None:
+    """The message of a `UserError` of a replica or of the builder."""
+    found = (user_message(RuntimeError(message)) for message in _messages(application))
+    return next((" ".join(each.split()) for each in found if each), None)
+
+
+def _reason(application: Mapping[str, Any]) -> str:
+    if own := _own_reason(application):
+        return own
+    lines = [_last_line(message) for message in _messages(application) if message.strip()]
+    return lines[-1] if lines else f"Serve says {application['status']} and no reason; its logs are on the dashboard."
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason is told."
+
+
+def _warn_of_other_address(details: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    running = details.get("http_options") or {}
+    for key in _DEFAULT_HTTP.keys() & wanted.keys() & running.keys():
+        if running[key] != wanted[key]:
+            LOGGER.warning(
+                "the file has http_options.%s: %s, Serve runs with %s, which stays until `serve shutdown`",
+                *(key, wanted[key], running[key]),
+            )
+
+
+def _address(details: Mapping[str, Any], name: str) -> str:
+    http = _DEFAULT_HTTP | (details.get("http_options") or {})
+    prefix = details["applications"][name].get("route_prefix") or "/"
+    host = "NODE" if http["host"] == "0.0.0.0" else http["host"]
+    return f"http://{host}:{http['port']}{prefix}"

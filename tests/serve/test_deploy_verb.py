@@ -1,0 +1,107 @@
+"""What `jobs.deploy` sends to Serve, and what it says of its end, against a cluster that is played."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sa2va_ray.config import UserError
+from sa2va_ray.models.model_manifest import update_model_manifest, write_model_manifest
+from sa2va_ray.serve import deploy as deploy_module
+from sa2va_ray.serve.deploy import deploy
+from sa2va_ray.serve.deploy_config import DeployConfig
+
+ROOT = Path(__file__).parents[2]
+TRACEBACK = (
+    "Traceback (most recent call last):\n  File x\nray.exceptions.RayTaskError: build()\n"
+    "sa2va_ray.manifest.DamagedError: /m is not complete. Export it.\n\nMore of Ray."
+)
+
+
+class Cluster:
+    """Serve on a cluster, whose application has in turn these states after each deployment."""
+
+    def __init__(self, *states: dict[str, Any]):
+        self.states, self.sent, self.applications = states, [], {}
+
+    def get_serve_details(self) -> dict[str, Any]:
+        if self.applications and self._left:
+            self.applications["sa2va"] |= self._left.pop(0)
+        return {"applications": self.applications, "http_options": {"host": "0.0.0.0", "port": 8000}}
+
+    def deploy_applications(self, config: dict[str, Any]) -> None:
+        self.sent.append(config["applications"][0]["args"].get("revision"))
+        self.applications = {"sa2va": {"route_prefix": "/a", "deployed_app_config": config["applications"][0]}}
+        self._left = list(self.states)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "weights").write_text("first")
+    write_model_manifest(tmp_path, {"threshold": 0.5})
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, model):
+    """Deploys local_cpu.yaml with that model on a played cluster."""
+    monkeypatch.setattr(deploy_module, "_POLL_S", 0.001)
+    clock = iter(range(99))
+    monkeypatch.setattr(deploy_module, "_now", lambda: f"time {next(clock)}")
+
+    def deploy_on(cluster: Cluster, uri: str = str(model), **changes: Any) -> list[str]:
+        monkeypatch.setattr(deploy_module, "_client", lambda: cluster)
+        values = DeployConfig.load([str(ROOT / "serve_configs/local_cpu.yaml")]).model_dump(exclude_unset=True)
+        values["applications"][0]["args"]["models"]["demo"]["uri"] = uri
+        return deploy(DeployConfig.parse(values | changes))
+
+    return deploy_on
+
+
+def test_the_same_model_is_the_same_deployment_and_another_one_another(run, model):
+    cluster = Cluster({"status": "DEPLOYING"}, {"status": "RUNNING"})
+    assert run(cluster) == ["http://NODE:8000/a"]
+    update_model_manifest(model, {"threshold": 0.2})  # is taken up by what runs
+    run(cluster)
+    (model / "weights").write_text("second")
+    write_model_manifest(model, {"threshold": 0.5})
+    run(cluster)
+    first, again, other = cluster.sent
+    assert first == again != other
+
+
+def test_what_failed_is_tried_again_and_then_left_alone(run):
+    cluster = Cluster({"status": "DEPLOYING"}, {"status": "DEPLOY_FAILED", "message": TRACEBACK})
+    with pytest.raises(UserError) as told:
+        run(cluster)
+    assert str(told.value) == (
+        "sa2va does not run: /m is not complete. Export it. Mend it, and deploy the same file again."
+    )
+    cluster.states = ({"status": "DEPLOYING", "message": ""}, {"status": "RUNNING"})
+    run(cluster)
+    run(cluster)
+    failed, again, same = cluster.sent
+    assert again == same == f"{failed} again at time 0"
+
+
+def test_a_model_of_another_machine_is_left_to_the_cluster(run, tmp_path):
+    cluster = Cluster({"status": "RUNNING"})
+    run(cluster, uri=str(tmp_path / "elsewhere"))
+    run(cluster, uri=str(tmp_path / "elsewhere"))
+    assert cluster.sent == ["time 0", "time 1"], "it may be another one by now"
+
+
+def test_a_deployment_that_takes_too_long_goes_on_and_says_how_far_it_is(run):
+    replicas = {"target_num_replicas": 2, "replicas": [{"state": "RUNNING"}, {"state": "STARTING"}]}
+    cluster = Cluster({"status": "DEPLOYING", "deployments": {"model-demo": replicas}})
+    with pytest.raises(UserError, match=r"after wait_s=0.01 s: .*\(model-demo 1 of 2 replicas\).*`serve status`"):
+        run(cluster, wait_s=0.01)
+
+
+def test_wrong_args_are_told_before_anything_is_sent(run):
+    cluster = Cluster({"status": "RUNNING"})
+    with pytest.raises(UserError, match="unknown key modles"):
+        run(cluster, applications=[{"name": "a", "import_path": deploy_module._BUILDER, "args": {"modles": {}}}])
+    with pytest.raises(UserError, match=r"Ray Serve does not take the file:\n  .*port"):
+        run(cluster, http_options={"port": "many"})
+    assert cluster.sent == []
