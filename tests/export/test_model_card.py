@@ -14,12 +14,13 @@ from sa2va_ray.models.trained_weights import LocalCheckpoint
 
 HASHES = dict.fromkeys(("base_sha256", "checkpoint_sha256", "data_sha256", "weights_sha256"), "0" * 64)
 FACTS = {**HASHES, "name": "octa", "layout": "own", "num_parameters": 1, "tool_version": "1", "threshold": 0.5}
+CHOSEN = {"checkpoint_chosen_as": "the best of 4 of its run"}
 
 
 def card_of(folder: Path, settings: dict[str, Any], metrics: Mapping[str, float] = MappingProxyType({})) -> str:
     state = SimpleNamespace(step=1, num_steps=1, samples_seen=1, metrics=metrics, data_sha256="0" * 64)
     checkpoint = SimpleNamespace(state=state, settings={"data_uri": str(folder / "none"), **settings})
-    write_model_card(folder, cast(LocalCheckpoint, checkpoint), {**FACTS, "changes": {}})
+    write_model_card(folder, cast(LocalCheckpoint, checkpoint), {**FACTS, **CHOSEN, "changes": {}})
     return (folder / "README.md").read_text()
 
 
@@ -44,6 +45,10 @@ def test_names_that_would_be_markdown_are_refused(name):
 @pytest.mark.parametrize("name", ["sa2va", "Gefäße-8B", "octa 8B (v1.2+r64)", "demo_model"])
 def test_names_that_people_give(name):
     assert ExportConfig.parse({"checkpoint": "a", "out": "b", "name": name}).name == name
+
+
+def test_it_says_which_checkpoint_it_is(tmp_path):
+    assert "(the checkpoint was chosen as the best of 4 of its run)" in card_of(tmp_path, {})
 
 
 def test_metrics_have_names_and_intervals(tmp_path):
