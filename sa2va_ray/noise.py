@@ -30,8 +30,6 @@ HARMLESS = (
     Harmless(r"^(Starting execution|Execution plan) of Dataset "),
     Harmless(r"^\S+ +Dataset \S+ execution finished in "),
     Harmless(r"^Progress bars disabled\. "),
-    # A job starts one process for each actor, which is what it was asked for.
-    Harmless(r"WARNING: \d+ PYTHON worker processes have been started on node"),
     # Ray Train 2.60 calls a name of Ray Data's that goes in 2027, peft 0.21 one that transformers 6 will not have.
     Harmless(r"RayDeprecationWarning: `ExecutionOptions\.exclude_resources`", r"^ +self\.exclude_resources = "),
     Harmless(r"FutureWarning: `is_gradient_checkpointing` is deprecated", r"^ +warnings\.warn\($"),

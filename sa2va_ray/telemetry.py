@@ -29,7 +29,7 @@ def configure_logging() -> None:
 
 def log_progress(what: str, done: int, total: int, detail: str = "") -> None:
     """Logs `progress WHAT DONE/TOTAL DETAIL`, which `parse_progress` reads back."""
-    LOGGER.info("progress %s %d/%d %s", what, done, total, detail)
+    LOGGER.info("%s", f"progress {what} {done}/{total} {detail}".rstrip())
 
 
 class Progress:

@@ -19,7 +19,6 @@ Starting execution of Dataset train_epoch_0_rank_0_0355_0. Full logs are in /tmp
 Execution plan of Dataset train_epoch_0_rank_0_0355_0: InputDataBuffer[Input]
 \N{HEAVY CHECK MARK}\N{VARIATION SELECTOR-16}  Dataset train_epoch_0_rank_0_0355_0 execution finished in 18.31 seconds
 Progress bars disabled. To enable, set `ray.data.DataContext.get_current().enable_progress_bars = True`.
-WARNING: 8 PYTHON worker processes have been started on node: bc7b with address: 192.0.2.2
 /ray/data/execution_options.py:436: RayDeprecationWarning: `ExecutionOptions.exclude_resources` is deprecated
   self.exclude_resources = exclude_resources
 /site-packages/transformers/modeling_utils.py:3303: FutureWarning: `is_gradient_checkpointing` is deprecated

@@ -67,8 +67,10 @@ class RunProgress:
             )
 
     def end_epoch(self, plan: EpochPlan) -> None:
+        """Tells how many samples the epoch had; the numbers are those of all ranks, so the first one says them."""
         seen = plan.samples_per_epoch - self.missing_in_epoch
-        LOGGER.info("epoch %d: %d samples seen over %d workers, as planned", plan.epoch, seen, plan.world_size)
-        if self.missing_in_epoch:
-            LOGGER.warning("epoch %d: %d samples could not be decoded", plan.epoch, self.missing_in_epoch)
+        if plan.rank == 0:
+            LOGGER.info("epoch %d: %d samples seen over %d workers, as planned", plan.epoch, seen, plan.world_size)
+            if self.missing_in_epoch:
+                LOGGER.warning("epoch %d: %d samples could not be decoded", plan.epoch, self.missing_in_epoch)
         self.epoch, self.step_in_epoch, self.missing_in_epoch = plan.epoch + 1, 0, 0
