@@ -124,7 +124,8 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     resume: Literal["auto", "never"] = "auto"
     """`auto`: go on from the run's newest valid checkpoint, if it has one. `never`: no run of this name may exist."""
     plan: bool = False
-    """Only print what the run would take: parameters, memory, steps, checkpoint size."""
+    """Only print what the run would take: parameters, memory, steps, checkpoint size. Of the base it reads config.json
+    and the tokenizer, no weights; where the data set is not there yet, the plan is for `pipeline.max_length`."""
     force: bool = False
     """Start, with a warning, although the plan does not fit into the GPUs' memory. A plan is an estimate, for the
     largest sample in every place of a micro batch: a run that it finds a little too large may fit."""

@@ -55,6 +55,21 @@ def train(config: TrainConfig) -> str | None:
     inputs = {"data_uri": config.data_uri, **_paths_of_base(config)}
     storage.check_outside(config.runs_uri, inputs, key="runs_uri")
     run_uri = storage.join(config.runs_uri, config.name)
+    if config.plan:
+        _plan(config)
+        return None
+    data_manifest = _read_data_manifest(config)
+    storage.check_writable(config.runs_uri)
+    _refuse_where_never(config, run_uri)
+    with RunLock(run_uri) as lock:
+        return _train(config, data_manifest, lock)
+
+
+def _read_data_manifest(config: TrainConfig) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: no prepared data set, or one that is too small for the run.
+    """
     data_manifest = read_manifest(config.data_uri, what="prepared data set")
     if "counts" not in data_manifest:
         raise UserError(f"{config.data_uri} is no prepared data set: its manifest counts no samples.")
@@ -68,17 +83,21 @@ def train(config: TrainConfig) -> str | None:
             f"{config.data_uri} has no validation patients. Prepare it with another split.seed or a larger "
             "split.val_fraction, or train without validation: validation.every_steps=0."
         )
-    if config.plan:
-        gpu_bytes = _gpu_bytes_for_a_plan(config)
-        use_gpu = gpu_bytes is not None if config.use_gpu is None else config.use_gpu
-        plan = log_plan(config.model_copy(update={"use_gpu": use_gpu}), data_manifest, gpu_bytes)
-        for refusal in filter(None, (too_long(plan), too_large(plan))):
-            LOGGER.warning(refusal)
-        return None
-    storage.check_writable(config.runs_uri)
-    _refuse_where_never(config, run_uri)
-    with RunLock(run_uri) as lock:
-        return _train(config, data_manifest, lock)
+    return data_manifest
+
+
+def _plan(config: TrainConfig) -> None:
+    """Logs the plan alone. It needs of the base its small files, and of the data set nothing, if that is not there."""
+    try:
+        data_manifest = _read_data_manifest(config) if storage.list_files(config.data_uri) else None
+    except StorageError as error:
+        LOGGER.warning("the data set cannot be looked at: %s", error)
+        data_manifest = None
+    gpu_bytes = _gpu_bytes_for_a_plan(config)
+    use_gpu = gpu_bytes is not None if config.use_gpu is None else config.use_gpu
+    plan = log_plan(config.model_copy(update={"use_gpu": use_gpu}), data_manifest, gpu_bytes)
+    for refusal in filter(None, (too_long(plan), too_large(plan))):
+        LOGGER.warning(refusal)
 
 
 def _refuse_where_never(config: TrainConfig, run_uri: str) -> None:

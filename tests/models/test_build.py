@@ -1,11 +1,13 @@
 """A model with random weights is as one that was loaded."""
 
+import shutil
+
 import pytest
 import torch
 
 from sa2va_ray.config import UserError
 from sa2va_ray.export.model_files import write_model_files
-from sa2va_ray.models.build import PRECISIONS, build_model, build_unfilled, random_architecture
+from sa2va_ray.models.build import PRECISIONS, build_model, build_unfilled, random_architecture, read_architecture
 from sa2va_ray.models.config import ModelConfig
 
 
@@ -56,3 +58,13 @@ def test_an_unfilled_model_has_the_shapes_and_types_and_reads_no_weights(tmp_pat
     stored = model.state_dict().keys()
     for (name, one), other in zip(model.named_buffers(), unfilled.buffers(), strict=True):
         assert name in stored or torch.equal(one, other)
+
+
+def test_the_sizes_of_a_base_are_read_without_its_weights(parity, tmp_path):
+    for file in parity.folder.iterdir():
+        if file.suffix in (".json", ".txt") and "index" not in file.name:
+            shutil.copyfile(file, tmp_path / file.name)
+    base = {"source": str(tmp_path), "grounding_config": parity.grounding_config}
+    architecture, tokenizer = read_architecture(ModelConfig.parse({"base": base}))
+    assert architecture.llm_config.hidden_size == parity.loaded.model.config.llm_config.hidden_size
+    assert len(tokenizer) == len(parity.loaded.processor.tokenizer)

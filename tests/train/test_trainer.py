@@ -87,3 +87,17 @@ def test_a_plan_alone_only_tells(cluster_of_small_gpus, messages, tmp_path, data
     (told,) = [message for message in messages(logging.INFO) if message.startswith("plan of the run")]
     assert "largest sample of this data set" in told
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_needs_no_data_and_says_what_it_is_for(cluster_of_small_gpus, messages, tmp_path):
+    assert train_with(tmp_path, tmp_path / "nothing", "pipeline.max_length=300", "plan=true") is None
+    (no_data, _) = messages(logging.WARNING)
+    assert "no data set at data_uri yet: the plan is for the 300 tokens of pipeline.max_length" in no_data
+    (told,) = [message for message in messages(logging.INFO) if message.startswith("plan of the run")]
+    assert "longest sequence that the config lets through" in told
+    assert "steps:" not in told
+
+
+def test_a_run_needs_data(cluster_of_small_gpus, tmp_path):
+    with pytest.raises(UserError, match="not a complete prepared data set"):
+        train_with(tmp_path, tmp_path / "nothing")

@@ -29,31 +29,37 @@ _STEP_BYTES = 8  # per trained value in the update: the gradient in float32, and
 _CHECKPOINT_BYTES = 12  # per trained value: weight and two moments in float32
 
 
-def log_plan(config: TrainConfig, data_manifest: Mapping[str, Any], gpu_bytes: int | None) -> MemoryPlan:
+def log_plan(config: TrainConfig, data_manifest: Mapping[str, Any] | None, gpu_bytes: int | None) -> MemoryPlan:
     """Logs the plan of a run for the largest sample of its data set, against the GPU that its workers get, and the
     local disk if checkpoints go there. Where the data set does not tell, the plan is for the longest sequence that the
     config lets through, and a warning says so.
 
     Args:
-        data_manifest: of the prepared data set.
+        data_manifest: of the prepared data set; None where there is none yet.
         gpu_bytes: memory of that GPU; None where it is not known, or none is used.
 
     Raises:
         UserError: the base is no model folder.
     """
     sizes = read_model_sizes(config.model, PRECISIONS[choose_precision(config)])
-    size = largest_of_data_set(data_manifest, sizes.processor, config)
+    size = largest_of_data_set(data_manifest, sizes.processor, config) if data_manifest else None
     plan = plan_memory(
         sizes,
         config,
         size=size,
         gpu_bytes=gpu_bytes,
-        num_samples=data_manifest["counts"]["train"]["samples"],
+        num_samples=data_manifest["counts"]["train"]["samples"] if data_manifest else None,
         free_bytes=_free_bytes(config.runs_uri),
     )
     configured = plan_memory(sizes, _changed(plan.config, strategy=plan.strategy)) if size else None
     LOGGER.info("plan of the run\n%s", render_plan(plan, configured))
-    if size is None:
+    if data_manifest is None:
+        LOGGER.warning(
+            "There is no data set at data_uri yet: the plan is for the %d tokens of pipeline.max_length and %d tiles, the "
+            "longest sample that the run would take, and may be far too large. How many steps there are, it cannot tell.",
+            *(plan.size.num_tokens, plan.size.num_tiles),
+        )
+    elif size is None:
         LOGGER.warning(
             "The plan is for the %d tokens of pipeline.max_length and may be far too large: the data set was prepared "
             "by an older version, which did not list what its samples are like. Run jobs.prepare again, with the same "

@@ -38,7 +38,7 @@ def too_large(plan: MemoryPlan) -> str:
 
 def _cures(plan: MemoryPlan) -> Iterator[str]:
     if not plan.is_of_data_set:
-        yield "to prepare the data set again, so that the plan is for its own samples"
+        yield "to prepare the data set, so that the plan is for its own samples"
         yield f"a pipeline.max_length below {plan.size.num_tokens}"
     if fitting := [name for name in STRATEGIES if _with(plan, strategy=name).fits]:
         yield f"strategy={fitting[0]}"

@@ -83,5 +83,5 @@ def test_another_strategy_that_fits_is_named(sizes, config):
 
 def test_where_the_data_set_does_not_tell_it_is_to_be_prepared_again(sizes, config):
     message = too_large(plan_memory(sizes, config, gpu_bytes=GIB))
-    assert "What helps: to prepare the data set again" in message
+    assert "What helps: to prepare the data set, so that" in message
     assert "a pipeline.max_length below 4096" in message
