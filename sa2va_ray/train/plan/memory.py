@@ -55,8 +55,8 @@ def log_plan(config: TrainConfig, data_manifest: Mapping[str, Any] | None, gpu_b
     LOGGER.info("plan of the run\n%s", render_plan(plan, configured))
     if data_manifest is None:
         LOGGER.warning(
-            "There is no data set at data_uri yet: the plan is for the %d tokens of pipeline.max_length and %d tiles, the "
-            "longest sample that the run would take, and may be far too large. How many steps there are, it cannot tell.",
+            "There is no data set at data_uri yet: the plan is for the %d tokens of pipeline.max_length and %d tiles, "
+            "the longest sample that the run would take, and may be far too large. It cannot tell the number of steps.",
             *(plan.size.num_tokens, plan.size.num_tiles),
         )
     elif size is None:
