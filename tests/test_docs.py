@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,8 +105,8 @@ def shape(page: Path) -> dict[str, object]:
         "rows of tables": len(_ROW.findall(prose)),
         "code blocks": len(_BLOCK.findall(text)),
         "commands": list(commands(page)),
-        "code": set(_CODE.findall(prose)),
-        "numbers": set(_NUMBER.findall(prose)),
+        "code": Counter(_CODE.findall(prose)),
+        "numbers": Counter(_NUMBER.findall(prose)),
     }
 
 
