@@ -13,6 +13,7 @@ from huggingface_hub.utils import logging as hub_logging
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.telemetry import LOGGER
 
 _SCHEME = "hf://"
 _URI = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<inner>.*))?")
@@ -32,10 +33,14 @@ def locate(source: str) -> str:
         UserError: a data set that cannot be fetched. `source` is not repeated: it may hold names of patients.
     """
     if not is_on_hub(source):
+        if _ID.fullmatch(source):
+            LOGGER.info("`source` is a path of this machine, and taken for that; hf://datasets/... means the hub")
         return _files_of_cache(storage.absolute(source))
     match = (_URI if source.startswith(_SCHEME) else _ID).fullmatch(source)
     if not match:
         raise UserError("`source` on the hub is written owner/name[@revision] or hf://datasets/owner/name[@revision].")
+    if not source.startswith(_SCHEME):
+        LOGGER.info("`source` is no path of this machine, and taken for a data set of the Hugging Face hub")
     folder = _download(match["repo"], match["revision"])
     return storage.join(folder, match["inner"]) if match["inner"] else folder
 
@@ -48,8 +53,9 @@ def _download(repo: str, revision: str | None) -> str:
     except (OSError, ValueError) as error:  # what the library raises for all that goes wrong
         raise UserError(
             "`source` is neither a path that this machine sees nor a data set that could be fetched from the Hugging "
-            f"Face hub ({type(error).__name__}). Check the path or the id, the revision, the network and, for a "
-            "private data set, HF_TOKEN. Without network: download it elsewhere and give its folder."
+            f"Face hub ({type(error).__name__}). A path is best written /in/full or "
+            "./owner/name, a data set hf://datasets/owner/name. Check which is meant, the revision, the network "
+            "and, for a private data set, HF_TOKEN. Without network: download it elsewhere and give its folder."
         ) from None
 
 

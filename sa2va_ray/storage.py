@@ -182,18 +182,22 @@ def list_folders(uri: str) -> list[str]:
     return sorted(info.base_name for info in _entries(uri, recursive=False) if not info.is_file)
 
 
-def upload_folder(local_dir: Path, uri: str, last: str) -> None:
-    """Copies a local folder to `uri`, the file named `last` after all others, so that its presence proves the rest."""
+def upload_file(file: Path, uri: str) -> None:
+    """Copies a local file to `uri`, piece by piece."""
     filesystem, path = resolve(uri)
-    files = sorted(p.relative_to(local_dir).as_posix() for p in local_dir.rglob("*") if p.is_file())
-    files.sort(key=lambda name: name == last)
 
     def upload() -> None:
-        for name in files:
-            filesystem.create_dir(os.path.dirname(f"{path}/{name}"), recursive=True)
-            pafs.copy_files(str(local_dir / name), f"{path}/{name}", destination_filesystem=filesystem)
+        filesystem.create_dir(os.path.dirname(path), recursive=True)
+        pafs.copy_files(str(file), path, destination_filesystem=filesystem)
 
     _translated(uri, upload)
+
+
+def upload_folder(local_dir: Path, uri: str, last: str) -> None:
+    """Copies a local folder to `uri`, the file named `last` after all others, so that its presence proves the rest."""
+    files = sorted(p.relative_to(local_dir).as_posix() for p in local_dir.rglob("*") if p.is_file())
+    for name in sorted(files, key=lambda name: name == last):
+        upload_file(local_dir / name, join(uri, name))
 
 
 def download_folder(uri: str, local_dir: Path) -> None:
@@ -229,7 +233,7 @@ def local_copy(uri: str, names: Iterable[str] | None = None) -> Iterator[Path]:
         UserError: there is nothing at `uri`, or the store does not answer.
     """
     if not exists(uri):
-        raise UserError(f"There is nothing at {uri}.")
+        raise UserError(f"There is nothing at {uri}.{_hub_hint(uri)}")
     filesystem, path = resolve(uri)
     if is_local(uri):
         yield Path(path)
@@ -243,6 +247,17 @@ def local_copy(uri: str, names: Iterable[str] | None = None) -> Iterator[Path]:
         else:
             download_folder(uri, local)
         yield local
+
+
+def _hub_hint(uri: str) -> str:
+    """What to do about a path that may have been meant for a model of the Hugging Face hub, `owner/name`."""
+    parts = os.path.relpath(resolve(uri)[1]).split("/") if is_local(uri) else []
+    if len(parts) != 2 or ".." in parts:
+        return ""
+    return (
+        " It is read as a folder, as every model of a config is. If a model of the Hugging Face hub is meant, fetch it "
+        f"first, sa2va-ray fetch source={'/'.join(parts)} out=FOLDER, and give that folder."
+    )
 
 
 def delete_files(uri: str, names: Iterable[str]) -> None:

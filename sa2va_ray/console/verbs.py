@@ -57,6 +57,17 @@ VERBS = {
         "sa2va_ray.data.preview:preview",
         ("data_uri=s3://bucket/data out=sheet.png augment.elastic_probability=1",),
     ),
+    "fetch": Verb(
+        "Brings base weights to a store or a folder, from the Hugging Face hub or a folder; checks each file by "
+        "its hash.",
+        "sa2va_ray.models.fetching.config:FetchConfig",
+        "sa2va_ray.models.fetching.fetch:fetch",
+        (
+            "source=OpenGVLab/InternVL3-8B out=s3://bucket/models/InternVL3-8B",
+            "source=facebook/sam2-hiera-large file=sam2_hiera_large.pt out=s3://bucket/models/sam2",
+        ),
+        "The same command goes on with what is missing.",
+    ),
     "train": Verb(
         "Trains Sa2VA on a prepared data set: DeepSpeed ZeRO-3 on Ray Train, checkpoints to object storage.",
         "sa2va_ray.train.config:TrainConfig",
