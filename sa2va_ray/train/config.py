@@ -89,7 +89,7 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     data_uri: Uri
     """Prepared data set."""
     runs_uri: Uri
-    """Folder of runs. Checkpoints and TensorBoard files go to `runs_uri/name`."""
+    """Folder of runs. Checkpoints, curves and the page of the run go to `runs_uri/name`."""
 
     model: ModelConfig
     pipeline: PipelineConfig = Field(default_factory=PipelineConfig)

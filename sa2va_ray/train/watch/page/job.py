@@ -34,8 +34,12 @@ def page_of_job(run_uri: str, facts: Mapping[str, Any], lock_owner: str) -> Iter
     except UserError as error:
         message = str(error)
         raise
-    except (KeyboardInterrupt, SystemExit):  # Ray makes the latter of SIGTERM, which `ray job stop` sends
+    except KeyboardInterrupt:
         state, message = RunState.STOPPED, ""
+        raise
+    except SystemExit:  # made of SIGTERM, which `ray job stop` sends
+        state, message = RunState.STOPPED, ""
+        LOGGER.info("stopped. The same job, started again, goes on from the newest checkpoint of the run.")
         raise
     finally:
         _write(run_uri, facts, lock_owner, state, message)
