@@ -90,6 +90,7 @@ TRANSLATED = [
 
 _HEADING = re.compile(r"^(#+) ", re.MULTILINE)
 _ROW = re.compile(r"^\|", re.MULTILINE)
+_INDENTED = re.compile(r"^ {4}", re.MULTILINE)
 _CODE = re.compile(r"`[^`\n]+`")
 _NUMBER = re.compile(r"\d[\d.,]*\d|\d")
 _STUB = '<a href="../{}.html">'
@@ -103,7 +104,8 @@ def shape(page: Path) -> dict[str, object]:
     return {
         "headings": [len(marks) for marks in _HEADING.findall(prose)],
         "rows of tables": len(_ROW.findall(prose)),
-        "code blocks": len(_BLOCK.findall(text)),
+        "code blocks": [len(block.splitlines()) for block in _BLOCK.findall(text)],
+        "lines of code": len(_INDENTED.findall(prose)),
         "commands": list(commands(page)),
         "code": Counter(_CODE.findall(prose)),
         "numbers": Counter(_NUMBER.findall(prose)),
