@@ -141,37 +141,44 @@ def _wait(client: ServeSubmissionClient, names: list[str], wait_s: float) -> dic
         UserError: one that has failed, or that does not run after `wait_s`.
     """
     started_s = said_s = time.monotonic()
-    said, reason, num_lost = "", "", 0
-    while True:
-        try:
-            details = client.get_serve_details()
-            num_lost = 0
-        except (ConnectionError, RuntimeError) as error:
-            num_lost += 1
-            if num_lost > _MAX_LOST_POLLS:
-                raise UserError(f"The dashboard does not answer any more: {_last_line(str(error))}") from None
-            time.sleep(_POLL_S)
-            continue
+    said, reason = "", None
+    for details in _poll(client):
         applications = {name: details["applications"].get(name, {"status": "NOT_STARTED"}) for name in names}
         for name, application in applications.items():
             if application["status"] in _FAILED:
                 raise UserError(f"{name} does not run: {_reason(application)} Mend it, and deploy the same file again.")
-        now_s = time.monotonic()
-        state = "; ".join(_state(*each) for each in applications.items())
+            if (found := _own_reason(application)) and found != reason:
+                LOGGER.warning("a replica did not start, Serve tries it again: %s", found)
+                reason = found
+        now_s, state = time.monotonic(), "; ".join(_state(*each) for each in applications.items())
         if state != said or now_s - said_s > _SAY_AGAIN_S:
             LOGGER.info("deploying, %.0f s: %s", now_s - started_s, state)
             said, said_s = state, now_s
         if all(application["status"] == "RUNNING" for application in applications.values()):
             return details
-        for application in applications.values():
-            if (found := _own_reason(application)) and found != reason:
-                LOGGER.warning("a replica did not start, Serve tries it again: %s", found)
-                reason = found
         if now_s - started_s > wait_s:
             raise UserError(
                 f"Not all replicas run after wait_s={wait_s:g} s: {state}. The deployment goes on: `serve status`. "
                 "Replicas that wait have no room on the cluster, or their model is large; raise wait_s."
             )
+    raise AssertionError("the poll has no end")
+
+
+def _poll(client: ServeSubmissionClient) -> Iterator[dict[str, Any]]:
+    """Serve's details, again and again. A dashboard may be away for a while.
+
+    Raises:
+        UserError: it stays away.
+    """
+    num_lost = 0
+    while True:
+        try:
+            yield client.get_serve_details()
+            num_lost = 0
+        except (ConnectionError, RuntimeError) as error:
+            num_lost += 1
+            if num_lost > _MAX_LOST_POLLS:
+                raise UserError(f"The dashboard does not answer any more: {_last_line(str(error))}") from None
         time.sleep(_POLL_S)
 
 

@@ -1,4 +1,4 @@
-"""What `serve deploy` of a changed file does to what runs."""
+"""What a new calibration, a changed file, other weights and a failure do to what runs."""
 
 import os
 import subprocess
@@ -12,9 +12,12 @@ import pytest
 import yaml
 
 from sa2va_ray import storage
+from sa2va_ray.config import UserError
 from sa2va_ray.demo.request import wait_ready
 from sa2va_ray.demo.stack import SCRIPTS_DIR, free_port
-from sa2va_ray.models.model_manifest import MODEL_MANIFEST, update_model_manifest
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, update_model_manifest, write_model_manifest
+from sa2va_ray.serve.deploy import deploy
+from sa2va_ray.serve.deploy_config import DeployConfig
 
 pytestmark = pytest.mark.soak
 
@@ -33,12 +36,12 @@ def application(exported_uri, bucket_uri, tmp_path):
     args["models"]["demo"]["uri"] = bucket_uri
     args["cache_dir"] = str(tmp_path / "cache")
 
-    def deploy() -> None:
+    def serve_deploy() -> None:
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
         command = [SCRIPTS_DIR / "serve", "deploy", tmp_path / "config.yaml"]
         subprocess.run(command, check=True, timeout=120, capture_output=True)
 
-    yield config, deploy
+    yield config, serve_deploy
     subprocess.run([SCRIPTS_DIR / "serve", "shutdown", "--yes"], check=True, timeout=120, capture_output=True)
 
 
@@ -67,15 +70,15 @@ def replica_ids(state: dict[str, Any]) -> set[str]:
     return {each["replica_id"] for each in replicas if each["state"] == "RUNNING"}
 
 
-def test_batches_change_in_place_and_a_calibration_with_the_revision(application, state, png):
-    config, deploy = application
+def test_batches_change_in_place_and_so_does_a_calibration(application, state, png):
+    config, serve_deploy = application
     (app,) = config["applications"]
     url = f"http://127.0.0.1:{config['http_options']['port']}"
-    deploy()
+    serve_deploy()
     wait_ready(url)
     first = replica_ids(state())
     app["deployments"] = [{"name": "model-demo", "user_config": {"max_batch_megapixels": 2}}]
-    deploy()
+    serve_deploy()
     until(lambda: state()["status"] == "RUNNING")
     assert replica_ids(state()) == first
     assert httpx.post(f"{url}/v1/segment", files={"file": png}, timeout=60).status_code == 200
@@ -83,22 +86,31 @@ def test_batches_change_in_place_and_a_calibration_with_the_revision(application
     uri = app["args"]["models"]["demo"]["uri"]
     sha256 = httpx.get(f"{url}/v1/models/demo", timeout=60).json()["sha256"]
     update_model_manifest(uri, {"threshold": 0.31, "cleanup": {"min_component_px": 7}})
-    app["args"]["revision"] = "calibrated"
-    deploy()
     until(lambda: httpx.get(f"{url}/v1/models/demo", timeout=60).json()["threshold"] == 0.31)
-    until(lambda: (now := replica_ids(state())) and not now & first)
+    assert replica_ids(state()) == first
     reply = httpx.post(f"{url}/v1/segment", files={"file": png}, timeout=60).json()
     assert (reply["threshold"], reply["cleanup"]["min_component_px"]) == (0.31, 7)
     assert reply["model"]["sha256"] == sha256
 
 
-def test_a_deployment_that_failed_is_tried_again_with_another_revision(application, state, tmp_path):
-    config, deploy = application
-    args = config["applications"][0]["args"]
+def test_the_verb_tries_again_what_failed_and_serves_what_was_exported_anew(application, tmp_path):
+    config, _ = application
+    url = f"http://127.0.0.1:{config['http_options']['port']}"
     (tmp_path / "cache").write_text("a file where a folder should be")
-    deploy()
-    until(lambda: state()["status"] == "DEPLOY_FAILED")
+    with pytest.raises(UserError, match=r"sa2va does not run: .*File exists.* deploy the same file again"):
+        deploy(DeployConfig.parse(config))
     (tmp_path / "cache").unlink()
-    args["revision"] = "the folder is free"
-    deploy()
-    wait_ready(f"http://127.0.0.1:{config['http_options']['port']}")
+    assert deploy(DeployConfig.parse(config)) == [f"{url}/"]
+    first = httpx.get(f"{url}/v1/models/demo", timeout=60).json()
+    assert first["sha256"] == first["stored_sha256"]
+
+    uri = config["applications"][0]["args"]["models"]["demo"]["uri"]
+    (tmp_path / "model/note.txt").write_text("another model")
+    other = write_model_manifest(tmp_path / "model", {"name": "other"})
+    storage.upload_folder(tmp_path / "model", uri, last=MODEL_MANIFEST)
+    until(lambda: "notices" in httpx.get(f"{url}/readyz", timeout=60).json())
+    told = httpx.get(f"{url}/v1/models/demo", timeout=60).json()
+    assert (told["sha256"], told["stored_sha256"]) == (first["sha256"], other)
+    deploy(DeployConfig.parse(config))
+    until(lambda: httpx.get(f"{url}/v1/models/demo", timeout=60).json()["sha256"] == other)
+    assert httpx.get(f"{url}/readyz", timeout=60).json() == {"status": "ready"}

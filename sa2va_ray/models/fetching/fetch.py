@@ -1,6 +1,7 @@
 """jobs.fetch: a model's files go to a store one by one, each checked by its hash; nothing else is kept on this disk."""
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -58,22 +59,16 @@ def _wanted(source: HubSource | FolderSource, config: FetchConfig) -> list[File]
             names = ", ".join(sorted(file.name for file in files)[:20])
             raise UserError(f"{source.name} has no file {config.file}. It has {names or 'none'}.")
         return found
-    files = sorted((file for file in files if "/" not in file.name and file.name != RECORD), key=lambda file: file.name)
-    small = [file for file in files if file.name.endswith(_SMALL) and file.name != MODEL_MANIFEST]
-    weights = [file for file in files if file.name.endswith(_WEIGHTS)]
-    if not any(file.name == "config.json" for file in small):
+    left_out = {RECORD, MODEL_MANIFEST} if config.only_config else {RECORD}
+    files = [file for file in files if not re.search(r"^\.|/", file.name) and file.name not in left_out]
+    if not any(file.name == "config.json" for file in files):
         raise UserError(f"{source.name} is no model folder: it has no config.json. One file of it: file=NAME.")
-    if not weights and not config.only_config:
+    if not config.only_config and not any(file.name.endswith(_WEIGHTS) for file in files):
         raise UserError(f"{source.name} has no *{_WEIGHTS}: its weights are in no form that is loaded here.")
-    if config.only_config:
-        return small
-    manifest = [file for file in files if file.name == MODEL_MANIFEST]  # names all files of an exported model
-    others = [file for file in files if manifest and not file.name.startswith(".") and file.name not in _names(small)]
-    return small + ([file for file in others if file not in manifest] or weights) + manifest
-
-
-def _names(files: list[File]) -> set[str]:
-    return {file.name for file in files}
+    is_exported = any(file.name == MODEL_MANIFEST for file in files)
+    suffixes = _SMALL if config.only_config else (*_SMALL, _WEIGHTS)
+    wanted = [file for file in files if is_exported or file.name.endswith(suffixes)]  # the manifest names all files
+    return sorted(wanted, key=lambda file: (file.name == MODEL_MANIFEST, not file.name.endswith(_SMALL), file.name))
 
 
 def _check_loads(source: HubSource | FolderSource, small: list[File]) -> None:

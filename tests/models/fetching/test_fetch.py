@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from sa2va_ray.config import UserError
+from sa2va_ray.manifest import digest
 from sa2va_ray.models.fetching.config import FetchConfig
 from sa2va_ray.models.fetching.fetch import RECORD, fetch
 from sa2va_ray.models.loading.load import load_model
+from sa2va_ray.models.model_manifest import read_model_manifest, write_model_manifest
 from sa2va_ray.telemetry import LOGGER
 from tests.models.fetching.hub import COMMIT, Hub, serving
 
@@ -53,6 +55,17 @@ def test_a_folder_comes_with_all_that_loading_needs(model, tmp_path, parity):
     bring(model, tmp_path / "out")
     assert load_model(tmp_path / "out", grounding_config=parity.grounding_config).model
     assert not (tmp_path / "out/pytorch_model.bin").exists()
+
+
+def test_an_exported_folder_comes_whole_with_its_manifest_last(model, tmp_path):
+    (model / "modeling_sa2va.py").write_text("pass")
+    sha256 = write_model_manifest(model, {"name": "octa"})
+    bring(model, tmp_path / "out")
+    assert digest(read_model_manifest(tmp_path / "out")) == sha256
+    assert not (tmp_path / "out" / RECORD).exists()
+    bring(model, tmp_path / "small", only_config=True)
+    assert {"config.json", RECORD} <= {file.name for file in (tmp_path / "small").iterdir()}
+    assert not (tmp_path / "small/sa2va_manifest.json").exists()
 
 
 def test_a_model_of_the_hub_comes_with_its_commit_and_leaves_nothing_behind(hub, tmp_path, parity, messages):
