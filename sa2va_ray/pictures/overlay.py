@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from sa2va_ray.pictures.palette import EDGE, MASK, Rgb
+from sa2va_ray.pictures.palette import MASK, Rgb
 
 _OPACITY = 0.75
 
@@ -23,7 +23,7 @@ def tinted(image: np.ndarray, mask: np.ndarray, colour: Rgb = MASK, opacity: flo
     return shown
 
 
-def outlined(image: np.ndarray, mask: np.ndarray, colour: Rgb = EDGE, opacity: float = 1.0) -> np.ndarray:
+def outlined(image: np.ndarray, mask: np.ndarray, colour: Rgb = MASK, opacity: float = 1.0) -> np.ndarray:
     """A copy of the image with a line of 1 px just outside of the mask, so that it hides nothing of what the mask says.
 
     Args:

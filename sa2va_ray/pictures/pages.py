@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup  # what jinja2 escapes with
 
 from sa2va_ray.pictures import palette
 from sa2va_ray.pictures.sheet import Picture
@@ -39,7 +40,7 @@ def render_page(template: Path, filters: Mapping[str, Callable], values: Mapping
     environment = build_environment(template.parent, is_html=True)
     environment.filters.update(filters, number=number, data_uri=_data_uri)
     page = environment.get_template(template.name)
-    return page.render(values, light=palette.LIGHT, dark=palette.DARK).encode()
+    return page.render(values, colours=Markup(palette.css_variables())).encode()
 
 
 def number(value: int) -> str:

@@ -1,23 +1,25 @@
-"""All colours of pictures and reports.
+"""All colours of pictures, reports and the endpoint's page: what means one thing has one colour everywhere.
 
 Those that must be told apart are taken from or tuned like Okabe and Ito's, and stay apart for people who see no red,
 green or blue light; `tests/pictures/test_palette.py` measures it.
 """
 
+from collections.abc import Mapping
+
 Rgb = tuple[int, int, int]
 
 _ORANGE, _SKY_BLUE, _GREEN, _YELLOW = (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)
-_BLUE, _VERMILION, _PURPLE = (0, 114, 178), (213, 94, 0), (204, 121, 167)
+_BLUE, _PURPLE, _MAGENTA = (0, 114, 178), (204, 121, 167), (230, 0, 160)
 
-MASK, EDGE = _ORANGE, _YELLOW
-"""A mask over its image, and the line around it."""
-HIT, MISS, FALSE_POSITIVE = _YELLOW, _VERMILION, _SKY_BLUE
-"""A prediction against its truth."""
-OBJECTS: tuple[Rgb, ...] = (_ORANGE, _SKY_BLUE, _GREEN, _PURPLE, _BLUE, _YELLOW)
+MASK = _SKY_BLUE
+"""A mask over its image, and the line around it, whoever drew it: the truth of a data set or the prediction of a model.
+It stands out from grey angiograms and from orange fundus photographs."""
+TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE = MASK, _YELLOW, _MAGENTA
+"""A prediction held against its truth: what both have, what the truth has alone, what the prediction has alone."""
+OBJECTS: tuple[Rgb, ...] = (MASK, _ORANGE, _GREEN, _PURPLE, _BLUE, _YELLOW)
 """Several objects of one image, in their order."""
-BORDER, OUTSIDE = _SKY_BLUE, (70, 70, 78)
+BORDER, OUTSIDE = _ORANGE, (70, 70, 78)
 """The frame of an image on a canvas that is larger, and the canvas."""
-
 LIGHT = {
     "page": "#f5f6f8",
     "card": "#ffffff",
@@ -33,9 +35,18 @@ LIGHT = {
     "bad": "#b3262d",
     "good-back": "#e8f0fa",
     "bad-back": "#fdeae8",
+    "note": "#8a5a00",
+    "note-back": "#fdf4e1",
+    "field": "#ffffff",
+    "stage": "#e9edf1",
+    "accent": "#12706b",
+    "accent-over": "#0d5a56",
+    "on-accent": "#ffffff",
+    "tint": "#e8f3f2",
 }
 """The style sheet's variables on a bright screen. `one` to `four` are the layers of a chart, `ok`, `repaired` and `bad`
-what was found of samples; `-back` is the ground of a message."""
+what was found of samples; `-back` is the ground of a message. From `field` on: fields, buttons and the ground of the
+image on the endpoint's page."""
 
 DARK = {
     "page": "#14171c",
@@ -52,5 +63,30 @@ DARK = {
     "bad": "#f0655c",
     "good-back": "#182535",
     "bad-back": "#3a1e1c",
+    "note": "#e7bb62",
+    "note-back": "#33291a",
+    "field": "#14171d",
+    "stage": "#14171d",
+    "accent": "#4fc0b5",
+    "accent-over": "#74d3ca",
+    "on-accent": "#06201e",
+    "tint": "#1a2f30",
 }
 """The same on a dark screen."""
+
+
+def css_variables() -> str:
+    """Style sheet that defines all of these as variables: `--mask`, and the others for both screens."""
+    return (
+        f":root {{ --mask: {to_hex(MASK)}; {_declarations(LIGHT)} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {_declarations(DARK)} }} }}\n"
+    )
+
+
+def to_hex(colour: Rgb) -> str:
+    """`#rrggbb`."""
+    return "#" + "".join(f"{value:02x}" for value in colour)
+
+
+def _declarations(colours: Mapping[str, str]) -> str:
+    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())

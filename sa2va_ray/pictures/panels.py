@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from sa2va_ray.pictures.overlay import fit, outlined, tinted, to_rgb
-from sa2va_ray.pictures.palette import FALSE_POSITIVE, HIT, MISS
+from sa2va_ray.pictures.palette import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE
 
 MAX_PANEL_PX = 512
 """Longer side of a panel of `mask_panels` and `three_panels`; smaller images stay as they are."""
 PANEL_LEGEND = tuple(
     (f"rgb{colour}", text)
     for colour, text in (
-        (HIT, "vessel, found"),
-        (MISS, "vessel, missed"),
+        (TRUE_POSITIVE, "vessel, found"),
+        (FALSE_NEGATIVE, "vessel, missed"),
         (FALSE_POSITIVE, "drawn where no vessel is"),
     )
 )
@@ -36,8 +36,8 @@ def mask_panels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def three_panels(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """The image, its true mask in white, and the image with the prediction over it: `HIT` where it is right, `MISS`
-    where vessel was not found, `FALSE_POSITIVE` where there is none.
+    """The image, its true mask in white, and the image with the prediction over it, in the colours of
+    `PANEL_LEGEND`.
 
     Args:
         image: (H, W, 3) uint8.
@@ -46,8 +46,8 @@ def three_panels(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -
     Returns:
         RGB uint8.
     """
-    compared = tinted(image, truth & prediction, HIT)
-    compared = tinted(compared, truth & ~prediction, MISS)
+    compared = tinted(image, truth & prediction, TRUE_POSITIVE)
+    compared = tinted(compared, truth & ~prediction, FALSE_NEGATIVE)
     compared = tinted(compared, prediction & ~truth, FALSE_POSITIVE)
     return _side_by_side([_at_most(panel) for panel in (image, _white(truth), compared)])
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sa2va_ray.pictures.overlay import fit, outlined, tinted
-from sa2va_ray.pictures.palette import EDGE, MASK
+from sa2va_ray.pictures.palette import MASK
 
 
 def test_a_tint_is_where_the_mask_is_and_leaves_the_image_alone():
@@ -24,7 +24,7 @@ def test_an_outline_lies_just_outside_of_the_mask():
     drawn = line.any(axis=2)
     assert not (drawn & mask).any()
     assert drawn.sum() == (5 + 2) * (20 + 2) - 5 * 20
-    assert tuple(line[4, 4]) == EDGE
+    assert tuple(line[4, 4]) == MASK
 
 
 def test_fit_keeps_the_shape_and_counts_what_is_covered():

@@ -17,7 +17,7 @@ SIGHT = {  # Machado, Oliveira and Fernandes (2009), severity 1, of linear RGB
 LEAST_DIFFERENCE = 10  # CIEDE2000; 2 is what is seen side by side, and these are seen apart from each other
 LEAST_CONTRAST = 3  # of WCAG 2.1, for what is no text
 GROUPS = {
-    "prediction": [palette.HIT, palette.MISS, palette.FALSE_POSITIVE],
+    "prediction": [palette.TRUE_POSITIVE, palette.FALSE_NEGATIVE, palette.FALSE_POSITIVE],
     "objects": palette.OBJECTS,
     "label": [palette.MASK, palette.BORDER, palette.OUTSIDE],
     **{
@@ -50,6 +50,16 @@ def test_colours_are_told_apart(group, sight):
         assert difference >= LEAST_DIFFERENCE, f"{one} and {other}: {difference:.1f}"
 
 
+@pytest.mark.parametrize("sight", SIGHT)
+def test_a_mask_stands_out_from_every_image(sight):
+    """Greys from black to white, and the ground, vessels and disc of fundus photographs, below a tint of 75 %."""
+    fundus = [(190, 95, 45), (120, 45, 20), (240, 190, 110), (140, 50, 30), (215, 130, 80)]
+    for ground in [*((grey,) * 3 for grey in range(0, 256, 15)), *fundus]:
+        tint = [0.75 * colour + 0.25 * below for colour, below in zip(palette.MASK, ground, strict=True)]
+        difference = deltaE_ciede2000(seen(tint, sight), seen(ground, sight))
+        assert difference >= LEAST_DIFFERENCE, f"over {ground}: {difference:.1f}"
+
+
 @pytest.mark.parametrize("sheet", [palette.LIGHT, palette.DARK])
 def test_lines_and_texts_stand_out_from_their_ground(sheet):
     def contrast(one, other):
@@ -58,6 +68,8 @@ def test_lines_and_texts_stand_out_from_their_ground(sheet):
 
     assert all(contrast(name, "card") >= LEAST_CONTRAST for name in ("one", "two", "three", "four", "ok", "bad"))
     assert all(contrast(name, ground) >= 4.5 for name in ("text", "quiet") for ground in ("card", "page"))
+    assert contrast("note", "note-back") >= 4.5
+    assert contrast("on-accent", "accent") >= 4.5
 
 
 def test_both_screens_have_the_same_variables():

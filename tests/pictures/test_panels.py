@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sa2va_ray.pictures.palette import FALSE_POSITIVE, HIT, MISS
+from sa2va_ray.pictures.palette import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE
 from sa2va_ray.pictures.panels import label_panels, mask_panels, three_panels
 
 PANEL_PX = 320
@@ -21,7 +21,7 @@ def test_each_kind_of_pixel_has_its_colour():
     assert np.array_equal(middle.all(axis=2), truth)
     tints = {row: tuple(right[row, 30]) for row in (5, 12, 17, 22)}
     assert tints[5] == (100, 100, 100)
-    for row, colour in ((12, MISS), (17, HIT), (22, FALSE_POSITIVE)):
+    for row, colour in ((12, FALSE_NEGATIVE), (17, TRUE_POSITIVE), (22, FALSE_POSITIVE)):
         assert tints[row] == tuple(np.rint(0.25 * 100 + 0.75 * np.array(colour)).astype(int))
     assert (image == 100).all()  # the caller's own
 

@@ -3,7 +3,6 @@
 const $ = (id) => document.getElementById(id);
 const FIT_HEIGHT = 0.72; // of the window
 const GAP = 8; // px between the panes
-const COLOUR = [0, 224, 205]; // of the overlay: on grey angiograms and on orange fundus photographs it stands out
 
 let imageUrl = null;
 let size = null; // {width, height} of what is shown
@@ -32,7 +31,7 @@ export function showMask(mask, width, height) {
   size = { width, height };
   $("layers").hidden = false;
   $("empty").hidden = true;
-  draw($("overlay"), mask, width, height, [...COLOUR, 255], [0, 0, 0, 0]);
+  draw($("overlay"), mask, width, height, [...maskColour(), 255], [0, 0, 0, 0]);
   draw($("mask"), mask, width, height, [255, 255, 255, 255], [0, 0, 0, 255]);
   layOut();
   return fits;
@@ -45,6 +44,12 @@ export function clear() {
 
 export function setOpacity(opacity) {
   $("overlay").style.opacity = opacity;
+}
+
+/** [r, g, b] of --mask, which the server's palette defines as #rrggbb. */
+function maskColour() {
+  const hex = getComputedStyle(document.documentElement).getPropertyValue("--mask").trim();
+  return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 }
 
 function draw(canvas, mask, width, height, on, off) {

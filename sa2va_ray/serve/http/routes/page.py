@@ -1,9 +1,11 @@
-"""The page at `/`: files of `page/`, served as they are. They ask the API of the same origin and nobody else."""
+"""The page at `/`: files of `page/` and the palette of all pictures. They ask the API of the same origin and nobody else."""
 
 import hashlib
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
+
+from sa2va_ray.pictures.palette import css_variables
 
 _FOLDER = Path(__file__).parents[1] / "page"
 _MEDIA_TYPES = {
@@ -26,23 +28,23 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-cache",  # may be kept, but is asked for each time: a page must fit its server
 }
-_FILES = {"/" if file.name == "index.html" else f"/{file.name}": file for file in sorted(_FOLDER.iterdir())}
+_CONTENTS = {file.name: file.read_bytes() for file in sorted(_FOLDER.iterdir())}
+_CONTENTS["palette.css"] = css_variables().encode()
 
 # No API key is needed for these: the page is where a user types it.
 
 router = APIRouter(include_in_schema=False)
 
 
-def _add_route(path: str, file: Path) -> None:
-    content = file.read_bytes()
+def _add_route(name: str, content: bytes) -> None:
     headers = _HEADERS | {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
 
-    @router.get(path)
+    @router.get("/" if name == "index.html" else f"/{name}")
     async def send(request: Request) -> Response:
         if headers["ETag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=_MEDIA_TYPES[file.suffix])
+        return Response(content, headers=headers, media_type=_MEDIA_TYPES[Path(name).suffix])
 
 
-for _path, _file in _FILES.items():
-    _add_route(_path, _file)
+for _name, _content in _CONTENTS.items():
+    _add_route(_name, _content)
