@@ -1,4 +1,4 @@
-"""The page at `/`: files of `page/` and the palette of all pictures. They ask the API of the same origin and nobody else."""
+"""The page at `/`: files of `page/`, and the palette of all pictures. They ask the API of their own origin alone."""
 
 import hashlib
 from pathlib import Path
