@@ -43,7 +43,7 @@ async function tryLoadModels() {
     await loadModels();
     return true;
   } catch (error) {
-    $("served").textContent = "The models are not known yet.";
+    $("served").textContent = error.status === 401 ? "Waiting for your access key." : "The models are not known yet.";
     showProblem(error);
     return false;
   }
@@ -265,8 +265,27 @@ function note(text) {
   $("note").hidden = !text;
 }
 
-function showProblem(error) {
+/** What a missing or unknown key means to a person who was given the address of this page and nothing else. */
+function explainKey(problem) {
+  const words = apiKey.get()
+    ? {
+        title: "This access key is not known here",
+        detail: "It may be mistyped, cut off when it was copied, or no longer valid.",
+        cure: "Copy it once more, all of it, into the field “Access key”. If that does not help, ask the person who gave it to you for a new one.",
+      }
+    : {
+        title: "This page needs an access key",
+        detail: "Images are taken only from people who have one. Nothing is broken.",
+        cure: "Ask the person who gave you this address, or your IT department, for an access key (they may call it an API key). Put it into the field “Access key” and press Enter.",
+      };
+  return Object.assign(problem, words, { message: words.detail, requestId: null });
+}
+
+function showProblem(problem) {
+  const needsKey = problem.status === 401;
+  const error = needsKey ? explainKey(problem) : problem;
   const isProblem = error instanceof Problem;
+  $("problem").classList.toggle("asks", needsKey);
   $("problem-title").textContent = isProblem ? error.title : "The reply could not be shown";
   $("problem-detail").textContent = error.message;
   const wait = error.retryAfterS ? ` The server asks to wait ${error.retryAfterS} s.` : "";
@@ -275,7 +294,7 @@ function showProblem(error) {
   $("problem").hidden = false;
   $("problem").scrollIntoView({ block: "nearest" });
   say("");
-  if (error.status === 401) askForKey();
+  if (needsKey) askForKey();
 }
 
 function hideProblem() {

@@ -23,6 +23,7 @@ from PIL import Image
 
 from sa2va_ray.demo.stack import free_port
 from sa2va_ray.images.masks import rle_to_mask
+from sa2va_ray.pictures.palette import MASK
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.predict.predictor import Query
 from sa2va_ray.serve.http.routes.page import router as page_router
@@ -149,6 +150,10 @@ def test_from_a_dropped_image_to_the_predictors_mask_at_any_threshold(page, pred
     expected = predictor.predict([Query(image, PROMPT)])[0]
     assert len(expected.masks), "the model must find something for this test to mean anything"
     assert text(page, "area") == f"{100 * expected.union().mean():.2f} %"
+    drawn = page.run("[...new Uint32Array(overlay.getContext('2d').getImageData(0, 0, 80, 60).data.buffer)]")
+    words = np.array(drawn, np.uint32).view(np.uint8).reshape(60, 80, 4)
+    np.testing.assert_array_equal(words[..., 3] == 255, expected.union())
+    assert np.abs(words[expected.union()][:, :3].astype(int) - MASK).max() <= 2  # some browsers add noise
 
     largest = expected.probabilities.max(axis=0)
     threshold = round(float(np.median(largest)), 2)
@@ -265,8 +270,14 @@ def test_a_key_is_asked_for_and_a_request_can_be_cancelled(devtools, image):
     with served(locked_endpoint()) as url, new_page(devtools) as page:
         page.open(url)
         page.wait_for("document.getElementById('problem').checkVisibility()")
-        assert text(page, "problem-title") == "No valid API key"
+        assert text(page, "problem-title") == "This page needs an access key"
+        assert "Ask the person who gave you this address" in text(page, "problem-cure")
+        shown = page.run("document.body.innerText")
+        assert not re.search(r"401|API key\.|7f3a|No valid", shown)
+        assert text(page, "served") == "Waiting for your access key."
         assert page.run("document.activeElement.id") == "key"
+        page.run("{ key.value = 'wrong'; key.dispatchEvent(new Event('change')); }")
+        page.wait_for("document.getElementById('problem-title').innerText.includes('not known here')")
         page.run("{ key.value = 'right'; key.dispatchEvent(new Event('change')); }")
         page.wait_for("document.getElementById('prompt').value")
         assert not is_shown(page, "problem")
@@ -376,7 +387,7 @@ def test_all_16_bits_of_a_png_are_read(page, writer):
 
 def test_every_file_of_the_page_is_served_with_security_headers_and_kept_by_its_tag(page_url):
     paths = {route.path for route in page_router.routes}
-    assert {"/", "/page.css", "/page.js"} <= paths
+    assert {"/", "/page.css", "/page.js", "/palette.css"} <= paths
     for path in paths:
         reply = httpx.get(page_url + path)
         assert reply.status_code == 200
