@@ -71,6 +71,23 @@ Uri = Annotated[str, AfterValidator(_checked)]
 folders."""
 
 
+def _kept(uri: str) -> str:
+    if _SUBMITTED in os.environ and "://" not in uri and not Path(uri).expanduser().is_absolute():
+        raise ValueError(
+            "is relative, and a submitted job runs in Ray's copy of --working-dir, which Ray deletes: what is written "
+            f'there is lost. Give s3://bucket/{uri}, or where the cluster sees this disk "$PWD/{uri}", which your '
+            "shell makes absolute"
+        )
+    return _checked(uri)
+
+
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the process that `ray job submit` starts, and for no other
+
+KeptUri = Annotated[str, AfterValidator(_kept)]
+"""As `Uri`, of what a job writes, or what must not lie in a folder that is sent to the cluster: in a submitted job it has
+to be absolute. What a job reads may come along with `--working-dir`, so a `Uri` may be relative there."""
+
+
 def is_local(uri: str) -> bool:
     """Whether a URI is a path of the machine on which it is resolved."""
     return "://" not in uri or uri.startswith("file://")

@@ -135,6 +135,17 @@ def test_an_empty_uri_is_no_working_directory(uri: str) -> None:
         TypeAdapter(storage.Uri).validate_python(uri)
 
 
+def test_a_submitted_job_writes_nothing_into_rays_copy_of_the_working_directory(monkeypatch) -> None:
+    kept = TypeAdapter(storage.KeptUri)
+    assert kept.validate_python("out") == str(Path("out").absolute())
+    monkeypatch.setenv(storage._SUBMITTED, "{}")
+    with pytest.raises(ValidationError, match=r"is relative.*s3://bucket/runs/a, or .*\"\$PWD/runs/a\""):
+        kept.validate_python("runs/a")
+    for uri in ("/data/out", "~/out", "s3://bucket/out", "file:///data/out"):
+        assert kept.validate_python(uri) == storage.absolute(uri)
+    assert TypeAdapter(storage.Uri).validate_python(".demo/synthetic") == str(Path(".demo/synthetic").absolute())
+
+
 def test_links_back_up_the_tree_are_not_followed_and_others_are(tmp_path: Path) -> None:
     source, other = tmp_path / "source", tmp_path / "other"
     for folder in (source / "a", source / "b", other):

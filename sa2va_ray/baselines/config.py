@@ -8,7 +8,7 @@ from sa2va_ray.cluster.config import ClusterConfig, WorkersConfig
 from sa2va_ray.config import Seed
 from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.models.baselines.config import FilterConfig, UnetConfig
-from sa2va_ray.storage import Uri
+from sa2va_ray.storage import KeptUri, Uri
 
 BaselineKind = Literal["unet", "vessel_filter"]
 """Each has its settings under a key of its own name."""
@@ -51,7 +51,7 @@ class BaselineConfig(ClusterConfig):
     """Name of the model, shown in every result."""
     data_uri: Uri
     """Prepared data set."""
-    out: Uri
+    out: KeptUri
     """Folder of the model."""
     unet: UnetTrainingConfig = Field(default_factory=UnetTrainingConfig)
     vessel_filter: FilterFittingConfig = Field(default_factory=FilterFittingConfig)

@@ -28,7 +28,7 @@ class PreviewConfig(Config):
 
     data_uri: storage.Uri
     """Prepared data set."""
-    out: storage.Uri = Field(pattern=r"\.png$")
+    out: storage.KeptUri = Field(pattern=r"\.png$")
     """URI of the PNG. It shows images of patients: keep it where the data may be."""
     split: Literal["train", "val", "test"] = "train"
     """Split that the samples are from."""

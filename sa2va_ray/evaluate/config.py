@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from sa2va_ray.cluster.config import PoolConfig
 from sa2va_ray.metrics import TOLERANCE_PX
-from sa2va_ray.storage import Uri
+from sa2va_ray.storage import KeptUri, Uri
 
 
 class PassConfig(PoolConfig):
@@ -25,7 +25,7 @@ class EvaluateConfig(PassConfig):
 
     against: Uri | None = None
     """A second model, measured on the same images; the report has the paired differences, `model` minus `against`."""
-    out: Uri
+    out: KeptUri
     """Folder for `metrics.json`, `images.jsonl` and `report.html`."""
     split: Literal["train", "val", "test"] = "test"
     surface_tolerance_px: float = Field(TOLERANCE_PX, ge=0)
@@ -35,6 +35,8 @@ class EvaluateConfig(PassConfig):
 class CalibrateConfig(PassConfig):
     """One choice of a threshold, which is kept in the model's manifest."""
 
+    model: KeptUri
+    """Folder of an exported model or a baseline; the threshold is written into its `sa2va_manifest.json`."""
     split: Literal["train", "val", "test"] = "val"
     objective: Literal["dice", "fbeta", "recall"] = "dice"
     """What is best: the greatest mean Dice or F-beta, or of the thresholds that reach `recall_target` the highest."""
@@ -44,7 +46,7 @@ class CalibrateConfig(PassConfig):
     """Least mean recall; for `objective=recall` only."""
     tune_cleanup: bool = False
     """Also choose what is done to the mask: least component, largest hole that is filled. Without it, nothing is."""
-    out: Uri | None = None
+    out: KeptUri | None = None
     """Folder for `calibration.html`; the model's own by default."""
     allow_test_split: bool = False
     """Go on with `split=test`, which then can no longer tell how good the model is on new patients."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from sa2va_ray.config import Config
-from sa2va_ray.storage import Uri
+from sa2va_ray.storage import KeptUri, Uri
 
 NAME = re.compile(r"^\w[\w .+()-]{0,99}$")
 """What a model may be called."""
@@ -34,7 +34,7 @@ class ExportConfig(Config):
     quantise: Literal["int8"] | None = None
     """`int8`: the language model's linear layers in 8 bits (extra `quantise`), for GPUs with less memory. Nothing is
     exported unless its masks of two drawn images have IoU >= 0.995 with those of `model`, and its text is the same."""
-    out: Uri | None = None
+    out: KeptUri | None = None
     """Folder of the exported model, local or s3://. An exported model there is replaced once the new one has passed."""
     name: str | None = Field(None, pattern=NAME.pattern)
     """Name of the model, shown in its card: letters, digits and ` .+()_-`, which mean nothing in Markdown. `sa2va` by

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from sa2va_ray.config import Config, Seed
-from sa2va_ray.storage import Uri, is_local
+from sa2va_ray.storage import KeptUri, is_local
 
 MAX_PIXELS = 8192 * 8192
 MAX_NEAR_DUPLICATE_BITS = 15  # what `duplicates.near_duplicates` finds without comparing all with all
@@ -69,7 +69,7 @@ class PrepareConfig(Config):
     source: str
     """Folder of the annotated images: a path that all machines of the cluster see, `s3://...`, or a data set of the
     Hugging Face hub: `owner/name[@revision]`, `hf://datasets/owner/name[@revision][/path]`."""
-    out: Uri
+    out: KeptUri
     """URI of the prepared data set. Empty, or a former prepared data set, which is replaced."""
     patient_pattern: str = r"(?:.*/)?(?P<patient>[^_/]+)_frame_(?P<frame>\d+)"
     """Regular expression that matches the whole path of an image below `source`, without its suffix. Group `patient`
@@ -90,11 +90,11 @@ class PrepareConfig(Config):
     """In mask images with more than two values, the least value of the foreground."""
     checks: ChecksConfig = ChecksConfig()
     split: SplitConfig = SplitConfig()
-    private_table: Uri | None = None
+    private_table: KeptUri | None = None
     """Local CSV file, for your eyes only, that tells which file of the source each item of the report and of the
     quarantine is. It names patients as the source does: outside of `out` and `source`, on the machine that the job
     runs on, readable by you alone."""
-    pseudonym_key_file: Uri | None = None
+    pseudonym_key_file: KeptUri | None = None
     """Local file with the secret key of the pseudonyms, readable by you alone (mode 0600). Without it the environment
     is asked: `SA2VA_PSEUDONYM_KEY`, or the file that `SA2VA_PSEUDONYM_KEY_FILE` names."""
     max_quarantined_fraction: float = Field(0.05, ge=0, le=1)

@@ -9,7 +9,7 @@ from sa2va_ray.config import Config, Seed
 from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.metrics import CATALOGUE, VALIDATION_METRICS
 from sa2va_ray.models.config import ModelConfig
-from sa2va_ray.storage import Uri
+from sa2va_ray.storage import KeptUri, Uri
 from sa2va_ray.train.watch.trackers.tracker import TrackerName
 
 MaskSize = Literal["truth", "logits", 512, 1024]
@@ -88,7 +88,7 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     """Name of the run, a folder below `runs_uri`: letters, digits, blanks and `._-+=,@()[]`."""
     data_uri: Uri
     """Prepared data set."""
-    runs_uri: Uri
+    runs_uri: KeptUri
     """Folder of runs. Checkpoints, curves and the page of the run go to `runs_uri/name`."""
 
     model: ModelConfig

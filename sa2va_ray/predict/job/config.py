@@ -8,7 +8,7 @@ from sa2va_ray.cluster.config import PoolConfig
 from sa2va_ray.config import Config
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.predict.cleanup import CleanupConfig
-from sa2va_ray.storage import Uri
+from sa2va_ray.storage import KeptUri, Uri
 
 TTA = Literal["none", "flips"]
 
@@ -42,7 +42,7 @@ class PredictConfig(PredictOptions, PoolConfig):
     source: str
     """Image, folder, glob, video, DICOM file or prepared data set: a path, `s3://...`, or a data set of the
     Hugging Face hub: `owner/name[@revision]`, `hf://datasets/owner/name[@revision][/path]`."""
-    out: Uri
+    out: KeptUri
     """Folder for the masks and the results. A second start with the same `out` predicts what is missing."""
     split: Literal["train", "val", "test"] | None = None
     """Split of a prepared data set; all by default."""
