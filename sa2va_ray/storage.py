@@ -84,8 +84,8 @@ def _kept(uri: str) -> str:
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the process that `ray job submit` starts, and for no other
 
 KeptUri = Annotated[str, AfterValidator(_kept)]
-"""As `Uri`, of what a job writes, or what must not lie in a folder that is sent to the cluster: in a submitted job it has
-to be absolute. What a job reads may come along with `--working-dir`, so a `Uri` may be relative there."""
+"""As `Uri`, of what a job writes, or what must not lie in a folder that is sent to the cluster: in a submitted job it
+has to be absolute. What a job reads may come along with `--working-dir`, so a `Uri` may be relative there."""
 
 
 def is_local(uri: str) -> bool:
