@@ -4,13 +4,14 @@ A worker and its data pipeline fill a node, so that each node has one worker.
 """
 
 import subprocess
+from collections import Counter
 from contextlib import contextmanager
 
 import pytest
 
 from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack
 from sa2va_ray.models.checkpoint import list_checkpoints, read_stored_checkpoint
-from tests.train.runs import Node, Run, alive_nodes, losses_of
+from tests.train.runs import Node, Run, alive_nodes, losses_of, train_workers
 
 pytestmark = pytest.mark.soak
 
@@ -81,6 +82,26 @@ def test_a_node_that_is_to_go_is_given_a_checkpoint_first(start, cluster, new_no
     saved = read_stored_checkpoint(list_checkpoints(f"{runs_uri}/preempted")[0]).state
     assert 3 < saved.step < 90
     run.finish()
+
+
+@pytest.mark.parametrize(("placed", "cpus_per_worker"), [([4], 0.2), ([2, 2], 0.4)])
+def test_four_workers_on_one_node_and_on_two_go_on_with_three(start, new_node, runs_uri, placed, cpus_per_worker):
+    """The guide's four; killed, and gone on with on fewer GPUs, so to speak."""
+    name = f"four-{len(placed)}"
+    for _ in placed[1:]:
+        new_node()
+    cpus = [f"cpus_per_worker={cpus_per_worker}", f"pipeline.cpus_per_actor={cpus_per_worker / 4}"]
+    run = start(name, "num_workers=4", "micro_batch_size=1", *cpus)
+    run.wait_for("step_00000011: saved")
+    raylets = Counter(process.ppid() for process in train_workers())
+    assert sorted(raylets.values()) == placed
+    run.kill_driver()
+    output = start(name, "num_workers=3", "micro_batch_size=1", *cpus).finish()
+    assert "step 11 of 23" in output
+    assert f"{NUM_SAMPLES} samples seen over 3 workers, as planned" in output
+    state = read_stored_checkpoint(list_checkpoints(f"{runs_uri}/{name}")[-1]).state
+    assert (state.num_workers, state.samples_seen) == (3, NUM_SAMPLES)
+    assert sorted(losses_of(f"{runs_uri}/{name}")) == list(range(1, NUM_STEPS + 1))
 
 
 @contextmanager
