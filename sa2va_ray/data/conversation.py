@@ -1,4 +1,4 @@
-"""The texts a model is trained on: questions about a phrase and answers with [SEG] (docs/en/model_spec.md, 3.1)."""
+"""The texts a model is trained on: questions about a phrase, answers with [SEG] (docs/en/model_spec.md section 3.1)."""
 
 import numpy as np
 

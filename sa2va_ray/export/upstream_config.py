@@ -1,4 +1,4 @@
-"""config.json as upstream's code reads it (docs/en/model_spec.md, 1.8); `loading.source_folder` reads it back."""
+"""config.json as upstream's code reads it (docs/en/model_spec.md section 1.8); `loading.source_folder` reads it."""
 
 from typing import Any
 

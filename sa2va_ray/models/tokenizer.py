@@ -1,7 +1,7 @@
 """The tokenizer of models that are built without a base: real byte-level BPE, small enough to be made in a second.
 
-It has the structure of Qwen2's as InternVL3 and Sa2VA extend it (docs/en/model_spec.md, 1.9), with a vocabulary of
-a few hundred instead of 151,679. Models with a base take the base's own.
+It has the structure of Qwen2's as InternVL3 and Sa2VA extend it (docs/en/model_spec.md section 1.9), and a vocabulary
+of a few hundred instead of 151,679. Models with a base take the base's own.
 """
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers

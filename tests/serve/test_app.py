@@ -217,7 +217,7 @@ def test_concurrent_requests_keep_their_own_images(endpoint, predictor):
         ({"json": {"uri": "http://127.0.0.1/image.png"}}, 403, None),
         ({"json": {"uri": "s3://other/image.png"}}, 403, None),
         ({"json": {"image": "aaaa", "prompt": ["a"] * 9}}, 415, "Not an image"),
-        ({"files": {"file": b"x"}, "data": {"model": "unknown"}}, 415, "Not an image"),
+        ({"files": {"file": b"x"}, "data": {"model": "unknown"}}, 404, "Unknown model"),
     ],
 )
 def test_bad_requests_get_a_problem_document(endpoint, request_arguments, status, title):

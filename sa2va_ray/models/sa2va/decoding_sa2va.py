@@ -47,7 +47,7 @@ class Sampling:
 class DecodedAnswer:
     """Token ids that the language model said, and the hidden states (D,) at those of its [SEG] tokens that have one.
 
-    A [SEG] that is the very last token of an answer cut off by its length has no state (docs/en/model_spec.md, 4).
+    A [SEG] that is the last token of an answer cut off by its length has no state (docs/en/model_spec.md section 4).
     """
 
     ids: list[int]

@@ -3,6 +3,8 @@
 import logging
 import threading
 
+import pytest
+
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.watch.sender import Sender
@@ -28,9 +30,19 @@ def test_what_comes_during_a_sending_goes_right_after_it():
     assert sent == [["one"], ["one", "two"]]
 
 
-def test_nothing_that_goes_wrong_reaches_the_caller_and_it_is_told_once(caplog, monkeypatch):
-    monkeypatch.setattr(LOGGER, "propagate", True)
-    caplog.set_level(logging.WARNING, LOGGER.name)
+@pytest.fixture
+def logged():
+    """The messages of this test. Not `caplog`: what other tests have imported can hang its handler into the tree of
+    loggers a second time."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    LOGGER.addHandler(handler)
+    yield messages
+    LOGGER.removeHandler(handler)
+
+
+def test_nothing_that_goes_wrong_reaches_the_caller_and_it_is_told_once(logged):
     errors, sent = [StorageError("no answer"), StorageError("no answer"), KeyError("bug")], []
 
     def fail():
@@ -42,5 +54,7 @@ def test_nothing_that_goes_wrong_reaches_the_caller_and_it_is_told_once(caplog, 
         sender.send()
         assert sender.wait(60)
     assert len(sent) == 4
-    lines = [line for record in caplog.records if (line := record.getMessage()).startswith("news")]
-    assert lines == ["news are sent again later: no answer", "news could not be sent"]
+    assert [line for line in logged if line.startswith("news")] == [
+        "news are sent again later: no answer",
+        "news could not be sent",
+    ]
