@@ -116,6 +116,22 @@ def check_cluster(wanted: Mapping[str, float], cure: str, each: Mapping[str, flo
         raise UserError(f"Each worker or actor wants {one} of one node, and no node has or would have these. {cure}")
     if waits:
         LOGGER.info("the job waits until the autoscaler has started nodes: it wants %s", ", ".join(waits))
+    elif in_use := _in_use(wanted):
+        LOGGER.warning(
+            "the job waits until other jobs, or endpoints, give back what it wants: %s. `ray status` and `ray job "
+            "list` show who has it.",
+            ", ".join(in_use),
+        )
+
+
+def _in_use(wanted: Mapping[str, float]) -> list[str]:
+    """What of `wanted` the cluster has, and is not free now."""
+    free = ray.available_resources()
+    return [
+        f"{amount:g} {resource} (free now: {free.get(resource, 0.0):g})"
+        for resource, amount in wanted.items()
+        if free.get(resource, 0.0) < amount
+    ]
 
 
 def pool_arguments(pool: PoolConfig) -> dict[str, Any]:

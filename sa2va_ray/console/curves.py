@@ -1,9 +1,13 @@
 """TensorBoard for runs on a store: `sa2va-ray tensorboard`."""
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sa2va_ray import storage
@@ -26,20 +30,15 @@ def show_curves(uri: str, port: int) -> None:
             "curve after log_every_steps steps."
         )
     if storage.is_local(uri):
-        _run_tensorboard(storage.resolve(uri)[1], port).wait()
+        with _tensorboard(storage.resolve(uri)[1], port) as process:
+            process.wait()
         return
     with tempfile.TemporaryDirectory() as folder:
         sizes = fetch_grown(uri, Path(folder), {})
-        process = _run_tensorboard(folder, port)
-        try:
+        with _tensorboard(folder, port) as process:
             while process.poll() is None:
                 time.sleep(_EVERY_S)
                 sizes = fetch_grown(uri, Path(folder), sizes)
-        finally:
-            process.terminate()
-            process.wait()
-    if process.returncode:
-        raise UserError(f"TensorBoard ended with status {process.returncode}; its own message stands above.")
 
 
 def _event_files(uri: str) -> dict[str, int]:
@@ -53,6 +52,16 @@ def fetch_grown(uri: str, folder: Path, known: dict[str, int]) -> dict[str, int]
     return sizes
 
 
-def _run_tensorboard(folder: str, port: int) -> "subprocess.Popen[bytes]":
+@contextmanager
+def _tensorboard(folder: str, port: int) -> "Iterator[subprocess.Popen[bytes]]":
+    """TensorBoard with its data server, both of which end with this."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", str(port), "--host", "127.0.0.1"]
-    return subprocess.Popen(command)
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        yield process
+        if process.returncode:
+            raise UserError(f"TensorBoard ended with status {process.returncode}; its own message stands above.")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()

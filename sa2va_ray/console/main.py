@@ -1,5 +1,6 @@
 """`sa2va-ray`: each verb as a command, and what helps around them."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -60,9 +61,14 @@ class _Verb(click.Command):
         return usage(self.name or "", self._verb.summary, self._verb.examples, self._verb.config_class)
 
 
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def _ends_in_a_message(run: Callable[P, None]) -> Callable[P, None]:
     @wraps(run)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        signal.signal(signal.SIGTERM, _end)  # what was started beside it ends, too
         try:
             run(*args, **kwargs)
         except UserError as error:

@@ -51,10 +51,14 @@ def find_page(uri: str) -> tuple[str, str]:
             return uri, page
     if storage.list_files(uri):
         return uri, ""
-    if storage.exists(uri):
-        folder, _, name = uri.rpartition("/")
-        return folder, name
-    raise UserError(f"There is nothing at {uri}. A job's last line, `result: ...`, has the address of what it made.")
+    try:
+        storage.size_bytes(uri)
+    except FileNotFoundError:
+        raise UserError(
+            f"There is nothing at {uri}. A job's last line, `result: ...`, has the address of what it made."
+        ) from None
+    folder, _, name = uri.rpartition("/")
+    return folder, name
 
 
 class ViewerServer(ThreadingHTTPServer):

@@ -68,6 +68,8 @@ def find_checkpoint(uri: str) -> str:
     if any(storage.exists(storage.join(uri, name)) for name in (STATE_FILE, MANIFEST)):
         return uri
     newest = newest_checkpoint(uri, read_verified_checkpoint)
+    if newest is None and not storage.list_files(uri):
+        raise UserError(f"There is nothing at {uri}. Give the path of the run or checkpoint that `jobs.train` printed.")
     if newest is None:
         raise UserError(
             f"{uri} is neither a checkpoint (a folder with {STATE_FILE} and {MANIFEST}) nor a run's folder with a "

@@ -86,7 +86,8 @@ def prepare(config: PrepareConfig) -> str | None:
         report = storage.join(folder, "report.html")
         if refusal:
             raise DataRefused(f"{refusal} No data set was written; the report is {report}.")
-        log_result(report, "jobs.prepare", "source=SOURCE", f"out={config.out}")
+        with_key = [f"pseudonym_key_file={config.pseudonym_key_file}"] if config.pseudonym_key_file else []
+        log_result(report, "jobs.prepare", "source=SOURCE", f"out={config.out}", *with_key)
         return None
     used = [task for task in tasks if outcomes[task.record.index]["split"]]
     return _write_data_set(used, outcomes, facts, report_files, config)

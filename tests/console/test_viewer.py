@@ -68,9 +68,14 @@ def test_others_cannot_guess_the_address_and_nobody_leaves_the_folder(tmp_path):
             assert (status, "patient" in text) == (404, False)
 
 
-def test_what_is_not_there_is_told(tmp_path):
-    with pytest.raises(UserError, match="There is nothing at"):
-        find_page(str(tmp_path / "nothing"))
+def test_what_is_not_there_or_empty_is_told(tmp_path, bucket_uri):
+    (tmp_path / "empty").mkdir()
+    page = storage.join(bucket_uri, "validation/report.html")
+    storage.write_bytes(page, b"x")
+    storage.delete_folder(storage.join(bucket_uri, "validation"))
+    for uri in (tmp_path / "nothing", tmp_path / "empty", storage.join(bucket_uri, "validation"), page):
+        with pytest.raises(UserError, match="There is nothing at"):
+            find_page(str(uri))
 
 
 def test_a_port_that_is_taken_is_told(tmp_path):

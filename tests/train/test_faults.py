@@ -81,6 +81,14 @@ def test_a_lost_worker_and_a_silent_store_change_nothing(start, stack, undisturb
     assert_same(f"{runs_uri}/hurt", undisturbed)
 
 
+def test_ctrl_c_ends_a_run_by_hand_with_what_the_same_command_does(start):
+    run = start("interrupted")
+    run.wait_for("progress train 3/")
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.wait(timeout=100) == 1  # Ray's own; a job that has not come to the workers ends with 130
+    assert "stopped. The same job, started again, goes on from the newest checkpoint" in run.output().splitlines()[-1]
+
+
 def test_three_workers_go_on_where_two_stopped(start, runs_uri):
     """Sums of float32 in another order: the losses of the 13 steps stay within what that can do. With one sample in a
     micro batch, so that each has random points of its own."""

@@ -213,7 +213,8 @@ def _parse(text: str, where: str) -> list[ApiKey]:
         # Not the values: somebody may have put a key itself where its hash belongs.
         problems = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'all'}: {p['msg']}" for p in error.errors())
         raise UserError(
-            f"The API keys in {where} are not a JSON list of objects as `{_COMMAND} new ID` prints them: {problems}"
+            f"The API keys in {where} are not a JSON list of objects as `{_COMMAND} new ID` prints them ({problems}). "
+            "The file begins with [ and ends with ], also where it holds one key."
         ) from None
     for what in ("id", "sha256"):
         num_different = len({getattr(key, what) for key in keys})
@@ -235,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         parser.error(str(error))
     print(f"Give this key to its user; it is shown this once:\n{key}")
-    print(f"Add this to the JSON list of keys:\n{json.dumps(stored.model_dump(mode='json'))}")
+    print(f"Add this to the JSON list of keys, or save it as one:\n[{json.dumps(stored.model_dump(mode='json'))}]")
 
 
 if __name__ == "__main__":
