@@ -64,9 +64,10 @@ AUTOSCALER = {  # as cluster.yaml: a head without CPUs, no worker yet
 }
 
 
-def as_if(monkeypatch, present, config, num_alive=1):
+def as_if(monkeypatch, present, config, num_alive=1, free=None):
     head = {"Alive": True, "NodeID": "head", "Resources": {"node:__internal_head__": 1.0}}
     monkeypatch.setattr(ray, "cluster_resources", lambda: present)
+    monkeypatch.setattr(ray, "available_resources", lambda: present if free is None else free)
     monkeypatch.setattr(ray, "nodes", lambda: [head, *[{**head, "Resources": {}}] * (num_alive - 1)])
     monkeypatch.setattr(ray, "get_runtime_context", lambda: type("context", (), {"gcs_address": "address"}))
     monkeypatch.setattr(resources, "_autoscaler_config", lambda address: config)
@@ -99,6 +100,15 @@ def test_without_an_autoscaler_what_is_up_counts(monkeypatch, lines):
     assert lines() == set()
     with pytest.raises(UserError, match=r"wants 1 GPU in all, the cluster has 0\. .* use_gpu=false"):
         pool_arguments(PoolConfig(use_gpu=True))
+
+
+def test_who_has_to_wait_for_others_is_told_what_for(monkeypatch, lines):
+    as_if(monkeypatch, {"CPU": 2.0}, {}, free={"CPU": 0.5})
+    check_cluster({"CPU": 0.5}, "cure")
+    assert lines() == set()
+    check_cluster({"CPU": 1.0, "GPU": 0.0}, "cure")
+    (line,) = lines()
+    assert "give back what it wants: 1 CPU (free now: 0.5)." in line
 
 
 def test_a_worker_that_fits_on_no_node_is_refused(monkeypatch):

@@ -165,7 +165,7 @@ def test_a_missing_file_is_not_no_keys(tmp_path):
 def test_what_the_generator_prints_works(tmp_path):
     command = [sys.executable, "-m", "sa2va_ray.serve.guard.access", "new", "clinic"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    (tmp_path / "keys.json").write_text(f"[{lines[3]}]")
+    (tmp_path / "keys.json").write_text(lines[3])
     assert check(Access.load(str(tmp_path / "keys.json")), {"x-api-key": lines[1]}, REMOTE) == "clinic"
     bad = subprocess.run([*command[:4], "two words"], capture_output=True, text=True)
     assert bad.returncode == 2
