@@ -3,7 +3,7 @@
 Shapes: N masks of one answer, H W pixels of the query's image.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.sa2va.decoding_sa2va import AnyRank
-from sa2va_ray.models.sa2va.generation_sa2va import Request, Segmentation, segment
+from sa2va_ray.models.sa2va.generation_sa2va import Segmentation, segment_prepared
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.passes_sa2va import Passes
 from sa2va_ray.models.sa2va.pixels_sa2va import rgb_image, rgb_pixels
+from sa2va_ray.models.sa2va.preparation_sa2va import PreparedRequests, Request, prepare
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_masks
 from sa2va_ray.predict.compiled_passes import CompiledPasses
@@ -104,8 +106,41 @@ def _made_once(queries: Sequence[Query], make: Callable[[Image.Image | np.ndarra
     return [made[id(query.image)] for query in queries]
 
 
+@dataclass(frozen=True)
+class PreparedQueries:
+    """Queries whose pixels are on the model's device."""
+
+    queries: Sequence[Query]
+    requests: PreparedRequests
+
+
+@dataclass(frozen=True)
+class _MasksOfOneSize:
+    """Of answers that follow each other, on the model's device: (M, H, W) of each kind, `counts` of them an answer."""
+
+    above: Tensor
+    probabilities: Tensor
+    counts: list[int]
+
+    def of_each_answer(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """`above` and `probabilities` of one answer after the other, on the CPU."""
+        return zip(self.above.cpu().split(self.counts), self.probabilities.cpu().split(self.counts), strict=True)
+
+
+@dataclass(frozen=True)
+class RunningQueries:
+    """Answers that the GPU may still be working on. Holds all that it reads until then."""
+
+    prepared: PreparedQueries
+    segmentations: Sequence[Segmentation]
+    masks: Sequence[_MasksOfOneSize]
+    is_done: torch.cuda.Event | None
+
+
 class Sa2VAPredictor:
-    """A loaded model. `predict` may be called from one thread at a time.
+    """A loaded model. `predict` may be called from one thread at a time; so may each of its three stages, `prepare`,
+    `run` and `finish`, which may each have a thread of its own: a GPU then goes from one batch to the next without a
+    pause.
 
     Attributes:
         name, sha256, threshold, cleanup: those of `ModelFacts`.
@@ -120,6 +155,7 @@ class Sa2VAPredictor:
         self._model, self._processor = model, processor
         self._passes = Passes(model)
         self._num_template_tokens = len(processor.follow_up_ids(""))
+        self._upload, self._download = _side_stream(model.device), _side_stream(model.device)
         facts = ModelFacts.from_manifest(manifest)
         self.name, self.sha256 = facts.name, facts.sha256
         self.threshold, self.cleanup = facts.threshold, facts.cleanup
@@ -167,31 +203,64 @@ class Sa2VAPredictor:
             ImageError: an image cannot be used.
             TooManyMasksError: an answer has more masks than its query allows.
         """
-        if not queries:
-            return []
+        return self.finish(self.run(self.prepare(queries), max_new_tokens, any_rank)) if queries else []
+
+    def prepare(self, queries: Sequence[Query]) -> PreparedQueries:
+        """Brings one or more queries to the device, while it may be at work on others.
+
+        Raises:
+            ImageError: an image cannot be used.
+        """
         images = _made_once(queries, rgb_pixels)
         requests = [
             Request(image, query.prompt, query.answer, max_masks=query.max_masks)
             for image, query in zip(images, queries, strict=True)
         ]
-        with self._passes.without_compiling():
-            segmentations = segment(
+        with torch.no_grad(), torch.cuda.stream(self._upload):
+            prepared = prepare(self._processor, requests, self._model.device)
+        if self._upload:
+            self._upload.synchronize()
+        return PreparedQueries(queries, prepared)
+
+    def run(self, prepared: PreparedQueries, max_new_tokens: int = 128, any_rank: AnyRank = bool) -> RunningQueries:
+        """Starts all that a GPU has to do for the answers; the arguments are those of `predict`.
+
+        Raises:
+            TooManyMasksError: an answer has more masks than its query allows.
+        """
+        with self._passes.without_compiling(), torch.no_grad():
+            segmentations = segment_prepared(
                 self._model,
                 self._processor,
-                requests,
+                prepared.requests,
                 max_new_tokens=max_new_tokens,
                 any_rank=any_rank,
                 passes=self._passes,
             )
-        return self._to_predictions(queries, segmentations)
+            masks = self._masks(prepared.queries, segmentations)
+        is_done = torch.cuda.current_stream().record_event() if self._download else None
+        return RunningQueries(prepared, segmentations, masks, is_done)
+
+    def finish(self, running: RunningQueries) -> list[Prediction]:
+        """Waits for the answers and takes them from the device."""
+        with torch.cuda.stream(self._download):
+            if self._download and running.is_done:
+                self._download.wait_event(running.is_done)
+            scores = _mean_of_each([each.ious for each in running.segmentations])
+            masks = [pair for each in running.masks for pair in each.of_each_answer()]
+        return [
+            self._prediction(query, result.text, score, above.numpy(), probabilities.numpy())
+            for query, result, score, (above, probabilities) in zip(
+                running.prepared.queries, running.segmentations, scores, masks, strict=True
+            )
+        ]
 
     def num_tokens(self, prompt: str) -> int:
         """How many tokens the prompt's own text has."""
         return len(self._processor.follow_up_ids(prompt)) - self._num_template_tokens
 
-    def _to_predictions(self, queries: Sequence[Query], segmentations: Sequence[Segmentation]) -> list[Prediction]:
-        """Those that follow each other with masks of one size come from the GPU together."""
-        predictions: list[Prediction] = []
+    def _masks(self, queries: Sequence[Query], segmentations: Sequence[Segmentation]) -> list[_MasksOfOneSize]:
+        masks = []
         pairs = zip(queries, segmentations, strict=True)
         for _, group in groupby(pairs, key=lambda pair: pair[1].mask_logits.shape[1:]):
             of_group = list(group)
@@ -201,24 +270,32 @@ class Sa2VAPredictor:
             probabilities = together.sigmoid_()  # in place: 4 bytes for each pixel and mask
             thresholds = torch.tensor([self._threshold(query) for query, _ in of_group])
             above = probabilities > thresholds.repeat_interleave(torch.tensor(counts)).to(together).view(-1, 1, 1)
-            for (query, result), masks, of_query in zip(
-                of_group, above.cpu().split(counts), probabilities.cpu().split(counts), strict=True
-            ):
-                predictions.append(self._prediction(query, result, masks.numpy(), of_query.numpy()))
-        return predictions
+            masks.append(_MasksOfOneSize(above, probabilities, counts))
+        return masks
 
     def _prediction(
-        self, query: Query, result: Segmentation, masks: np.ndarray, probabilities: np.ndarray
+        self, query: Query, text: str, score: float, masks: np.ndarray, probabilities: np.ndarray
     ) -> Prediction:
         cleanup = self.cleanup if query.cleanup is None else query.cleanup
         return Prediction(
-            text=result.text.removesuffix(self._processor.template.end),
+            text=text.removesuffix(self._processor.template.end),
             masks=clean_masks(masks, cleanup),
             probabilities=probabilities,
-            score=float(result.ious.mean()) if len(result.ious) else 0.0,
+            score=score,
             threshold=self._threshold(query),
             cleanup=cleanup,
         )
 
     def _threshold(self, query: Query) -> float:
         return self.threshold if query.threshold is None else query.threshold
+
+
+def _mean_of_each(values: Sequence[Tensor]) -> list[float]:
+    """The mean of each tensor (N,), 0.0 where N is 0."""
+    on_cpu = torch.cat(list(values)).cpu().split([len(each) for each in values])
+    return [float(each.mean()) if len(each) else 0.0 for each in on_cpu]
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """A queue of work beside that of the model; None where the device has no such thing."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None

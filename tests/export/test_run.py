@@ -16,7 +16,8 @@ from sa2va_ray.demo.stack import SCRIPTS_DIR
 from sa2va_ray.models.checkpoint import find_checkpoint
 from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.model_manifest import read_model_manifest
-from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
+from sa2va_ray.models.sa2va.generation_sa2va import segment
+from sa2va_ray.models.sa2va.preparation_sa2va import Request
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 from tests.export.merged import merged_model
 

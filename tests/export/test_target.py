@@ -22,7 +22,8 @@ from sa2va_ray.manifest import digest, read_manifest, write_manifest
 from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.loading.weight_files import open_folder
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
-from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
+from sa2va_ray.models.sa2va.generation_sa2va import segment
+from sa2va_ray.models.sa2va.preparation_sa2va import Request
 from tests.export.merged import merged_model
 
 pytestmark = pytest.mark.soak

@@ -35,8 +35,9 @@ from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.loading.weight_files import reading
 from sa2va_ray.models.lora import merged_tensors
 from sa2va_ray.models.parts import module_of
-from sa2va_ray.models.sa2va.generation_sa2va import Request, segment
+from sa2va_ray.models.sa2va.generation_sa2va import segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
+from sa2va_ray.models.sa2va.preparation_sa2va import Request
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.trained_weights import apply_trained, build_base, read_local_checkpoint
 

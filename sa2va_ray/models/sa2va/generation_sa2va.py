@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .batch_pixels_sa2va import BatchPixels, RgbPicture, picture_size
+from .batch_pixels_sa2va import BatchPixels, picture_size
 from .decoding_sa2va import AnyRank, Sampling, decode_answers
 from .grounding_sam2 import upsample_mask_logits
 from .passes_sa2va import Passes
+from .preparation_sa2va import PreparedRequests, Request, prepare
 from .processing_sa2va import SEG_TOKEN, Sa2VAProcessor
 
 DEFAULT_DRAFT = "Sure, [SEG]."
@@ -26,34 +26,10 @@ class TooManyMasksError(ValueError):
     """An answer has more masks than were asked for."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked of the model.
-
-    Attributes:
-        image: RGB or (H, W, 3) uint8, any size; None for a talk without an image.
-        prompt: may hold one `<image>` marker; without one the image goes first, on a line of its own.
-        answer: a reply to be taken as said, without its end token; None lets the model speak.
-        history: earlier (question, answer) turns about the same image.
-        past_text: the same as upstream gives it, in the template's own words; not together with `history`.
-        regions: (R, H, W) bool, regions of the image that the prompt is about (visual prompts); of a first
-            question only, so not together with `history` or `past_text`.
-        max_masks: that the answer may have, since each takes memory for the whole image; None for any number.
-    """
-
-    image: RgbPicture | None
-    prompt: str
-    answer: str | None = None
-    history: Sequence[tuple[str, str]] = ()
-    past_text: str = ""
-    regions: np.ndarray | None = None
-    max_masks: int | None = None
-
-
 @dataclass
 class Segmentation:
-    """One request's result: `text` with special tokens, `mask_logits` (N, H, W) float32 at the image's own size on the
-    model's device, and `ious` (N,), SAM 2's own estimates, on the CPU."""
+    """One request's result: `text` with special tokens, `mask_logits` (N, H, W) float32 at the image's own size, and
+    `ious` (N,), SAM 2's own estimates, both on the model's device."""
 
     text: str
     mask_logits: Tensor
@@ -68,11 +44,30 @@ def segment(
     draft: str = DEFAULT_DRAFT,
     sampling: Sampling | None = None,
     max_new_tokens: int = 2048,
+) -> list[Segmentation]:
+    """Answers B requests about images of any size in one batch. An image that several requests hold, the same object,
+    is encoded once. For the arguments see `segment_prepared`.
+
+    Raises:
+        TooManyMasksError: an answer has more masks than its request allows.
+        ValueError: a request that contradicts itself.
+    """
+    prepared = prepare(processor, requests, model.device)
+    return segment_prepared(model, processor, prepared, draft=draft, sampling=sampling, max_new_tokens=max_new_tokens)
+
+
+@torch.no_grad()
+def segment_prepared(
+    model,
+    processor: Sa2VAProcessor,
+    prepared: PreparedRequests,
+    draft: str = DEFAULT_DRAFT,
+    sampling: Sampling | None = None,
+    max_new_tokens: int = 2048,
     any_rank: AnyRank = bool,
     passes: Passes | None = None,
 ) -> list[Segmentation]:
-    """Answers B requests about images of any size in one batch. An image that several requests hold, the same object,
-    is encoded once.
+    """Answers prepared requests. On a GPU the masks may not be computed yet when it returns.
 
     Where processes share the weights (ZeRO-3), each part of the model runs in all of them or in none. With `any_rank`
     they make the same calls, whatever each has to say: one that is done goes on in step, for nothing. All must bring
@@ -86,30 +81,15 @@ def segment(
 
     Raises:
         TooManyMasksError: an answer has more masks than its request allows.
-        ValueError: a request that contradicts itself.
     """
     if type(max_new_tokens) is not int or max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}; give a whole number of 1 or more.")
     passes = passes or Passes(model)
-    images, places = _distinct([request.image for request in requests])
-    pixels = BatchPixels(processor, images, model.device)
-    tiles = pixels.tiles()
-    regions = [
-        torch.zeros(0, processor.config.tokens_per_tile, dtype=torch.bool)
-        if request.regions is None
-        else processor.region_masks(_checked_regions(request.regions))
-        for request in requests
-    ]
-    num_tiles = [len(tiles[place]) for place in places]
-    prompt_ids = [_prompt_ids(processor, *each) for each in zip(requests, num_tiles, regions, strict=True)]
-    for ids, count, of_regions in zip(prompt_ids, num_tiles, regions, strict=True):
-        _check_image_places(
-            ids.count(processor.image_token_id), count * processor.config.tokens_per_tile + int(of_regions.sum())
-        )
-    image_tokens = _image_tokens(passes, tiles, places, regions)
+    requests, prompt_ids = prepared.requests, prepared.prompt_ids
+    image_tokens = _image_tokens(passes, prepared.tiles, prepared.places, prepared.regions)
     guess = "" if sampling else draft
     replies = [guess if request.answer is None else request.answer for request in requests]
-    masks = _Masks(passes, processor, pixels, images, places, any_rank)
+    masks = _Masks(passes, processor, prepared, any_rank)
     if passes.encodes_ahead and any(SEG_TOKEN in reply for reply in replies):
         masks.encode([n for n, reply in enumerate(replies) if SEG_TOKEN in reply])
     # One row for all prompts: each image's tokens fall into its own prompt's places, in order.
@@ -141,45 +121,6 @@ def _check_num_masks(num_masks: int, most: int | None) -> None:
         )
 
 
-def _checked_regions(regions: np.ndarray) -> np.ndarray:
-    if np.ndim(regions) != 3 or not np.size(regions):
-        raise ValueError(f"Regions have the shape {np.shape(regions)}; give (R, H, W) with R of 1 or more.")
-    return regions
-
-
-def _check_image_places(num_places: int, num_tokens: int) -> None:
-    """Of each request, since those of a batch are filled in one row: what one has too many the next would have."""
-    if num_places != num_tokens:
-        raise ValueError(
-            f"The conversation has room for {num_places} image tokens, the image gives {num_tokens}. What was said "
-            "before has to show its image once (<image>), and nothing else that stands for one."
-        )
-
-
-def _distinct(images: Sequence[RgbPicture | None]) -> tuple[list[RgbPicture | None], list[int]]:
-    """The images without repetition, and where in these each one is."""
-    found = {id(image): image for image in images}
-    order = {key: place for place, key in enumerate(found)}
-    return list(found.values()), [order[id(image)] for image in images]
-
-
-def _prompt_ids(processor: Sa2VAProcessor, request: Request, num_tiles: int, regions: Tensor) -> list[int]:
-    if request.past_text and request.history:
-        raise ValueError("What was said before is given twice, as history and as past_text. Give one of them.")
-    if len(regions) and (request.past_text or request.history or request.image is None):
-        raise ValueError(
-            f"The question has {len(regions)} regions, which stand beside the image in the first question of a talk. "
-            "Ask about them first, or leave out the regions or what was said before."
-        )
-    if request.past_text:
-        return processor.past_text_ids(request.past_text, num_tiles) + processor.follow_up_ids(request.prompt)
-    if request.history:
-        return processor.training_ids(request.history, num_tiles)[0] + processor.follow_up_ids(request.prompt)
-    if request.image is None:
-        return processor.follow_up_ids(request.prompt)
-    return processor.prompt_ids(request.prompt, num_tiles, regions.sum(dim=1).tolist())
-
-
 def _image_tokens(passes: Passes, tiles: Sequence[Tensor], places: Sequence[int], regions: Sequence[Tensor]) -> Tensor:
     """(M, D): for each request the tokens of its image's tiles, then those of each region, taken from the last tile."""
     model = passes.model
@@ -198,20 +139,17 @@ def _image_tokens(passes: Passes, tiles: Sequence[Tensor], places: Sequence[int]
 
 
 class _Masks:
-    """The masks of B requests, of which request n is about the image at `places[n]`. SAM 2 sees only the images that
-    have a [SEG], each of them once."""
+    """The masks of prepared requests. SAM 2 sees only the images that have a [SEG], each of them once."""
 
     def __init__(
         self,
         passes: Passes,
         processor: Sa2VAProcessor,
-        pixels: BatchPixels,
-        images: Sequence[RgbPicture | None],
-        places: Sequence[int],
+        prepared: PreparedRequests,
         any_rank: AnyRank,
     ):
-        self._passes, self._processor, self._pixels = passes, processor, pixels
-        self._images, self._places, self._any_rank = images, places, any_rank
+        self._passes, self._processor, self._any_rank = passes, processor, any_rank
+        self._images, self._places, self._pixels = prepared.images, prepared.places, prepared.pixels
         self._encoded_places: list[int] = []
         self._encoded: Any = None
 
@@ -224,7 +162,7 @@ class _Masks:
     def decode(self, seg_states: Sequence[list[Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """Mask logits (N, H, W) and IoU (N,) of each request."""
         model, sizes = self._passes.model, [self._size(place) for place in self._places]
-        masks = [(torch.zeros(0, *size, device=model.device), torch.zeros(0)) for size in sizes]
+        masks = [(torch.zeros(0, *size, device=model.device), torch.zeros(0, device=model.device)) for size in sizes]
         shown = [n for n, place in enumerate(self._places) if self._images[place] is not None and seg_states[n]]
         if not self._any_rank(bool(shown)):
             return masks
@@ -242,7 +180,7 @@ class _Masks:
         states = torch.stack([state for n in shown for state in seg_states[n]])
         logits, ious = self._passes.decode_masks(self._encoded, states, index)
         full_size = _upsampled(logits, self._processor.config.grounding_size, [sizes[n] for n in shown], counts)
-        for n, full, of_request in zip(shown, full_size, ious.cpu().split(counts), strict=True):
+        for n, full, of_request in zip(shown, full_size, ious.split(counts), strict=True):
             masks[n] = (full, of_request)
         return masks
 

@@ -19,9 +19,10 @@ from transformers.models.internvl import InternVLVisionModel
 
 from .configuration_sa2va import Sa2VAConfig
 from .decoding_sa2va import Sampling
-from .generation_sa2va import Request, segment
+from .generation_sa2va import segment
 from .grounding_sam2 import GroundingEncoder, normalize_grounding_images
 from .pixels_sa2va import rgb_image
+from .preparation_sa2va import Request
 from .processing_sa2va import Sa2VAProcessor
 
 NO_MASK: Mapping[str, None] = {"full_attention": None}

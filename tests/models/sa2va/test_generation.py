@@ -9,7 +9,8 @@ from PIL import Image
 
 from sa2va_ray.models.build import build_model
 from sa2va_ray.models.sa2va.decoding_sa2va import Sampling, decode_answers
-from sa2va_ray.models.sa2va.generation_sa2va import Request, TooManyMasksError, segment
+from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError, segment
+from sa2va_ray.models.sa2va.preparation_sa2va import Request
 
 MAX_NEW_TOKENS = 12
 

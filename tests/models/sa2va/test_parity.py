@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from sa2va_ray.models.loading.key_layouts import adapter_target, placements
 from sa2va_ray.models.sa2va.decoding_sa2va import decode_answers
-from sa2va_ray.models.sa2va.generation_sa2va import Request
+from sa2va_ray.models.sa2va.generation_sa2va import segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAOutput
-from sa2va_ray.predict import predictor
+from sa2va_ray.models.sa2va.preparation_sa2va import Request
 from sa2va_ray.train import losses
 
 ATOL = 1e-4
@@ -62,7 +62,7 @@ def decoded(parity) -> dict:
     model, processor = parity.loaded.model, parity.loaded.processor
     decoder = model.grounding_encoder.sam2_model.sam_mask_decoder
     with recorded(decoder) as of_decoder, recorded(model.text_hidden_fcs) as of_head:
-        result = predictor.segment(model, processor, [Request(parity.image, parity.prompt, parity.answer)])[0]
+        result = segment(model, processor, [Request(parity.image, parity.prompt, parity.answer)])[0]
     return {"decoder": of_decoder, "head": of_head, "result": result}
 
 
