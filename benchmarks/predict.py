@@ -4,7 +4,7 @@
     python -m benchmarks.predict --size 8b          random weights of full size, on a GPU
 
 (a) one image at a time with plain greedy decoding, as upstream works; (b) the predictor in batches with a drafted
-answer; (c) on a GPU, the compiled predictor. Weights are random but for those that make the model say the usual answer.
+answer, alone and one behind the other, their stages overlapping; (c) on a GPU, the compiled predictor. Weights are random but for those that make the model say the usual answer.
 Prints each row when it is measured, and writes benchmarks/predict.json.
 """
 
@@ -30,10 +30,12 @@ from sa2va_ray.models.sa2va.generation_sa2va import DEFAULT_DRAFT, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.preparation_sa2va import Request
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.predict.pipeline import predict_batches
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 
 ROOT = Path(__file__).parent.parent
 BATCH_SIZES = (1, 4, 16)
+_OVERLAPPING_BATCHES = 8
 SIZES: dict[str, dict[str, Any]] = {
     "8b": {
         "llm_config": {
@@ -75,6 +77,7 @@ def main() -> None:
             print(f"compiled in {time.perf_counter() - start_s:.1f} s", flush=True)
         for size in BATCH_SIZES:
             report.add(f"{name}, batch {size}", measure(predict, model, square, size))
+            report.add(f"{name}, batches of {size} overlapping", measure_overlapping(predictor, square, size))
         for size in (1, 4):
             report.add(f"{name}, 1280 x 720, batch {size}", measure(predict, model, wide, size))
 
@@ -138,6 +141,19 @@ def measure(
         **counts,
         "said the draft": f"{said}/{len(texts)}",
     }
+
+
+def measure_overlapping(predictor: Sa2VAPredictor, images: list[Image.Image], batch_size: int) -> dict[str, Any]:
+    """Mean time of a batch of many, one behind the other."""
+    queries = [Query(image, "a") for image in images]
+    batches = [queries[begin : begin + batch_size] for begin in range(0, len(queries), batch_size)]
+    num_rounds = -(-_OVERLAPPING_BATCHES // len(batches))
+    for _ in predict_batches(predictor, batches[:2]):  # warm-up
+        pass
+    start_s = time.perf_counter()
+    num_answers = sum(len(answers) for answers in predict_batches(predictor, batches * num_rounds))
+    seconds = time.perf_counter() - start_s
+    return {"ms": 1000 * seconds / (num_rounds * len(batches)), "images/s": num_answers / seconds}
 
 
 class Report:

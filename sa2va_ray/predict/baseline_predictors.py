@@ -54,8 +54,18 @@ class BaselinePredictor(ABC):
     def predict(self, queries: Sequence[Query]) -> list[Prediction]:
         """One mask for each query; images may differ in size and mode. `score` is the mean probability of the
         pixels above the threshold, 0.0 where there are none."""
+        return self.finish(self.run(self.prepare(queries)))
+
+    def prepare(self, queries: Sequence[Query]) -> Sequence[Query]:
+        """A baseline does all of its work in `run`."""
+        return queries
+
+    def run(self, queries: Sequence[Query]) -> list[Prediction]:
         maps = self._probabilities(rgb_images(queries)) if queries else []
         return [self._to_prediction(query, each) for query, each in zip(queries, maps, strict=True)]
+
+    def finish(self, predictions: list[Prediction]) -> list[Prediction]:
+        return predictions
 
     def num_tokens(self, prompt: str) -> int:
         return 0

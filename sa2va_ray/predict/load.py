@@ -1,7 +1,7 @@
 """Any model that answers queries with masks, loaded by what its manifest says it is."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
@@ -20,7 +20,19 @@ class Predictor(Protocol):
     cleanup: CleanupConfig
 
     def predict(self, queries: Sequence[Query]) -> list[Prediction]:
-        """Answers all queries in one batch."""
+        """Answers all queries in one batch: its three stages one after the other."""
+        ...
+
+    def prepare(self, queries: Sequence[Query]) -> Any:
+        """What goes before the model; one or more queries."""
+        ...
+
+    def run(self, prepared: Any) -> Any:
+        """What the model does, which it may not be done with yet."""
+        ...
+
+    def finish(self, running: Any) -> list[Prediction]:
+        """What comes behind the model. The stages of several batches may overlap, each in a thread of its own."""
         ...
 
     def compile(self) -> None:

@@ -10,34 +10,25 @@ from PIL import Image
 from ray import serve
 
 from sa2va_ray.config import UserError
-from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
-from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.load import Predictor, load_predictor
-from sa2va_ray.predict.predictor import Prediction, Query, most_masks
+from sa2va_ray.predict.predictor import Prediction, Query
 from sa2va_ray.serve.config import BatchingConfig, ModelArgs
 from sa2va_ray.serve.messages import Calibration, ModelReply, PromptResult, Question
 from sa2va_ray.serve.metrics import ModelMetrics
+from sa2va_ray.serve.model.batch_runner import BatchRunner, Predicted, megapixels
 from sa2va_ray.serve.model.batching_gate import BatchingGate
 from sa2va_ray.serve.model.compile_cache import compile_cache
 from sa2va_ray.serve.model.weights import ModelSource, local_model
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.process_setup import prepare_process
 from sa2va_ray.serve.weighted_semaphore import WeightedSemaphore
-from sa2va_ray.telemetry import LOGGER, Stopwatch
+from sa2va_ray.telemetry import LOGGER
 
 _WARM_UP_SIDES = (64, 512)  # px
-_NUM_FINISHING = 2  # threads
+_NUM_CLEANING = 2  # threads
 _BATCHES_AT_HAND = 2  # one in the model, one for its thread to go on with
 _BATCHES_IN_MEMORY = 3  # one that waits, one in the model, one that is being finished
 _batch: Any = serve.batch  # its annotations know neither methods of several arguments nor the setters it adds
-
-_Predicted = tuple[Sequence[Prediction] | Problem, float]
-"""One prediction for each prompt, or why there is none; and the ms that the batch took."""
-
-
-def megapixels(questions: Sequence[Question]) -> int:
-    """Size of a batch of questions."""
-    return sum(question.megapixels for question in questions)
 
 
 def batch_megapixels(questions: Sequence[Question]) -> int:
@@ -53,8 +44,6 @@ class SegmentationModel:
     def __init__(self, name: str, source: ModelSource, cache_dir: str, args: ModelArgs, max_prompt_tokens: int):
         prepare_process()
         self._source, self._args, self._max_prompt_tokens = source, args, max_prompt_tokens
-        # CUDA's libraries keep handles and plans by thread: one thread makes them once, and not each of a pool.
-        self._thread = ThreadPoolExecutor(1)
         self._predictor: Predictor = load_predictor(local_model(source, cache_dir))
         if (most := self._predictor.num_tokens(args.default_prompt)) > max_prompt_tokens:
             raise UserError(
@@ -63,14 +52,12 @@ class SegmentationModel:
             )
         if args.compile:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = compile_cache(cache_dir)
-            self._thread.submit(self._predictor.compile).result()
         self._metrics = ModelMetrics(name)
-        self._finishing = ThreadPoolExecutor(_NUM_FINISHING)
+        self._runner = BatchRunner(self._predictor, self._metrics)
+        warm_up = [Query(Image.new("RGB", (side, side)), args.default_prompt) for side in _WARM_UP_SIDES]
+        self._runner.warm_up(warm_up, compiled=args.compile)
+        self._cleaning = ThreadPoolExecutor(_NUM_CLEANING)
         self._gate, self._memory = BatchingGate(), WeightedSemaphore(0)  # until `reconfigure`
-        # The first passes are slow (kernels, threads); they should not be a user's.
-        for side in _WARM_UP_SIDES:
-            warm_up = [Query(Image.new("RGB", (side, side)), args.default_prompt)]
-            self._thread.submit(self._predictor.predict, warm_up).result()
 
     def reconfigure(self, batching: dict[str, Any]) -> None:
         """Serve calls it with the `user_config`, at the start and whenever that changes. A replica that is at work goes
@@ -105,7 +92,7 @@ class SegmentationModel:
                     return ModelReply((), calibration, predict_ms, predictions)
                 # In a thread of its own: clean-up takes long on a large image, and the model goes on meanwhile.
                 loop = asyncio.get_running_loop()
-                results += await loop.run_in_executor(self._finishing, self._finish, part, predictions)
+                results += await loop.run_in_executor(self._cleaning, self._finish, part, predictions)
         return ModelReply(results, calibration, predict_ms)
 
     def _calibration(self, question: Question) -> Calibration:
@@ -114,45 +101,12 @@ class SegmentationModel:
         return brought if brought and brought.sha256 == self._source.sha256 else self._source.calibration
 
     @_batch(batch_size_fn=batch_megapixels, max_concurrent_batches=_BATCHES_AT_HAND)
-    async def _answer(self, questions: list[Question]) -> list[_Predicted]:
+    async def _answer(self, questions: list[Question]) -> list[Predicted]:
         with self._gate.batch_running():
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_all, questions)
-
-    def _predict_all(self, questions: list[Question]) -> list[_Predicted]:
-        problems = [self._problem_of(question) for question in questions]
-        good = [question for question, problem in zip(questions, problems, strict=True) if problem is None]
-        predicted = iter(self._predict_good(good)) if good else iter(())
-        return [next(predicted) if problem is None else (problem, 0.0) for problem in problems]
-
-    def _predict_good(self, questions: list[Question]) -> list[_Predicted]:
-        """Whatever one image does to the model, it must not take the others with it, nor must a batch fail that has no
-        room on the GPU: a batch that fails is answered in two halves."""
-        self._metrics.batch(len(questions), megapixels(questions))
-        watch = Stopwatch()
-        error: Exception
-        try:
-            predictions = iter(self._predict(questions))
-            predict_ms = 1000 * watch.lap_s()
-            return [([next(predictions) for _ in question.prompts], predict_ms) for question in questions]
-        except Exception as found:
-            error = found.with_traceback(None)  # its frames hold the memory that the halves need
-        kind, failed_ms = type(error).__name__, 1000 * watch.lap_s()
-        LOGGER.error("the model failed on %d images, %d megapixels: %s", len(questions), megapixels(questions), kind)
-        if len(questions) == 1:
-            return [(_problem(error), failed_ms)]
-        half = len(questions) // 2
-        return self._predict_good(questions[:half]) + self._predict_good(questions[half:])
-
-    def _predict(self, questions: list[Question]) -> list[Prediction]:
-        """One prediction for each prompt of each question, not cleaned up yet."""
-        queries = []
-        for each in questions:
-            most = most_masks(*each.image.shape[:2])
-            queries += [
-                Query(each.image, prompt, threshold=each.threshold, cleanup=NO_CLEANUP, max_masks=most)
-                for prompt in each.prompts
-            ]
-        return self._predictor.predict(queries)
+            problems = [self._problem_of(question) for question in questions]
+            good = [question for question, problem in zip(questions, problems, strict=True) if problem is None]
+            predicted = iter(await self._runner.answer(good) if good else ())
+            return [next(predicted) if problem is None else (problem, 0.0) for problem in problems]
 
     def _finish(self, question: Question, predictions: Sequence[Prediction]) -> tuple[PromptResult, ...]:
         assert question.cleanup is not None, "`answer` has settled it"
@@ -171,16 +125,3 @@ class SegmentationModel:
             f"prompt: {most} tokens, the limit is {self._max_prompt_tokens}.",
             "Ask a shorter question.",
         )
-
-
-def _problem(error: Exception) -> Problem:
-    if isinstance(error, TooManyMasksError):
-        return Problem(
-            422, "Too many masks", str(error), "Ask as the model was trained to be asked, or send it smaller."
-        )
-    return Problem(
-        422,
-        "The model failed",
-        f"The model could not work on this image ({type(error).__name__}). Other requests are not touched.",
-        "Send it smaller, or in 8 bits; tell whoever runs this endpoint the request id.",
-    )
