@@ -1,18 +1,16 @@
-"""The endpoint that is measured: its config, its model and images, and what it tells of itself."""
+"""The endpoint that is measured: its config, its model and images, and its replicas."""
 
 import os
-import re
 import subprocess
-import urllib.request
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
 
-import httpx
-import numpy as np
 import ray
 import torch
 import yaml
@@ -20,7 +18,7 @@ from ray import serve
 from ray.serve.schema import ReplicaState
 
 from benchmarks.predict import build, teach_the_draft
-from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack, free_port
+from sa2va_ray.demo.stack import Stack, free_port
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.export.model_files import write_model_files
 from sa2va_ray.export.shards import write_weights
@@ -30,9 +28,9 @@ from sa2va_ray.serve.config import ServeArgs
 ROOT = Path(__file__).parents[2]
 PROMPT = "Please segment blood vessels in this image."
 IMAGE_SIDE = 512  # px
-METRICS_INTERVAL_S = 1
-REPLY_LIMIT_S = 300
-NUM_STAGED = 20  # requests whose stages are told
+_MODEL = "model-bench"
+_POLL_S = 0.5
+_FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
 def shipped_config(model_uri: str) -> dict[str, Any]:
@@ -51,9 +49,13 @@ def model_args(config: dict[str, Any]) -> dict[str, Any]:
     return config["applications"][0]["args"]["models"]["bench"]
 
 
+def serve_args(config: dict[str, Any]) -> ServeArgs:
+    return ServeArgs.parse(config["applications"][0]["args"])
+
+
 def max_batch(config: dict[str, Any]) -> int:
     """Largest batch in images, each of which counts as one megapixel."""
-    return ServeArgs.parse(config["applications"][0]["args"]).models["bench"].batching.max_batch_megapixels
+    return serve_args(config).models["bench"].batching.max_batch_megapixels
 
 
 def num_threads(config: dict[str, Any]) -> int:
@@ -82,45 +84,49 @@ def jpegs(folder: Path) -> list[bytes]:
 
 @contextmanager
 def cluster(folder: Path, num_cpus: int) -> Iterator[None]:
+    """The cluster of RAY_ADDRESS, from which Serve is taken away at the end; one of its own without."""
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False)
+        try:
+            yield
+        finally:
+            serve.shutdown()
+        return
     with Stack(folder / "stack") as stack:
-        stack.env["RAY_metrics_report_interval_ms"] = str(1000 * METRICS_INTERVAL_S)
         stack.start_ray(num_cpus=num_cpus)
         with stack.applied_env():
-            ray.init(address=stack.ray_address, log_to_driver=False)
+            ray.init(log_to_driver=False)
             yield
             ray.shutdown()
 
 
-def deploy(folder: Path, config: dict[str, Any]) -> None:
+def deploy(folder: Path, config: dict[str, Any], num_replicas: int | None = None) -> None:
+    """Has the config served, and waits until all replicas run. Unlike `serve deploy` this needs no dashboard.
+
+    Args:
+        num_replicas: of the model, with as many times the file's ingresses. Those that run go on, since the `args` stay
+            as they are; None leaves both as the `args` say.
+
+    Raises:
+        RuntimeError: Serve says that it has failed.
+    """
+    application = config["applications"][0]
+    if num_replicas:
+        num_ingresses = num_replicas * serve_args(config).num_ingresses
+        application["deployments"] = [
+            {"name": _MODEL, "num_replicas": num_replicas},
+            {"name": "Ingress", "num_replicas": num_ingresses},
+        ]
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(config))
-    subprocess.run([SCRIPTS_DIR / "serve", "deploy", file], check=True, capture_output=True)
-
-
-def count_batches() -> np.ndarray:
-    """[images, forward passes] since the replicas' start, from the metrics that Ray exports."""
-    (node,) = ray.nodes()
-    with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics") as reply:
-        text = reply.read().decode()
-    found = [
-        re.findall(rf"^ray_sa2va_serve_batch_images_{what}\{{.*\}} (\S+)$", text, re.MULTILINE)
-        for what in ("total", "count")
-    ]
-    return np.array([sum(map(float, values)) for values in found])
-
-
-def measure_stages(url: str, images: list[bytes]) -> dict[str, float]:
-    """Medians for one client, as the endpoint itself tells them."""
-    stages: dict[str, list[float]] = {}
-    with httpx.Client(timeout=REPLY_LIMIT_S) as http:
-        for number in range(NUM_STAGED):
-            files = {"file": images[number % len(images)]}
-            reply = http.post(f"{url}/v1/segment", files=files, data={"prompt": PROMPT})
-            for stage, milliseconds in reply.raise_for_status().json()["timing_ms"].items():
-                stages.setdefault(stage, []).append(milliseconds)
-    return {f"{stage}, ms": float(np.median(values)) for stage, values in stages.items()}
+    command = [sys.executable, "-m", "ray.serve.scripts", "run", "--non-blocking", str(file)]
+    subprocess.run(command, check=True, capture_output=True)
+    while (status := serve.status().applications["sa2va"]).status != "RUNNING":
+        if status.status in _FAILED:
+            raise RuntimeError(status.message)
+        time.sleep(_POLL_S)
 
 
 def num_running() -> int:
     application = serve.status().applications["sa2va"]
-    return application.deployments["model-bench"].replica_states.get(ReplicaState.RUNNING, 0)
+    return application.deployments[_MODEL].replica_states.get(ReplicaState.RUNNING, 0)

@@ -2,9 +2,11 @@
 
 import asyncio
 import io
+import json
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,9 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.serve.endpoint import METRICS_INTERVAL_S, PROMPT, count_batches, max_batch, model_args, num_threads
+from benchmarks.serve.endpoint import PROMPT, max_batch, model_args, num_threads, serve_args
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query
+from sa2va_ray.serve.model.compile_cache import compile_cache
 
 WARM_UP_SHARE = 0.2  # of a turn's seconds, before them
 
@@ -28,17 +31,21 @@ class Turn:
         latencies_s: of the images that were answered.
         seconds: in which they were.
         mean_batch: images of a forward pass.
+        parts_ms: of each image, by the name of the part: the stages that the endpoint tells of, and what its caller
+            waited beyond them.
     """
 
     latencies_s: list[float]
     seconds: float
     refused: int = 0
     mean_batch: float = 1.0
+    parts_ms: dict[str, list[float]] = field(default_factory=dict)
 
 
 def direct(config: dict[str, Any], images: list[bytes]) -> Callable[[int, float], Turn]:
     """Loads the predictor, compiled as a replica's is; returns the function that takes its turns."""
     torch.set_num_threads(num_threads(config))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = compile_cache(serve_args(config).cache_dir)  # the replica's
     predictor = load_predictor(model_args(config)["uri"])
     predictor.compile()
     decoded = [Image.open(io.BytesIO(file)).convert("RGB") for file in images]
@@ -56,15 +63,6 @@ def direct(config: dict[str, Any], images: list[bytes]) -> Callable[[int, float]
 
 
 def over_http(url: str, images: list[bytes], clients: int, seconds: float) -> Turn:
-    """A turn of the endpoint, with the size of its batches."""
-    before = count_batches()
-    turn = over_bare_http(url, images, clients, seconds)
-    time.sleep(3 * METRICS_INTERVAL_S)
-    num_images, num_batches = count_batches() - before
-    return replace(turn, mean_batch=num_images / num_batches)
-
-
-def over_bare_http(url: str, images: list[bytes], clients: int, seconds: float) -> Turn:
     """A turn of any server with the route `/v1/segment`."""
     return asyncio.run(send_load(url, images, clients, seconds))
 
@@ -72,7 +70,7 @@ def over_bare_http(url: str, images: list[bytes], clients: int, seconds: float) 
 async def send_load(url: str, images: list[bytes], clients: int, seconds: float) -> Turn:
     """The requests that end within the seconds after the warm-up."""
     begin_s = time.perf_counter() + WARM_UP_SHARE * seconds
-    latencies_s: list[float] = []
+    answered: list[tuple[float, bytes]] = []
     refused = 0
 
     async def client(http: aiohttp.ClientSession, number: int) -> None:
@@ -81,15 +79,27 @@ async def send_load(url: str, images: list[bytes], clients: int, seconds: float)
             form = aiohttp.FormData({"prompt": PROMPT})
             form.add_field("file", images[number % len(images)], filename="image", content_type="image/jpeg")
             async with http.post(f"{url}/v1/segment", data=form) as reply:
-                await reply.read()
+                body = await reply.read()
             if begin_s <= (end_s := time.perf_counter()) < begin_s + seconds:
                 refused += not reply.ok
-                latencies_s.extend([end_s - start_s] if reply.ok else [])
+                answered.extend([(end_s - start_s, body)] if reply.ok else [])
             number += 1
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=clients)) as http:
         await asyncio.gather(*(client(http, number) for number in range(clients)))
-    return Turn(latencies_s, seconds, refused)
+    stages = [json.loads(body).get("timing_ms", {}) for _, body in answered]
+    # A replica tells all images of a batch the same time, to the last digit.
+    num_batches = len({each["predict"] for each in stages if each}) or len(answered) or 1
+    latencies_s = [latency_s for latency_s, _ in answered]
+    return Turn(latencies_s, seconds, refused, len(answered) / num_batches, _parts(latencies_s, stages))
+
+
+def _parts(latencies_s: list[float], stages: list[dict[str, float]]) -> dict[str, list[float]]:
+    parts: dict[str, list[float]] = {}
+    for latency_s, each in zip(latencies_s, stages, strict=True):
+        for name, milliseconds in (each | {"outside": 1000 * latency_s - sum(each.values())} if each else {}).items():
+            parts.setdefault(name, []).append(milliseconds)
+    return parts
 
 
 def _for_seconds(seconds: float, call: Callable[[], Any]) -> tuple[list[float], float]:
