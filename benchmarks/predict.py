@@ -5,8 +5,8 @@
 
 (a) one image at a time with plain greedy decoding, as upstream works; (b) the predictor in batches with a drafted
 answer, alone and one behind the other, their stages overlapping; (c) on a GPU, the compiled predictor. Weights are
-random but for those that make the model say the usual answer.
-Prints each row when it is measured, and writes benchmarks/predict.json.
+random but for those that make the model say the usual answer. Prints each row when it is measured, and writes
+benchmarks/predict.json.
 """
 
 import argparse
