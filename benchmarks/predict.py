@@ -88,13 +88,16 @@ def pictures(number: int, width: int, height: int) -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)) for _ in range(number)]
 
 
-def build(size: str, device: str) -> tuple[Sa2VAModel, Sa2VAProcessor]:
+def architecture(size: str) -> dict[str, Any]:
+    """Arguments of `Sa2VAConfig`: the demo's for "tiny", or those of a key of `SIZES`."""
     if size == "tiny":
-        architecture = yaml.safe_load((ROOT / "jobs/configs/demo.yaml").read_text())["model"]["architecture"]
-    else:
-        architecture = SIZES[size]
+        return yaml.safe_load((ROOT / "jobs/configs/demo.yaml").read_text())["model"]["architecture"]
+    return SIZES[size]
+
+
+def build(size: str, device: str) -> tuple[Sa2VAModel, Sa2VAProcessor]:
     with torch.device(device):
-        model, processor = build_model(ModelConfig(architecture=architecture))
+        model, processor = build_model(ModelConfig(architecture=architecture(size)))
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model.to(device=torch.device(device), dtype=dtype)  # type: ignore[call-arg]  # transformers wraps it without types
     return model.eval(), processor

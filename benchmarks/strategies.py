@@ -1,26 +1,30 @@
 """Memory plan against measured peak, and seconds per micro batch, of a full-size random model on one GPU.
 
-    python -m benchmarks.strategies
+    python -m benchmarks.strategies                                          all of SETTINGS
+    python -m benchmarks.strategies --profile FILE strategy=zero2 ...        one, and where the GPU's time goes, to FILE
 
-Each setting is a process of its own, without Ray and data: synthetic images of 512 px, one object each. Prints a table
-and writes benchmarks/strategies.json.
+Each setting is a process of its own, without Ray and data: synthetic images of 512 px, one object each. Prints each row
+when it is measured; all of them are written to benchmarks/strategies.json.
 """
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
 
-from benchmarks.predict import SIZES
+from benchmarks.gpu_profile import record_kernels, report
+from benchmarks.predict import SIZES, architecture
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.models.build import build_model
 from sa2va_ray.models.lora import make_trainable
@@ -49,32 +53,53 @@ SETTINGS = [
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=["tiny", *SIZES], default="8b")
+    parser.add_argument("--profile", type=Path, help="file for the kernels of one more step")
+    parser.add_argument("settings", nargs="*", help="key=value of jobs.train; none: all of SETTINGS")
+    arguments = parser.parse_args()
+    if arguments.settings:
+        measured = measure(arguments.settings, arguments.size)
+        print(json.dumps(measured.row), flush=True)
+        if arguments.profile:
+            lines = report(record_kernels(measured.step), measured.step_s)
+            arguments.profile.write_text("\n".join([" ".join(arguments.settings), *lines]) + "\n")
+        return
     rows = [_in_a_process(settings) for settings in SETTINGS]
     facts = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}
     (ROOT / "benchmarks/strategies.json").write_text(json.dumps(facts, indent=2) + "\n")
-    for row in rows:
-        print("  ".join(f"{key} {value}" for key, value in row.items()))
 
 
 def _in_a_process(settings: list[str]) -> dict[str, Any]:
     done = subprocess.run([sys.executable, "-m", __spec__.name, *settings], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        return {"settings": " ".join(settings), "failed": done.stderr.strip().splitlines()[-1]}
-    row = json.loads(done.stdout.splitlines()[-1])
+        row = {"settings": " ".join(settings), "failed": done.stderr.strip().splitlines()[-1]}
+    else:
+        row = json.loads(done.stdout.splitlines()[-1])
     print(row, flush=True)
     return row
 
 
-def measure(settings: list[str]) -> dict[str, Any]:
-    """One setting, in this process."""
-    model_config = {"architecture": SIZES["8b"]}
+class Measured(NamedTuple):
+    """Attributes: what is printed of a setting; one more step of it, and the seconds that a step takes."""
+
+    row: dict[str, Any]
+    step: Callable[[], Any]
+    step_s: float
+
+
+def measure(settings: list[str], size: str) -> Measured:
+    """One setting, in this process. On a machine without a GPU it shows that the settings work, and no more."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    _join_process_group(device)
     config = TrainConfig.load(
         [
             *("name=b", "data_uri=none", "runs_uri=none", "num_workers=1", "precision=bf16"),
-            *(f"model={json.dumps(model_config)}", "global_batch_size=16", "micro_batch_size=1", *settings),
+            *(f"model={json.dumps({'architecture': architecture(size)})}", f"use_gpu={device.type == 'cuda'}"),
+            *("global_batch_size=16", "micro_batch_size=1", *settings),
         ]
     )
-    with torch.device("cuda"):
+    with device:
         torch.set_default_dtype(torch.bfloat16)
         model, processor = build_model(config.model)
         torch.set_default_dtype(torch.float32)
@@ -84,32 +109,54 @@ def measure(settings: list[str]) -> dict[str, Any]:
     engine = build_engine(model, config, "bf16")
     del model
     batch = _batch(processor, config.samples_of_a_pass)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    for step in range(NUM_STEPS):
-        start_s = time.perf_counter()
+    _synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+    def step() -> dict[str, float]:
         micro_batches = [MicroBatch(batch, seed=each) for each in range(MICRO_BATCHES)]
-        result = train_step(engine, micro_batches, batch, config.loss, learning_rate=1e-5)
-        torch.cuda.synchronize()
+        losses = train_step(engine, micro_batches, batch, config.loss, learning_rate=1e-5).losses
+        _synchronize(device)
+        return losses
+
+    seconds = []
+    for number in range(NUM_STEPS):
+        start_s = time.perf_counter()
+        losses = step()
         seconds.append(time.perf_counter() - start_s)
-        print(step, seconds[-1], result.losses["loss"], file=sys.stderr)
-    micro_batch_s = statistics.median(seconds[WARM_UP_STEPS:]) / MICRO_BATCHES
-    size = SampleSize(num_tokens=batch.input_ids.shape[1], num_tiles=int(batch.num_tiles[0]))
-    plan = plan_memory(read_model_sizes(config.model, torch.bfloat16), config, size=size)
-    peak = device_peak(torch.device("cuda"), "bf16")
-    return {
+        print(number, seconds[-1], losses["loss"], file=sys.stderr, flush=True)
+    step_s = statistics.median(seconds[WARM_UP_STEPS:])
+    micro_batch_s = step_s / MICRO_BATCHES
+    largest = SampleSize(num_tokens=batch.input_ids.shape[1], num_tiles=int(batch.num_tiles[0]))
+    plan = plan_memory(read_model_sizes(config.model, torch.bfloat16), config, size=largest)
+    peak = device_peak(device, "bf16")
+    measured_bytes = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    row = {
         "settings": " ".join(settings),
-        "tokens": size.num_tokens,
+        "tokens": largest.num_tokens,
         "first step s": round(seconds[0], 2),
         "second step s": round(seconds[1], 2),
-        "micro batch s": round(micro_batch_s, 3),
+        "micro batch s": round(micro_batch_s, 4),
         "samples/s": round(config.samples_of_a_pass / micro_batch_s, 2),
         "MFU": round(flops.of_batch(batch) / micro_batch_s / peak, 4) if peak else None,
         "planned GiB": round(plan.allocated_bytes / GIB, 1),
-        "measured GiB": round(torch.cuda.max_memory_allocated() / GIB, 1),
-        "loss": round(result.losses["loss"], 3),
+        "measured GiB": round(measured_bytes / GIB, 1),
+        "loss": round(losses["loss"], 3),
     }
+    return Measured(row, step, step_s)
+
+
+def _join_process_group(device: torch.device) -> None:
+    """A group of this process alone."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
+    os.environ.setdefault("MASTER_PORT", "29500")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def _batch(processor: Sa2VAProcessor, size: int) -> Batch:
@@ -134,10 +181,4 @@ def _batch(processor: Sa2VAProcessor, size: int) -> Batch:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "1", "RANK": "0"}
-        os.environ["LOCAL_RANK"] = "0"
-        dist.init_process_group("nccl")
-        print(json.dumps(measure(sys.argv[1:])))
-    else:
-        main()
+    main()
