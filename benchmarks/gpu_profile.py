@@ -1,12 +1,14 @@
-"""Where a GPU's time goes: kernels of a call, grouped by what they do, and the time in which none runs."""
+"""Where a GPU's time goes: parts of a call, its kernels grouped by what they do, and the time in which none runs."""
 
 import json
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -56,19 +58,50 @@ def record_kernels(call: Callable[[], object]) -> list[Kernel]:
     ]
 
 
+def time_parts(call: Callable[[], object], parts: Mapping[str, tuple[Any, str]]) -> dict[str, float]:
+    """Runs `call` once and returns the GPU's seconds in each part, waits within it included.
+
+    Args:
+        parts: by name, the object and the name of its method that is the part. No part may hold another.
+    """
+    events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in parts}
+    with ExitStack() as stack:
+        for name, (owner, method) in parts.items():
+            stack.enter_context(patch.object(owner, method, _timed(getattr(owner, method), events[name])))
+        call()
+    torch.cuda.synchronize()
+    return {name: sum(start.elapsed_time(end) for start, end in pairs) / 1000 for name, pairs in events.items()}
+
+
+def _timed(function: Callable[..., Any], events: list[tuple[torch.cuda.Event, torch.cuda.Event]]) -> Callable[..., Any]:
+    def timed(*arguments: Any, **options: Any) -> Any:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        result = function(*arguments, **options)
+        end.record()
+        events.append((start, end))
+        return result
+
+    return timed
+
+
 def kernel_class(name: str) -> str:
     """What a kernel does, by its name: a key of the classes, or "other"."""
     return next((each for each, pattern in _CLASSES.items() if re.search(pattern, name.lower())), _OTHER)
 
 
-def report(kernels: Iterable[Kernel], wall_s: float) -> Iterator[str]:
-    """Lines of text: each class's time and share of `wall_s`, the time without a kernel, the costliest kernels.
+def report(parts: Mapping[str, float], kernels: Iterable[Kernel], wall_s: float) -> Iterator[str]:
+    """Lines of text: each part's and each class's time and share of `wall_s`, the time without a kernel, the costliest
+    kernels.
 
     Args:
+        parts: seconds, from `time_parts`.
         wall_s: seconds that the same call takes without a profiler.
     """
     kernels = list(kernels)
     yield f"{wall_s:.3f} s, {len(kernels)} kernels"
+    for name, seconds in [*parts.items(), ("the rest", wall_s - sum(parts.values()))]:
+        yield f"{1000 * seconds:9.1f} ms {seconds / wall_s:6.1%}            {name}"
     rows = sorted(_sums(kernels, lambda each: kernel_class(each.name)), key=lambda row: -row[1])
     for name, seconds, number in [*rows, ("no kernel runs", max(wall_s - busy_s(kernels), 0.0), 0)]:
         yield f"{1000 * seconds:9.1f} ms {seconds / wall_s:6.1%} {number:7d} x  {name}"

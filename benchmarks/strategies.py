@@ -23,11 +23,12 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from benchmarks.gpu_profile import record_kernels, report
+from benchmarks.gpu_profile import record_kernels, report, time_parts
 from benchmarks.predict import SIZES, architecture
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.models.build import build_model
 from sa2va_ray.models.lora import make_trainable
+from sa2va_ray.models.parts import IMAGE_ENCODER, LANGUAGE_MODEL, MASK_DECODER, VISION_ENCODER
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.deepspeed import build_engine
@@ -39,6 +40,7 @@ from sa2va_ray.train.step import MicroBatch, train_step
 
 ROOT = Path(__file__).parent.parent
 GIB = 2**30
+_PARTS = (VISION_ENCODER, LANGUAGE_MODEL, IMAGE_ENCODER, MASK_DECODER)
 NUM_STEPS, MICRO_BATCHES = 5, 4
 WARM_UP_STEPS = 2
 SETTINGS = [
@@ -62,7 +64,7 @@ def main() -> None:
         measured = measure(arguments.settings, arguments.size)
         print(json.dumps(measured.row), flush=True)
         if arguments.profile:
-            lines = report(record_kernels(measured.step), measured.step_s)
+            lines = report(time_parts(measured.step, measured.parts), record_kernels(measured.step), measured.step_s)
             arguments.profile.write_text("\n".join([" ".join(arguments.settings), *lines]) + "\n")
         return
     rows = [_in_a_process(settings) for settings in SETTINGS]
@@ -81,11 +83,12 @@ def _in_a_process(settings: list[str]) -> dict[str, Any]:
 
 
 class Measured(NamedTuple):
-    """Attributes: what is printed of a setting; one more step of it, and the seconds that a step takes."""
+    """Attributes: what is printed of a setting; one more step of it, the seconds that a step takes, and its parts."""
 
     row: dict[str, Any]
     step: Callable[[], Any]
     step_s: float
+    parts: dict[str, tuple[Any, str]]
 
 
 def measure(settings: list[str], size: str) -> Measured:
@@ -144,7 +147,8 @@ def measure(settings: list[str], size: str) -> Measured:
         "measured GiB": round(measured_bytes / GIB, 1),
         "loss": round(losses["loss"], 3),
     }
-    return Measured(row, step, step_s)
+    parts = {f"forward: {part.label}": (engine.module.get_submodule(part.module), "forward") for part in _PARTS}
+    return Measured(row, step, step_s, {**parts, "backward": (engine, "backward"), "update": (engine, "step")})
 
 
 def _join_process_group(device: torch.device) -> None:
