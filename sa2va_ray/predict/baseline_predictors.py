@@ -31,6 +31,7 @@ class BaselinePredictor(ABC):
     """A loaded baseline. `predict` may be called from one thread at a time."""
 
     def __init__(self, manifest: dict[str, Any]):
+        self.device = torch.device("cpu")
         self.name: str = manifest["name"]
         self.sha256: str | None = digest(manifest)
         self.threshold: float = manifest["threshold"]
@@ -101,7 +102,7 @@ class UnetPredictor(BaselinePredictor):
     def __init__(self, model: Unet, image_size: int, device: str, manifest: dict[str, Any]):
         super().__init__(manifest)
         self._model = model.to(device).eval()
-        self._image_size, self._device = image_size, device
+        self._image_size, self.device = image_size, torch.device(device)
 
     @classmethod
     def _load(cls, folder: Path, manifest: dict[str, Any], device: str) -> Self:
@@ -116,7 +117,7 @@ class UnetPredictor(BaselinePredictor):
     @torch.inference_mode()
     def _probabilities(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
         pixels = torch.stack([to_square(image, self._image_size) for image in images])
-        maps = self._model(pixels.to(self._device)).sigmoid().cpu()
+        maps = self._model(pixels.to(self.device)).sigmoid().cpu()
         return [resize_maps(each[None], (i.height, i.width))[0].numpy() for each, i in zip(maps, images, strict=True)]
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import torch
+
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
@@ -18,6 +20,11 @@ class Predictor(Protocol):
     sha256: str | None
     threshold: float
     cleanup: CleanupConfig
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        ...
 
     def predict(self, queries: Sequence[Query]) -> list[Prediction]:
         """Answers all queries in one batch: its three stages one after the other."""

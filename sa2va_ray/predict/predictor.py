@@ -255,6 +255,11 @@ class Sa2VAPredictor:
             )
         ]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._model.device
+
     def num_tokens(self, prompt: str) -> int:
         """How many tokens the prompt's own text has."""
         return len(self._processor.follow_up_ids(prompt)) - self._num_template_tokens

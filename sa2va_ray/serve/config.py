@@ -17,7 +17,8 @@ class BatchingConfig(Config):
 
     max_batch_megapixels: int = Field(8, gt=0, le=1024)
     """Most of one forward pass. An image counts by its pixels times its prompts, and as one megapixel at least, since
-    the model sees each at the same size; a larger question than this runs alone."""
+    the model sees each at the same size; a larger question than this runs alone. Where a GPU has no room for so much,
+    its replica takes what it has room for."""
     batch_wait_timeout_s: float = Field(0.0, ge=0, le=10)
     """How long a free model waits for more images after the first, s. Those that come while it is busy are put together
     anyway."""

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
+from sa2va_ray.predict.batch_room import images_that_fit
 from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.load import Predictor
 from sa2va_ray.predict.predictor import Prediction, Query, most_masks
@@ -47,6 +48,13 @@ class BatchRunner:
             prepared = self._preparing.submit(self._predictor.prepare, [query]).result()
             running = self._running.submit(self._predictor.run, prepared).result()
             self._finishing.submit(self._predictor.finish, running).result()
+
+    def images_that_fit(self, prompt: str) -> int | None:
+        """Most images of one megapixel in a batch, by what is free of the GPU's memory; None on a CPU."""
+        if self._predictor.device.type != "cuda":
+            return None
+        predict, device = self._predictor.predict, self._predictor.device
+        return self._running.submit(images_that_fit, predict, prompt, device).result()
 
     async def answer(self, questions: Sequence[Question]) -> list[Predicted]:
         """Whatever one image does to the model, it must not take the others with it, nor must a batch fail that has no

@@ -56,6 +56,7 @@ class SegmentationModel:
         self._runner = BatchRunner(self._predictor, self._metrics)
         warm_up = [Query(Image.new("RGB", (side, side)), args.default_prompt) for side in _WARM_UP_SIDES]
         self._runner.warm_up(warm_up, compiled=args.compile)
+        self._room = self._runner.images_that_fit(args.default_prompt)
         self._cleaning = ThreadPoolExecutor(_NUM_CLEANING)
         self._gate, self._memory = BatchingGate(), WeightedSemaphore(0)  # until `reconfigure`
 
@@ -70,10 +71,23 @@ class SegmentationModel:
                 raise
             LOGGER.error("the batching stays as it was: %s", error)
             return
-        self._gate.max_megapixels = config.max_batch_megapixels
-        self._memory.size = _BATCHES_IN_MEMORY * config.max_batch_megapixels
-        self._answer.set_max_batch_size(config.max_batch_megapixels)
+        largest = self._largest_batch(config.max_batch_megapixels)
+        self._gate.max_megapixels = largest
+        self._memory.size = _BATCHES_IN_MEMORY * largest
+        self._answer.set_max_batch_size(largest)
         self._answer.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
+
+    def _largest_batch(self, wanted: int) -> int:
+        """In megapixels: as wanted, if what is free of the GPU's memory allows it."""
+        if self._room is None or wanted <= self._room:
+            return wanted
+        LOGGER.warning(
+            "batches are of %d megapixels at most, not of %d as batching.max_batch_megapixels says: there is no room "
+            "for more on this GPU beside the model. Weights of 8 bits (jobs.export quantise=int8) leave more.",
+            self._room,
+            wanted,
+        )
+        return self._room
 
     async def answer(self, question: Question) -> ModelReply:
         """Runs with the questions of several callers: of those that came while the model was busy, as many as a batch

@@ -100,3 +100,11 @@ def test_a_question_is_settled_by_the_calibration_that_it_brings_if_that_is_of_t
     assert replica._calibration(of_others) == Calibration("0" * 64, 0.5, NO_CLEANUP)
     settled = replace(question, threshold=0.9).settled(brought)
     assert (settled.threshold, settled.cleanup) == (0.9, brought.cleanup)
+
+
+def test_a_batch_is_no_larger_than_what_the_gpu_has_room_for():
+    replica = Replica.__new__(Replica)
+    replica._room = 3
+    assert [replica._largest_batch(wanted) for wanted in (2, 3, 16)] == [2, 3, 3]
+    replica._room = None  # a CPU
+    assert replica._largest_batch(16) == 16

@@ -1,0 +1,49 @@
+"""How large a batch may be: what four images take beside one, of what is free."""
+
+import pytest
+import torch
+
+from sa2va_ray.predict import batch_room
+
+MIB = 2**20
+
+
+class Gpu:
+    """Its peaks and what is free, in bytes: a batch takes `base` and `each` for an image."""
+
+    def __init__(self, monkeypatch, free: int, base: int, each: int):
+        self.free, self.base, self.each, self.images = free, base, each, 0
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 7 * MIB)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 9 * MIB)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free - 2 * MIB, 4096 * MIB))
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 7 * MIB + self.taken(self.images))
+
+    def taken(self, images: int) -> int:
+        return self.base + images * self.each
+
+    def predict(self, queries) -> None:
+        self.images = len(queries)
+        if self.taken(self.images) > self.free:
+            raise torch.OutOfMemoryError
+
+
+@pytest.mark.parametrize(("free", "base", "each"), [(1000, 100, 10), (1000, 0, 30), (100, 60, 9), (900, 850, 1)])
+def test_the_largest_batch_that_fits_in_nine_tenths(monkeypatch, free, base, each):
+    gpu = Gpu(monkeypatch, free * MIB, base * MIB, each * MIB)
+    most = batch_room.images_that_fit(gpu.predict, "a", torch.device("cpu"))
+    assert most >= 1
+    assert gpu.taken(most) <= 0.9 * gpu.free or most == 1
+    assert gpu.taken(most + 1) > 0.9 * gpu.free
+
+
+def test_one_where_four_have_no_room(monkeypatch):
+    assert batch_room.images_that_fit(Gpu(monkeypatch, 100, 0, 30).predict, "a", torch.device("cpu")) == 1
+
+
+def test_a_process_that_may_have_a_share_has_no_more(monkeypatch):
+    Gpu(monkeypatch, 4000 * MIB, 0, 1)
+    assert batch_room.free_bytes(torch.device("cpu")) == 4000 * MIB
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 0.5)
+    assert batch_room.free_bytes(torch.device("cpu")) == (2048 - 7) * MIB
