@@ -1,9 +1,6 @@
-"""DeepSpeed around the model, and what of the model is computed twice or compiled. The process group is the one that
-Ray Train has made."""
+"""DeepSpeed around the model. The process group is the one that Ray Train has made."""
 
 import warnings
-from collections.abc import Iterator
-from functools import partial
 from typing import Any, Literal
 
 import deepspeed
@@ -11,13 +8,11 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops import __compatible_ops__
 from deepspeed.utils import set_z3_leaf_module
-from torch import nn
-from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
-from sa2va_ray.models.parts import ENCODERS, IMAGE_ENCODER, LANGUAGE_MODEL, VISION_ENCODER, Part
+from sa2va_ray.models.parts import ENCODERS, LANGUAGE_MODEL
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.train.config import OptimConfig, TrainConfig
+from sa2va_ray.train.engine.layers import compile_layers, layers, recompute_activations, trains
 from sa2va_ray.train.engine.strategy import zero_config
 
 
@@ -38,7 +33,7 @@ def build_engine(model: Sa2VAModel, config: TrainConfig, precision: str) -> deep
     __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if config.use_gpu else "gloo")
     if config.compile_layers:
-        compile_layers(model, config.strategy)
+        compile_layers(model, config.strategy, config.samples_of_a_pass)
     if config.activation_checkpointing:
         recompute_activations(model)
     settings = _deepspeed_config(config, precision)
@@ -60,51 +55,15 @@ def choose_precision(config: TrainConfig) -> Literal["bf16", "fp32"]:
     return "bf16" if config.use_gpu or fast_on_cpu else "fp32"
 
 
-def recompute_activations(model: Sa2VAModel) -> None:
-    """Layers of the language model, and of the vision encoders that train, keep their input only and run once more in
-    the backward pass. A frozen encoder keeps nothing anyway."""
-    for part in (LANGUAGE_MODEL, VISION_ENCODER, IMAGE_ENCODER):
-        module: Any = model.get_submodule(part.module)
-        if not _trains(module):
-            continue
-        if isinstance(module, PreTrainedModel):
-            module.activation_checkpointing_enable({"use_reentrant": False})
-        else:
-            for layer in _layers(model, part):
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-
-
-def compile_layers(model: Sa2VAModel, strategy: str) -> None:
-    """torch.compile of the layers of the language model and the encoders, one by one: those of a kind share one
-    compilation, and whatever else is between them stays as it is.
-
-    Encoders that train under ZeRO-3 are left out: its hooks in their layers would break each graph in pieces."""
-    torch._dynamo.config.recompile_limit = 64  # SAM 2 has blocks of ten kinds, and all share the code that is compiled
-    for part in (LANGUAGE_MODEL, *ENCODERS.values()):
-        if part in ENCODERS.values() and strategy != "zero2" and _trains(model.get_submodule(part.module)):
-            continue
-        for layer in _layers(model, part):
-            # `forward`, not the layer: what DeepSpeed hangs onto a layer is to stay outside.
-            layer.forward = torch.compile(layer.forward, dynamic=None if part is IMAGE_ENCODER else True)
-
-
 def _gather_in_large_pieces(model: Sa2VAModel) -> None:
     """ZeRO-3 gathers the weights of a leaf in one go. Left to itself it does so for each of 2,000 modules, and its
     Python for that takes longer than a GPU takes for the step; and its hooks in an encoder would break a compiled
     graph at each. Encoders that train stay as they are: DeepSpeed 0.19 loses weights of their layers as leaves."""
     for part in ENCODERS.values():
         encoder = model.get_submodule(part.module)
-        set_z3_leaf_module(encoder, not _trains(encoder))
-    for layer in _layers(model, LANGUAGE_MODEL):
+        set_z3_leaf_module(encoder, not trains(encoder))
+    for layer in layers(model, LANGUAGE_MODEL):
         set_z3_leaf_module(layer, True)
-
-
-def _layers(model: Sa2VAModel, part: Part) -> Iterator[Any]:
-    return model.get_submodule(part.layers_module).children()
-
-
-def _trains(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _shard(model: Sa2VAModel, settings: dict[str, Any]) -> None:

@@ -18,6 +18,9 @@ REDUCE_BUCKET_SIZE = 50_000_000
 """Trained values whose gradients are reduced in one call."""
 MAX_LIVE_PARAMETERS = 500_000_000
 """Values of gathered layers up to which ZeRO-3 fetches ahead and keeps what is soon used again."""
+PREFETCH_BUCKET_SIZE = MAX_LIVE_PARAMETERS // 2
+"""Values that ZeRO-3 fetches ahead at a time: all 233 M of the next layer of 7B while one runs. A GPU waits for what is
+not fetched ahead."""
 PERSISTENCE_THRESHOLD = 10_000
 """Parameters smaller than this stay whole on every rank: gathering them costs more."""
 
@@ -33,7 +36,7 @@ def zero_config(strategy: str, use_gpu: bool) -> dict[str, Any]:
         "stage3_param_persistence_threshold": PERSISTENCE_THRESHOLD,
         "stage3_max_live_parameters": MAX_LIVE_PARAMETERS,
         "stage3_max_reuse_distance": MAX_LIVE_PARAMETERS,
-        "stage3_prefetch_bucket_size": REDUCE_BUCKET_SIZE,
+        "stage3_prefetch_bucket_size": PREFETCH_BUCKET_SIZE,
     }
     if strategy == "zero3":
         return sharded

@@ -17,7 +17,8 @@ from torch import Tensor
 from sa2va_ray.data.batch import Batch
 from sa2va_ray.models.sa2va.processing_sa2va import normalize_tiles
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.engine.deepspeed import build_engine, recompute_activations
+from sa2va_ray.train.engine.deepspeed import build_engine
+from sa2va_ray.train.engine.layers import recompute_activations
 from sa2va_ray.train.engine.zero_state import trained_parameters
 from sa2va_ray.train.plan.memory import plan_memory
 from sa2va_ray.train.plan.sizes import read_model_sizes

@@ -1,0 +1,31 @@
+import pytest
+import torch
+from torch import nn
+
+from sa2va_ray.train.engine.layers import piece_size, run_in_pieces
+
+
+@pytest.mark.parametrize(("micro_batch_size", "size"), [(1, 1), (4, 4), (8, 8), (9, 5), (11, 6), (16, 8), (32, 8)])
+def test_a_full_micro_batch_is_cut_into_equal_pieces(micro_batch_size, size):
+    assert piece_size(micro_batch_size) == size
+
+
+@pytest.mark.parametrize("num_images", [1, 3, 4, 7])
+def test_images_in_pieces_of_one_size_give_the_same_outputs_and_gradients(num_images):
+    torch.manual_seed(0)
+    layer, sizes = nn.Conv2d(3, 2, 3), []
+
+    def trunk(images):
+        sizes.append(len(images))
+        fine = layer(images).tanh()
+        return [fine, fine.mean(dim=(2, 3)) + 1]
+
+    images = torch.randn(num_images, 3, 8, 8)
+    expected, outputs = trunk(images), run_in_pieces(trunk, 3, images)
+    assert set(sizes[1:]) == {3}
+    torch.testing.assert_close(outputs, expected)
+    expected_gradient, gradient = (
+        torch.autograd.grad(sum(level.square().sum() for level in levels), layer.weight)[0]
+        for levels in (expected, outputs)
+    )
+    torch.testing.assert_close(gradient, expected_gradient)
