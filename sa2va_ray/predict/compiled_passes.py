@@ -11,7 +11,7 @@ Shapes: as in `Passes`.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +42,17 @@ class CompiledPasses(Passes):
         if model.is_causal_throughout:
             self.prefill = self._prefill
         self._compile_layers()
-        self._side = torch.cuda.Stream() if model.device.type == "cuda" else None
+        # The language model goes first, and SAM 2 fills the gaps: what the model says is then known, and the next batch
+        # can be started, while SAM 2 is still at work on this one.
+        self._main, self._side = _stream(model.device, priority=-1), _stream(model.device, priority=0)
         self._graphs: dict[tuple, _Graph] = {}
-        with torch.no_grad():
+        with torch.no_grad(), torch.cuda.stream(self._main):
             self._warm_up()
 
-    def without_compiling(self) -> AbstractContextManager:
-        return torch.compiler.set_stance("eager_on_recompile")
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        with torch.compiler.set_stance("eager_on_recompile"), torch.cuda.stream(self._main):
+            yield
 
     def encode_tiles(self, tiles: Tensor) -> Tensor:
         return self._run("tiles", self.model.encode_tiles, tiles)
@@ -129,7 +133,8 @@ class CompiledPasses(Passes):
         for prompt in prompts if self.prefill else ():
             self._capture("prompt", self._hidden_states, prompt)
         for pixels, seen in zip(images, objects, strict=True):
-            self._capture("images", self._encode, pixels)
+            with torch.cuda.stream(self._side):
+                self._capture("images", self._encode, pixels)
             self._capture("masks", self._decode, *seen)
 
     def _capture(self, name: str, function: Callable, *inputs: Tensor) -> None:
@@ -140,14 +145,15 @@ class CompiledPasses(Passes):
 
 
 class _Graph:
-    """A function of tensors of fixed shapes, whose kernels start in one go."""
+    """A function of tensors of fixed shapes, whose kernels start in one go, with the priority of the stream in which
+    it was captured."""
 
     def __init__(self, function: Callable, inputs: tuple[Tensor, ...]):
         self._inputs = [each.clone() for each in inputs]
         function(*self._inputs)  # whatever is set up in a first call
         torch.cuda.synchronize()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, stream=torch.cuda.current_stream()):
             self._outputs = function(*self._inputs)
 
     def __call__(self, *inputs: Tensor):
@@ -158,6 +164,10 @@ class _Graph:
         if isinstance(self._outputs, Tensor):
             return self._outputs.clone()
         return tuple(each.clone() for each in self._outputs)
+
+
+def _stream(device: torch.device, priority: int) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device, priority=priority) if device.type == "cuda" else None
 
 
 def _chunks(number: int) -> Iterator[slice]:

@@ -228,7 +228,7 @@ class Sa2VAPredictor:
         Raises:
             TooManyMasksError: an answer has more masks than its query allows.
         """
-        with self._passes.without_compiling(), torch.no_grad():
+        with self._passes.answering(), torch.no_grad():
             segmentations = segment_prepared(
                 self._model,
                 self._processor,
@@ -238,7 +238,7 @@ class Sa2VAPredictor:
                 passes=self._passes,
             )
             masks = self._masks(prepared.queries, segmentations)
-        is_done = torch.cuda.current_stream().record_event() if self._download else None
+            is_done = torch.cuda.current_stream().record_event() if self._download else None
         return RunningQueries(prepared, segmentations, masks, is_done)
 
     def finish(self, running: RunningQueries) -> list[Prediction]:

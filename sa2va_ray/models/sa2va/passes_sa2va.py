@@ -30,7 +30,7 @@ class Passes:
     def __init__(self, model):
         self.model = model
 
-    def without_compiling(self) -> AbstractContextManager:
+    def answering(self) -> AbstractContextManager:
         """The context in which an answer is made."""
         return nullcontext()
 
