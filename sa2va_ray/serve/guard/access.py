@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Request
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 
 from sa2va_ray import storage
 from sa2va_ray.config import Config, UserError
@@ -72,11 +73,20 @@ class Access:
         """The keys in the file at `path` (a path or URI), else in the environment; neither: no keys.
 
         Raises:
-            UserError: no such file, or not a list of keys. The message holds none of their values.
+            UserError: no such file, or not a list of keys; no keys where they are obligatory. The message holds none of
+                their values.
         """
         if path is not None:
-            return cls(_parse(_read(path), where=path))
-        return cls(_parse(os.environ.get(KEYS_VARIABLE) or "[]", where=f"environment variable {KEYS_VARIABLE}"))
+            keys = _parse(_read(path), where=path)
+        else:
+            keys = _parse(os.environ.get(KEYS_VARIABLE) or "[]", where=f"environment variable {KEYS_VARIABLE}")
+        if RAY_SERVE_ENABLE_HA_PROXY and not keys:
+            raise UserError(
+                "Serve runs with HAProxy here (RAY_SERVE_ENABLE_HA_PROXY=1), which listens on all interfaces, and "
+                "behind which every request seems to come from this machine: without API keys anybody would be "
+                f"answered. Make keys with `{_COMMAND} new ID`, or start Ray without that variable."
+            )
+        return cls(keys)
 
     def describe(self) -> str:
         """One sentence on who may ask, for the log."""

@@ -162,6 +162,21 @@ def test_a_missing_file_is_not_no_keys(tmp_path):
         Access.load(str(tmp_path / "keys.json"))
 
 
+def test_behind_haproxy_keys_are_obligatory(tmp_path, monkeypatch):
+    monkeypatch.setattr("sa2va_ray.serve.guard.access.RAY_SERVE_ENABLE_HA_PROXY", True)
+    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    file = tmp_path / "keys.json"
+    file.write_text("[]")
+    for path in (None, str(file)):
+        with pytest.raises(UserError, match="without API keys anybody would be answered"):
+            Access.load(path)
+    key, stored = new_key("clinic")
+    file.write_text(json.dumps([stored.model_dump(mode="json")]))
+    assert Access.load(str(file)).identify({"x-api-key": key}, "127.0.0.1") == "clinic"
+    monkeypatch.setenv(KEYS_VARIABLE, file.read_text())
+    assert Access.load(None).identify({"x-api-key": key}, "127.0.0.1") == "clinic"
+
+
 def test_what_the_generator_prints_works(tmp_path):
     command = [sys.executable, "-m", "sa2va_ray.serve.guard.access", "new", "clinic"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
