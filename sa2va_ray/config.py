@@ -7,10 +7,12 @@ A verb takes `[config.yaml ...] [key=value ...]`: the YAML files are laid over e
 import os.path
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from sa2va_ray.config_keys import did_you_mean, explain, kinds_of, list_keys
 
 _RENAMED = {"data": "data_uri", "images": "source", "compile_frozen": "compile_layers"}
 """Keys that have another name now; the error about the old one gives the new one."""
@@ -33,7 +35,7 @@ class Config(BaseModel):
     @classmethod
     def _refuse_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML's `true` and `yes` are 1 to Python."""
-        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        kinds = kinds_of(cls.model_fields[info.field_name or ""].annotation)
         if kinds & {int, float} and bool not in kinds and _holds_bool(value):
             raise ValueError("true and false, which YAML also reads from yes, no, on and off, are no numbers")
         return value
@@ -52,7 +54,7 @@ class Config(BaseModel):
                 key, _, text = argument.partition("=")
                 _set(values, key, _parse_override(key, text))
             else:
-                _merge(values, _read_yaml(Path(argument)))
+                _merge(values, _read_yaml(Path(argument), list_keys(cls)))
         return cls.parse(values)
 
     @classmethod
@@ -61,7 +63,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            lines = [_explain(cls, dict(problem)) for problem in error.errors()]
+            lines = [explain(cls, problem, _RENAMED) for problem in error.errors()]
             raise UserError(f"{cls.__name__} has {len(lines)} wrong value(s):\n  " + "\n  ".join(lines)) from None
 
     def to_yaml(self) -> str:
@@ -77,8 +79,7 @@ def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return {_RENAMED.get(key, key): value for key, value in values.items()}
 
 
-_SHOWN_CHARACTERS = 300
-_LARGEST_SHOWN = 10**_SHOWN_CHARACTERS
+_MOST_OF_A_NAME = 200  # characters, in a message
 
 
 class _Loader(yaml.SafeLoader):
@@ -122,11 +123,13 @@ def _parse_override(key: str, text: str) -> Any:
     return text.strip() if isinstance(value, str) and text.strip()[:1] not in tuple("'\"|>!&*") else value
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """
+    Args:
+        keys: that the command takes: what is no file may be one of them.
+    """
     if not os.path.isfile(path):  # False, too, for what is too long for a path; Path.is_file raises
-        raise UserError(
-            f"There is no config file {str(path)[:200]}. Overrides are written key=value; see jobs/configs/ for files."
-        )
+        raise UserError(_explain_no_file(path, keys))
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -141,8 +144,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def _explain_no_file(path: Path, keys: Sequence[str]) -> str:
+    name = str(path)[:_MOST_OF_A_NAME]
+    if os.path.isdir(path):
+        return f"{name} is a folder, no config file. Name a file in it; keys are written key=value."
+    files = {each.name: str(each) for folder in (Path("jobs/configs"), path.parent) for each in _yaml_files(folder)}
+    near = did_you_mean(path.name, files) or did_you_mean(name, {key: f"{key}=" for key in keys})
+    return f"There is no config file {name}. Overrides are written key=value; see jobs/configs/ for files.{near}"
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    return list(folder.glob("*.y*ml")) if os.path.isdir(folder) else []
+
+
 def _set(values: dict[str, Any], dotted_key: str, value: Any) -> None:
     *parents, last = dotted_key.split(".")
+    if not all((*parents, last)):
+        raise UserError(
+            f"{dotted_key[:_MOST_OF_A_NAME]}= names no key: overrides are written key=value, group.key=value."
+        )
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
@@ -158,40 +178,5 @@ def _merge(base: dict[str, Any], update: dict[str, Any]) -> None:
             base[key] = value
 
 
-def _explain(config_class: type[BaseModel], problem: dict[str, Any]) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        owner = _owner(config_class, location[:-1])
-        if (new := _RENAMED.get(location[-1])) in owner.model_fields:
-            return f"unknown key {key}; it is called {'.'.join([*location[:-1], new])} now"
-        return f"unknown key {key}; valid here: {', '.join(sorted(owner.model_fields))}"
-    if problem["type"] == "missing":
-        return f"{key} is required: set it in the YAML file or as {key}=..."
-    return f"{key or 'config'}: {problem['msg']} (got {_shortened(problem['input'])})"
-
-
-def _shortened(value: Any) -> str:
-    if isinstance(value, int) and abs(value) > _LARGEST_SHOWN:
-        return f"a number of more than {_SHOWN_CHARACTERS} digits"
-    shown = repr(value)
-    return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]} ..."
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """The types that an annotation is made of."""
-    return {annotation}.union(*map(_kinds, get_args(annotation)))
-
-
 def _holds_bool(value: Any) -> bool:
     return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_bool, value)))
-
-
-def _owner(config_class: type[BaseModel], parents: list[str]) -> type[BaseModel]:
-    """The config class that holds the key below `parents`."""
-    for parent in parents:
-        field = config_class.model_fields.get(parent)
-        kinds = _kinds(field.annotation) if field else set()  # of `dict[str, Group]`, whose keys have no field, too
-        groups = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        config_class = groups[0] if groups else config_class
-    return config_class

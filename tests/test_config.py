@@ -174,3 +174,35 @@ def test_the_valid_keys_of_a_group_under_a_name_of_the_users_own_are_told():
 def test_seeds_have_bounds(seed):
     with pytest.raises(UserError, match="seed: Input should be"):
         TrainConfig.load(["jobs/configs/demo.yaml", "data_uri=d", "runs_uri=r", "name=n", f"seed={seed}"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "question"),
+    [
+        ("optim.warm_up=1", "warmup. Did you mean optim.warmup?"),
+        ("optim.LR=1", "Did you mean optim.lr?"),
+        ("lr=1", "Did you mean optim.lr?"),
+        ("--name=1", "Did you mean name?"),
+        ("--name", "Did you mean name=?"),
+        ("jobs/configs/dmo.yaml", "Did you mean jobs/configs/demo.yaml?"),
+        ("demo.yml", "Did you mean jobs/configs/demo.yaml?"),
+    ],
+)
+def test_the_nearest_key_or_file_is_asked_for(argument, question):
+    assert question in message(argument)
+
+
+def test_what_is_near_to_nothing_is_not_guessed_at():
+    assert message("name=a", "zebra=1").endswith("unknown key zebra; valid here: name, optim")
+
+
+def test_a_group_is_no_value_and_a_folder_no_file(tmp_path):
+    assert "optim is a group of keys, betas, is_fast, lr, warmup, and no value 1" in message("name=a", "optim=1")
+    assert f"{tmp_path} is a folder, no config file" in message(tmp_path)
+    assert "optim.= names no key" in message("optim.=1")
+
+
+def test_a_pattern_comes_with_its_meaning_and_no_value_is_called_nothing():
+    with pytest.raises(UserError, match=r"name: String should match .* It is: Name of the run"):
+        TrainConfig.load(["jobs/configs/demo.yaml", "name=a/b"])
+    assert "name: Input should be a valid string (got nothing)" in message("name=")

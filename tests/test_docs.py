@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sa2va_ray.config import Config
+from sa2va_ray.config_keys import list_keys
 from sa2va_ray.console.main import main
-from sa2va_ray.console.usage import list_keys
 from sa2va_ray.console.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,10 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from sa2va_ray import __version__
 from sa2va_ray.config import Config, UserError
+from sa2va_ray.config_keys import list_keys
 from sa2va_ray.console.connection import Connection, print_connection
 from sa2va_ray.console.curves import show_curves
-from sa2va_ray.console.usage import list_keys, usage
+from sa2va_ray.console.usage import usage
 from sa2va_ray.console.verbs import INTERRUPTED, VERBS, run_verb
 from sa2va_ray.console.viewer import show
 
@@ -54,7 +55,7 @@ class _Verb(click.Command):
             params=[click.Argument(["settings"], nargs=-1, type=_Settings(lambda: self._verb.config_class))],
             callback=lambda settings: run_verb(name, settings),
             short_help=self._verb.summary.partition(":")[0].rstrip(".") + ".",
-            context_settings=_HELP,
+            context_settings=_HELP | {"ignore_unknown_options": True},  # `Config.load` says how keys are written
         )
 
     def get_help(self, ctx: click.Context) -> str:

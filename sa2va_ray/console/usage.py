@@ -2,12 +2,13 @@
 
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from sa2va_ray.config_keys import group_of, list_fields, union_members
 
 _WIDTH = 110
 
@@ -29,29 +30,13 @@ def usage(verb: str, summary: str, examples: Sequence[str], config_class: type[B
             *[f"    sa2va-ray {verb} {example}" for example in examples],
             "",
             "Keys, later ones win:",
-            *[line for key, field in _fields(config_class, "") for line in _paragraph(key, field)],
+            *[line for key, field in list_fields(config_class) for line in _paragraph(key, field)],
         ]
     )
 
 
-def list_keys(config_class: type[BaseModel]) -> list[str]:
-    """The keys that take a value; those of a group as `group.key`."""
-    return [key for key, field in _fields(config_class, "") if not _groups(field)]
-
-
-def _fields(config_class: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in config_class.model_fields.items():
-        yield f"{prefix}{name}", field
-        for group in _groups(field):
-            yield from _fields(group, f"{prefix}{name}.")
-
-
-def _groups(field: FieldInfo) -> list[type[BaseModel]]:
-    return [each for each in _parts(field.annotation) if isinstance(each, type) and issubclass(each, BaseModel)]
-
-
 def _paragraph(key: str, field: FieldInfo) -> list[str]:
-    is_group = bool(_groups(field))
+    is_group = group_of(field) is not None
     if is_group and not field.description:
         return []
     return ["", f"  {key}{'' if is_group else _default(field)}", *_wrapped(field.description or "")]
@@ -64,13 +49,8 @@ def _default(field: FieldInfo) -> str:
 
 
 def _choices(annotation: Any) -> list[str]:
-    literals = [each for each in _parts(annotation) if get_origin(each) is Literal]
+    literals = [each for each in union_members(annotation) if get_origin(each) is Literal]
     return [str(choice) for each in literals for choice in get_args(each)]
-
-
-def _parts(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation alone."""
-    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
 def _wrapped(text: str) -> list[str]:
