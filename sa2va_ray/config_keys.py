@@ -64,7 +64,8 @@ def explain(config_class: type[BaseModel], problem: Mapping[str, Any], renamed: 
     if problem["type"] == "missing":
         return f"{key} is required: set it in the YAML file or as {key}=..."
     if problem["type"] == "model_type":
-        return f"{key} is a group of keys, {_listed(_owner(config_class, location))}, and no value {_shortened(given)}"
+        owner = _owner(config_class, location)
+        return f"{key or owner.__name__} is a group of keys, {_listed(owner)}, and no value {_shortened(given)}"
     message = problem["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(given, Mapping) else f" (got {_shortened(given)})"
     meaning = _meaning(config_class, location) if problem["type"] == "string_pattern_mismatch" else ""

@@ -50,7 +50,7 @@ def _download(repo: str, revision: str | None) -> str:
     hub_logging.set_verbosity_error()
     try:
         return huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision)
-    except (OSError, ValueError) as error:  # what the library raises for all that goes wrong
+    except Exception as error:  # its own, and those of the HTTP library that it uses, httpx or another
         raise UserError(
             "`source` is neither a path that this machine sees nor a data set that could be fetched from the Hugging "
             f"Face hub ({type(error).__name__}). A path is best written /in/full or "

@@ -39,16 +39,14 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """Filesystem and path of a URI.
 
     Raises:
-        UserError: a scheme other than a path, `file://` and `s3://`.
+        UserError: a URI that is empty, or of another scheme than `file://` and `s3://`.
     """
-    scheme, separator, path = uri.partition("://")  # not urlsplit: a key may hold "#" and "?"
+    if fault := _fault(uri):
+        raise UserError(f"{uri or 'The path'}: {fault}")
+    scheme, separator, path = uri.partition("://")
     if not separator:
-        return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
-    if scheme == "s3":
-        return _s3_filesystem(), path.rstrip("/")
-    if scheme == "file":
-        return pafs.LocalFileSystem(), path
-    raise UserError(f"{uri}: storage of kind '{scheme}' is not supported; use a path, file:// or s3://")
+        return pafs.LocalFileSystem(), _absolute(uri)
+    return (_s3_filesystem(), path.rstrip("/")) if scheme == "s3" else (pafs.LocalFileSystem(), path)
 
 
 def join(uri: str, *names: str) -> str:
@@ -57,12 +55,34 @@ def join(uri: str, *names: str) -> str:
 
 def absolute(uri: str) -> str:
     """A local path made absolute, so that other processes with another working directory find it; a URI as it is."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    return uri if "://" in uri else _absolute(uri)
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        user = path.partition("/")[0].removeprefix("~")
+        raise UserError(f"~{user}: this machine has no home of a user '{user}'. Write the path in full.") from None
+
+
+def _fault(uri: str) -> str:
+    """What is wrong with the way in which a URI is written; empty for nothing."""
+    scheme, separator, path = uri.partition("://")  # not urlsplit: a key may hold "#" and "?"
+    if not (path if separator else uri).strip():
+        return "is empty: give a path, file:///path or s3://bucket/key"
+    if separator and scheme not in ("s3", "file"):
+        return f"storage of kind '{scheme}' is not supported; use a path, file:// or s3://"
+    if scheme == "s3" and path.startswith("/"):
+        return "names no bucket: give s3://bucket/key"
+    if scheme == "file" and separator and not path.startswith("/"):
+        return "is no path in full: give file:///path"
+    return ""
 
 
 def _checked(uri: str) -> str:
-    if not uri.rpartition("://")[2].strip():
-        raise ValueError("is empty: give a path, file:///path or s3://bucket/key")
+    if fault := _fault(uri):
+        raise ValueError(fault)
     return absolute(uri)
 
 
@@ -72,7 +92,7 @@ folders."""
 
 
 def _kept(uri: str) -> str:
-    if _SUBMITTED in os.environ and "://" not in uri and not Path(uri).expanduser().is_absolute():
+    if _SUBMITTED in os.environ and "://" not in uri and not uri.startswith(("/", "~")):
         raise ValueError(
             "is relative, and a submitted job runs in Ray's copy of --working-dir, which Ray deletes: what is written "
             f'there is lost. Give s3://bucket/{uri}, or where the cluster sees this disk "$PWD/{uri}", which your '
@@ -114,6 +134,15 @@ def size_bytes(uri: str) -> int:
     return info.size
 
 
+def modified_s(uri: str) -> float:
+    """When a file was written, by the store's clock: seconds since 1970. Raises like `read_bytes`."""
+    filesystem, path = resolve(uri)
+    info = _translated(uri, lambda: filesystem.get_file_info(path))
+    if info.type != pafs.FileType.File:
+        raise FileNotFoundError(uri)
+    return info.mtime_ns / 1e9
+
+
 def read_bytes(uri: str) -> bytes:
     """Raises `FileNotFoundError` where there is no such file, `StorageError` where the store does not answer."""
     filesystem, path = resolve(uri)
@@ -121,8 +150,11 @@ def read_bytes(uri: str) -> bytes:
         raise FileNotFoundError(f"{uri} is a folder")
 
     def read() -> bytes:
-        with filesystem.open_input_file(path) as file:
-            return file.readall()
+        try:
+            with filesystem.open_input_file(path) as file:
+                return file.readall()
+        except NotADirectoryError:
+            raise FileNotFoundError(f"{uri} lies below a file") from None
 
     return _translated(uri, read)
 
@@ -381,8 +413,13 @@ def _translated(uri, operation):
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
-        endpoint = "this machine" if is_local(uri) else os.environ.get("AWS_ENDPOINT_URL", "the default of AWS")
         reason = str(error).splitlines()[0]
+        if is_local(uri):
+            raise StorageError(
+                f"Storage does not work at {uri}, on this machine: {reason}. Check the path, its permissions and the "
+                "room on its disk."
+            ) from None
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "the default of AWS")
         raise StorageError(
             f"Storage does not work at {uri} (endpoint: {endpoint}): {reason}. "
             "Check that the store runs, that the bucket exists and that the credentials in the environment are valid."

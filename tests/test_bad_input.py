@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sa2va_ray.cluster.resources import connect
+from sa2va_ray.config import UserError
 from sa2va_ray.console.verbs import run_verb
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +49,17 @@ def test_a_store_that_does_not_answer_is_named(monkeypatch, capsys):
     message = fail("train", [DEMO], capsys)
     assert "http://127.0.0.1:9" in message
     assert "credentials" in message
+    assert time.monotonic() - start_s < 30
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "no.such.host.invalid:6379"])
+def test_a_cluster_that_is_gone_is_told_at_once(address, monkeypatch):
+    """Ray waits for two minutes, and writes lines of its own meanwhile."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    start_s = time.monotonic()
+    with pytest.raises(UserError, match=f"No Ray cluster answers at RAY_ADDRESS={address}: .*unset RAY_ADDRESS"):
+        connect()
     assert time.monotonic() - start_s < 30
 
 

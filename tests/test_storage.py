@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.demo.stack import Stack
+from sa2va_ray.storage import StorageError
 
 
 def test_bytes_round_trip(bucket_uri: str) -> None:
@@ -133,6 +134,31 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_an_empty_uri_is_no_working_directory(uri: str) -> None:
     with pytest.raises(ValidationError, match="is empty: give a path"):
         TypeAdapter(storage.Uri).validate_python(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("gs://bucket/x", "storage of kind 'gs' is not supported; use a path, file:// or s3://"),
+        ("s3:///x", "names no bucket: give s3://bucket/key"),
+        ("file://x/y", "is no path in full: give file:///path"),
+        ("~no.such.user/x", "this machine has no home of a user 'no.such.user'"),
+    ],
+)
+def test_a_uri_that_leads_nowhere_is_refused_where_it_is_read_and_where_it_is_used(uri: str, words: str) -> None:
+    with pytest.raises((ValidationError, UserError), match=words):
+        TypeAdapter(storage.Uri).validate_python(uri)
+    with pytest.raises(UserError, match=words):
+        storage.exists(uri)
+
+
+def test_what_lies_below_a_file_is_not_there_and_what_fails_here_is_no_fault_of_a_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(f"{tmp_path}/file/manifest.json")
+    with pytest.raises(StorageError, match=r"on this machine: .*Check the path, its permissions") as told:
+        storage.write_bytes(f"{tmp_path}/file/inner/a", b"x")
+    assert "credentials" not in str(told.value)
 
 
 def test_a_submitted_job_writes_nothing_into_rays_copy_of_the_working_directory(monkeypatch) -> None:

@@ -9,11 +9,14 @@ import sysconfig
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from sa2va_ray import storage
 from sa2va_ray.config import Config, UserError
 from sa2va_ray.demo.connection_file import CONNECTION_NAME, STATE_DIR
 
@@ -21,25 +24,35 @@ _ANSWERS_WITHIN_S = 5.0
 
 
 def _existing_file(text: str) -> str:
-    file = Path(text).expanduser().absolute()
-    if not file.is_file():
+    file = storage.absolute(text)
+    if not os.path.isfile(file):
         raise ValueError(f"there is no file {file}")
-    return str(file)
+    return file
+
+
+def _url(text: str) -> str:
+    try:
+        if urlsplit(text).port == 0:
+            raise ValueError
+    except ValueError:
+        raise ValueError("is no URL of a host and a port: http://HOST:PORT") from None
+    return text
 
 
 ExistingFile = Annotated[str, AfterValidator(_existing_file)]
+ServerUrl = Annotated[str, Field(pattern=r"^https?://[^\s/]+/?$"), AfterValidator(_url)]
 
 
 class Connection(Config):
     """A cluster and a store, as this machine reaches them. What is not given is left as the shell has it."""
 
-    dashboard: str | None = Field(None, pattern=r"^https?://[^\s/]+/?$")
+    dashboard: ServerUrl | None = None
     """Where `ray job submit` and `serve deploy` go: http://HOST:8265."""
     address: str | None = Field(None, pattern=r"^(auto|[^\s/:]+:\d+)$")
     """Where a verb by hand goes, on a machine of the cluster: HOST:6379."""
     token_file: ExistingFile | None = None
     """File of Ray's token."""
-    store_endpoint: str | None = Field(None, pattern=r"^https?://[^\s/]+/?$")
+    store_endpoint: ServerUrl | None = None
     """URL of an S3 store that is not Amazon's."""
     store_region: str | None = None
     """Region of the store."""
@@ -108,13 +121,18 @@ def _answers(connection: Connection) -> Iterator[str]:
 
 
 def _cluster_answer(dashboard: str, token_file: str | None) -> str:
-    headers = {"Authorization": f"Bearer {Path(token_file).read_text().strip()}"} if token_file else {}
+    token = Path(token_file).read_bytes().strip() if token_file else b""
+    if token_file and (not token.isascii() or len(token.split()) != 1):
+        return f"{token_file} holds no token, which is one word: `ray get-auth-token --generate` makes a file of one."
+    headers = {"Authorization": f"Bearer {token.decode()}"} if token else {}
     try:
         version = json.loads(_get(f"{dashboard.rstrip('/')}/api/version", headers))["ray_version"]
     except urllib.error.HTTPError as error:
         cure = "its token is another one" if error.code in (401, 403) else "something else listens there"
         return f"Ray at {dashboard} refuses with status {error.code}: {cure}."
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError, HTTPException):
+        return f"What listens at {dashboard} is not Ray's dashboard, whose port is 8265 where nothing else was said."
+    except OSError as error:
         reason = getattr(error, "reason", error)
         return f"Ray at {dashboard} does not answer ({reason}): is it up, and does a tunnel lead there?"
     return f"Ray {version} answers at {dashboard}."
@@ -122,11 +140,15 @@ def _cluster_answer(dashboard: str, token_file: str | None) -> str:
 
 def _store_answer(endpoint: str) -> str:
     try:
-        _get(endpoint, {})
-    except urllib.error.HTTPError:
-        pass  # a store refuses who brings no key; it is there
+        content = _get(f"{endpoint.rstrip('/')}/sa2va-ray-probe", {})
+    except urllib.error.HTTPError as error:
+        content = error.read()  # a store refuses who brings no key; it is there
+    except HTTPException:
+        content = b""
     except OSError as error:
         return f"The store at {endpoint} does not answer ({getattr(error, 'reason', error)}): is it up?"
+    if b"<?xml" not in content[:100]:
+        return f"What listens at {endpoint} does not answer as an S3 store does: is it another port?"
     return f"The store answers at {endpoint}."
 
 

@@ -24,6 +24,7 @@ def show_curves(uri: str, port: int) -> None:
     Raises:
         UserError: there are no event files, the store does not answer, or TensorBoard does not start.
     """
+    uri = storage.absolute(uri)
     if not _event_files(uri):
         raise UserError(
             f"There are no curves below {uri}. Give a run, runs_uri/NAME, or a folder of runs; a run writes its first "

@@ -5,6 +5,7 @@ import html
 import mimetypes
 import secrets
 import sys
+import time
 import webbrowser
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +13,11 @@ from urllib.parse import quote, unquote
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.train.checkpoints.beat import BeatWatch
+from sa2va_ray.train.watch.page.silence import PLACE, say_silence
 
-_PAGES = ("run.html", "report.html", "validation/report.html", "calibration.html", "contact_sheet.png")
+_RUN_PAGE = "run.html"
+_PAGES = (_RUN_PAGE, "report.html", "validation/report.html", "calibration.html", "contact_sheet.png")
 """What is shown of a folder, the first that is there."""
 _LARGEST_BYTES = 512 * 2**20
 _MOST_LISTED = 2000
@@ -45,6 +49,7 @@ def find_page(uri: str) -> tuple[str, str]:
     Raises:
         UserError: there is nothing at `uri`.
     """
+    storage.resolve(uri)
     uri = storage.absolute(uri).rstrip("/")
     for page in _PAGES:
         if storage.exists(storage.join(uri, page)):
@@ -70,11 +75,18 @@ class ViewerServer(ThreadingHTTPServer):
     def __init__(self, folder: str, port: int):
         self.folder = folder
         self.secret = secrets.token_urlsafe(16)
+        self._watches: dict[str, BeatWatch] = {}
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/{self.secret}"
+
+    def watch(self, run_uri: str) -> BeatWatch:
+        """What looks at a run for signs of life from the first request for its page on."""
+        if run_uri not in self._watches:
+            self._watches[run_uri] = BeatWatch(run_uri)
+        return self._watches[run_uri]
 
 
 def start_server(folder: str, port: int) -> ViewerServer:
@@ -107,8 +119,15 @@ class _Handler(BaseHTTPRequestHandler):
             num_bytes = storage.size_bytes(uri)
             if num_bytes > _LARGEST_BYTES:
                 raise UserError(f"The file has {num_bytes / 2**20:.0f} MiB; the viewer shows up to 512. Copy it.")
-            return mimetypes.guess_type(name)[0] or "text/plain", storage.read_bytes(uri)
+            return mimetypes.guess_type(name)[0] or "text/plain", self._with_silence(name, uri, storage.read_bytes(uri))
         return "text/html", _listing(storage.list_files(uri)).encode()
+
+    def _with_silence(self, name: str, uri: str, content: bytes) -> bytes:
+        """The page of a run says what it was doing when it was written: that no job does it any more is said here."""
+        if name.rpartition("/")[2] != _RUN_PAGE or PLACE.encode() not in content:
+            return content
+        watch = self.server.watch(uri.rpartition("/")[0])
+        return say_silence(content, watch.last_beat_s(), time.time()) if watch.is_silent() else content
 
     def _send(self, media_type: str, content: bytes, status: HTTPStatus = HTTPStatus.OK) -> None:
         text = media_type.startswith("text/") or media_type == "application/json"

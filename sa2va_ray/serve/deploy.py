@@ -13,16 +13,20 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import ray
 from pydantic import ValidationError
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.exceptions import AuthenticationError
 from ray.serve.schema import ServeDeploySchema
 
 from sa2va_ray import storage
+from sa2va_ray.cluster.resources import first_sentence
 from sa2va_ray.cluster.streams import user_message
 from sa2va_ray.config import UserError
 from sa2va_ray.predict.facts import read_model_facts
 from sa2va_ray.serve.config import ServeArgs
 from sa2va_ray.serve.deploy_config import DeployConfig
+from sa2va_ray.serve.guard.access import Access
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, configure_logging
 
@@ -39,13 +43,17 @@ def deploy(config: DeployConfig) -> list[str]:
     """Deploys, waits for the replicas with progress in the log, and returns the addresses of the applications.
 
     Raises:
-        UserError: a wrong file, no cluster, a model that is not there (nothing is changed then), or the reason for
-            which an application does not start.
+        UserError: a wrong file, no cluster, a model or a file of API keys that is not there or is wrong (nothing is
+            changed then), or the reason for which an application does not start.
     """
     configure_logging()
-    client = _client()
-    running = _details(client)["applications"]
     values = config.serve_values()
+    args = [each for application in values["applications"] if (each := _args_of(application))]
+    client = _client()
+    details = _details(client)
+    for each in args:
+        _check_keys(each.api_keys_file, details)
+    running = details["applications"]
     values["applications"] = [
         _with_revision(each, running.get(each.get("name", ""))) for each in values["applications"]
     ]
@@ -71,9 +79,9 @@ def _client() -> ServeSubmissionClient:
     address = os.environ.get("RAY_DASHBOARD_ADDRESS") or os.environ.get("RAY_API_SERVER_ADDRESS") or _DASHBOARD
     try:
         return ServeSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
         raise UserError(
-            f"No Ray dashboard takes the deployment at {address}: {_last_line(str(error))} Set RAY_DASHBOARD_ADDRESS "
+            f"No Ray dashboard takes the deployment at {address}: {first_sentence(error)} Set RAY_DASHBOARD_ADDRESS "
             "to the cluster's http://HOST:8265, and its token (`sa2va-ray env --help`)."
         ) from None
 
@@ -85,23 +93,51 @@ def _details(client: ServeSubmissionClient) -> dict[str, Any]:
         raise UserError(f"Ray Serve does not tell its state: {_last_line(str(error))}") from None
 
 
+def _args_of(application: Mapping[str, Any]) -> ServeArgs | None:
+    """Those of an endpoint of ours; None for another application."""
+    return ServeArgs.parse(application.get("args") or {}) if application.get("import_path") == _BUILDER else None
+
+
+def _check_keys(path: str | None, details: Mapping[str, Any]) -> None:
+    """Reads the file of API keys as the endpoint will.
+
+    Args:
+        details: of Serve, which tells where the cluster is once it has run there.
+
+    Raises:
+        UserError: it holds no keys, or is not there, as far as this machine can tell.
+    """
+    if path is None:
+        return
+    head = (details.get("controller_info") or {}).get("node_ip")
+    try:
+        if storage.is_local(path) and not storage.exists(path) and head != ray.util.get_node_ip_address():
+            LOGGER.warning("api_keys_file %s is not on this machine; is it at this path on the cluster's?", path)
+        else:
+            Access.load(path)
+    except StorageError as error:
+        LOGGER.warning("this machine cannot look at api_keys_file, the cluster has to: %s", error)
+    except UserError as error:
+        raise UserError(f"Nothing was deployed. {error}") from None
+
+
 def _with_revision(application: dict[str, Any], running: Mapping[str, Any] | None) -> dict[str, Any]:
     """The application, with a `revision` that is another one where there is something to do anew.
 
     Args:
         running: what Serve tells of the application of this name.
     """
-    if application.get("import_path") != _BUILDER:
+    parsed = _args_of(application)
+    if parsed is None:
         return application
-    args = application.get("args") or {}
-    wanted = f"{args.get('revision', '')} {_models_hash(ServeArgs.parse(args))}".strip()
+    wanted = f"{parsed.revision} {_models_hash(parsed)}".strip()
     deployed = _deployed_revision(running)
     if running and running["status"] in _FAILED:
         LOGGER.info("%s is %s: it is tried again", application.get("name"), running["status"])
         wanted = f"{wanted} again at {_now()}"
     elif deployed.startswith(wanted):
         wanted = deployed
-    return application | {"args": args | {"revision": wanted}}
+    return application | {"args": application["args"] | {"revision": wanted}}
 
 
 def _deployed_revision(running: Mapping[str, Any] | None) -> str:

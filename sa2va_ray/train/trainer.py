@@ -24,8 +24,9 @@ from sa2va_ray.models.checkpoint import (
 )
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
+from sa2va_ray.train.checkpoints.beat import LOCK_FILE
 from sa2va_ray.train.checkpoints.changes import check_setting_changes
-from sa2va_ray.train.checkpoints.lock import LOCK_FILE, RunLock
+from sa2va_ray.train.checkpoints.lock import RunLock
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.loop import train_loop_per_worker

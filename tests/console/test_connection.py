@@ -57,6 +57,9 @@ def test_an_address_is_enough_and_a_blank_in_a_path_is_kept(tmp_path, capsys):
         (["dashboard=127.0.0.1:8265"], "dashboard: "),
         (["address=http://127.0.0.1:8265"], "address: "),
         (["token_file=/nowhere/token"], "there is no file /nowhere/token"),
+        (["token_file=~no.such.user/token"], "no home of a user 'no.such.user'"),
+        (["dashboard=http://h:port"], "dashboard: is no URL of a host and a port"),
+        (["store_endpoint=http://[::1"], "store_endpoint: is no URL of a host and a port"),
         (["token=abc"], "unknown key token; valid here: address, dashboard"),
         (["dashboard=http://h:1/$(touch x)"], "dashboard: "),
     ],
@@ -71,3 +74,19 @@ def test_what_cannot_be_is_refused(settings, words, tmp_path, monkeypatch, capsy
 def test_a_value_is_no_shell_code(capsys):
     print_connection(["store_region=$(touch x); y"])
     assert "export AWS_DEFAULT_REGION='$(touch x); y'  # " in capsys.readouterr().out
+
+
+def test_what_listens_and_is_something_else_is_said_so(stack, tmp_path, capsys):
+    print_connection([f"dashboard=http://{stack.ray_address}", f"store_endpoint=http://{stack.ray_address}"])
+    print_connection([f"store_endpoint={stack.dashboard_url}"])
+    told = capsys.readouterr().err
+    assert f"What listens at http://{stack.ray_address} is not Ray's dashboard" in told
+    assert f"What listens at http://{stack.ray_address} does not answer as an S3 store does" in told
+    assert f"What listens at {stack.dashboard_url} does not answer as an S3 store does" in told
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"two\nlines", b"\n"])
+def test_a_file_that_holds_no_token_is_said_so(content, tmp_path, capsys):
+    (tmp_path / "token").write_bytes(content)
+    print_connection([f"token_file={tmp_path}/token", "dashboard=http://127.0.0.1:9"])
+    assert f"{tmp_path}/token holds no token, which is one word" in capsys.readouterr().err

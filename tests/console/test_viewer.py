@@ -1,6 +1,7 @@
 """Results in the browser."""
 
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.console.viewer import ViewerServer, find_page, start_server
+from sa2va_ray.train.watch.page.silence import PLACE
 
 
 @contextmanager
@@ -81,3 +83,15 @@ def test_what_is_not_there_or_empty_is_told(tmp_path, bucket_uri):
 def test_a_port_that_is_taken_is_told(tmp_path):
     with served(tmp_path) as server, pytest.raises(UserError, match=f"Port {server.server_port} cannot be used"):
         start_server(str(tmp_path), server.server_port)
+
+
+def test_the_page_of_a_run_that_was_killed_says_so_once_its_lock_is_silent(tmp_path, monkeypatch):
+    (tmp_path / "run.html").write_text(f"<h1>run</h1>{PLACE}<p>Training")
+    (tmp_path / "lock.json").write_text("{}")
+    with served(tmp_path) as server:
+        assert "No sign of life" not in get(f"{server.base_url}/run.html")[2]
+        monkeypatch.setattr(server.watch(str(tmp_path)), "_since_s", time.monotonic() - 60)
+        assert "<h1>run</h1><div" in (page := get(f"{server.base_url}/run.html")[2])
+        assert "No sign of life</strong> since 20" in page
+        (tmp_path / "lock.json").write_text('{"beat": 1}')
+        assert "No sign of life" not in get(f"{server.base_url}/run.html")[2]

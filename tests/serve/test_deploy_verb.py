@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from sa2va_ray.config import UserError
 from sa2va_ray.models.model_manifest import update_model_manifest, write_model_manifest
@@ -22,12 +23,16 @@ class Cluster:
     """Serve on a cluster, whose application has in turn these states after each deployment."""
 
     def __init__(self, *states: dict[str, Any]):
-        self.states, self.sent, self.applications = states, [], {}
+        self.states, self.sent, self.applications, self.node_ip = states, [], {}, "192.0.2.77"
 
     def get_serve_details(self) -> dict[str, Any]:
         if self.applications and self._left:
             self.applications["sa2va"] |= self._left.pop(0)
-        return {"applications": self.applications, "http_options": {"host": "0.0.0.0", "port": 8000}}
+        return {
+            "applications": self.applications,
+            "http_options": {"host": "0.0.0.0", "port": 8000},
+            "controller_info": {"node_ip": self.node_ip},
+        }
 
     def deploy_applications(self, config: dict[str, Any]) -> None:
         self.sent.append(config["applications"][0]["args"].get("revision"))
@@ -104,4 +109,44 @@ def test_wrong_args_are_told_before_anything_is_sent(run):
         run(cluster, applications=[{"name": "a", "import_path": deploy_module._BUILDER, "args": {"modles": {}}}])
     with pytest.raises(UserError, match=r"Ray Serve does not take the file:\n  .*port"):
         run(cluster, http_options={"port": "many"})
+    with pytest.raises(UserError, match=r"ServeArgs is a group of keys, .*, and no value 5"):
+        run(cluster, applications=[{"name": "a", "import_path": deploy_module._BUILDER, "args": 5}])
     assert cluster.sent == []
+
+
+def with_keys(model: Path, file: Path) -> list[dict[str, Any]]:
+    args = {"models": {"demo": {"uri": str(model)}}, "api_keys_file": str(file)}
+    return [{"name": "sa2va", "import_path": deploy_module._BUILDER, "args": args}]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\xff", b"sk-secret", b'[{"id": "a"}]', b'[{"id": "a", "sha256": "k"}]']
+)
+def test_a_wrong_file_of_api_keys_is_told_before_anything_is_sent(run, model, content):
+    file = model.parent / "keys.json"
+    file.write_bytes(content)
+    cluster = Cluster({"status": "RUNNING"})
+    with pytest.raises(UserError, match=r"^Nothing was deployed\. .*keys\.json") as told:
+        run(cluster, applications=with_keys(model, file))
+    assert "secret" not in str(told.value)
+    assert cluster.sent == []
+
+
+def test_a_file_of_api_keys_that_is_not_here_may_be_on_the_cluster_unless_that_is_here(run, model):
+    cluster = Cluster({"status": "RUNNING"})
+    run(cluster, applications=with_keys(model, model / "keys.json"))
+    assert len(cluster.sent) == 1
+    cluster.node_ip = ray.util.get_node_ip_address()
+    with pytest.raises(UserError, match=r"Nothing was deployed\. There is no file of API keys at .*keys\.json"):
+        run(cluster, applications=with_keys(model, model / "keys.json"))
+    assert len(cluster.sent) == 1
+
+
+@pytest.mark.parametrize("token", [None, "wrong"])
+def test_a_dashboard_that_wants_another_token_is_told_in_a_line(token, stack, monkeypatch, tmp_path):
+    (tmp_path / "token").write_text(token or "")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(UserError, match=r"No Ray dashboard takes the deployment .*[Tt]oken.*sa2va-ray env") as told:
+        deploy(DeployConfig.load([str(ROOT / "serve_configs/local_cpu.yaml")]))
+    assert len(str(told.value)) < 400

@@ -12,7 +12,7 @@ from torch import Tensor
 from sa2va_ray import storage
 from sa2va_ray.manifest import MANIFEST, write_manifest
 from sa2va_ray.models.checkpoint import CONFIG_FILE, STATE_FILE, TrainState
-from sa2va_ray.train.checkpoints.lock import LOCK_FILE
+from sa2va_ray.train.checkpoints.beat import LOCK_FILE
 from sa2va_ray.train.checkpoints.save import CheckpointShard, upload_shard
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.zero_state import MOMENTS

@@ -20,7 +20,8 @@ from sa2va_ray.telemetry import LOGGER
 _HUB = "hf://"
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _TWO_WAYS = (
-    "A model of the hub is written owner/name or hf://owner/name, a folder ./owner/name, /path or s3://bucket/key."
+    "A model of the hub is written owner/name or hf://owner/name, a folder ./owner/name, /path or s3://bucket/key. "
+    "A branch or commit of the hub is revision=NAME."
 )
 
 
@@ -65,7 +66,7 @@ class HubSource:
         try:
             api = huggingface_hub.HfApi(endpoint=self._endpoint)
             info = api.model_info(repo, revision=revision, files_metadata=True)
-        except (OSError, ValueError) as error:  # what the library raises for all that goes wrong
+        except Exception as error:  # its own, and those of the HTTP library that it uses, httpx or another
             raise UserError(_by_hand(repo, revision, error)) from None
         self.version = info.sha
         self._files = [
@@ -93,7 +94,7 @@ class HubSource:
                     self._repo, file.name, revision=self.version, local_dir=folder, endpoint=self._endpoint
                 )
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:
             raise UserError(_by_hand(self._repo, self.version, error)) from None
         yield path
         path.unlink()
@@ -110,6 +111,8 @@ def open_source(source: str, revision: str | None) -> HubSource | FolderSource:
         if not _ID.fullmatch(repo):
             raise UserError(f"source={source} names no model of the hub. {_TWO_WAYS}")
         return HubSource(repo, revision)
+    if "://" in source and not source.startswith(("s3://", "file://")):
+        raise UserError(f"source={source} is of a kind that is not fetched from. {_TWO_WAYS}")
     if storage.exists(source):
         if revision:
             raise UserError(f"source={source} is a folder, which has no revision. {_TWO_WAYS}")

@@ -20,12 +20,10 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER
+from sa2va_ray.train.checkpoints.beat import BEAT_EVERY_S, DEAD_AFTER_S, LOCK_FILE
 from sa2va_ray.train.collectives import from_rank_0
 from sa2va_ray.train.errors import RunStoppedError
 
-LOCK_FILE = "lock.json"
-BEAT_EVERY_S = 5.0
-DEAD_AFTER_S = 20.0
 _SETTLE_S = 1.0  # a write that began before ours was seen has ended by then
 _POLL_S = 0.5
 

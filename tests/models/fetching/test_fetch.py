@@ -132,6 +132,17 @@ def test_what_is_neither_is_answered_with_both_ways_of_writing_it(hub, tmp_path)
         bring("own/other", tmp_path / "out")
 
 
+def test_a_hub_that_does_not_answer_is_answered_with_what_to_copy(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"own/other cannot be fetched .*\(ConnectError\).*Without a network"):
+        bring("own/other", tmp_path / "out")
+
+
+def test_the_address_of_a_models_page_is_answered_with_how_it_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"not fetched from\. A model of the hub is written owner/name"):
+        bring("https://huggingface.co/OpenGVLab/InternVL3-8B", tmp_path / "out")
+
+
 def test_a_model_that_is_named_as_on_the_hub_is_answered_with_the_verb(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"There is nothing at .* sa2va-ray fetch source=OpenGVLab/InternVL3-8B out="):

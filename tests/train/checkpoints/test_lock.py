@@ -14,7 +14,8 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import write_manifest
 from sa2va_ray.train.checkpoints import lock as lock_module
-from sa2va_ray.train.checkpoints.lock import LOCK_FILE, LockLostError, RunLock, check_owner
+from sa2va_ray.train.checkpoints.beat import LOCK_FILE
+from sa2va_ray.train.checkpoints.lock import LockLostError, RunLock, check_owner
 from sa2va_ray.train.trainer import train
 from tests.train.saved_runs import OWNER, run_config, save
 

@@ -26,8 +26,8 @@ from sa2va_ray.models.checkpoint import (
 from sa2va_ray.models.trained_weights import load_trained_tensors, open_checkpoint
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train import trainer
+from sa2va_ray.train.checkpoints.beat import LOCK_FILE
 from sa2va_ray.train.checkpoints.changes import RULES, Rule, check_setting_changes, rule_of
-from sa2va_ray.train.checkpoints.lock import LOCK_FILE
 from sa2va_ray.train.checkpoints.progress import RunProgress
 from sa2va_ray.train.checkpoints.retention import delete_old_checkpoints
 from sa2va_ray.train.config import TrainConfig

@@ -5,12 +5,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from sa2va_ray.metrics import CATALOGUE
 from sa2va_ray.pictures.pages import flatten, render_page
 from sa2va_ray.pictures.panels import PANEL_LEGEND
 from sa2va_ray.pictures.sheet import Picture
+from sa2va_ray.train.checkpoints.beat import BEAT_EVERY_S
 from sa2va_ray.train.watch.history import Row
 from sa2va_ray.train.watch.page.run_charts import build_charts
+from sa2va_ray.train.watch.page.silence import PLACE
 from sa2va_ray.train.watch.page.state import RunState
 
 PAGE_FILE = "run.html"
@@ -39,7 +43,9 @@ def render_run_page(facts: Mapping[str, Any], rows: Sequence[Row], pictures: Seq
         "message": facts["state"]["message"],
         "written": facts["state"]["written"].replace("T", " ").removesuffix("+00:00"),
         "num_steps": facts["num_steps"],
+        "place_of_silence": Markup(PLACE) if state.goes_on else "",
         "refresh_s": round(WRITE_EVERY_S) if state.goes_on else None,
+        "beat_every_s": round(BEAT_EVERY_S),
         "headline": list(_headline(trained, validations, state)),
         "warnings": list(facts.get("warnings", ())),
         "charts": build_charts(rows, attempts),

@@ -7,7 +7,7 @@ import pytest
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.storage import StorageError
-from sa2va_ray.train.checkpoints.lock import LOCK_FILE
+from sa2va_ray.train.checkpoints.beat import LOCK_FILE
 from sa2va_ray.train.watch.history import HISTORY_FILE
 from sa2va_ray.train.watch.page.job import page_of_job
 
