@@ -160,4 +160,8 @@ def _read_list(uri: str, pseudonyms: Pseudonyms) -> dict[str, str]:
         for patient_id in (patient, pseudonyms.patient_id(patient)):
             if splits.setdefault(patient_id, split) != split:
                 raise UserError(f"Line {line} of `split.list_uri` puts a patient of an earlier line in another split.")
+    if not splits:
+        raise UserError(
+            "`split.list_uri` names no patient. It is a CSV file: a line `patient,split`, then one for each."
+        )
     return splits

@@ -42,7 +42,8 @@ def read_history(run_uri: str, last_step: int | None = None) -> RunHistory:
     uri = storage.join(run_uri, HISTORY_FILE)
     try:
         rows = [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
-        return RunHistory([row for row in rows if last_step is None or row["step"] <= last_step])
+        last_step = max((row["step"] for row in rows), default=0) if last_step is None else last_step
+        return RunHistory([row for row in rows if row["step"] <= last_step])
     except FileNotFoundError:
         return RunHistory()
     except (ValueError, KeyError, TypeError):

@@ -98,6 +98,13 @@ def test_a_wrong_list_is_an_error_without_names(tmp_path, lines):
     assert "Klinik" not in str(caught.value)
 
 
+@pytest.mark.parametrize("lines", ["", "x\n", "patient,split\n"])
+def test_a_list_that_names_nobody_is_not_blamed_on_the_patients(tmp_path, lines):
+    (tmp_path / "splits.csv").write_text(lines)
+    with pytest.raises(UserError, match=r"`split.list_uri` names no patient\. It is a CSV file"):
+        dealt(list_uri=str(tmp_path / "splits.csv"))
+
+
 def test_what_stands_in_two_splits_is_named():
     rows = [
         {"index": 0, "sample_id": "s0", "patient_id": "p0", "run_id": "r0", "split": "train"},

@@ -37,3 +37,4 @@ def test_what_is_damaged_or_missing_is_begun_anew(tmp_path):
     for content in (b'{"step": 1', b'{"loss": 1}\n', b"[]\n", b"\xff"):
         (tmp_path / HISTORY_FILE).write_bytes(content)
         assert read_history(str(tmp_path), last_step=5).rows == []
+        assert read_history(str(tmp_path)).rows == [], "the driver reads it before a run begins"
