@@ -1,11 +1,11 @@
 """What holds for every request, whatever its route: access, the request id, headers, problems, HEAD."""
 
 import uuid
-from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sa2va_ray.serve.http.endpoint import endpoint_of
 from sa2va_ray.serve.problems import Problem, as_problem
@@ -17,7 +17,7 @@ _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "R
 def add_middleware(api: FastAPI) -> None:
     """Adds what this module has to an application whose routes are there."""
     api.add_middleware(HeadAsGet)
-    api.middleware("http")(_finish)
+    api.add_middleware(EveryRequest)
     api.exception_handler(Problem)(_reply_with_problem)
     api.exception_handler(HTTPException)(_reply_unknown)
 
@@ -33,22 +33,37 @@ class HeadAsGet:
         await self._app({**scope, "method": "GET"} if is_head else scope, receive, send)
 
 
-async def _finish(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Gives the request an id, and each reply the id and the headers."""
-    request.state.id = uuid.uuid4().hex
-    response = await _respond(request, call_next)
-    for name, value in {**_HEADERS, _REQUEST_ID: request.state.id}.items():
-        response.headers.setdefault(name, value)
-    return response
+class EveryRequest:
+    """ASGI middleware: checks access, gives the request an id, and each reply the id and the headers."""
 
+    def __init__(self, app: ASGIApp):
+        self._app = app
 
-async def _respond(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    try:
-        endpoint = await endpoint_of(request)
-        await endpoint.recorder.check_open(request)
-        return await call_next(request)
-    except Exception as error:
-        return as_problem(error, request.state.id).response(request.state.id)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        request = Request(scope)
+        request.state.id = uuid.uuid4().hex
+        is_answered = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal is_answered
+            if message["type"] == "http.response.start":
+                is_answered = True
+                headers = MutableHeaders(scope=message)
+                for name, value in {**_HEADERS, _REQUEST_ID: request.state.id}.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            endpoint = await endpoint_of(request)
+            await endpoint.recorder.check_open(request)
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:
+            if is_answered:
+                raise
+            response = as_problem(error, request.state.id).response(request.state.id)
+            await response(scope, receive, send_with_headers)
 
 
 async def _reply_with_problem(request: Request, problem: Problem) -> Response:
