@@ -1,9 +1,14 @@
 """Settings of the endpoint's processes: logging, threads, memory, and the size of messages."""
 
 import ctypes
+import logging
 import sys
 
-from ray.serve._private.constants import RAY_SERVE_PROXY_USE_GRPC, RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH
+from ray.serve._private.constants import (
+    RAY_SERVE_PROXY_USE_GRPC,
+    RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH,
+    SERVE_LOGGER_NAME,
+)
 
 from sa2va_ray.config import UserError
 from sa2va_ray.telemetry import configure_logging
@@ -18,7 +23,13 @@ def prepare_process() -> None:
     """Logging, and an event loop that gets its turn soon beside threads that decode, encode or predict in Python: each
     of the ten steps of a request through a loop would wait 5 ms, Python's default, for the interpreter's lock."""
     configure_logging()
+    logging.getLogger(SERVE_LOGGER_NAME).addFilter(_is_no_access_line)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
+def _is_no_access_line(record: logging.LogRecord) -> bool:
+    """The proxy writes a line for each request. Two more, from the ingress and the replica, tell nothing else."""
+    return not getattr(record, "serve_access_log", False)
 
 
 def give_memory_back() -> None:
