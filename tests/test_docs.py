@@ -22,7 +22,7 @@ PAGES = [
 ]
 FOLDERS = ("sa2va_ray", "jobs", "serve_configs", "tests", "benchmarks", "docs")
 OURS = [*ROOT.glob("*"), *(path for top in FOLDERS for path in ROOT.glob(f"{top}/**/*"))]
-NOT_OURS = {"config.yaml", "my.yaml", "my_cluster.yaml"}
+NOT_OURS = {"config.yaml", "my.yaml", "my_cluster.yaml", "my_endpoint.yaml"}
 """Files of checkpoints and of users that the docs name."""
 
 _BLOCK = re.compile(r"```.*?```", re.DOTALL)
@@ -55,7 +55,7 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
     text = page.read_text().replace("\\\n", " ")
     for match in _COMMAND.finditer(text):
         if match["verb"] in VERBS:
-            yield match["verb"], shlex.split(match["arguments"].replace("...", ""))
+            yield match["verb"], shlex.split(match["arguments"].replace("=...", "=VALUE"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -70,11 +70,38 @@ def test_the_keys_and_files_of_each_command_are_there(page):
                 assert (ROOT / argument).is_file(), (verb, argument)
 
 
+def is_whole(arguments: list[str]) -> bool:
+    """Whether a command is written out: not a verb's name alone, with what is left out, or with a file of the user."""
+    own = {"...", "--help", "FILE", *NOT_OURS}
+    return bool(arguments) and not own & set(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_each_command_that_is_written_out_is_one(page, monkeypatch):
+    """As far as its config: nothing is run, and what needs a GPU or a cloud is not asked for."""
+    monkeypatch.chdir(ROOT)
+    for verb, arguments in commands(page):
+        if is_whole(arguments):
+            VERBS[verb].config_class.load(arguments)
+
+
+_CODE_LINE = re.compile(r"^(?: {4})?(?:sa2va-ray|ray|python) .*", re.MULTILINE)
+_FOR_GPUS = re.compile(r"(train jobs/configs/octa_|sa2va-ray deploy serve_configs/(one_gpu|autoscale))(?!.*plan=true)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_command_that_needs_a_gpu_or_a_cloud_says_so(page):
+    for line in _CODE_LINE.findall(page.read_text().replace("\\\n", " ")):
+        command, _, comment = line.partition("#")
+        assert not _FOR_GPUS.search(command) or "GPU" in comment, line
+        assert "ray up " not in command or "AWS" in comment, line
+
+
 def test_commands_are_found_in_the_pages():
     """The test above fails for a wrong key only if it sees the commands."""
     found = {verb for page in PAGES for verb, _ in commands(page)}
     assert found == VERBS.keys()
-    assert len([1 for page in PAGES for _ in commands(page)]) > 50
+    assert len([1 for page in PAGES for _, arguments in commands(page) if is_whole(arguments)]) > 80
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
