@@ -402,6 +402,8 @@ def _base(uri: str) -> str:
 
 def _entries(uri: str, recursive: bool) -> list[pafs.FileInfo]:
     filesystem, path = resolve(uri)
+    if is_local(uri) and os.path.isfile(path):
+        return []
     selector = pafs.FileSelector(path, recursive=recursive, allow_not_found=True)
     return _translated(uri, lambda: filesystem.get_file_info(selector))
 

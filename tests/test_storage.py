@@ -156,6 +156,7 @@ def test_what_lies_below_a_file_is_not_there_and_what_fails_here_is_no_fault_of_
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(f"{tmp_path}/file/manifest.json")
+    assert storage.list_folders(f"{tmp_path}/file") == []
     with pytest.raises(StorageError, match=r"on this machine: .*Check the path, its permissions") as told:
         storage.write_bytes(f"{tmp_path}/file/inner/a", b"x")
     assert "credentials" not in str(told.value)
