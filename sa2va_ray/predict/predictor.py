@@ -274,7 +274,9 @@ class Sa2VAPredictor:
             together = logits[0] if len(logits) == 1 else torch.cat(logits)
             probabilities = together.sigmoid_()  # in place: 4 bytes for each pixel and mask
             thresholds = torch.tensor([self._threshold(query) for query, _ in of_group])
-            above = probabilities > thresholds.repeat_interleave(torch.tensor(counts)).to(together).view(-1, 1, 1)
+            # Without `non_blocking` this would wait for all that the GPU still has to do.
+            of_each_mask = thresholds.repeat_interleave(torch.tensor(counts)).to(together, non_blocking=True)
+            above = probabilities > of_each_mask.view(-1, 1, 1)
             masks.append(_MasksOfOneSize(above, probabilities, counts))
         return masks
 

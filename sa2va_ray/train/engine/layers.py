@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from sa2va_ray.models.compiler import set_up_compiler
 from sa2va_ray.models.parts import ENCODERS, IMAGE_ENCODER, LANGUAGE_MODEL, VISION_ENCODER, Part
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 
@@ -38,7 +39,7 @@ def compile_layers(model: Sa2VAModel, strategy: str, micro_batch_size: int) -> N
     them in pieces of one size, however many a micro batch has. It works as fast on eight as on more.
 
     Encoders that train under ZeRO-3 are left out: its hooks in their layers would break each graph in pieces."""
-    torch._dynamo.config.recompile_limit = 64  # SAM 2 has blocks of ten kinds, and all share the code that is compiled
+    set_up_compiler()
     for part in (LANGUAGE_MODEL, *ENCODERS.values()):
         if part in ENCODERS.values() and strategy != "zero2" and trains(model.get_submodule(part.module)):
             continue

@@ -2,7 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from sa2va_ray.train.engine.layers import piece_size, run_in_pieces
+from benchmarks.predict import build
+from sa2va_ray.models.config import TrainableConfig
+from sa2va_ray.models.lora import make_trainable
+from sa2va_ray.models.parts import LANGUAGE_MODEL
+from sa2va_ray.train.engine.layers import compile_layers, layers, piece_size, run_in_pieces
 
 
 @pytest.mark.parametrize(("micro_batch_size", "size"), [(1, 1), (4, 4), (8, 8), (9, 5), (11, 6), (16, 8), (32, 8)])
@@ -29,3 +33,24 @@ def test_images_in_pieces_of_one_size_give_the_same_outputs_and_gradients(num_im
         for levels in (expected, outputs)
     )
     torch.testing.assert_close(gradient, expected_gradient)
+
+
+def test_a_layers_own_numbers_are_no_inputs_of_its_compiled_code(monkeypatch):
+    """Each would be a tensor on the CPU beside those of the GPU."""
+    torch._dynamo.reset()
+    inputs, plain = [], torch.compile
+
+    def backend(graph, _):
+        inputs.extend(node.meta["example_value"] for node in graph.graph.nodes if node.op == "placeholder")
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: plain(function, backend=backend, **options))
+    model, processor = build("tiny", "cpu")
+    make_trainable(model, processor, TrainableConfig(lora_dropout=0.1))
+    compile_layers(model.train(), "zero2", micro_batch_size=1)
+    hidden = torch.randn(2, 5, model.config.hidden_size)
+    position_embeddings = model.language_model.model.rotary_emb(hidden, torch.arange(5)[None])
+    for layer in layers(model, LANGUAGE_MODEL):
+        layer(hidden, attention_mask=None, position_embeddings=position_embeddings)
+    assert inputs
+    assert not [each for each in inputs if isinstance(each, torch.Tensor) and each.ndim == 0]
