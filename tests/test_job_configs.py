@@ -121,8 +121,8 @@ def test_a_recipe_fits_its_cards(name, facts):
 @pytest.mark.parametrize(
     ("overrides", "gib"),
     [
-        ([], {4: 11, 2: 15}),
-        (["activation_checkpointing=false"], {4: 41, 2: 46}),
+        ([], {4: 12, 2: 16}),
+        (["activation_checkpointing=false"], {4: 42, 2: 46}),
         (["strategy=zero2"], {4: 21, 2: 21}),
         (["strategy=zero3_offload"], {4: 6, 2: 6}),
         (["pipeline.max_length=1024", "activation_checkpointing=false"], {4: 18}),

@@ -7,13 +7,13 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops import __compatible_ops__
-from deepspeed.utils import set_z3_leaf_module
+from deepspeed.utils import set_z3_leaf_module, z3_leaf_module
 
-from sa2va_ray.models.parts import ENCODERS, LANGUAGE_MODEL
+from sa2va_ray.models.parts import ENCODERS, LANGUAGE_MODEL, part_of
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.train.config import OptimConfig, TrainConfig
 from sa2va_ray.train.engine.layers import compile_layers, layers, recompute_activations, trains
-from sa2va_ray.train.engine.strategy import zero_config
+from sa2va_ray.train.engine.strategy import UNSHARDED, zero_config
 
 
 def build_engine(model: Sa2VAModel, config: TrainConfig, precision: str) -> deepspeed.DeepSpeedEngine:
@@ -39,10 +39,14 @@ def build_engine(model: Sa2VAModel, config: TrainConfig, precision: str) -> deep
     settings = _deepspeed_config(config, precision)
     if config.strategy != "zero2":
         _gather_in_large_pieces(model)
+        if config.strategy == "zero3":
+            _leave_whole(model)
         _shard(model, settings)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, **_adamw_arguments(config.optim))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    if config.strategy != "zero2":
+        _gather_leaves_when_they_run(engine)
     _send_stored_buffers(model)  # DeepSpeed sends parameters alone
     return engine
 
@@ -64,6 +68,29 @@ def _gather_in_large_pieces(model: Sa2VAModel) -> None:
         set_z3_leaf_module(encoder, not trains(encoder))
     for layer in layers(model, LANGUAGE_MODEL):
         set_z3_leaf_module(layer, True)
+
+
+def _gather_leaves_when_they_run(engine: deepspeed.DeepSpeedEngine) -> None:
+    """After each step DeepSpeed gathers what stays whole on every rank: a collective for each of 1,200 small
+    parameters, while the GPU waits. Those of a leaf are gathered when it next runs, with all else that it has."""
+    leaves = (module for module in engine.module.modules() if z3_leaf_module(module))
+    gathered = {id(parameter) for leaf in leaves for parameter in leaf.parameters()}
+    optimizer: Any = engine.optimizer
+    optimizer.persistent_parameters = [each for each in optimizer.persistent_parameters if id(each) not in gathered]
+
+
+def _leave_whole(model: Sa2VAModel) -> None:
+    """Keeps frozen parts of `UNSHARDED` from ZeRO-3, which shards parameters: they become buffers. They are 0.5 G of
+    8 G values, and more than half of the 2,000 tensors: what DeepSpeed does in Python for each, in every pass and step,
+    takes longer than a GPU should wait."""
+    parts = {name: part_of(name) for name, _ in model.named_parameters()}
+    trained = {parts[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name in (name for name, part in parts.items() if part in UNSHARDED and part not in trained):
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        values = getattr(module, leaf).detach()
+        delattr(module, leaf)
+        module.register_buffer(leaf, values)
 
 
 def _shard(model: Sa2VAModel, settings: dict[str, Any]) -> None:

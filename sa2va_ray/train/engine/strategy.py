@@ -3,11 +3,13 @@
 | strategy | frozen and trained weights | gradients, optimizer state |
 | --- | --- | --- |
 | zero2 | whole on every GPU | sharded over the GPUs |
-| zero3 | sharded; gathered layer by layer | sharded over the GPUs |
+| zero3 | sharded; gathered layer by layer. Frozen encoders whole | sharded over the GPUs |
 | zero3_offload | sharded in host memory; gathered layer by layer | sharded in host memory, where AdamW runs |
 """
 
 from typing import Any, Literal
+
+from sa2va_ray.models.parts import GROUNDING_REST, IMAGE_ENCODER, VISION_ENCODER
 
 Strategy = Literal["zero2", "zero3", "zero3_offload"]
 STRATEGIES: tuple[Strategy, ...] = ("zero2", "zero3", "zero3_offload")  # from the fastest to the smallest
@@ -21,6 +23,8 @@ MAX_LIVE_PARAMETERS = 500_000_000
 PREFETCH_BUCKET_SIZE = MAX_LIVE_PARAMETERS // 2
 """Values that ZeRO-3 fetches ahead at a time: all 233 M of the next layer of 7B while one runs. A GPU waits for what is
 not fetched ahead."""
+UNSHARDED = (VISION_ENCODER, IMAGE_ENCODER, GROUNDING_REST)
+"""Parts that zero3 leaves whole on every GPU where they are frozen: 1 GB in bfloat16."""
 PERSISTENCE_THRESHOLD = 10_000
 """Parameters smaller than this stay whole on every rank: gathering them costs more."""
 

@@ -14,10 +14,17 @@ from typing import Any
 
 from sa2va_ray import storage
 from sa2va_ray.models.build import PRECISIONS
+from sa2va_ray.models.parts import ENCODERS
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.deepspeed import choose_precision
-from sa2va_ray.train.engine.strategy import MAX_LIVE_PARAMETERS, REDUCE_BUCKET_SIZE, STRATEGIES, Strategy
+from sa2va_ray.train.engine.strategy import (
+    MAX_LIVE_PARAMETERS,
+    REDUCE_BUCKET_SIZE,
+    STRATEGIES,
+    UNSHARDED,
+    Strategy,
+)
 from sa2va_ray.train.plan import activations
 from sa2va_ray.train.plan.activations import SampleSize
 from sa2va_ray.train.plan.samples import configured_maximum, largest_of_data_set
@@ -165,11 +172,11 @@ def _changed(config: TrainConfig, **changes: object) -> TrainConfig:
 def _states(sizes: ModelSizes, config: TrainConfig, strategy: Strategy) -> dict[str, int]:
     """Weights, gradients and optimizer state of one GPU, and what DeepSpeed moves them with."""
     b, trained, workers = sizes.dtype.itemsize, sizes.num_trained, config.num_workers
-    whole = sizes.num_parameters if strategy == "zero2" else -(-sizes.num_parameters // workers)
-    share = -(-trained // workers)
+    share, frozen = -(-trained // workers), sizes.num_parameters - trained
+    whole = {"zero2": frozen, "zero3": _num_unsharded(sizes), "zero3_offload": 0}[strategy]
     states = {
-        "frozen weights": b * round(whole * (1 - trained / sizes.num_parameters)),
-        "trained weights": b * round(whole * trained / sizes.num_parameters),
+        "frozen weights": b * (whole + -(-(frozen - whole) // workers)),
+        "trained weights": b * (trained if strategy == "zero2" else share),
         "gradients": b * share,
         "optimizer state": _OPTIMIZER_BYTES * share,
     }
@@ -178,14 +185,21 @@ def _states(sizes: ModelSizes, config: TrainConfig, strategy: Strategy) -> dict[
     # Two buckets: one fills while the other is reduced.
     states["reduce buckets"] = 2 * b * min(REDUCE_BUCKET_SIZE, trained)
     if strategy != "zero2":
-        states["gathered layers"] = b * min(_gathered(sizes), sizes.num_parameters)
+        states["gathered layers"] = b * min(_gathered(sizes, strategy), sizes.num_parameters)
     return states
 
 
-def _gathered(sizes: ModelSizes) -> int:
+def _num_unsharded(sizes: ModelSizes) -> int:
+    """Parameters that zero3 leaves whole."""
+    trained = set(ENCODERS.values()) - set(sizes.trainable.encoders("frozen"))
+    labels = {part.label for part in UNSHARDED if part not in trained}
+    return sum(group.num_parameters for group in sizes.groups if group.name in labels)
+
+
+def _gathered(sizes: ModelSizes, strategy: Strategy) -> int:
     """Parameters that ZeRO-3 holds whole at a time: those fetched ahead, and the largest module fetched in one
     piece."""
-    whole = {part.label for part in sizes.trainable.encoders("frozen")}
+    whole = {part.label for part in sizes.trainable.encoders("frozen")} if strategy == "zero3_offload" else {}
     encoders = [group.num_parameters for group in sizes.groups if group.name in whole]
     return MAX_LIVE_PARAMETERS + max([sizes.largest_module, *encoders])
 

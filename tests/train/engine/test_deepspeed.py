@@ -149,9 +149,12 @@ def _train(config: TrainConfig) -> dict:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     (model, processor), rank = ranks.build_tiny(config), dist.get_rank()
+    weights = {name for name, _ in model.named_parameters()}
     engine = build_engine(model, config, "fp32")
     torch.manual_seed(rank)  # here: DeepSpeed draws a number too
-    held = [getattr(p, "ds_tensor", p) for p in model.parameters()]
+    held = [
+        getattr(each, "ds_tensor", each) for name, each in model.state_dict(keep_vars=True).items() if name in weights
+    ]
     losses, grad_norms = [], []
     for step in range(NUM_STEPS):
         for micro in range(2):

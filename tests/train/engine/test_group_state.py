@@ -27,7 +27,6 @@ class Toy(nn.Module):
         super().__init__()
         self.mlp1 = nn.Linear(7, 3)
         self.text_hidden_fcs = nn.Linear(3, 1)
-        self.frozen = nn.Linear(7, 7).requires_grad_(False)
         # What `build_engine` looks for; empty here.
         self.vision_model = nn.Identity()
         self.grounding_encoder = nn.Module()
@@ -36,9 +35,13 @@ class Toy(nn.Module):
         self.language_model = nn.Module()
         self.language_model.model = nn.Module()
         self.language_model.model.layers = nn.ModuleList()
+        self.language_model.model.frozen = nn.Linear(7, 7).requires_grad_(False)
 
     def forward(self, x):
-        return self.mlp1(self.frozen(x)).square().mean() + 0.0 * self.text_hidden_fcs(torch.zeros(1, 3)).sum()
+        return (
+            self.mlp1(self.language_model.model.frozen(x)).square().mean()
+            + 0.0 * self.text_hidden_fcs(torch.zeros(1, 3)).sum()
+        )
 
 
 def follow(rank: int, folder: str) -> None:
