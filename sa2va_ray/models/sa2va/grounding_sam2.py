@@ -123,7 +123,7 @@ def build_sam2(config: dict[str, Any]) -> SAM2Base:
         fpn_top_down_levels=[2, 3],
         fpn_interp_model="nearest",
     )
-    return SAM2Base(
+    sam2 = SAM2Base(
         image_encoder=ImageEncoder(trunk=trunk, neck=neck, scalp=1),
         memory_attention=_build_memory_attention(
             config["memory_attention"], width, config["memory_encoder"], size // 16
@@ -150,6 +150,18 @@ def build_sam2(config: dict[str, Any]) -> SAM2Base:
         multimask_max_pt_num=1,
         use_mlp_for_obj_ptr_proj=True,
     )
+    _prefer_one_mask(sam2)
+    return sam2
+
+
+@torch.no_grad()
+def _prefer_one_mask(sam2: SAM2Base) -> None:
+    """Makes the predicted IoUs of random weights constants, of which the first of the three masks has the largest. They
+    choose the mask and never train, so that drawn ones changed the mask from image to image and from step to step."""
+    last = sam2.sam_mask_decoder.iou_prediction_head.layers[-1]
+    last.weight.zero_()
+    last.bias.zero_()
+    last.bias[1] = 1.0
 
 
 def _build_memory_attention(
