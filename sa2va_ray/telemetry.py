@@ -100,3 +100,19 @@ class Stopwatch:
     def lap_s(self) -> float:
         start_s, self._start_s = self._start_s, time.perf_counter()
         return self._start_s - start_s
+
+
+class StartTimes:
+    """Where the time of a start goes: seconds of its stages, in their order."""
+
+    def __init__(self) -> None:
+        self._watch = Stopwatch()
+        self._stages: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Ends a stage."""
+        self._stages[stage] = self._watch.lap_s()
+
+    def __str__(self) -> str:
+        stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in self._stages.items())
+        return f"{sum(self._stages.values()):.1f} s ({stages})"

@@ -20,7 +20,6 @@ from sa2va_ray.models.compiler import set_up_compiler
 from sa2va_ray.models.sa2va.grounding_sam2 import normalize_grounding_images
 from sa2va_ray.models.sa2va.modeling_sa2va import NO_MASK, Sa2VAModel
 from sa2va_ray.models.sa2va.passes_sa2va import Passes
-from sa2va_ray.predict.quick_gelu import use_quick_gelu
 
 _CHUNK = 4
 """Images or objects that SAM 2 sees at once where there are so many, else one by one: two shapes to compile for. Four
@@ -108,7 +107,6 @@ class CompiledPasses(Passes):
 
     def _compile_layers(self) -> None:
         set_up_compiler()
-        use_quick_gelu(self.model)
         encoder = self.model.grounding_encoder.sam2_model.image_encoder
         for layer in [*self.model.language_model.model.layers, *self.model.vision_model.encoder.layer]:
             layer.compile(dynamic=True)

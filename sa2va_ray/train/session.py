@@ -28,6 +28,7 @@ from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.trained_weights import load_tensors, load_trained_tensors
+from sa2va_ray.telemetry import StartTimes
 from sa2va_ray.train.checkpoints.changes import SettingChange
 from sa2va_ray.train.checkpoints.lock import check_owner_together
 from sa2va_ray.train.checkpoints.progress import RunProgress
@@ -39,7 +40,6 @@ from sa2va_ray.train.engine.zero_state import restore
 from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.plan.flops import FlopCounts, count_flops
 from sa2va_ray.train.plan.sizes import ParameterGroup, count_groups
-from sa2va_ray.train.watch.start_times import StartTimes
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ class Gpu:
 
     def __init__(self, monkeypatch, free: int, base: int, each: int):
         self.free, self.base, self.each, self.images = free, base, each, 0
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 7 * MIB)
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 9 * MIB)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free - 2 * MIB, 4096 * MIB))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 4096 * MIB))
         monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 7 * MIB + self.taken(self.images))
 
@@ -46,4 +47,4 @@ def test_a_process_that_may_have_a_share_has_no_more(monkeypatch):
     Gpu(monkeypatch, 4000 * MIB, 0, 1)
     assert batch_room.free_bytes(torch.device("cpu")) == 4000 * MIB
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 0.5)
-    assert batch_room.free_bytes(torch.device("cpu")) == (2048 - 7) * MIB
+    assert batch_room.free_bytes(torch.device("cpu")) == (2048 - 9) * MIB

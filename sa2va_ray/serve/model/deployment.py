@@ -22,7 +22,7 @@ from sa2va_ray.serve.model.weights import ModelSource, local_model
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.process_setup import prepare_process
 from sa2va_ray.serve.weighted_semaphore import WeightedSemaphore
-from sa2va_ray.telemetry import LOGGER
+from sa2va_ray.telemetry import LOGGER, StartTimes
 
 _WARM_UP_SIDES = (64, 512)  # px
 _NUM_CLEANING = 2  # threads
@@ -43,8 +43,10 @@ class SegmentationModel:
 
     def __init__(self, name: str, source: ModelSource, cache_dir: str, args: ModelArgs, max_prompt_tokens: int):
         prepare_process()
+        times = StartTimes()
         self._source, self._args, self._max_prompt_tokens = source, args, max_prompt_tokens
         self._predictor: Predictor = load_predictor(local_model(source, cache_dir))
+        times.lap("model loaded")
         if (most := self._predictor.num_tokens(args.default_prompt)) > max_prompt_tokens:
             raise UserError(
                 f"default_prompt has {most} tokens, limits.max_prompt_tokens is {max_prompt_tokens}. Shorten the one, "
@@ -56,9 +58,12 @@ class SegmentationModel:
         self._runner = BatchRunner(self._predictor, self._metrics)
         warm_up = [Query(Image.new("RGB", (side, side)), args.default_prompt) for side in _WARM_UP_SIDES]
         self._runner.warm_up(warm_up, compiled=args.compile)
+        times.lap("compiled and warmed up" if args.compile else "warmed up")
         self._room = self._runner.images_that_fit(args.default_prompt)
         self._cleaning = ThreadPoolExecutor(_NUM_CLEANING)
         self._gate, self._memory = BatchingGate(), WeightedSemaphore(0)  # until `reconfigure`
+        times.lap("room for batches found")
+        LOGGER.info("a replica of %s has started in %s", name, times)
 
     def reconfigure(self, batching: dict[str, Any]) -> None:
         """Serve calls it with the `user_config`, at the start and whenever that changes. A replica that is at work goes

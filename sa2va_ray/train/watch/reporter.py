@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from sa2va_ray import storage
 from sa2va_ray.metrics import VALIDATION_METRICS
-from sa2va_ray.telemetry import LOGGER, log_progress
+from sa2va_ray.telemetry import LOGGER, StartTimes, log_progress
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.plan.flops import FlopCounts, device_peak
 from sa2va_ray.train.step import MicroBatch, StepResult
@@ -27,7 +27,6 @@ from sa2va_ray.train.watch.page.state import RunState
 from sa2va_ray.train.watch.rates import RateMeter, StepTiming
 from sa2va_ray.train.watch.run_facts import add_earlier_attempts, write_run_facts
 from sa2va_ray.train.watch.sender import Sender
-from sa2va_ray.train.watch.start_times import StartTimes
 from sa2va_ray.train.watch.trackers.registry import build_trackers
 from sa2va_ray.train.watch.trackers.tracker import TrackedRun
 
