@@ -54,3 +54,28 @@ def test_a_layers_own_numbers_are_no_inputs_of_its_compiled_code(monkeypatch):
         layer(hidden, attention_mask=None, position_embeddings=position_embeddings)
     assert inputs
     assert not [each for each in inputs if isinstance(each, torch.Tensor) and each.ndim == 0]
+
+
+def test_each_kind_of_sam_2s_layers_is_compiled_for_its_own_sizes(monkeypatch):
+    torch._dynamo.reset()
+    graphs, plain = [], torch.compile
+
+    def backend(graph, _):
+        graphs.append([node.meta["example_value"] for node in graph.graph.nodes if node.op == "placeholder"])
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: plain(function, backend=backend, **options))
+    model, processor = build("tiny", "cpu")
+    make_trainable(model, processor, TrainableConfig())
+    compile_layers(model.train(), "zero2", micro_batch_size=2)
+    trunk, side = model.grounding_encoder.sam2_model.image_encoder.trunk, model.config.grounding_size
+    for num_images in (2, 1):
+        trunk(torch.randn(num_images, 3, side, side))
+    assert 2 <= len(graphs) <= len(trunk.blocks)
+    sizes = [
+        size
+        for values in graphs
+        for each in values
+        for size in (each.shape if isinstance(each, torch.Tensor) else [each])
+    ]
+    assert [size for size in sizes if isinstance(size, torch.SymInt)] == []
