@@ -32,24 +32,26 @@ class SampleSize:
         return self.num_objects * _NUM_TOKENS_PER_ANSWER
 
 
-def layer_bytes_per_token(sizes: ModelSizes) -> float:
-    """Bytes that one layer of the language model keeps for its backward pass, for each token."""
+def layer_bytes_per_token(sizes: ModelSizes, compiled: bool = False) -> float:
+    """Bytes that one layer of the language model keeps for its backward pass, for each token. A compiled layer computes
+    again what takes one pass over its values: what the norms compute in float32, repeated k and v, the activation."""
     llm, lora, b = sizes.architecture.llm_config, sizes.trainable, sizes.dtype.itemsize
     d, f, heads = llm.hidden_size, llm.intermediate_size, llm.num_attention_heads
     q = heads * (getattr(llm, "head_dim", None) or d // heads)
-    norms = 2 * 4 * d  # both compute in float32
-    attention = (3 * q + q) * b + 4 * heads  # q; k and v repeated for all heads; result; log-sum-exp
-    mlp = 3 * f * b  # gate, its activation, up
+    norms = 2 * d * (b if compiled else 4)  # both compute in float32
+    k_and_v = 2 * q * llm.num_key_value_heads // heads if compiled else 2 * q  # repeated for all heads
+    attention = (q + k_and_v + q) * b + 4 * heads  # q; k and v; result; log-sum-exp
+    mlp = (2 if compiled else 3) * f * b  # gate, its activation, up
     # Inputs of the adapters of q, k, v, o, gate, up, down: with dropout each has its own, and a mask of bytes; without,
     # q, k, v share one, gate and up another, and o's is the attention's result.
     adapters = (5 * d + q + f) * (b + 1) if lora.lora_dropout > 0 else (2 * d + f) * b
     return norms + attention + mlp + adapters + 7 * lora.lora_rank * b
 
 
-def language_model_bytes(sizes: ModelSizes, tokens: int, checkpointing: bool) -> int:
+def language_model_bytes(sizes: ModelSizes, tokens: int, checkpointing: bool, compiled: bool = False) -> int:
     """Bytes that all layers of the language model keep; with checkpointing only those of their inputs."""
     llm, b = sizes.architecture.llm_config, sizes.dtype.itemsize
-    per_layer = llm.hidden_size * b if checkpointing else layer_bytes_per_token(sizes)
+    per_layer = llm.hidden_size * b if checkpointing else layer_bytes_per_token(sizes, compiled)
     final_norm = 4 * llm.hidden_size
     return int(tokens * (llm.num_hidden_layers * per_layer + final_norm))
 

@@ -207,10 +207,11 @@ def _gathered(sizes: ModelSizes, strategy: Strategy) -> int:
 def _kept(sizes: ModelSizes, config: TrainConfig, size: SampleSize) -> dict[str, int]:
     """Activations that wait for the backward pass while the rest of the model runs."""
     batch, checkpointing = config.samples_of_a_pass, config.activation_checkpointing
+    tokens, compiled = batch * size.num_tokens, config.compile_layers
     kept = {
         "activations: vision encoder": activations.vision_encoder_bytes(sizes, batch * size.num_tiles, checkpointing),
         "activations: projector": activations.projector_bytes(sizes, batch * size.num_tiles),
-        "activations: language model": activations.language_model_bytes(sizes, batch * size.num_tokens, checkpointing),
+        "activations: language model": activations.language_model_bytes(sizes, tokens, checkpointing, compiled),
         "logits": activations.logits_bytes(sizes, batch * size.num_supervised_tokens),
     }
     return {name: num_bytes for name, num_bytes in kept.items() if num_bytes}
@@ -219,7 +220,7 @@ def _kept(sizes: ModelSizes, config: TrainConfig, size: SampleSize) -> dict[str,
 def _transients(sizes: ModelSizes, config: TrainConfig, strategy: Strategy, size: SampleSize) -> dict[str, int]:
     """Bytes that a step needs for a moment, on top of the rest, by that moment; no two moments come together."""
     batch, checkpointing = config.samples_of_a_pass, config.activation_checkpointing
-    layer = int(batch * size.num_tokens * activations.layer_bytes_per_token(sizes))
+    layer = int(batch * size.num_tokens * activations.layer_bytes_per_token(sizes, config.compile_layers))
     step = 0 if strategy == "zero3_offload" else _STEP_BYTES * -(-sizes.num_trained // config.num_workers)
     head = activations.merged_head_bytes(sizes)
     return {

@@ -3,6 +3,7 @@
 import logging
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from sa2va_ray.models.sa2va.grounding_sam2 import GroundingEncoder
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.engine.layers import compile_layers
 from sa2va_ray.train.plan import activations
 from sa2va_ray.train.plan.activations import SampleSize
 from sa2va_ray.train.plan.memory import choose_strategy, log_plan, plan_memory
@@ -69,6 +71,21 @@ def test_activations_of_the_language_model_are_what_it_keeps(config, dropout):
     if dropout:
         planned += 2 * num_tokens * (5 * 448 + 448 + 2368)
     assert planned == pytest.approx(kept, rel=0.1)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_compiled_layers_keep_less(config, dropout, monkeypatch):
+    """What the compiler chooses to keep; it cuts the graph before it makes code of it."""
+    torch._dynamo.reset()
+    cut = partial(torch.compile, backend="aot_eager_decomp_partition")
+    monkeypatch.setattr(torch, "compile", cut)
+    adapted = ModelConfig.parse(config.model.model_dump() | {"trainable": {"lora_rank": 16, "lora_dropout": dropout}})
+    model, sizes, num_tokens = _trainable_model(adapted), read_model_sizes(adapted, torch.bfloat16), 500
+    compile_layers(model, "zero2", micro_batch_size=1)
+    inputs = torch.randn(1, num_tokens, 448, dtype=torch.bfloat16, requires_grad=True)
+    kept = _kept_bytes(model, lambda: model.language_model.model(inputs_embeds=inputs, use_cache=False))
+    planned = activations.language_model_bytes(sizes, num_tokens, checkpointing=False, compiled=True)
+    assert planned == pytest.approx(kept, rel=0.05)
 
 
 def test_with_checkpointing_only_inputs_of_layers_are_kept(sizes, model):
