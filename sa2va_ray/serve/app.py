@@ -11,6 +11,12 @@ from sa2va_ray.serve.model.deployment import SegmentationModel
 from sa2va_ray.serve.model.weights import ModelSource
 
 _INGRESS_CPUS = 0.1
+_ONE_LOOP = {
+    "env_vars": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+}
+"""Runtime environment in which Serve's own work, its router and our code have one event loop. By default they have
+three, each in a thread, and a request goes to and fro between them. Our code leaves to threads what blocks a loop, but
+for the start of a replica, in which Serve asks nothing of it."""
 
 
 def build_app(args: ServeArgs) -> serve.Application:
@@ -26,7 +32,7 @@ def build_app(args: ServeArgs) -> serve.Application:
     capacity = sum(model.max_ongoing_requests + model.max_queued_requests for model in args.models.values())
     ingress = Ingress.options(  # type: ignore[attr-defined]
         num_replicas=args.num_ingresses,
-        ray_actor_options={"num_cpus": _INGRESS_CPUS},
+        ray_actor_options={"num_cpus": _INGRESS_CPUS, "runtime_env": _ONE_LOOP},
         max_ongoing_requests=2 * capacity,  # so that those that are refused get their answer from us
         max_queued_requests=capacity,
         max_surge_percent=100,  # a new one listens before the old one stops
@@ -40,7 +46,11 @@ def _bind_model(name: str, model: ModelArgs, source: ModelSource, args: ServeArg
     deployment = SegmentationModel.options(  # type: ignore[attr-defined]
         name=f"model-{name}",
         **scaling,
-        ray_actor_options={"num_cpus": model.cpus_per_replica, "num_gpus": model.gpus_per_replica},
+        ray_actor_options={
+            "num_cpus": model.cpus_per_replica,
+            "num_gpus": model.gpus_per_replica,
+            "runtime_env": _ONE_LOOP,
+        },
         max_ongoing_requests=model.max_ongoing_requests,
         max_queued_requests=model.max_queued_requests,
         max_surge_percent=model.max_surge_percent,

@@ -23,6 +23,7 @@ from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.predictor import Query
 from sa2va_ray.serve.app import build_app
 from sa2va_ray.serve.config import ServeArgs
+from tests.serve.processes import replicas_of
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "Please segment blood vessels in this image."
@@ -273,6 +274,15 @@ def test_the_application_is_on_the_dashboard(stack, endpoint):
     assert status["applications"]["sa2va"]["status"] == "RUNNING"
     runs = HTTP.get(f"{stack.dashboard_url}/api/train/v2/runs/v1", headers=headers).json()
     assert "submitted" in {run["name"] for run in runs["train_runs"]}
+
+
+@pytest.mark.parametrize("deployment", ["Ingress", "model-tiny"])
+def test_serve_has_its_work_in_the_event_loop_of_ours(endpoint, deployment):
+    for replica in replicas_of(deployment):
+        environment = replica.environ()
+        assert environment["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] == "0"
+        assert environment["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] == "0"
+    assert replicas_of(deployment)
 
 
 def test_a_folder_that_is_no_model_is_refused_before_a_replica_starts(tmp_path):
