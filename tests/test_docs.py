@@ -22,7 +22,7 @@ PAGES = [
 ]
 FOLDERS = ("sa2va_ray", "jobs", "serve_configs", "tests", "benchmarks", "docs")
 OURS = [*ROOT.glob("*"), *(path for top in FOLDERS for path in ROOT.glob(f"{top}/**/*"))]
-NOT_OURS = {"config.yaml", "my.yaml", "my_cluster.yaml", "my_endpoint.yaml"}
+NOT_OURS = {"config.yaml", "my.yaml", "my_cluster.yaml", "my_endpoint.yaml", "my_raycluster.yaml"}
 """Files of checkpoints and of users that the docs name."""
 
 _BLOCK = re.compile(r"```.*?```", re.DOTALL)

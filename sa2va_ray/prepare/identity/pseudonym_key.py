@@ -39,7 +39,7 @@ def read_key(key_file: str | None) -> PseudonymKey:
     """
     if key_file is not None:
         return PseudonymKey(_read_file(key_file, "pseudonym_key_file"), is_kept=True)
-    if key := os.environ.get(KEY_VARIABLE):
+    if key := os.environ.get(KEY_VARIABLE, "").strip():  # what Kubernetes takes from a file ends with its line end
         return PseudonymKey(key.encode(), is_kept=True)
     if path := os.environ.get(KEY_FILE_VARIABLE):
         return PseudonymKey(_read_file(path, KEY_FILE_VARIABLE), is_kept=True)

@@ -22,7 +22,7 @@ def key_file(tmp_path):
 
 
 def test_a_file_and_the_environment_give_the_same_key(key_file, monkeypatch):
-    monkeypatch.setenv(KEY_VARIABLE, "secret")
+    monkeypatch.setenv(KEY_VARIABLE, "secret\n")  # as Kubernetes takes it from a file
     from_environment = read_key(None)
     monkeypatch.delenv(KEY_VARIABLE)
     monkeypatch.setenv(KEY_FILE_VARIABLE, str(key_file))
