@@ -5,6 +5,7 @@
 # make soak                 the tests that take minutes each: faults done to real runs
 # make check                formatting, types, import rules, YAML, the documentation's links
 # make docs                 the documentation as a site in docs/.site, English and Chinese
+# make pictures             the pictures of the documentation, from a demo that runs
 # make lock                 renews constraints.txt; then run `make check test` before you commit it
 # make stop                 ends what `make demo` started
 
@@ -17,7 +18,7 @@ INSTALLED := .venv/.installed
 UV_INSTALL = $(BIN)/uv pip install --quiet --constraint .venv/constraints.txt --build-constraint .venv/constraints.txt \
 	--constraint hashes.txt
 
-.PHONY: install lock demo test test-unit test-gpu browser soak check docs stop
+.PHONY: install lock demo test test-unit test-gpu browser soak check docs pictures stop
 
 install: $(INSTALLED)
 
@@ -63,9 +64,13 @@ check: install
 	$(BIN)/yamllint --strict .
 	$(MAKE) docs
 
-# The English build empties docs/.site, so it goes first.
+# The English build empties docs/.site, so it goes first. The Chinese pages show the pictures of docs/en.
 docs: install
 	for language in en zh; do $(BIN)/zensical build --strict --clean -f docs/$$language.toml || exit 1; done
+	mkdir docs/.site/en && cp -r docs/en/pictures docs/.site/en
+
+pictures: install browser
+	$(BIN)/python -m docs.pictures
 
 stop: install
 	$(BIN)/python -m sa2va_ray.demo stop

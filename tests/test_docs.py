@@ -46,6 +46,27 @@ def test_what_a_page_names_is_there(page):
     assert [name for name in files(page) if "NAME" not in name and not any(path.match(name) for path in OURS)] == []
 
 
+PICTURES = ROOT / "docs/en/pictures"
+_IMAGE = re.compile(r"<img src=\"([^\"]+)\" alt=\"[^\"]+\">|!\[[^]]+\]\(([^)]+)\)")
+
+
+def images(page: Path) -> list[Path]:
+    return [(page.parent / (markdown or tag)).resolve() for tag, markdown in _IMAGE.findall(page.read_text())]
+
+
+def test_each_picture_is_shown_in_both_languages_and_small():
+    """`make pictures` makes them."""
+    by_language = [
+        [file for page in (ROOT / "docs" / each).glob("*.md") for file in images(page)] for each in ("en", "zh")
+    ]
+    there = set(PICTURES.glob("*.png"))
+    assert set(by_language[0]) == set(by_language[1]) == there
+    assert len(there) > 3
+    sizes = [file.stat().st_size for file in there]
+    assert max(sizes) < 150_000
+    assert sum(sizes) < 600_000
+
+
 _COMMAND = re.compile(r"(?:sa2va-ray |python -m jobs\.)(?P<verb>\w+)(?P<arguments>(?:'[^'\n]*'|[^\n`#|>;)'])*)")
 _KEY = re.compile(r"(?P<key>[a-z_][\w.]*)=")
 
@@ -135,6 +156,7 @@ def shape(page: Path) -> dict[str, object]:
         "lines of code": len(_INDENTED.findall(prose)),
         "commands": list(commands(page)),
         "code": Counter(_CODE.findall(prose)),
+        "images": images(page),
         "numbers": Counter(_NUMBER.findall(prose)),
     }
 
