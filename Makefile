@@ -15,7 +15,8 @@ export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 export SAM2_BUILD_CUDA := 0
 export RAY_AUTH_MODE := token
 INSTALLED := .venv/.installed
-UV_INSTALL = $(BIN)/uv pip install --quiet --constraint .venv/constraints.txt --build-constraint .venv/constraints.txt \
+# As pip does, uv trusts the certificates of the machine: a hospital's network often has one of its own.
+UV_INSTALL = $(BIN)/uv pip install --quiet --system-certs --constraint .venv/constraints.txt --build-constraint .venv/constraints.txt \
 	--constraint hashes.txt
 
 .PHONY: install lock demo test test-unit test-gpu browser soak check docs pictures stop
