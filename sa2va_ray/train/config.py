@@ -37,7 +37,7 @@ class LossConfig(Config):
     """Largest height and width of the maps whose skeletons clDice takes, in pixels; larger masks are shrunk by area."""
     cldice_iterations: int = Field(6, gt=0)
     """Rounds of thinning: k find the centre of vessels up to 2k pixels wide. Their memory until the backward pass is
-    8 (k + 1) bytes per pixel and object, and 56 per pixel once: 44 MB for two objects at the defaults."""
+    8 (k + 1) bytes per pixel and object, and 56 per pixel of up to eight objects: 59 MB for two at the defaults."""
 
     def weights(self) -> dict[str, float]:
         """The weight of every part by its name. A part whose weight is 0 by default is left out where it is 0."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from sa2va_ray.train.config import LossConfig, MaskSize
 
 _OVERSAMPLE_RATIO = 3.0  # points drawn per point kept, of which the most uncertain stay (PointRend, arXiv 1912.08193)
 _IMPORTANCE_RATIO = 0.75  # share of the points that is chosen so; the rest stays uniform
+_MOST_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,7 @@ def mask_losses(
     mask_logits, side = mask_logits.float(), largest_side(mask_size, mask_logits)
     points = sample_points(mask_logits.detach(), num_points)
     logits = sample_at(mask_logits, points)
-    shrunk = [shrink_to(truth, side) for truth in truths]
-    targets = torch.cat([sample_at(truth[None], p[None]) for truth, p in zip(shrunk, points, strict=True)])
+    targets = torch.cat([sample_at(shrink_to(same, side), points[where]) for where, same in of_one_size(truths)])
     return {
         "mask": F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1).sum(),
         "dice": soft_dice_loss(logits.sigmoid(), targets).sum(),
@@ -118,7 +119,7 @@ def skeleton_recall_loss(mask_logits: Tensor, skeletons: list[Tensor], mask_size
 
 def cldice_loss(mask_logits: Tensor, truths: list[Tensor], largest: int, iterations: int) -> Tensor:
     """Sum over N objects of 1 - soft clDice on maps of at most `largest` pixels a side: (N, h, h), N masks (H, W) ->
-    (). Objects are taken one by one, for the sake of memory."""
+    ()."""
     maps = full_maps(mask_logits, truths, largest)
     return torch.cat([soft_cldice_loss(p, truth, iterations) for p, truth in maps]).sum()
 
@@ -130,23 +131,36 @@ def largest_side(mask_size: MaskSize, mask_logits: Tensor) -> float:
     return mask_logits.shape[-1] if mask_size == "logits" else mask_size
 
 
+def of_one_size(maps: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    """Yields N maps (H, W) in order, neighbours of one size together: their places, and (n, H, W). Each kernel of a GPU
+    then works on up to eight; on all, their memory would have no bound."""
+    begin = 0
+    for _, same in groupby(maps, key=lambda each: each.shape):
+        end = begin + len(list(same))
+        while begin < end:
+            where = slice(begin, min(begin + _MOST_TOGETHER, end))
+            yield where, torch.stack(maps[where])
+            begin = where.stop
+
+
 def full_maps(mask_logits: Tensor, truths: list[Tensor], side: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the probabilities and the truth of each object, both in [0, 1], of the truth's size but at most `side`:
-    (1, min(H, side), min(W, side)) float32."""
-    for logits, truth in zip(mask_logits.float(), truths, strict=True):
-        target = shrink_to(truth, side)[None]
-        yield F.interpolate(logits[None, None], target.shape[1:], mode="bilinear")[0].sigmoid(), target
+    """Yields the probabilities and the truths of objects, both in [0, 1], of the truths' size but at most `side`:
+    (n, min(H, side), min(W, side)) float32."""
+    for where, same in of_one_size(truths):
+        targets, logits = shrink_to(same, side), mask_logits[where].float().unsqueeze(1)
+        yield F.interpolate(logits, targets.shape[1:], mode="bilinear").squeeze(1).sigmoid(), targets
 
 
-def shrink_to(truth: Tensor, side: float) -> Tensor:
-    """(H, W) -> (min(H, side), min(W, side)) float32: how much of each pixel's area is true. The mean stays."""
-    height, width = truth.shape
-    truth = truth.float()
+def shrink_to(truths: Tensor, side: float) -> Tensor:
+    """(..., H, W) -> (..., min(H, side), min(W, side)) float32: how much of each pixel's area is true. The mean
+    stays."""
+    height, width = truths.shape[-2:]
+    truths = truths.float()
     if height > side:
-        truth = _area_shares(height, int(side), truth.device) @ truth
+        truths = _area_shares(height, int(side), truths.device) @ truths
     if width > side:
-        truth = truth @ _area_shares(width, int(side), truth.device).T
-    return truth
+        truths = truths @ _area_shares(width, int(side), truths.device).T
+    return truths
 
 
 def _area_shares(length: int, shorter: int, device: torch.device) -> Tensor:

@@ -20,6 +20,7 @@ from sa2va_ray.train.losses import (
     largest_side,
     mask_losses,
     object_losses,
+    of_one_size,
     sample_at,
     sample_points,
     shrink_to,
@@ -314,6 +315,15 @@ def test_parts_that_draw_no_points_are_sums_of_those_of_single_objects():
     alone = [object_losses(logits[n, None], [truths[n]], [skeletons[n]], ALL_PARTS) for n in range(3)]
     for name in OBJECT_LOSSES.keys() - {"mask", "dice"}:
         torch.testing.assert_close(together[name], sum(parts[name] for parts in alone))
+
+
+def test_neighbours_of_one_size_are_taken_together():
+    sizes = [(4, 4)] * 9 + [(4, 6)] + [(4, 4)] * 2
+    maps = [torch.full(size, float(number)) for number, size in enumerate(sizes)]
+    found = list(of_one_size(maps))
+    assert [(where.start, where.stop) for where, _ in found] == [(0, 8), (8, 9), (9, 10), (10, 12)]
+    for where, same in found:
+        assert same.equal(torch.stack(maps[where]))
 
 
 def test_the_config_reaches_every_part():
