@@ -215,7 +215,7 @@ def test_a_foreign_folder_is_left_alone(source, tmp_path):
 
 
 def test_a_submitted_job_refuses_a_relative_output(submit_job):
-    with pytest.raises(AssertionError, match=r"out: Value error, is relative"):
+    with pytest.raises(AssertionError, match=r"out: is relative"):
         submit_job("prepare", "source=.demo/synthetic", "out=prepared")
 
 
