@@ -51,7 +51,8 @@ class Batch:
         return self.labels[:, 1:] != _IGNORED
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on another device."""
+        """The same batch on another device. A GPU copies it when it comes to it, which nobody waits for: 4 MB a sample
+        would take longer than most other pauses of a step."""
         return type(self)(**{field.name: _moved(getattr(self, field.name), device) for field in fields(self)})
 
 
@@ -73,7 +74,7 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
 def _moved(value: Any, device: torch.device) -> Any:
     """A tensor or a list of tensors on another device; anything else as it is."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
     return [_moved(each, device) for each in value] if isinstance(value, list) else value
 
 

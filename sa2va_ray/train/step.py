@@ -134,6 +134,7 @@ def forward_losses(engine, batch: Batch, config: LossConfig) -> dict[str, Tensor
         grounding_pixel_values=moved.grounding_pixel_values,
         logits_mask=logits_mask,
     )
+    targets = batch.labels[:, 1:][supervised].to(engine.device, non_blocking=True)
     truths = [mask for masks in moved.masks for mask in masks]
     skeletons = [each for masks in moved.skeletons for each in masks] if moved.skeletons else None
     if output.num_objects != len(truths):
@@ -142,7 +143,7 @@ def forward_losses(engine, batch: Batch, config: LossConfig) -> dict[str, Tensor
             "Each object of a sample must have one [SEG] in its answer."
         )
     return {
-        "language": language_loss(output.logits, batch.labels[:, 1:][supervised].to(engine.device)),
+        "language": language_loss(output.logits, targets),
         **object_losses(output.mask_logits, truths, skeletons, config),
     }
 

@@ -143,14 +143,15 @@ class Sa2VAModel(PreTrainedModel):
     def embed(self, input_ids: Tensor, image_tokens: Tensor) -> Tensor:
         """(B, L) ids and (M, D) image tokens, in the order of their places -> (B, L, D). Ids on the CPU spare the wait
         for the GPU, where the places would have to be counted otherwise."""
-        embeddings = self.language_model.get_input_embeddings()(input_ids.to(self.device))
+        embeddings = self.language_model.get_input_embeddings()(input_ids.to(self.device, non_blocking=True))
         places = input_ids == self.config.image_token_id
         if int(places.sum()) != len(image_tokens):
             raise ValueError(
                 f"The ids hold {int(places.sum())} image tokens, the tiles give {len(image_tokens)}. "
                 "A sequence was cut inside its image, or the ids were made with another tile size."
             )
-        return embeddings.masked_scatter(places.to(self.device).unsqueeze(-1), image_tokens.to(embeddings.dtype))
+        places = places.to(self.device, non_blocking=True).unsqueeze(-1)
+        return embeddings.masked_scatter(places, image_tokens.to(embeddings.dtype))
 
     def chat(
         self,
@@ -228,7 +229,7 @@ class Sa2VAModel(PreTrainedModel):
 def _places(wanted: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """(B, L) bool -> rows and columns, int64 on `device`, of what is true in it, in order."""
     rows, columns = torch.nonzero(wanted, as_tuple=True)
-    return rows.to(device), columns.to(device)
+    return rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
 
 
 def pixel_shuffle(patches: Tensor, downsample_ratio: float) -> Tensor:
