@@ -26,7 +26,8 @@ def wait_ready(endpoint: str) -> None:
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(_POLL_S)
     raise UserError(
-        f"{endpoint}/readyz has not answered for {_READY_TIMEOUT_S} s. See the Serve page of the dashboard for why."
+        f"{endpoint}/readyz has not answered for {_READY_TIMEOUT_S} s. Why, says `serve status`, in a shell that is "
+        'connected: eval "$(sa2va-ray env)".'
     )
 
 

@@ -192,6 +192,10 @@ def _bar(verb: str) -> Iterator[Callable[[str], None]]:
         def advance(line: str) -> None:
             if progress := parse_progress(line):
                 _, done, bar.total = progress
+                if not bar.n:  # the start of a job is no measure of what is left
+                    bar.initial = bar.n = bar.last_print_n = done
+                    bar.start_t = bar.last_print_t = time.time()
+                    bar.refresh()
                 bar.update(done - bar.n)
 
         yield advance

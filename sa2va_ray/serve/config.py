@@ -1,5 +1,6 @@
 """ServeArgs: the `args` of a Serve application in serve_configs/*.yaml."""
 
+import os
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -138,7 +139,7 @@ class ServeArgs(Config):
     audit_dir: str | None = None
     """Folder that exists, for the audit log: a file for each ingress, a new one whenever it starts. None is written by
     default."""
-    cache_dir: str = "/tmp/sa2va_ray/models"
+    cache_dir: str = Field(default_factory=lambda: f"/tmp/sa2va_ray_{os.getuid()}/models")
     """Where nodes keep models from object storage, so that a replica can start again without it, and what was compiled
     for their GPUs. Only who runs the endpoint should be able to write there."""
     num_ingresses: int = Field(1, gt=0, le=_MAX_COPIES)
