@@ -28,7 +28,10 @@ def read_split(data_uri: str, split: str) -> tuple[dict[str, Any], dict[str, int
         raise UserError(f"{data_uri} was prepared by an older version of sa2va_ray. Prepare the data set again.")
     num_rows = {name: rows for name, rows in sorted(manifest["num_rows"].items()) if name.startswith(f"{split}-")}
     if not num_rows:
-        raise UserError(f"{data_uri} has no samples in the split '{split}'. Prepare it with another split.seed.")
+        raise UserError(
+            f"{data_uri} has no samples in the split '{split}'. Prepare it with "
+            "split.method=balanced, which gives each split its share, or add patients."
+        )
     return manifest, num_rows
 
 

@@ -38,10 +38,6 @@ Counts = dict[str, dict[str, int]]  # split -> {"samples", "patients", "objects"
 
 _SHEET_COLUMNS = 4
 _NUM_LEAKS = 10
-_WHICH_FILES = (
-    "Which files these are tells private_table=/a/file/outside/of/out.csv, for your eyes only; it names the items of "
-    "the report and of quarantine.jsonl by their numbers."
-)
 
 
 class DataRefused(UserError):
@@ -113,6 +109,14 @@ def _compare(outcomes: Outcomes, config: PrepareConfig) -> list[str]:
     return find_leaks(_to_table(outcomes), near_duplicates(hashes, splits, config.checks.near_duplicate_bits))
 
 
+def _which_files(config: PrepareConfig) -> str:
+    table = config.private_table or "private_table=/a/file/outside/of/out.csv"
+    return (
+        f"Which files these are tells {table}, for your eyes only; it names the items of the report and of "
+        "quarantine.jsonl by their numbers."
+    )
+
+
 def _refusal(outcomes: Outcomes, leaks: list[str], config: PrepareConfig) -> str:
     """Why there can be no data set of this, empty where there can."""
     found = [row["findings"][0] for row in outcomes.values() if row["verdict"] == QUARANTINED]
@@ -122,10 +126,10 @@ def _refusal(outcomes: Outcomes, leaks: list[str], config: PrepareConfig) -> str
         return (
             f"{len(found)} of {len(outcomes)} samples cannot be used ({by_code}); max_quarantined_fraction allows "
             f"{config.max_quarantined_fraction:.1%}. Mend the source, or raise max_quarantined_fraction. An example of "
-            f"each reason:{''.join(examples.values())}\n  {_WHICH_FILES}\n"
+            f"each reason:{''.join(examples.values())}\n  {_which_files(config)}\n"
         )
     if found:
-        LOGGER.warning("%d of %d samples quarantined: %s. %s", len(found), len(outcomes), by_code, _WHICH_FILES)
+        LOGGER.warning("%d of %d samples quarantined: %s. %s", len(found), len(outcomes), by_code, _which_files(config))
     if leaks:
         return (
             f"The splits are not independent, so that scores would be too good: {len(leaks)} case(s), items counted "

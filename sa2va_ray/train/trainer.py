@@ -81,8 +81,8 @@ def _read_data_manifest(config: TrainConfig) -> dict[str, Any]:
         )
     if config.validation.every_steps and not data_manifest["counts"]["val"]["samples"]:
         raise UserError(
-            f"{config.data_uri} has no validation patients. Prepare it with another split.seed or a larger "
-            "split.val_fraction, or train without validation: validation.every_steps=0."
+            f"{config.data_uri} has no validation patients. Prepare it with split.method=balanced, which gives each "
+            "split its share, or train without validation: validation.every_steps=0."
         )
     return data_manifest
 

@@ -39,7 +39,10 @@ def page_of_job(run_uri: str, facts: Mapping[str, Any], lock_owner: str) -> Iter
         raise
     except SystemExit:  # made of SIGTERM, which `ray job stop` sends
         state, message = RunState.STOPPED, ""
-        LOGGER.info("stopped. The same job, started again, goes on from the newest checkpoint of the run.")
+        LOGGER.info(
+            "stopped. The same job, started again, goes on from the newest checkpoint of the run; without one yet "
+            "(save_every_steps) it begins anew."
+        )
         raise
     finally:
         _write(run_uri, facts, lock_owner, state, message)
