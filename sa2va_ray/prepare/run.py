@@ -110,10 +110,10 @@ def _compare(outcomes: Outcomes, config: PrepareConfig) -> list[str]:
 
 
 def _which_files(config: PrepareConfig) -> str:
-    table = config.private_table or "private_table=/a/file/outside/of/out.csv"
+    table = config.private_table or "/a/file/outside/of/out.csv"
     return (
-        f"Which files these are tells {table}, for your eyes only; it names the items of the report and of "
-        "quarantine.jsonl by their numbers."
+        f"Which files these are tells private_table={table}, for your eyes only; it names the items of the report and "
+        "of quarantine.jsonl by their numbers."
     )
 
 

@@ -136,7 +136,7 @@ def test_quarantine_says_what_was_left_out_and_where_it_is(job, source):
         assert files[line["image_file"] - 1] == name
         assert line["sample_id"] == pseudonyms.sample_id(name)
     assert "8 of 31 samples quarantined" in job[1]
-    assert "private_table=" in job[1]
+    assert f"private_table={job[0].parent / 'table.csv'}" in job[1]
     assert "patient_pattern='(?:.*/)?(?P<patient>[^/]+)'" in lines[3]["reason"]
 
 
