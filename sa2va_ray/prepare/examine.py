@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from sa2va_ray.cluster.streams import map_items
 from sa2va_ray.images.masks import mask_to_rle
+from sa2va_ray.prepare.checks.duplicates import perceptual_hash
+from sa2va_ray.prepare.checks.validate import Checked, check_sample
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.duplicates import perceptual_hash
 from sa2va_ray.prepare.identity.pseudonyms import Identity
 from sa2va_ray.prepare.records import Finding, Quarantined, Record, Rejected
-from sa2va_ray.prepare.validate import Checked, check_sample
 
 VERDICTS = OK, REPAIRED, QUARANTINED = "ok", "repaired", "quarantined"
 

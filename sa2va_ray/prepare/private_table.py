@@ -10,8 +10,8 @@ from typing import Any
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.prepare.checks.duplicates import IMAGE_TWICE
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.duplicates import IMAGE_TWICE
 from sa2va_ray.prepare.sources import Source
 from sa2va_ray.telemetry import LOGGER
 

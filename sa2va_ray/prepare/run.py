@@ -21,15 +21,16 @@ from sa2va_ray.images.decode import to_png
 from sa2va_ray.manifest import MANIFEST
 from sa2va_ray.pictures.sheet import contact_sheet
 from sa2va_ray.prepare import examine, private_table, write
+from sa2va_ray.prepare.checks.duplicates import equal_images, near_duplicates
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.duplicates import equal_images, near_duplicates
 from sa2va_ray.prepare.examine import QUARANTINED, Task
 from sa2va_ray.prepare.identity.pseudonym_key import WITHOUT_A_KEY, PseudonymKey, read_key
 from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
 from sa2va_ray.prepare.identity.split import check_splits, explain_shares, find_leaks
-from sa2va_ray.prepare.pictures import ReportPictures, draw_pictures
 from sa2va_ray.prepare.plan import plan
-from sa2va_ray.prepare.report import build_report, render_report
+from sa2va_ray.prepare.report.numbers import build_report
+from sa2va_ray.prepare.report.page import render_report
+from sa2va_ray.prepare.report.pictures import ReportPictures, draw_pictures
 from sa2va_ray.prepare.sources import Source, SourceOptions, read_source
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 

@@ -23,10 +23,10 @@ from sa2va_ray.data.sample import SCHEMA, SPLITS
 from sa2va_ray.images.decode import to_png
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.manifest import MANIFEST
+from sa2va_ray.prepare.checks.validate import check_sample
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import Task, content_sha256
 from sa2va_ray.prepare.records import Place, Rejected
-from sa2va_ray.prepare.validate import check_sample
 
 QUARANTINE = "quarantine.jsonl"
 REPORT_FILES = ("report.html", "report.json", "contact_sheet.png")

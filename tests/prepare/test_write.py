@@ -16,9 +16,9 @@ from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import SCHEMA as SCHEMA_OF_OUTCOMES
 from sa2va_ray.prepare.examine import Task, examine
 from sa2va_ray.prepare.identity.pseudonyms import Identity
-from sa2va_ray.prepare.pictures import _worst, draw_pictures
 from sa2va_ray.prepare.records import Annotation, Place, Quarantined, Record
-from sa2va_ray.prepare.report import build_report
+from sa2va_ray.prepare.report.numbers import build_report
+from sa2va_ray.prepare.report.pictures import _worst, draw_pictures
 
 SQUARE = np.array([[4.0, 4.0], [20.0, 4.0], [20.0, 20.0]])
 

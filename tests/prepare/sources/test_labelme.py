@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sa2va_ray.config import UserError
-from sa2va_ray.prepare.polygons import draw_annotation
+from sa2va_ray.prepare.checks.polygons import draw_annotation
 from sa2va_ray.prepare.records import Rejected
 from sa2va_ray.prepare.sources import read_source
 from sa2va_ray.prepare.sources.labelme import read_labelme

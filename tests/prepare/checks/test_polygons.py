@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from sa2va_ray.images.masks import mask_to_rle, polygons_to_mask
-from sa2va_ray.prepare.polygons import draw_annotation, wound_twice
+from sa2va_ray.prepare.checks.polygons import draw_annotation, wound_twice
 from sa2va_ray.prepare.records import Annotation, Rejected
 
 SQUARE = np.array([[10, 10], [30, 10], [30, 30], [10, 30]], float)

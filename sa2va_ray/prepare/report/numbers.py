@@ -1,8 +1,7 @@
-"""The report of the prepare job: what was found in a source, as numbers (JSON) and as one HTML file to look at."""
+"""What was found in a source, as numbers."""
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sa2va_ray.data.sample import SPLITS
-from sa2va_ray.pictures.pages import flatten, render_page
 from sa2va_ray.prepare.examine import QUARANTINED, VERDICTS
-from sa2va_ray.prepare.identity.pseudonym_key import WITHOUT_A_KEY
-from sa2va_ray.prepare.pictures import ReportPictures
-from sa2va_ray.prepare.report_charts import build_charts, percent
 
 _NUM_ITEMS_PER_CODE = 10
 _NUM_SIZES = 20
-_NUM_PATIENTS_IN_HTML = 200
 _NUM_BINS = 20
 _BIN_WIDTHS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.025, 0.05)  # the last covers [0, 1]
 
@@ -46,14 +40,6 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
         "mask_dice": _histogram(outcomes, "mask_dice", from_one=True),
         "facts": dict(facts),
     }
-
-
-def render_report(report: Mapping[str, Any], pictures: ReportPictures) -> bytes:
-    """The report as one HTML file; every text is escaped."""
-    values = {**report, "pictures": pictures, "max_patients": _NUM_PATIENTS_IN_HTML}
-    values |= {"without_a_key": WITHOUT_A_KEY}
-    values |= {"charts": build_charts(report), "fact_rows": list(flatten(report["facts"]))}
-    return render_page(Path(__file__).parent / "report.html.jinja", {"percent": percent}, values)
 
 
 def _codes(outcomes: pa.Table) -> list[dict[str, Any]]:

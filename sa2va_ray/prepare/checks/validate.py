@@ -18,9 +18,9 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.images.decode import ImageError, decode_image_bytes, decode_mask_bytes
 from sa2va_ray.metrics import overlap_metrics
+from sa2va_ray.prepare.checks.polygons import draw_annotation
 from sa2va_ray.prepare.config import ChecksConfig, PrepareConfig
 from sa2va_ray.prepare.identity.pseudonyms import names_patient
-from sa2va_ray.prepare.polygons import draw_annotation
 from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Record, Rejected
 
 _MAX_PHRASE_LENGTH = 200

@@ -8,8 +8,9 @@ import pytest
 
 from sa2va_ray.pictures.sheet import Picture
 from sa2va_ray.prepare.examine import SCHEMA
-from sa2va_ray.prepare.pictures import ReportPictures
-from sa2va_ray.prepare.report import build_report, render_report
+from sa2va_ray.prepare.report.numbers import build_report
+from sa2va_ray.prepare.report.page import render_report
+from sa2va_ray.prepare.report.pictures import ReportPictures
 
 NEEDED = {"max_quarantined_fraction": 0.5, "has_pseudonym_key": True, "split_notes": []}
 FACTS = {**NEEDED, "layouts": {"guide": 7}, "config": {"split_seed": 3}}

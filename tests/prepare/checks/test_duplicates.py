@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sa2va_ray.prepare.duplicates import equal_images, near_duplicates, perceptual_hash
+from sa2va_ray.prepare.checks.duplicates import equal_images, near_duplicates, perceptual_hash
 
 
 def sample(index, patient="p", pixels="x", masks="m"):

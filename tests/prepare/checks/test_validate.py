@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from sa2va_ray.images.masks import mask_to_rle, polygons_to_mask
+from sa2va_ray.prepare.checks.validate import check_sample
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.records import Annotation, LabelFile, Record, Rejected
-from sa2va_ray.prepare.validate import check_sample
 
 TRIANGLE = np.array([[2.0, 3.0], [30.0, 5.0], [10.0, 15.0]])
 HEIGHT, WIDTH = 20, 40

@@ -11,10 +11,10 @@ from sa2va_ray.images.decode import decode_image_bytes
 from sa2va_ray.pictures.panels import label_panels
 from sa2va_ray.pictures.raw_polygons import draw_polygons
 from sa2va_ray.pictures.sheet import Picture
+from sa2va_ray.prepare.checks.validate import check_sample, read_annotation, read_image_file, rejecting
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import QUARANTINED
 from sa2va_ray.prepare.records import Record, Rejected
-from sa2va_ray.prepare.validate import check_sample, read_annotation, read_image_file, rejecting
 
 PANEL_PX = 320
 """Longer side of a drawn image."""

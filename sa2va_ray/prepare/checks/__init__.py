@@ -1,0 +1,1 @@
+"""What a sample has to be like, looked at alone and beside the others."""
