@@ -4,10 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image
 
 from sa2va_ray.data.batch import Batch, collate
@@ -28,7 +31,10 @@ TINY = [  # one layer of each kind
 
 
 def run_ranks(script: str, num_workers: int, folder: Path):
-    """What rank 0 of `python script folder` has left in `folder/results.pt`; fails where a rank fails."""
+    """What rank 0 of `python script folder` has left in `folder/results.pt`; fails where a rank fails.
+
+    The script calls `work`, or leaves that file itself.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -50,8 +56,20 @@ def run_ranks(script: str, num_workers: int, folder: Path):
         for rank in range(num_workers)
     ]
     statuses = [worker.wait(timeout=500) for worker in workers]
-    assert statuses == [0] * num_workers, (folder / "0.log").read_text()[-3000:]
+    logs = [f"rank {rank}:\n{(folder / f'{rank}.log').read_text()[-2000:]}" for rank in range(num_workers)]
+    assert statuses == [0] * num_workers, f"exit statuses {statuses}\n" + "\n".join(logs)
     return torch.load(folder / "results.pt", weights_only=True)
+
+
+def work(run: Callable[[Path], Any]) -> None:
+    """This process as one of the workers of `run_ranks`, whose result is what `run(folder)` returns on rank 0."""
+    folder = Path(sys.argv[1])
+    dist.init_process_group("gloo")
+    results = run(folder)
+    if dist.get_rank() == 0:
+        torch.save(results, folder / "results.pt")
+    dist.barrier()  # a worker that goes while another listens to it takes that one down
+    dist.destroy_process_group()
 
 
 def build_tiny(config: TrainConfig):

@@ -3,7 +3,6 @@
 Run as a script, this file is one of several workers, which trains one step of each of `CASES`.
 """
 
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -114,7 +113,8 @@ def _poison(module, arguments, keywords, output):
     return output
 
 
-def _run(config: TrainConfig) -> dict:
+def _run(_folder: Path) -> dict:
+    config = TrainConfig.load([*ranks.TINY, f"num_workers={dist.get_world_size()}", "global_batch_size=6"])
     model, processor = ranks.build_tiny(config)
     engine = build_engine(model, config, "fp32")
     found: dict = {}
@@ -140,7 +140,4 @@ def _run(config: TrainConfig) -> dict:
 
 
 if __name__ == "__main__":
-    dist.init_process_group("gloo")
-    results = _run(TrainConfig.load([*ranks.TINY, f"num_workers={dist.get_world_size()}", "global_batch_size=6"]))
-    if dist.get_rank() == 0:
-        torch.save(results, Path(sys.argv[1]) / "results.pt")
+    ranks.work(_run)

@@ -4,12 +4,10 @@ Run as a script, this file is one of them.
 """
 
 import shutil
-import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from sa2va_ray import storage
@@ -52,8 +50,7 @@ def test_room_is_counted_for_all_ranks_of_a_disk(results):
     assert results["fits"] == [None] * 2
 
 
-def main(folder: Path) -> None:
-    dist.init_process_group("gloo")
+def run(folder: Path) -> dict:
     config, fetched, results = run_config(folder / "runs"), [], {}
     download = storage.download_files
 
@@ -77,9 +74,7 @@ def main(folder: Path) -> None:
     shutil.disk_usage = lambda path: namedtuple("usage", "free")(100 * 2**20)
     results["full"] = gather_objects(error_of(lambda: check_room(folder, 60 * 2**20, "A share")))
     results["fits"] = gather_objects(error_of(lambda: check_room(folder, 50 * 2**20, "A share")))
-    if dist.get_rank() == 0:
-        torch.save(results, folder / "results.pt")
-    dist.destroy_process_group()
+    return results
 
 
 def find(config) -> None:
@@ -96,4 +91,4 @@ def error_of(operation) -> str | None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    ranks.work(run)

@@ -4,9 +4,7 @@ Run as a script, this file is one of two workers (`torchrun` style environment),
 """
 
 import copy
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -195,7 +193,4 @@ def _state(engine) -> dict[str, dict[str, Tensor]]:
 if __name__ == "__main__":
     # What the compiler makes of a graph is not the matter here, and takes it a minute.
     torch.compile = partial(torch.compile, backend="aot_eager")
-    dist.init_process_group("gloo")
-    results = {name: _train(TrainConfig.load([*TINY, "num_workers=2", *run])) for name, run in RUNS.items()}
-    if dist.get_rank() == 0:
-        torch.save(results, Path(sys.argv[1]) / "results.pt")
+    ranks.work(lambda _: {name: _train(TrainConfig.load([*TINY, "num_workers=2", *run])) for name, run in RUNS.items()})

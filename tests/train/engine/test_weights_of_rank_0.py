@@ -3,7 +3,6 @@
 Run as a script, this file is one of two workers (`torchrun` style environment).
 """
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -57,8 +56,7 @@ def whole(model) -> dict[str, torch.Tensor]:
     return gathered
 
 
-def main(folder: Path) -> None:
-    dist.init_process_group("gloo")
+def run(_folder: Path) -> dict:
     rank = dist.get_rank()
     results: dict = {}
     for strategy in STRATEGIES:
@@ -72,10 +70,8 @@ def main(folder: Path) -> None:
         results[strategy] = [*hashes, alone]
     unfilled: list = [None, None]
     dist.all_gather_object(unfilled, results.get("unfilled"))
-    results["unfilled"] = unfilled[1]
-    if rank == 0:
-        torch.save(results, folder / "results.pt")
+    return {**results, "unfilled": unfilled[1]}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    ranks.work(run)

@@ -4,7 +4,6 @@ Run as a script, this file is one of several workers, which hands the state of a
 """
 
 import itertools
-import sys
 from pathlib import Path
 
 import pytest
@@ -105,7 +104,4 @@ def _run(folder: Path) -> dict[str, bool]:
 
 
 if __name__ == "__main__":
-    dist.init_process_group("gloo")
-    results = _run(Path(sys.argv[1]))
-    if dist.get_rank() == 0:
-        torch.save(results, Path(sys.argv[1]) / "results.pt")
+    ranks.work(_run)
