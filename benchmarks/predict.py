@@ -25,13 +25,13 @@ import torch
 import yaml
 from PIL import Image
 
+from benchmarks.overlapping import predict_batches
 from sa2va_ray.models.build import build_model
 from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.sa2va.generation_sa2va import DEFAULT_DRAFT, segment
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.preparation_sa2va import Request
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
-from sa2va_ray.predict.pipeline import predict_batches
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 
 ROOT = Path(__file__).parent.parent

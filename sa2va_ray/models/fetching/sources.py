@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub import errors
 from huggingface_hub.utils import disable_progress_bars
 
 from sa2va_ray import storage
@@ -18,6 +19,7 @@ from sa2va_ray.manifest import sha256_of_file
 from sa2va_ray.telemetry import LOGGER
 
 _HUB = "hf://"
+_HUB_ERRORS = (errors.HTTPError, errors.EntryNotFoundError, OSError, ValueError)  # the last: no address, no name
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _TWO_WAYS = (
     "A model of the hub is written owner/name or hf://owner/name, a folder ./owner/name, /path or s3://bucket/key. "
@@ -66,7 +68,7 @@ class HubSource:
         try:
             api = huggingface_hub.HfApi(endpoint=self._endpoint)
             info = api.model_info(repo, revision=revision, files_metadata=True)
-        except Exception as error:  # its own, and those of the HTTP library that it uses, httpx or another
+        except _HUB_ERRORS as error:
             raise UserError(_by_hand(repo, revision, error)) from None
         self.version = info.sha
         self._files = [
@@ -94,7 +96,7 @@ class HubSource:
                     self._repo, file.name, revision=self.version, local_dir=folder, endpoint=self._endpoint
                 )
             )
-        except Exception as error:
+        except _HUB_ERRORS as error:
             raise UserError(_by_hand(self._repo, self.version, error)) from None
         yield path
         path.unlink()

@@ -61,6 +61,7 @@ class BatchRunner:
         room on the GPU: a batch that fails is answered in two halves. Masks are not cleaned up yet."""
         self._metrics.batch(len(questions), megapixels(questions))
         error: Exception
+        watch = Stopwatch()
         try:
             return await self._predict(questions)
         except Exception as found:
@@ -68,7 +69,7 @@ class BatchRunner:
         kind = type(error).__name__
         LOGGER.error("the model failed on %d images, %d megapixels: %s", len(questions), megapixels(questions), kind)
         if len(questions) == 1:
-            return [(_problem(error), 0.0)]
+            return [(_problem(error), 1000 * watch.lap_s())]
         half = len(questions) // 2
         return await self.answer(questions[:half]) + await self.answer(questions[half:])
 

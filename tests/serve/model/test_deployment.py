@@ -62,6 +62,13 @@ def test_an_image_on_which_the_model_fails_fails_alone():
     assert answers(SmallGpu(room=99), [1, 2, 3, 0, 5, 6, 7]) == [1, 2, 3, "The model failed", 5, 6, 7]
 
 
+def test_a_failed_image_tells_the_time_that_it_took():
+    questions = [Question(np.zeros((2, 2), np.uint8), ("a",))]
+    ((problem, milliseconds),) = asyncio.run(BatchRunner(SmallGpu(room=9), ModelMetrics("test")).answer(questions))
+    assert isinstance(problem, Problem)
+    assert milliseconds > 0
+
+
 def test_one_image_for_which_there_is_no_room_is_told():
     assert answers(SmallGpu(room=0), [1, 2]) == ["The model failed", "The model failed"]
 

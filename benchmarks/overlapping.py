@@ -1,4 +1,4 @@
-"""Many batches through a predictor, their stages overlapping."""
+"""Many batches through a predictor, their stages overlapping as they do in the endpoint, without the endpoint."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.overlapping import predict_batches
 from benchmarks.predict import build
-from sa2va_ray.predict.pipeline import predict_batches
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 
 
