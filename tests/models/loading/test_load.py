@@ -186,7 +186,7 @@ def test_an_exported_folder_is_checked_against_its_manifest(parity, tmp_path: Pa
 
 def test_remote_folders_and_files(monkeypatch, load_base, base, xtuner_dir: Path, fixtures_dir: Path):
     local = pafs.SubTreeFileSystem(str(fixtures_dir), pafs.LocalFileSystem())
-    monkeypatch.setattr(storage, "_s3_filesystem", lambda: local)
+    monkeypatch.setattr(storage.stores, "_s3_filesystem", lambda: local)
     remote = "s3://parity_xtuner"
     loaded = load_base(f"{remote}/base_internvl", sam2_checkpoint=f"{remote}/sam2_tiny.pt")
     assert largest_difference(loaded.model.state_dict(), base.model.state_dict()) == 0.0

@@ -165,7 +165,7 @@ def test_what_lies_below_a_file_is_not_there_and_what_fails_here_is_no_fault_of_
 def test_a_submitted_job_writes_nothing_into_rays_copy_of_the_working_directory(monkeypatch) -> None:
     kept = TypeAdapter(storage.KeptUri)
     assert kept.validate_python("out") == str(Path("out").absolute())
-    monkeypatch.setenv(storage._SUBMITTED, "{}")
+    monkeypatch.setenv(storage.uris._SUBMITTED, "{}")
     with pytest.raises(ValidationError, match=r"is relative.*s3://bucket/runs/a, or .*\"\$PWD/runs/a\""):
         kept.validate_python("runs/a")
     for uri in ("/data/out", "~/out", "s3://bucket/out", "file:///data/out"):

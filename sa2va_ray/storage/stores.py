@@ -1,0 +1,67 @@
+"""The filesystem behind a URI, and what it refuses.
+
+S3 credentials and the endpoint come from the usual environment variables (`AWS_ACCESS_KEY_ID`,
+`AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL`, `AWS_DEFAULT_REGION`), never from a config, since configs are shown on the
+dashboard and kept with checkpoints.
+"""
+
+import os
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from sa2va_ray.config import UserError
+from sa2va_ray.storage.uris import is_local, path_of
+
+_CONNECT_TIMEOUT_S = 5
+_MAX_ATTEMPTS = 4  # about 2 s of retries: long enough for a hiccup, short enough to tell the user soon
+
+
+class StorageError(UserError):
+    """The store does not answer, or refuses."""
+
+
+def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Filesystem and path of a URI. Raises as `path_of` does."""
+    path = path_of(uri)
+    return (pafs.LocalFileSystem() if is_local(uri) else _s3_filesystem()), path
+
+
+def translated(uri, operation):
+    """Runs a storage operation; what the store refuses becomes a `StorageError` that says where and what to look at."""
+    try:
+        return operation()
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        if is_local(uri):
+            raise StorageError(
+                f"Storage does not work at {uri}, on this machine: {reason}. Check the path, its permissions and the "
+                "room on its disk."
+            ) from None
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "the default of AWS")
+        raise StorageError(
+            f"Storage does not work at {uri} (endpoint: {endpoint}): {reason}. "
+            "Check that the store runs, that the bucket exists and that the credentials in the environment are valid."
+        ) from None
+
+
+def _s3_filesystem() -> pafs.S3FileSystem:
+    """One client for each process and each setting of the environment: it keeps its connections, and they do not live
+    through a fork."""
+    settings = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    return _connect(os.getpid(), settings)
+
+
+@lru_cache(maxsize=4)
+def _connect(process_id: int, settings: frozenset[tuple[str, str]]) -> pafs.S3FileSystem:
+    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
+    return pafs.S3FileSystem(
+        endpoint_override=endpoint.netloc or None,
+        scheme=endpoint.scheme or "https",
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_MAX_ATTEMPTS),
+    )
