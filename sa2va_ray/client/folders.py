@@ -13,7 +13,24 @@ from sa2va_ray.client.errors import ProblemError
 from sa2va_ray.client.results import Result
 from sa2va_ray.client.retries import BUSY
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
+_SUFFIXES = {
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".webp",
+    ".gif",
+    ".pgm",
+    ".ppm",
+    ".pbm",
+    ".pnm",
+    ".dcm",
+    ".dicom",
+}
 _ID_LENGTH = 16  # as in jobs.predict
 _NOT_OF_THE_IMAGE = (401, 403, 404, *BUSY)
 

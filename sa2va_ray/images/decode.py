@@ -1,4 +1,5 @@
-"""Encoded image files, from anybody, to pixels: PNG, JPEG, TIFF (by `tiff.py`), BMP and WebP; DICOM by `dicom.py`.
+"""Encoded image files, from anybody, to pixels: PNG, JPEG, BMP, GIF and WebP by Pillow; TIFF, PNM and DICOM by the
+modules of these names.
 
 Files are checked before they are decoded, those that are cut off are refused, and whatever is found wrong is raised as
 `ImageError`, whose text holds numbers only: messages of the libraries may quote names that are kept in a file.
@@ -14,19 +15,22 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from sa2va_ray.images import codestreams, png, tiff
+from sa2va_ray.images import codestreams, gif, png, pnm, tiff
 from sa2va_ray.images.checks import check_num_pixels, codec_errors, is_dicom
+from sa2va_ray.images.files import IMAGE_KINDS
 from sa2va_ray.models.sa2va.pixels_sa2va import (
     ImageError,
     check_finite,
     check_mode,
     colour_values,
     orientation_of,
+    to_8_bits,
     to_grey,
     turned,
     values_to_pixels,
@@ -38,10 +42,12 @@ _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     png.SIGNATURE: PngImageFile,
     b"\xff\xd8\xff": JpegImageFile,
     b"BM": BmpImageFile,
+    gif.SIGNATURE: GifImageFile,
     b"II": TiffImageFile,
     b"MM": TiffImageFile,
     b"RIFF": WebPImageFile,
 }
+_GZIP = b"\x1f\x8b"
 _COLOUR_MODES = ("RGB", "RGBA")
 _PADDED = 4  # how many times the pixels of the largest image all tiles of a TIFF may have
 
@@ -56,10 +62,15 @@ def read_size(data: bytes) -> tuple[int, int]:
     if is_dicom(data):
         facts = _dicom().read_facts(data)
         return facts.height, facts.width
+    if pnm.is_pnm(data):
+        header = pnm.read_header(data)
+        return header.height, header.width
     reader = _reader(data)
     if reader is TiffImageFile:
         page = _select_page(tiff.read_pages(data), None)
         return page.height, page.width
+    if reader is GifImageFile:
+        return gif.read_size(data)
     with codec_errors():
         if reader is PngImageFile:
             width, height = struct.unpack_from(">II", data, len(png.SIGNATURE) + 8)  # of the chunk that is always first
@@ -86,13 +97,16 @@ def decode_image_bytes(data: bytes, max_pixels: int, frame: int | None = None) -
         return _decode_dicom(data, max_pixels, frame)
     stored = _load(data, max_pixels, frame)
     values = stored.values if stored.image is None else colour_values(stored.image, stored.values)
+    if stored.white is not None:
+        values = to_8_bits(values, 0, stored.white)
     return turned(values_to_pixels(values), stored.orientation)
 
 
 def decode_mask_bytes(data: bytes, max_pixels: int, threshold: int | None = None) -> np.ndarray:
     """Encoded mask image -> (H, W) bool, turned as its EXIF orientation says.
 
-    The values are those in the file; of a palette image the indices, not the colours.
+    The values are those in the file; of a palette image the indices, not the colours. A GIF has nothing but palettes,
+    so of it the colours count.
 
     Args:
         threshold: foreground is value >= threshold; a 1-bit image needs none. None: the image may hold 0 and one
@@ -115,11 +129,12 @@ def to_png(pixels: np.ndarray) -> bytes:
 @dataclass(frozen=True)
 class _Stored:
     """What is in a file. `values`: (H, W) or (H, W, C), the numbers as they are stored. `image`: that of PIL, which may
-    know more of palettes and transparency."""
+    know more of palettes and transparency. `white`: the number that means white, where the file names one below 255."""
 
     values: np.ndarray
     orientation: int
     image: ImageFile.ImageFile | None = None
+    white: int | None = None
 
 
 def _dicom() -> ModuleType:
@@ -143,15 +158,19 @@ def _decode_dicom(data: bytes, max_pixels: int, frame: int | None) -> np.ndarray
 
 def _reader(data: bytes) -> type[ImageFile.ImageFile]:
     reader = next((reader for signature, reader in _READERS.items() if data.startswith(signature)), None)
-    if reader is None:
-        raise ImageError(
-            "image_unreadable",
-            f"The {len(data)} bytes do not begin as a PNG, JPEG, TIFF, BMP, WebP or DICOM file does.",
-        )
-    return reader
+    if reader is not None:
+        return reader
+    if data.startswith(_GZIP):
+        raise ImageError("image_unreadable", "The file is packed by gzip; unpack it with gunzip.")
+    raise ImageError(
+        "image_unreadable",
+        f"The {len(data)} bytes do not begin as a file that is read does: {', '.join(sorted(IMAGE_KINDS))} or DICOM.",
+    )
 
 
 def _load(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
+    if pnm.is_pnm(data):
+        return _load_pnm(data, max_pixels, frame)
     reader = _reader(data)
     if reader is TiffImageFile:
         return _load_tiff(data, max_pixels, frame)
@@ -159,6 +178,8 @@ def _load(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
         data = png.trimmed(data)
     elif reader is JpegImageFile:
         _check_jpeg(data)
+    elif reader is GifImageFile:
+        check_num_pixels(*gif.read_size(data), max_pixels)  # Pillow may allocate it, too
     elif reader is WebPImageFile:
         check_num_pixels(*_webp_size(data), max_pixels)  # Pillow allocates it before it tells the size
     image = _open(reader, data, max_pixels)
@@ -170,8 +191,19 @@ def _load(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
         image.load()
     if reader is PngImageFile and image.mode == "L" and "transparency" in image.info:
         image.info["transparency"] *= 255 // (2 ** data[24] - 1)  # bits; PIL scales the pixels alone
+    if reader is GifImageFile:
+        return _Stored(colour_values(image, np.asarray(image)), orientation=1)
     values = _wide_values(image, data) if _has_wide_colours(image, data) else np.asarray(image)
     return _Stored(values, orientation_of(image), image)
+
+
+def _load_pnm(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
+    header = pnm.read_header(data)
+    check_num_pixels(header.height, header.width, max_pixels)
+    if frame:
+        raise _no_frame(frame)
+    values = pnm.read_values(data, header)
+    return _Stored(values, orientation=1, white=header.white if 1 < header.white < 255 else None)
 
 
 def _open(reader: type[ImageFile.ImageFile], data: bytes, max_pixels: int) -> ImageFile.ImageFile:

@@ -9,20 +9,20 @@ _KINDS = {
     **dict.fromkeys(("tif", "tiff"), "TIFF"),
     **dict.fromkeys(("dcm", "dicom"), "DICOM"),
     **dict.fromkeys(("mp4", "avi", "mov", "mkv", "webm", "m4v", "mpg", "mpeg"), "video"),
+    **dict.fromkeys(("pgm", "ppm", "pbm", "pnm"), "PNM"),
+    "gif": "GIF",
     "png": "PNG",
     "bmp": "BMP",
     "webp": "WebP",
     "json": "JSON",
     "parquet": "Parquet",
 }
-IMAGE_KINDS = frozenset({"JPEG", "PNG", "BMP", "TIFF", "WebP"})
+IMAGE_KINDS = frozenset({"JPEG", "PNG", "BMP", "TIFF", "GIF", "PNM", "WebP"})
 """Kinds of which a file is one image; a DICOM file may hold several frames."""
-UNREAD_IMAGE_SUFFIXES = frozenset(
-    {"gif", "heic", "heif", "avif", "jp2", "j2k", "jxl", "svg", "pdf", "nii", "mha", "mhd"}
-)
+UNREAD_IMAGE_SUFFIXES = frozenset({"heic", "heif", "avif", "jp2", "j2k", "jxl", "svg", "pdf", "nii", "mha", "mhd"})
 """Suffixes of images that are not decoded."""
 
-_KNOWN = _KINDS.keys() | UNREAD_IMAGE_SUFFIXES | {"csv", "txt", "xml", "yaml", "xlsx", "npy", "npz", "mat", "zip"}
+_KNOWN = _KINDS.keys() | UNREAD_IMAGE_SUFFIXES | {"csv", "txt", "xml", "yaml", "xlsx", "npy", "npz", "mat", "zip", "gz"}
 _RUBBISH = {"__macosx", "thumbs.db", "desktop.ini"}
 
 

@@ -1,5 +1,6 @@
 """Image files of every kind, whole, broken and hostile."""
 
+import gzip
 import io
 import logging
 import struct
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin, WebPImagePlugin
+from PIL import GifImagePlugin, Image, ImageFile, ImageOps, PngImagePlugin, WebPImagePlugin
 
 from sa2va_ray.images.decode import ImageError, decode_image_bytes, decode_mask_bytes, read_size, to_png
 
@@ -77,6 +78,16 @@ def check(data, expected, **options):
     decoded = decode_image_bytes(data, MAX_PIXELS, **options)
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, expected)
+
+
+def pnm(kind, values, white=255, comment=b""):
+    """A binary PGM (5) or PPM (6), or the same as text (2, 3)."""
+    header = b"P%d\n%s%d %d\n%d\n" % (kind, comment, values.shape[1], values.shape[0], white)
+    return header + (values.astype(">u2" if white > 255 else ">u1").tobytes() if kind > 3 else text_of(values))
+
+
+def text_of(values):
+    return b"".join(b"%d\n" % value for value in values.ravel())
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "BMP"])
@@ -271,13 +282,19 @@ SAMPLES = {
     "wide tiff": by_cv2(WIDE_RGB, ".tiff"),
     "float tiff": tiff(WIDE.astype(np.float32)),
     "tiled tiff": tiff(RGB, tile=(16, 16), photometric="rgb"),
+    "gif": encoded(GREY, "GIF"),
+    "colour gif": encoded(Image.fromarray(RGB).quantize(64), "GIF", comment=b"a" * 300),
+    "pgm": pnm(5, GREY),
+    "wide ppm": pnm(6, WIDE_RGB, 40_000),
+    "pbm": encoded(BLOB, "PPM"),
+    "text pgm": pnm(2, GREY // 26),  # numbers of one digit: that a longer last one is cut off cannot be known
 }
 
 
 @pytest.mark.parametrize("data", [*SAMPLES.values(), encoded(RGB, "WEBP")], ids=[*SAMPLES, "webp"])
 def test_the_header_tells_the_size(data):
     assert read_size(data) == decode_image_bytes(data, MAX_PIXELS).shape[:2]
-    assert refusal(data[:14], decode=lambda data, max_pixels: read_size(data)) == "image_unreadable"
+    assert refusal(data[:8], decode=lambda data, max_pixels: read_size(data)) == "image_unreadable"
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
@@ -291,7 +308,8 @@ def test_files_that_are_cut_off_are_refused(kind):
         except ImageError as error:
             assert error.code in ("image_unreadable", "image_frames", "image_mode")  # noqa: PT017
         else:
-            assert "tiff" in kind or "bmp" in kind  # these may have something behind the pixels
+            # These may have something behind the pixels; of a text the last line end.
+            assert "tiff" in kind or "bmp" in kind or length == len(data) - 1
             np.testing.assert_array_equal(decoded, whole)
 
 
@@ -372,6 +390,97 @@ def test_a_png_of_a_million_chunks_is_refused_in_no_time():
         decode_image_bytes(many, MAX_PIXELS)
     assert time.process_time() - start < 1
     check(with_chunks(SAMPLES["png"], chunk(b"IDAT", b"") * 10_000), RGB)
+
+
+def test_gif():
+    for image in (Image.fromarray(GREY), Image.fromarray(RGB).quantize(64), Image.fromarray(BLOB)):
+        for options in ({}, {"interlace": True}, {"interlace": False}):
+            check(encoded(image, "GIF", **options), np.asarray(image.convert("L" if image.mode != "P" else "RGB")))
+    data = SAMPLES["gif"]
+    assert (
+        refusal(data, max_pixels=GREY.size - 1) == refusal(data, decode_mask_bytes, max_pixels=9) == "image_too_large"
+    )
+    frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+    animated = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert refusal(animated) == refusal(animated, decode_mask_bytes) == "image_frames"
+    assert refusal(data, frame=1) == "image_frames"
+    check(encoded(frames[0], "GIF", save_all=True), GREY)
+
+
+def test_the_size_of_a_gif_is_known_before_pillow_sees_it(monkeypatch):
+    data = bytearray(SAMPLES["gif"])
+    data[6:10] = b"\xff\xff\xff\xff"
+    assert refusal(bytes(data)) == "image_mode"  # an area of 65535 x 65535 px around the image
+    box = data.index(b"\x2c\0\0\0\0\x28\0\x14\0")
+    data[box + 5 : box + 9] = b"\xff\xff\xff\xff"
+    monkeypatch.setattr(GifImagePlugin.GifImageFile, "__init__", None)
+    assert refusal(bytes(data)) == "image_too_large"
+
+
+def test_a_gif_whose_pixels_end_too_early_is_refused():
+    data = SAMPLES["gif"]
+    start = data.index(b"\x2c\0\0\0\0\x28\0\x14\0") + 11
+    size = data[start]
+    assert refusal(data[: start + 1 + size] + b"\0;") == "image_unreadable"
+
+
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+def test_pgm_and_ppm_come_through_exactly(kind):
+    values, wide = (RGB, WIDE_RGB) if kind in (3, 6) else (GREY, WIDE)
+    check(pnm(kind, values), values)
+    check(pnm(kind, values, comment=b"# of Doe, 1 2 3\n"), values)
+    check(pnm(kind, wide, 40_000), stretched(wide))
+    check(pnm(kind, values // 86, 2), np.rint(values // 86 * 127.5).astype(np.uint8))  # as PNG of few bits
+    assert refusal(pnm(kind, values, 99)) == "image_unreadable"  # of which many are greater
+    assert refusal(pnm(kind, values), max_pixels=GREY.size - 1) == "image_too_large"
+    assert refusal(pnm(kind, values), frame=1) == "image_frames"
+
+
+def test_pbm():
+    for data in (
+        encoded(BLOB, "PPM"),
+        b"P1 #\n40 20\n" + text_of(~BLOB * 1),
+        b"P1 40 20 " + b"%d" * 800 % (*~BLOB.ravel(),),
+    ):
+        check(data, BLOB * np.uint8(255))
+        np.testing.assert_array_equal(mask_of(data), BLOB)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(
+            b"P5 ",
+            b"P5 4",
+            b"P5 4 4",
+            b"P5 4 4 255",
+            b"P4 4 4",
+            b"P6 4 4 0\n" + bytes(48),
+            b"P5 4 4 70000\n" + bytes(32),
+        ),
+        *(
+            b"P2 2 1 9\n1",
+            b"P2 2 1 9\n1 x",
+            b"P2 2 1 9\n-1 1",
+            b"P2 2 1 9\n1 " + b"9" * 99,
+            b"P5 -4 4 255\n" + bytes(16),
+        ),
+        *(b"P1 2 1\n1", b"P1 2 1\n1 x", b"P1 2 1\n12", b"P2 2 1 9\n", b"P5 " + b"#" * 99),
+    ],
+)
+def test_broken_pnm(data):
+    assert refusal(data) in ("image_unreadable", "image_mode")
+    assert refusal(data, decode_mask_bytes) in ("image_unreadable", "image_mode")
+
+
+def test_a_pnm_that_claims_much_is_refused_before_anything_is_allocated():
+    claimed = b"P6 999999999 999999999 255\n"
+    assert refusal(claimed) == "image_too_large"
+
+
+def test_a_packed_file_is_told_to_be_unpacked():
+    with pytest.raises(ImageError, match="gunzip"):
+        decode_image_bytes(gzip.compress(pnm(6, RGB)), MAX_PIXELS)
 
 
 @pytest.mark.parametrize("lossless", [True, False])
@@ -460,6 +569,12 @@ def palette_mask():
     return image
 
 
+def gif_mask(indices, palette):
+    image = Image.fromarray(indices * np.uint8(1), "P")
+    image.putpalette(palette)
+    return image
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -474,6 +589,13 @@ def palette_mask():
         by_cv2(BLOB * np.uint16(300), ".png"),
         by_cv2(np.dstack([BLOB * np.uint16(300)] * 3), ".tiff"),
         tiff(BLOB.astype(np.float32)),
+        encoded(BLOB * np.uint8(255), "GIF"),
+        encoded(gif_mask(BLOB, [0, 0, 0, 255, 255, 255]), "GIF", optimize=False),
+        encoded(gif_mask(~BLOB, [255, 255, 255, 0, 0, 0]), "GIF", optimize=False),
+        pnm(5, BLOB * np.uint8(1), 1),
+        pnm(5, BLOB * np.uint8(255)),
+        pnm(6, np.dstack([BLOB * np.uint8(9)] * 3)),
+        pnm(5, BLOB * np.uint16(300), 65_535),
     ],
 )
 def test_masks_of_every_kind(data):
@@ -500,6 +622,9 @@ def test_masks_of_more_values_need_a_threshold():
 def test_masks_that_are_not_certain_are_refused():
     assert refusal(encoded(RGB), decode_mask_bytes) == "mask_colours"
     assert refusal(encoded(np.dstack([GREY, GREY])), decode_mask_bytes) == "mask_alpha"
+    assert refusal(encoded(palette_mask(), "GIF", optimize=False), decode_mask_bytes) == "mask_colours"
+    black_is_clear = encoded(gif_mask(BLOB, [0, 0, 0, 255, 255, 255]), "GIF", optimize=False, transparency=0)
+    assert refusal(black_is_clear, decode_mask_bytes) == "mask_alpha"
     assert refusal(tiff(np.stack([GREY, GREY]), photometric="minisblack"), decode_mask_bytes) == "image_frames"
     assert refusal(encoded(BLOB), decode_mask_bytes, max_pixels=BLOB.size - 1) == "image_too_large"
 

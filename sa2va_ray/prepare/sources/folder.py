@@ -29,6 +29,7 @@ from sa2va_ray.images.files import (
 from sa2va_ray.prepare.records import Rejected
 from sa2va_ray.prepare.sources.shapes import wrong_type
 
+_READ_IMAGES = ", ".join(sorted(IMAGE_KINDS))
 _READ_KINDS = IMAGE_KINDS | {"JSON", "DICOM"}
 _IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "dicom", "dicoms", "dcm"}
 _LABEL_FOLDERS = {
@@ -255,7 +256,5 @@ def _outside() -> Rejected:
 
 def _as_image(name: str) -> str:
     if kind_of(name) not in IMAGE_KINDS:
-        raise Rejected(
-            "image_format", f"The image is a {kind_of(name)} file; JPEG, PNG, TIFF, BMP and WebP are read here."
-        )
+        raise Rejected("image_format", f"The image is a {kind_of(name)} file; {_READ_IMAGES} are read here.")
     return name

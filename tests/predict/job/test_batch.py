@@ -55,6 +55,16 @@ def rows(images, **columns) -> pa.Table:
     return pa.table({"image": pa.array(images, pa.large_binary()), "prompt": [PROMPT] * len(images), **columns})
 
 
+def test_images_of_public_data_sets_are_read(actor, png):
+    images = [png]
+    for kind in ("GIF", "PPM"):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(png)).save(buffer, kind)
+        images.append(buffer.getvalue())
+    first, *others = actor(rows(images)).to_pylist()
+    assert all(other["error"] is None and other["masks"] == first["masks"] for other in others)
+
+
 def test_it_gives_what_the_predictor_says(actor, png):
     (row,) = actor(rows([png])).to_pylist()
     picture = Image.open(io.BytesIO(png)).convert("RGB")

@@ -7,8 +7,16 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.predict.job.sources import find_sources, takes
 
-NAMES = ["a/Doe.jpg", "a/b/Doe_2.PNG", "c.tif", "run.MP4", "d/1.2.840.33", "plain"]
-LEFT_OUT = ["a/._Doe.jpg", "notes.txt", "a/Thumbs.db", "__MACOSX/Doe.jpg", ".hidden/x.png", "labels.json"]
+NAMES = ["a/Doe.jpg", "a/b/Doe_2.PNG", "c.tif", "run.MP4", "d/1.2.840.33", "e/im0001.ppm", "f/g.GIF", "plain"]
+LEFT_OUT = [
+    "a/._Doe.jpg",
+    "notes.txt",
+    "a/Thumbs.db",
+    "__MACOSX/Doe.jpg",
+    "im0002.ppm.gz",
+    ".hidden/x.png",
+    "labels.json",
+]
 
 
 def fill(uri: str) -> str:
@@ -37,7 +45,9 @@ def test_globs(folder):
     assert names(f"{folder}/*.tif") == ["c.tif"]
     assert names(f"{folder}/**/*.[jP]*") == ["a/Doe.jpg", "a/b/Doe_2.PNG"]
     assert names(f"{folder}/a/*") == ["Doe.jpg"]
-    assert names(f"{folder}/?/**/*.*") == sorted(["a/Doe.jpg", "a/b/Doe_2.PNG", "d/1.2.840.33"])
+    assert names(f"{folder}/?/**/*.*") == sorted(
+        ["a/Doe.jpg", "a/b/Doe_2.PNG", "d/1.2.840.33", "e/im0001.ppm", "f/g.GIF"]
+    )
 
 
 def test_one_file(folder):
@@ -78,11 +88,11 @@ def test_it_is_told_whether_a_glob_takes_a_file(tmp_path):
 
 def test_stems_lose_known_suffixes_only(folder):
     assert {source.stem for source in find_sources(folder)} == {
-        *("a/Doe", "a/b/Doe_2", "c", "run", "d/1.2.840.33", "plain")
+        *("a/Doe", "a/b/Doe_2", "c", "run", "d/1.2.840.33", "e/im0001", "f/g", "plain")
     }
 
 
-@pytest.mark.parametrize("wrong", ["nothing", "*.gif", "labels.json"])
+@pytest.mark.parametrize("wrong", ["nothing", "*.heic", "labels.json"])
 def test_nothing_there_is_an_error_without_the_name(folder, wrong):
     with pytest.raises(UserError, match="has no image or video among its") as error:
         find_sources(f"{folder}/{wrong}")

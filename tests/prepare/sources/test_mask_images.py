@@ -27,6 +27,8 @@ def read_label(record):
         ("img/{}.jfif", "mask/{}.webp"),
         ("img/{}.webp", "mask/{}.png"),
         ("img/{}.jpe", "mask/{}.png"),
+        ("img/{}.pgm", "mask/{}.gif"),
+        ("img/{}.ppm", "mask/{}.PGM"),
         ("imgs/{}.JPG", "gt/{}.PNG"),
         ("{}.jpeg", "annotations/{}.png"),
         ("train/images/{}.png", "train/labels/{}.png"),

@@ -59,9 +59,19 @@ def test_rubbish_and_hidden_files_are_no_orphans(tmp_path, read):
 
 def test_files_that_are_not_read_are_counted_by_kind(tmp_path, read):
     write_listed(tmp_path, ["a"])
-    for name in ("b.gif", "c.GIF", "d.heic", "list.csv", "rows.parquet", f"x.{HIDDEN}", "README", ".hidden.gif"):
+    for name in (
+        "b.avif",
+        "c.AVIF",
+        "d.heic",
+        "list.csv",
+        "rows.parquet",
+        f"x.{HIDDEN}",
+        "README",
+        ".hidden.avif",
+        "e.ppm.gz",
+    ):
         (tmp_path / name).touch()
-    assert read().unread == {"gif": 2, "heic": 1, "csv": 1, "parquet": 1, "other": 2}
+    assert read().unread == {"avif": 2, "heic": 1, "csv": 1, "gz": 1, "parquet": 1, "other": 2}
 
 
 def test_an_image_that_two_layouts_name_is_quarantined_each_time(tmp_path, read):

@@ -7,10 +7,12 @@ import numpy as np
 
 from sa2va_ray.images.checks import check_num_pixels
 from sa2va_ray.images.decode import ImageError, decode_image_bytes, read_size
+from sa2va_ray.images.files import IMAGE_KINDS
 from sa2va_ray.serve.problems import Problem
 
 _STATUS = {"image_too_large": (413, "Image too large"), "image_unreadable": (415, "Not an image")}
 _OTHER = (422, "Broken image")
+_CURE = f"Send one image as {', '.join(sorted(IMAGE_KINDS))} or DICOM."
 
 
 def read_num_pixels(data: bytes, max_pixels: int) -> int:
@@ -26,7 +28,7 @@ def read_num_pixels(data: bytes, max_pixels: int) -> int:
 
 
 def decode_upload(data: bytes, max_pixels: int) -> np.ndarray:
-    """PNG, JPEG, TIFF, BMP, WebP or DICOM, one image -> (H, W) or (H, W, 3) uint8.
+    """A file of one image, of a kind of `IMAGE_KINDS` or DICOM -> (H, W) or (H, W, 3) uint8.
 
     Raises:
         Problem: not an image, a broken one, several, or more pixels than allowed, which is checked before decoding.
@@ -41,4 +43,4 @@ def _problems() -> Iterator[None]:
         yield
     except ImageError as error:
         status, title = _STATUS.get(error.code, _OTHER)
-        raise Problem(status, title, error.reason, "Send one image as PNG, JPEG, TIFF, BMP, WebP or DICOM.") from None
+        raise Problem(status, title, error.reason, _CURE) from None
