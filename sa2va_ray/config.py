@@ -66,6 +66,14 @@ class Config(BaseModel):
             lines = [explain(cls, problem, _RENAMED) for problem in error.errors()]
             raise UserError(f"{cls.__name__} has {len(lines)} wrong value(s):\n  " + "\n  ".join(lines)) from None
 
+    def check_inputs(self) -> None:
+        """Looks, where a config says how, whether what the verb reads is there: in a second, before the libraries that
+        do its work are loaded.
+
+        Raises:
+            UserError: it is not.
+        """
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 

@@ -11,6 +11,33 @@ from pydantic.fields import FieldInfo
 _SHOWN_CHARACTERS = 300
 _LARGEST_SHOWN = 10**_SHOWN_CHARACTERS
 
+NAMES_ELSEWHERE = {
+    "learning_rate": "optim.lr",
+    "batch_size": "micro_batch_size",
+    "per_device_train_batch_size": "micro_batch_size",
+    "accumulative_counts": "global_batch_size",
+    "gradient_accumulation_steps": "global_batch_size",
+    "epochs": "num_epochs",
+    "max_epochs": "num_epochs",
+    "num_train_epochs": "num_epochs",
+    "max_norm": "optim.max_grad_norm",
+    "save_steps": "save_every_steps",
+    "save_total_limit": "keep_checkpoints",
+    "eval_steps": "validation.every_steps",
+    "logging_steps": "log_every_steps",
+    "gradient_checkpointing": "activation_checkpointing",
+    "lora_r": "model.trainable.lora_rank",
+    "r": "model.trainable.lora_rank",
+    "model_name_or_path": "model.base.source",
+    "pretrained_pth": "model.base.initialise_from",
+    "work_dir": "runs_uri",
+    "output_dir": "runs_uri",
+    "deepspeed": "strategy",
+    "bf16": "precision",
+    "report_to": "trackers",
+}
+"""What XTuner and the Hugging Face trainer call a key of ours: users of either have these names in their fingers."""
+
 
 def list_fields(config_class: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every key with its field, a group before its own keys, which stand as `group.key`."""
@@ -76,9 +103,11 @@ def _explain_unknown(config_class: type[BaseModel], location: Sequence[str], ren
     key, owner = ".".join(location), _owner(config_class, location[:-1])
     if (new := renamed.get(location[-1])) in owner.model_fields:
         return f"unknown key {key}; it is called {'.'.join([*location[:-1], new])} now"
+    keys = list_keys(config_class)
+    anywhere = {key.rpartition(".")[2]: key for key in keys}
     beside = {name: ".".join([*location[:-1], name]) for name in owner.model_fields}
-    anywhere = {name.rpartition(".")[2]: name for name in list_keys(config_class)}
-    near = did_you_mean(location[-1], beside) or did_you_mean(location[-1], anywhere)
+    habits = {habit: key for habit, key in NAMES_ELSEWHERE.items() if key in keys}
+    near = did_you_mean(location[-1], habits | anywhere | beside)
     return f"unknown key {key}; valid here: {_listed(owner)}{near and f'.{near}'}"
 
 

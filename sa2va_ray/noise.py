@@ -26,6 +26,8 @@ HARMLESS = (
     Harmless(r"^\[State Transition\] \w+ -> (SCHEDULING|RUNNING|SHUTTING_DOWN|FINISHED)\.$"),
     Harmless(r"^Requesting resources: "),
     Harmless(r"^Setting up process group for: env://"),
+    # Of the raylet, which reckons with a whole CPU for each worker; those of the demo hold a fraction.
+    Harmless(r"^WARNING: \d+ PYTHON worker processes have been started on node: "),
     # Plans of Ray Data, in its own words; our progress lines say how far it is.
     Harmless(r"^(Starting execution|Execution plan) of Dataset "),
     Harmless(r"^\S+ +Dataset \S+ execution finished in "),

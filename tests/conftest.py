@@ -32,7 +32,8 @@ TINY_RUN = [  # the demo's run, smaller still
     "loss.num_points=512",
     "repeats=1",
     "log_every_steps=1",
-    "validation.every_steps=500",  # at the end
+    "save_every_steps=500",  # at the end
+    "validation.every_steps=500",
 ]
 
 

@@ -6,6 +6,7 @@ import pytest
 from pydantic import Field
 
 from sa2va_ray.config import Config, UserError
+from sa2va_ray.config_keys import NAMES_ELSEWHERE, list_keys
 from sa2va_ray.evaluate.config import EvaluateConfig
 from sa2va_ray.predict.job.config import PredictConfig
 from sa2va_ray.train.config import TrainConfig
@@ -190,6 +191,26 @@ def test_seeds_have_bounds(seed):
 )
 def test_the_nearest_key_or_file_is_asked_for(argument, question):
     assert question in message(argument)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("lerning_rate", "optim.lr"),
+        ("optim.learning_rate", "optim.lr"),
+        ("batchsize", "micro_batch_size"),
+        ("eval_steps", "validation.every_steps"),
+        ("model.lora_r", "model.trainable.lora_rank"),
+        ("weight_decy", "optim.weight_decay"),
+    ],
+)
+def test_names_of_other_tools_lead_to_ours_and_so_do_their_misspellings(given, meant):
+    with pytest.raises(UserError, match=rf"unknown key {given}; .*Did you mean {meant}\?"):
+        TrainConfig.load(["jobs/configs/demo.yaml", f"{given}=1"])
+
+
+def test_names_of_other_tools_lead_to_keys_that_there_are():
+    assert set(NAMES_ELSEWHERE.values()) <= set(list_keys(TrainConfig))
 
 
 def test_what_is_near_to_nothing_is_not_guessed_at():

@@ -22,7 +22,7 @@ from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.export.run import export
 from sa2va_ray.predict.job.config import PredictConfig
 from sa2va_ray.predict.job.run import predict
-from sa2va_ray.prepare.config import PrepareConfig
+from sa2va_ray.prepare.config import PrepareConfig, SplitConfig
 from sa2va_ray.prepare.run import prepare
 from sa2va_ray.telemetry import LOGGER, configure_logging
 from sa2va_ray.train.config import TrainConfig
@@ -95,7 +95,9 @@ def test_prepare(ray_cluster, tmp_path, lines, monkeypatch):
     prepare(config)
     out = tmp_path / "out [1]"
     ends_with(lines, out, "train", f"data_uri={out}")
-    prepare(config.model_copy(update={"validate_only": True}))
+    few = SplitConfig(method="balanced", val_fraction=0.2, test_fraction=0)
+    prepare(config.model_copy(update={"validate_only": True, "split": few}))
+    assert lines[-4].startswith("WARNING: Split val is empty (patients: train 2, val 0, test 0).")
     ends_with(lines, out / "validation/report.html", "prepare", "source=SOURCE", f"out={out}")
 
 

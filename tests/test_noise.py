@@ -15,6 +15,7 @@ Reporting training result 1: TrainingReport(checkpoint=Checkpoint(filesystem=s3,
 [State Transition] RUNNING -> SHUTTING_DOWN.
 Requesting resources: ... * 2
 Setting up process group for: env:// [rank=0, world_size=2]
+WARNING: 8 PYTHON worker processes have been started on node: 28c1 with address: 192.0.2.2, which is 4x the
 Starting execution of Dataset train_epoch_0_rank_0_0355_0. Full logs are in /tmp/ray/logs/ray-data
 Execution plan of Dataset train_epoch_0_rank_0_0355_0: InputDataBuffer[Input]
 \N{HEAVY CHECK MARK}\N{VARIATION SELECTOR-16}  Dataset train_epoch_0_rank_0_0355_0 execution finished in 18.31 seconds

@@ -41,6 +41,7 @@ class Verb:
         return resolve_name(self.function_name)
 
     def run(self, config: Config) -> None:
+        config.check_inputs()
         self.function(config)
 
 

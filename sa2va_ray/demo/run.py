@@ -59,7 +59,8 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
     demo = _Demo(state_dir, output_dir, Stack(state_dir))
     source = data.absolute() if data else demo.make_synthetic_data()
     demo.start_services()
-    demo.submit("prepare", [f"source={source}", f"out={DATA}", "split.val_fraction=0.1", "split.test_fraction=0.2"])
+    split = ["split.method=balanced", "split.val_fraction=0.1", "split.test_fraction=0.2"]  # with few patients, too
+    demo.submit("prepare", [f"source={source}", f"out={DATA}", *split])
     demo.submit("train", ["jobs/configs/demo.yaml", *overrides])
     demo.submit("export", [f"checkpoint={RUNS}/demo", f"out={MODEL}", "name=demo"])
     demo.submit("evaluate", [f"model={MODEL}", f"data_uri={DATA}", f"out={EVALUATION}", "use_gpu=false"])
@@ -195,6 +196,7 @@ def _bar(verb: str) -> Iterator[Callable[[str], None]]:
                 if not bar.n:  # the start of a job is no measure of what is left
                     bar.initial = bar.n = bar.last_print_n = done
                     bar.start_t = bar.last_print_t = time.time()
+                    bar.delay = 0  # else a job that is quick from here on would end without a last look at its bar
                     bar.refresh()
                 bar.update(done - bar.n)
 

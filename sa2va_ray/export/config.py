@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from sa2va_ray.config import Config
-from sa2va_ray.storage import KeptUri, Uri
+from sa2va_ray.storage import KeptUri, Uri, check_exists
 
 NAME = re.compile(r"^\w[\w .+()-]{0,99}$")
 """What a model may be called."""
@@ -50,6 +50,10 @@ class ExportConfig(Config):
 
     verify: Uri | None = None
     """An exported folder to be checked; nothing is exported."""
+
+    def check_inputs(self) -> None:
+        for uri in filter(None, (self.model, self.verify)):
+            check_exists(uri)
 
     @model_validator(mode="after")
     def _one_task(self) -> Self:

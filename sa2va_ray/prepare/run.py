@@ -26,7 +26,7 @@ from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import QUARANTINED, Task
 from sa2va_ray.prepare.identity.pseudonym_key import WITHOUT_A_KEY, PseudonymKey, read_key
 from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
-from sa2va_ray.prepare.identity.split import check_splits, explain_shares, find_leaks
+from sa2va_ray.prepare.identity.split import check_splits, explain_empty, explain_shares, find_leaks
 from sa2va_ray.prepare.plan import plan
 from sa2va_ray.prepare.report.numbers import build_report
 from sa2va_ray.prepare.report.page import render_report
@@ -72,7 +72,7 @@ def prepare(config: PrepareConfig) -> str | None:
     if config.private_table:
         private_table.write(config.private_table, source, outcomes)
     facts = _facts(source, key, config)
-    notes = explain_shares(_counts(outcomes), config.split)
+    notes = explain_shares(_counts(outcomes), config.split) + explain_empty(_counts(outcomes), config.split)
     for note in notes:
         LOGGER.warning("%s", note)
     report_files = _report(source, outcomes, {**facts, "leaks": leaks, "split_notes": notes}, config)
@@ -83,6 +83,7 @@ def prepare(config: PrepareConfig) -> str | None:
         report = storage.join(folder, "report.html")
         if refusal:
             raise DataRefused(f"{refusal} No data set was written; the report is {report}.")
+        _warn_again(_counts(outcomes), config)
         with_key = [f"pseudonym_key_file={config.pseudonym_key_file}"] if config.pseudonym_key_file else []
         log_result(report, "jobs.prepare", "source=SOURCE", f"out={config.out}", *with_key)
         return None
@@ -182,8 +183,15 @@ def _write_data_set(
     LOGGER.info("prepared data set written, data_sha256 %s", data_sha256)
     if not facts["has_pseudonym_key"]:
         LOGGER.warning("WARNING: %s", WITHOUT_A_KEY)
+    _warn_again(counts, config)
     log_result(config.out, "jobs.train", "CONFIG.yaml", f"data_uri={config.out}", "runs_uri=RUNS", "name=NAME")
     return data_sha256
+
+
+def _warn_again(counts: Counts, config: PrepareConfig) -> None:
+    """Of what was told before the samples were written, at the end, where a user looks."""
+    for note in explain_empty(counts, config.split):
+        LOGGER.warning("WARNING: %s", note)
 
 
 def _write_files(folder: str, files: Mapping[str, bytes]) -> None:

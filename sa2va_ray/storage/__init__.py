@@ -1,6 +1,13 @@
 """The one door to storage: everything that reads or writes an artefact takes a URI and goes through here."""
 
-from sa2va_ray.storage.copies import download_files, download_folder, local_copy, upload_file, upload_folder
+from sa2va_ray.storage.copies import (
+    check_exists,
+    download_files,
+    download_folder,
+    local_copy,
+    upload_file,
+    upload_folder,
+)
 from sa2va_ray.storage.files import (
     PARTIAL,
     check_writable,
@@ -26,6 +33,7 @@ __all__ = [
     "Uri",
     "absolute",
     "bucket_and_key",
+    "check_exists",
     "check_outside",
     "check_writable",
     "delete_files",

@@ -67,8 +67,7 @@ def local_copy(uri: str, names: Iterable[str] | None = None) -> Iterator[Path]:
     Raises:
         UserError: there is nothing at `uri`, or the store does not answer.
     """
-    if not exists(uri):
-        raise UserError(f"There is nothing at {uri}.{_hub_hint(uri)}")
+    check_exists(uri)
     filesystem, path = resolve(uri)
     if is_local(uri):
         yield Path(path)
@@ -82,6 +81,12 @@ def local_copy(uri: str, names: Iterable[str] | None = None) -> Iterator[Path]:
         else:
             download_folder(uri, local)
         yield local
+
+
+def check_exists(uri: str) -> None:
+    """Raises `UserError` where there is nothing at `uri`."""
+    if not exists(uri):
+        raise UserError(f"There is nothing at {uri}.{_hub_hint(uri)}")
 
 
 def _hub_hint(uri: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from sa2va_ray.config import UserError
+from sa2va_ray.submission import is_submitted
 
 
 def path_of(uri: str) -> str:
@@ -67,7 +68,7 @@ folders."""
 
 
 def _kept(uri: str) -> str:
-    if _SUBMITTED in os.environ and "://" not in uri and not uri.startswith(("/", "~")):
+    if is_submitted() and "://" not in uri and not uri.startswith(("/", "~")):
         raise ValueError(
             "is relative, and a submitted job runs in Ray's copy of --working-dir, which Ray deletes: what is written "
             f'there is lost. Give s3://bucket/{uri}, or where the cluster sees this disk "$PWD/{uri}", which your '
@@ -75,8 +76,6 @@ def _kept(uri: str) -> str:
         )
     return _checked(uri)
 
-
-_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the process that `ray job submit` starts, and for no other
 
 KeptUri = Annotated[str, AfterValidator(_kept)]
 """As `Uri`, of what a job writes, or what must not lie in a folder that is sent to the cluster: in a submitted job it

@@ -97,12 +97,21 @@ HEAVY = ("torch", "ray", "transformers", "deepspeed", "peft")
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_wrong_key_is_told_before_anything_heavy_is_loaded(verb):
+    assert "unknown key no_such_key" in refused_lightly(verb, "no_such_key=1")
+
+
+def test_an_export_of_nothing_is_told_before_anything_heavy_is_loaded():
+    assert "There is nothing at /nowhere/model." in refused_lightly("export", "verify=/nowhere/model")
+
+
+def refused_lightly(verb: str, argument: str) -> str:
+    """What a verb says of an argument that it refuses without having loaded anything of `HEAVY`."""
     script = (
         "import sys\nfrom sa2va_ray.console.verbs import run_verb\n"
-        f"try:\n    run_verb({verb!r}, ['no_such_key=1'])\n"
+        f"try:\n    run_verb({verb!r}, [{argument!r}])\n"
         f"finally:\n    print([name for name in {HEAVY} if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 2
-    assert "unknown key no_such_key" in done.stderr
     assert done.stdout == "[]\n"
+    return done.stderr

@@ -13,6 +13,7 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.demo.stack import Stack
 from sa2va_ray.storage import StorageError
+from sa2va_ray.submission import JOB_CONFIG_VARIABLE
 
 
 def test_bytes_round_trip(bucket_uri: str) -> None:
@@ -165,7 +166,7 @@ def test_what_lies_below_a_file_is_not_there_and_what_fails_here_is_no_fault_of_
 def test_a_submitted_job_writes_nothing_into_rays_copy_of_the_working_directory(monkeypatch) -> None:
     kept = TypeAdapter(storage.KeptUri)
     assert kept.validate_python("out") == str(Path("out").absolute())
-    monkeypatch.setenv(storage.uris._SUBMITTED, "{}")
+    monkeypatch.setenv(JOB_CONFIG_VARIABLE, "{}")
     with pytest.raises(ValidationError, match=r"is relative.*s3://bucket/runs/a, or .*\"\$PWD/runs/a\""):
         kept.validate_python("runs/a")
     for uri in ("/data/out", "~/out", "s3://bucket/out", "file:///data/out"):

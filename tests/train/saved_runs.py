@@ -28,9 +28,8 @@ OWNER = "owner"
 
 
 def run_config(runs_uri: Path | str, *settings: str) -> TrainConfig:
-    return TrainConfig.load(
-        [str(ROOT / "jobs/configs/demo.yaml"), "data_uri=data", f"runs_uri={runs_uri}", "name=run", *settings]
-    )
+    own = ["data_uri=data", f"runs_uri={runs_uri}", "name=run", "save_every_steps=1000", "validation.every_steps=0"]
+    return TrainConfig.load([str(ROOT / "jobs/configs/demo.yaml"), *own, *settings])
 
 
 def tensors_of(step: int) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SPLITS
 from sa2va_ray.prepare.config import SplitConfig
 from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
-from sa2va_ray.telemetry import LOGGER
 
 _MIN_PATIENTS_OFF, _MAX_SHARE_OFF = 1.5, 0.25  # patients, and part of the number asked for, that pass without a word
 
@@ -127,23 +126,40 @@ def find_leaks(outcomes: pa.Table, near_pairs: Sequence[tuple[int, int]]) -> lis
     return leaks
 
 
-def check_splits(counts: Mapping[str, Mapping[str, int]]) -> str:
-    """Why one cannot train on these splits, empty where one can; warns of an empty val or test split.
+def explain_empty(counts: Mapping[str, Mapping[str, int]], config: SplitConfig) -> list[str]:
+    """A sentence with the cure for each of val and test that is empty, although it was to have patients.
 
     Args:
         counts: split -> {"samples", "patients", "objects"}.
     """
-    patients = ", ".join(f"{split} {counts[split]['patients']}" for split in SPLITS)
-    for split in ("val", "test"):
-        if not counts[split]["samples"]:
-            cure = "set split.method=balanced, try another split.seed, or add patients"
-            LOGGER.warning("split %s is empty (patients: %s); %s", split, patients, cure)
+    cure = "Set split.method=balanced, or add patients"
+    if config.method == "balanced":
+        cure = "Raise its share, or add patients"
+    if config.list_uri:
+        cure = "Name patients for it in split.list_uri"
+    return [
+        f"Split {split} is empty (patients: {_patients(counts)}). {cure}."
+        for split, fraction in _asked(config).items()
+        if not counts[split]["samples"] and (fraction or config.list_uri)
+    ]
+
+
+def check_splits(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Why one cannot train on these splits, empty where one can.
+
+    Args:
+        counts: split -> {"samples", "patients", "objects"}.
+    """
     if counts["train"]["samples"]:
         return ""
     return (
-        f"The split `train` is empty (patients: {patients}). There are too few patients for these fractions: add "
-        "data, lower split.val_fraction and split.test_fraction, or set split.method=balanced."
+        f"The split `train` is empty (patients: {_patients(counts)}). There are too few patients for these fractions: "
+        "add data, lower split.val_fraction and split.test_fraction, or set split.method=balanced."
     )
+
+
+def _patients(counts: Mapping[str, Mapping[str, int]]) -> str:
+    return ", ".join(f"{split} {counts[split]['patients']}" for split in SPLITS)
 
 
 def _read_list(uri: str, pseudonyms: Pseudonyms) -> dict[str, str]:

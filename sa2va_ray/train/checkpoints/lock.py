@@ -19,6 +19,7 @@ from typing import Any, Self
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.storage import StorageError
+from sa2va_ray.submission import submission_id
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.checkpoints.beat import BEAT_EVERY_S, DEAD_AFTER_S, LOCK_FILE
 from sa2va_ray.train.collectives import from_rank_0
@@ -42,6 +43,7 @@ class RunLock:
             "owner": self.owner,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "job": submission_id(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
             "beat": 0,
         }
@@ -53,7 +55,8 @@ class RunLock:
         """Takes the lock.
 
         Raises:
-            UserError: a job that gives signs of life has the run; the message names its host, process and start.
+            UserError: a job that gives signs of life has the run; the message names its Ray job, process, host and
+                start.
         """
         found = _read(self._run_uri)
         if found is not None:
@@ -168,13 +171,16 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 def _name(data: bytes) -> str:
     record = _parse(data)
-    return f"process {record.get('pid')} on {record.get('host')}, since {record.get('since')} of its clock"
+    process = f"process {record.get('pid')} on {record.get('host')}, since {record.get('since')} of its clock"
+    return f"Ray job {job}, {process}" if (job := record.get("job")) else process
 
 
 def _refusal(run_uri: str, data: bytes, dead_after_s: float) -> str:
+    job = _parse(data).get("job")
+    watch, end = (f" (ray job logs --follow {job})", f" (ray job stop {job})") if job else ("", "")
     return (
-        f"Another job trains the run {run_uri}: {_name(data)}. Wait for its end, or take another name=... for a new "
-        f"run. To take the run over, end that job and start this one again: it waits {dead_after_s:.0f} s for a sign "
-        f"of life and then goes on from the newest checkpoint. If that job cannot be reached, delete "
+        f"Another job trains the run {run_uri}: {_name(data)}. Wait for its end{watch}, or take another name=... for a "
+        f"new run. To take the run over, end that job{end} and start this one again: it waits {dead_after_s:.0f} s for "
+        f"a sign of life and then goes on from the newest checkpoint. If that job cannot be reached, delete "
         f"{storage.join(run_uri, LOCK_FILE)}: it then saves nothing more."
     )

@@ -4,7 +4,7 @@ import pytest
 from sa2va_ray.config import UserError
 from sa2va_ray.prepare.config import SplitConfig
 from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
-from sa2va_ray.prepare.identity.split import check_splits, deal, explain_shares, find_leaks
+from sa2va_ray.prepare.identity.split import check_splits, deal, explain_empty, explain_shares, find_leaks
 
 PATIENTS = [f"{number:016x}" for number in range(2000)]
 PSEUDONYMS = Pseudonyms(b"key", "(?P<patient>.*)")
@@ -124,3 +124,17 @@ def test_what_stands_in_two_splits_is_named():
 def test_nothing_to_train_on_is_said_with_the_numbers():
     assert "train 0, val 1, test 2" in check_splits(counts(train=0, val=1, test=2))
     assert check_splits(counts(train=1, val=0, test=0)) == ""
+
+
+@pytest.mark.parametrize(
+    ("keys", "cure"),
+    [({}, "split.method=balanced"), ({"method": "balanced"}, "Raise its share"), ({"list_uri": "x.csv"}, "list_uri")],
+)
+def test_an_empty_split_is_told_with_what_helps(keys, cure):
+    (told,) = explain_empty(counts(train=9, val=0, test=2), SplitConfig(**keys))
+    assert "Split val is empty (patients: train 9, val 0, test 2)" in told
+    assert cure in told
+
+
+def test_a_split_that_was_not_asked_for_may_be_empty():
+    assert explain_empty(counts(train=9, val=0, test=0), SplitConfig(val_fraction=0, test_fraction=0)) == []

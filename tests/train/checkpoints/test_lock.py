@@ -13,6 +13,7 @@ import pytest
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import write_manifest
+from sa2va_ray.submission import JOB_CONFIG_VARIABLE
 from sa2va_ray.train.checkpoints import lock as lock_module
 from sa2va_ray.train.checkpoints.beat import LOCK_FILE
 from sa2va_ray.train.checkpoints.lock import LockLostError, RunLock, check_owner
@@ -54,6 +55,17 @@ def test_a_second_job_is_refused_and_told_who_and_since_when_and_how(run_uri):
     assert not storage.exists(f"{run_uri}/{LOCK_FILE}")
     with new_lock(run_uri) as third:  # at once, since the first has ended in order
         third.confirm()
+
+
+def test_a_submitted_job_is_told_by_its_id_and_how_it_is_watched_and_ended(tmp_path, monkeypatch):
+    job = {"metadata": {"job_submission_id": "raysubmit_x"}}
+    monkeypatch.setenv(JOB_CONFIG_VARIABLE, json.dumps(job))
+    with new_lock(str(tmp_path)):
+        monkeypatch.delenv(JOB_CONFIG_VARIABLE)
+        with pytest.raises(UserError, match="Ray job raysubmit_x, process") as refusal, new_lock(str(tmp_path)):
+            pass
+    for command in ("ray job logs --follow raysubmit_x", "ray job stop raysubmit_x"):
+        assert command in str(refusal.value)
 
 
 @pytest.mark.parametrize(

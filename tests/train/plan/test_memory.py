@@ -36,7 +36,7 @@ def config() -> TrainConfig:
     llm = f"{{hidden_size: 448, num_hidden_layers: 2, {heads}, intermediate_size: 2368}}"
     sizes = [f"model.architecture.llm_config={llm}", "model.architecture.grounding_config.image_size=64"]
     trainable = ["model.trainable.image_encoder=frozen", "model.trainable.lora_rank=16"]
-    return TrainConfig.load([DEMO, *sizes, *trainable, "use_gpu=true", "num_workers=4"])
+    return TrainConfig.load([DEMO, *sizes, *trainable, "use_gpu=true", "num_workers=4", "validation.every_steps=0"])
 
 
 @pytest.fixture(scope="module")

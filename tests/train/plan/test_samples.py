@@ -29,7 +29,9 @@ NO_AUGMENT = AugmentConfig.off()
 
 @pytest.fixture(scope="module")
 def config() -> TrainConfig:
-    return TrainConfig.load([str(ROOT / "jobs/configs/demo.yaml"), "model.architecture.max_dynamic_patch=6"])
+    return TrainConfig.load(
+        [str(ROOT / "jobs/configs/demo.yaml"), "model.architecture.max_dynamic_patch=6", "validation.every_steps=0"]
+    )
 
 
 @pytest.fixture(scope="module")
