@@ -29,6 +29,7 @@ class Annotation:
     objects: dict[str, list[Shape]] = field(repr=False)  # phrase -> its shapes, to be united
     size: tuple[int, int] | None = None  # (H, W) of the frame that the shapes are drawn in; None: not stated
     findings: tuple[Finding, ...] = ()
+    is_exact: bool = False  # whether the image must have `size`: a mask is for its very pixels
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,12 @@ def draw_annotation(
     if annotation.size is None and label_size and _count_outside(shapes, *size):
         size = label_size
     if size != (height, width):
+        if annotation.is_exact:
+            raise Rejected(
+                "brush_size",
+                f"A brush was drawn on {size[1]} x {size[0]} px and the image has {width} x {height} px. Give the "
+                "image that it was drawn on.",
+            )
         findings.append(_rescaled(size, height, width))
     masks, num_overlapping = {}, 0
     for phrase, own in annotation.objects.items():

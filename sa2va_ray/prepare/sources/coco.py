@@ -12,11 +12,11 @@ from typing import Any
 from sa2va_ray.prepare.records import Annotation, Finding, Rejected, Shape
 from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item, ignored_finding
+from sa2va_ray.prepare.sources.label_studio.uploads import find_image, without_prefix
 from sa2va_ray.prepare.sources.shapes import to_rle, to_segmentation, to_size, to_text, to_whole, wrong_type
 
 LAYOUT = "coco"
 _LABEL_STUDIO_PATH = re.compile(r"upload[/\\]\d+[/\\]|images\\\d+[/\\]|local-files/\?d=")
-_UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
 
 
 def is_coco(content: Any) -> bool:
@@ -69,15 +69,11 @@ class _Reader:
             find_image=lambda: self._find_image(image.get("file_name")),
             annotate=lambda: self._annotate(image, annotations, is_only),
         )
-        return item.called(_without_prefix(item.image)) if self._is_label_studio and item.image else item
+        return item.called(without_prefix(item.image)) if self._is_label_studio and item.image else item
 
     def _find_image(self, path: Any) -> str:
-        try:
-            return self._folder.find_image_by_name(self._document, path)
-        except Rejected as rejected:
-            if not self._is_label_studio or rejected.code not in ("image_missing", "path_outside"):
-                raise
-            return self._folder.find_image_by_name(self._document, _without_prefix(path.replace("\\", "/")))
+        find = find_image if self._is_label_studio else Folder.find_image_by_name
+        return find(self._folder, self._document, path)
 
     def _annotate(self, image: dict[str, Any], annotations: list[Any], is_only: bool) -> Annotation:
         if not is_only or _id(image) is None:
@@ -193,12 +189,6 @@ def _is_label_studio(content: dict[str, Any]) -> bool:
         return True
     paths = (image.get("file_name") for image in content["images"] if isinstance(image, dict))
     return any(isinstance(path, str) and _LABEL_STUDIO_PATH.search(path) for path in paths)
-
-
-def _without_prefix(path: str) -> str:
-    """Label Studio puts eight random digits before the name of an upload: others for each image of one patient."""
-    folders, slash, name = path.rpartition("/")
-    return folders + slash + _UPLOAD_PREFIX.sub("", name, count=1)
 
 
 def _id(entry: Any) -> Any:

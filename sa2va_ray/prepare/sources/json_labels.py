@@ -10,9 +10,10 @@ from sa2va_ray.prepare.sources import annotation_lists, coco, labelme
 from sa2va_ray.prepare.sources.annotation_lists import UNRECOGNISED
 from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
+from sa2va_ray.prepare.sources.label_studio import export as label_studio
 from sa2va_ray.prepare.sources.shapes import parse_json
 
-DOCUMENT_LAYOUTS = (annotation_lists.DOCUMENT, coco.DOCUMENT)
+DOCUMENT_LAYOUTS = (label_studio.DOCUMENT, annotation_lists.DOCUMENT, coco.DOCUMENT)
 """To add a layout of one JSON file: a module with its `DOCUMENT`, and an entry here. The first that says the content is
 its own reads it."""
 

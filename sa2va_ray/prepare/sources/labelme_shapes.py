@@ -9,12 +9,11 @@ import numpy as np
 from sa2va_ray.images.decode import ImageError, decode_mask_bytes
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.prepare.records import Rejected, Shape
+from sa2va_ray.prepare.sources.outlines import ellipse_outline
 from sa2va_ray.prepare.sources.shapes import to_polygon, wrong_type
 
 _WITHOUT_AREA = ("line", "linestrip", "point", "points")
 _OF_FOUR_CORNERS = ("rectangle", "rotation", "oriented_rectangle", "rotated_rectangle")
-_MAX_ARC_ERROR_PX = 0.05
-_MAX_ARC_POINTS = 4096
 
 
 def to_shape(shape: dict[str, Any], size: tuple[int, int] | None, max_pixels: int) -> Shape:
@@ -35,7 +34,7 @@ def to_shape(shape: dict[str, Any], size: tuple[int, int] | None, max_pixels: in
     if kind == "circle":
         centre, edge = _corners(points, "circle", 2)
         radius = float(np.hypot(*(edge - centre)))
-        return _to_ellipse(centre, np.array([radius, 0.0]), np.array([0.0, radius]), max_pixels)
+        return ellipse_outline(centre, np.array([radius, 0.0]), np.array([0.0, radius]), max_pixels)
     if kind == "ellipse":
         return _from_ellipse(points, max_pixels)
     if kind == "rectangle" and isinstance(points, list) and len(points) == 2:
@@ -66,25 +65,10 @@ def _from_ellipse(points: Any, max_pixels: int) -> np.ndarray:
     """Two opposite corners of the box around it, or the centre and an end of each half axis."""
     if isinstance(points, list) and len(points) == 3:
         centre, first, second = _corners(points, "ellipse", 3)
-        return _to_ellipse(centre, first - centre, second - centre, max_pixels)
+        return ellipse_outline(centre, first - centre, second - centre, max_pixels)
     low, high = _corners(points, "ellipse", 2)
     half = abs(high - low) / 2
-    return _to_ellipse((low + high) / 2, np.array([half[0], 0.0]), np.array([0.0, half[1]]), max_pixels)
-
-
-def _to_ellipse(centre: np.ndarray, first: np.ndarray, second: np.ndarray, max_pixels: int) -> np.ndarray:
-    """The outline around `centre` with the half axes `first` and `second`, x, y each, as (P, 2).
-
-    A chord of a circle of radius r keeps within r (1 - cos(pi / P)) of its arc.
-    """
-    radius = max(np.hypot(*first), np.hypot(*second))
-    if not radius:
-        raise Rejected("short_polygon", "A circle or ellipse has the radius 0.")
-    if radius > max_pixels:
-        raise Rejected("polygon_outside", f"A circle or ellipse has a radius of {radius:.3g} px; no image is so large.")
-    number = math.ceil(math.pi / math.acos(max(-1.0, 1 - _MAX_ARC_ERROR_PX / radius))) if radius > 0.1 else 8
-    angles = np.linspace(0, 2 * np.pi, min(max(8, number), _MAX_ARC_POINTS), endpoint=False)
-    return centre + np.cos(angles)[:, None] * first + np.sin(angles)[:, None] * second
+    return ellipse_outline((low + high) / 2, np.array([half[0], 0.0]), np.array([0.0, half[1]]), max_pixels)
 
 
 def _to_mask(encoded: Any, corners: np.ndarray, size: tuple[int, int] | None, max_pixels: int) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Label Studio's ML backend: its requests, its replies and its run lengths of brush masks."""
+"""Label Studio's ML backend: its requests and its replies."""

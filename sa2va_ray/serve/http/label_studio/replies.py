@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from sa2va_ray.images.brush_rle import mask_to_brush_rle
 from sa2va_ray.serve.http.encode.polygons import num_points
 from sa2va_ray.serve.http.encode.replies import check_num_points, encode_json
 from sa2va_ray.serve.http.label_studio.requests import LabelConfig
-from sa2va_ray.serve.http.label_studio.run_lengths import mask_to_brush_rle
 from sa2va_ray.serve.http.model_handles import SegmentedImage
 from sa2va_ray.serve.http.record import RequestRecord
 from sa2va_ray.serve.messages import ModelReply
