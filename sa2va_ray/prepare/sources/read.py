@@ -177,6 +177,6 @@ def _check_recognised(folder: Folder, items: Sequence[Item]) -> None:
     broken = f", {len(items)} of the JSON files broken ({_reason_of(items[0])})" if items else ""
     raise UserError(
         f"`source` holds {folder.count_kinds()}{broken}, and none of the layouts that are read: annotations.json, "
-        "LabelMe (a JSON file for each image), COCO instances, exports of Label Studio, mask images (folders `images` and `masks`, or names "
-        "with `_mask`), DICOM files with mask images. Point `source` at the folder that holds images and labels."
+        "LabelMe (a JSON file for each image), COCO instances, exports of Label Studio, mask images (folders "
+        "`images` and `masks`, or names with `_mask`), DICOM files with mask images. Point `source` at the folder that holds images and labels."
     )
