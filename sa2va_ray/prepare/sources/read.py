@@ -178,5 +178,6 @@ def _check_recognised(folder: Folder, items: Sequence[Item]) -> None:
     raise UserError(
         f"`source` holds {folder.count_kinds()}{broken}, and none of the layouts that are read: annotations.json, "
         "LabelMe (a JSON file for each image), COCO instances, exports of Label Studio, mask images (folders "
-        "`images` and `masks`, or names with `_mask`), DICOM files with mask images. Point `source` at the folder that holds images and labels."
+        "`images` and `masks`, or names with `_mask`), DICOM files with mask images. "
+        "Point `source` at the folder that holds images and labels."
     )
