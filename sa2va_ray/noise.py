@@ -26,8 +26,6 @@ HARMLESS = (
     Harmless(r"^\[State Transition\] \w+ -> (SCHEDULING|RUNNING|SHUTTING_DOWN|FINISHED)\.$"),
     Harmless(r"^Requesting resources: "),
     Harmless(r"^Setting up process group for: env://"),
-    # Of the raylet, which reckons with a whole CPU for each worker; those of the demo hold a fraction.
-    Harmless(r"^WARNING: \d+ PYTHON worker processes have been started on node: "),
     # Plans of Ray Data, in its own words; our progress lines say how far it is.
     Harmless(r"^(Starting execution|Execution plan) of Dataset "),
     Harmless(r"^\S+ +Dataset \S+ execution finished in "),
@@ -39,6 +37,10 @@ HARMLESS = (
     Harmless(r"Setting accelerator to CPU\. If you have GPU"),
     # Workers of a job that is stopped end by this signal; a stack of native frames is no help. Other signals are told.
     Harmless(r"\*\*\* SIGTERM received at time=", r"(^|logging\.cc:\d+: )(PC: @|    @) +0x"),
+    # A run that is interrupted: its placement group goes with the job all the same.
+    Harmless(
+        r"^Failed to stop PlacementGroupCleaner gracefully\.", r"^(Traceback \(most recent|  |ray\.exceptions\.\w+: )"
+    ),
     Harmless(r"^SIGTERM handler is not set because current thread is not the main thread\."),
 )
 

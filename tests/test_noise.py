@@ -15,7 +15,6 @@ Reporting training result 1: TrainingReport(checkpoint=Checkpoint(filesystem=s3,
 [State Transition] RUNNING -> SHUTTING_DOWN.
 Requesting resources: ... * 2
 Setting up process group for: env:// [rank=0, world_size=2]
-WARNING: 8 PYTHON worker processes have been started on node: 28c1 with address: 192.0.2.2, which is 4x the
 Starting execution of Dataset train_epoch_0_rank_0_0355_0. Full logs are in /tmp/ray/logs/ray-data
 Execution plan of Dataset train_epoch_0_rank_0_0355_0: InputDataBuffer[Input]
 \N{HEAVY CHECK MARK}\N{VARIATION SELECTOR-16}  Dataset train_epoch_0_rank_0_0355_0 execution finished in 18.31 seconds
@@ -31,6 +30,11 @@ PC: @     0x7fd4f94a3f16  (unknown)  (unknown)
 [2026-11-29 07:07:35,017 E 24077 24077] logging.cc:474: *** SIGTERM received at time=1795936055 on cpu 0 ***
 [2026-11-29 07:07:35,017 E 24077 24077] logging.cc:474: PC: @     0x7fd4f94a3f16  (unknown)  (unknown)
 [2026-11-29 07:07:35,017 E 24077 24077] logging.cc:474:     @     0x7fd4f945a050  (unknown)  (unknown)
+Failed to stop PlacementGroupCleaner gracefully.
+Traceback (most recent call last):
+  File "/ray/train/v2/_internal/callbacks/placement_group_callback.py", line 126, in _stop_cleaner
+    ray.get(self._cleaner.stop.remote(), timeout=self._stop_timeout)
+ray.exceptions.GetTimeoutError: Get timed out: some object(s) not ready.
 """.splitlines()
 
 TOLD = """\
@@ -44,6 +48,7 @@ PC: @     0x7fd4f94a3f16  (unknown)  (unknown)
 *** SIGSEGV received at time=1795936055 on cpu 0 ***
 Traceback (most recent call last):
 torch.OutOfMemoryError: CUDA out of memory.
+ray.exceptions.GetTimeoutError: Get timed out: some object(s) not ready.
 FutureWarning: `another_name` is deprecated
 Actor with class name: 'AnswerActor' died
 (autoscaler) Warning: No available node types can fulfill resource request

@@ -1,5 +1,6 @@
 """What Ray prints of the processes of a job, without what tells a user nothing (see `noise`)."""
 
+import atexit
 import signal
 import sys
 import threading
@@ -26,6 +27,8 @@ def quieten_job() -> None:
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler, which ends a job that is stopped in the same way, prints a stack of native frames first.
         signal.signal(signal.SIGTERM, _end)
+        # A job that is at its end when it is stopped would show a traceback of Ray's leave-taking.
+        atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Printer:

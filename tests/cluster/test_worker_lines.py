@@ -31,3 +31,17 @@ def test_a_driver_prints_what_tells_something(stack):
     assert "and this" in output
     assert "TrainingReport" not in output
     assert "Requesting resources" not in output
+
+
+STOPPED_AT_ITS_END = """
+import atexit, os, signal
+from sa2va_ray.cluster.worker_lines import quieten_job
+
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)  # runs after what is registered below, as Ray's own does
+quieten_job()
+"""
+
+
+def test_a_job_that_is_stopped_at_its_very_end_shows_no_traceback():
+    done = subprocess.run([sys.executable, "-c", STOPPED_AT_ITS_END], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
