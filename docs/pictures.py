@@ -28,7 +28,7 @@ from tests.serve.browser import Page, chromium, new_page
 
 OUT = Path("docs/en/pictures")
 _WIDTH, _MARGIN = 1000, 16  # px
-_COLOURS, _REFINED = 64, 2  # rounds: backgrounds keep their colour
+_COLOURS, _REFINED = 128, 2  # rounds: backgrounds keep their colour
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Picture:
 PICTURES = (
     Picture("data_report", f"{DATA}/report.html", until=".gallery figure:nth-of-type(3)"),
     Picture("run_page", f"{RUNS}/demo/run.html", until=".charts > :nth-child(3)"),
+    Picture("validation", f"{RUNS}/demo/run.html", until="h2:nth-of-type(3)", since="h2:nth-of-type(2)"),
     Picture("calibration", f"{MODEL}/calibration.html", until="main > p:last-of-type"),
     Picture("evaluation", f"{EVALUATION}/report.html", until="h2:nth-of-type(2)"),
     Picture(

@@ -95,9 +95,9 @@ def test_prepare(ray_cluster, tmp_path, lines, monkeypatch):
     prepare(config)
     out = tmp_path / "out [1]"
     ends_with(lines, out, "train", f"data_uri={out}")
-    few = SplitConfig(method="balanced", val_fraction=0.2, test_fraction=0)
+    few = SplitConfig(val_fraction=1e-9, test_fraction=0)
     prepare(config.model_copy(update={"validate_only": True, "split": few}))
-    assert lines[-4].startswith("WARNING: Split val is empty (patients: train 2, val 0, test 0).")
+    assert lines[-4].startswith("WARNING: Split val is empty (patients: train 4, val 0, test 0).")
     ends_with(lines, out / "validation/report.html", "prepare", "source=SOURCE", f"out={out}")
 
 

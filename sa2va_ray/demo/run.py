@@ -34,6 +34,9 @@ DATA, RUNS, MODEL, EVALUATION = (f"{HOME}/{name}" for name in ("data", "runs", "
 SERVE_CONFIG = Path("serve_configs/local_cpu.yaml")
 _LOGICAL_CPUS = 4  # what Ray may hand out; steps that overlap share the machine's cores
 _LOG_LINES_SHOWN = 15
+_AFTER_A_FAILURE = """\
+again        mend what it says, then the failed step alone in that shell, as it stands above, or all of it: make demo
+             make stop  ends the services, which still run"""
 _BAR_INTERVAL_S, _BAR_INTERVAL_IN_A_LOG_S = 0.5, 20.0
 
 
@@ -44,7 +47,8 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
     the synthetic images to `state_dir`, which is emptied first.
 
     Raises:
-        UserError: a data folder that does not exist; a step that failed, with the last lines of its log.
+        UserError: a data folder that does not exist; a step that failed, with the last lines of its log, and how one
+            looks into what still runs.
     """
     if data is not None and not data.is_dir():
         raise UserError(
@@ -59,6 +63,13 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
     demo = _Demo(state_dir, output_dir, Stack(state_dir))
     source = data.absolute() if data else demo.make_synthetic_data()
     demo.start_services()
+    try:
+        _run_job(demo, source, overrides, is_synthetic=data is None)
+    except UserError as error:
+        raise UserError(f"{error}\n\n{demo.ways_in()}\n{_AFTER_A_FAILURE}") from None
+
+
+def _run_job(demo: "_Demo", source: Path, overrides: Sequence[str], is_synthetic: bool) -> None:
     split = ["split.method=balanced", "split.val_fraction=0.1", "split.test_fraction=0.2"]  # with few patients, too
     demo.submit("prepare", [f"source={source}", f"out={DATA}", *split])
     demo.submit("train", ["jobs/configs/demo.yaml", *overrides])
@@ -66,7 +77,7 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
     demo.submit("evaluate", [f"model={MODEL}", f"data_uri={DATA}", f"out={EVALUATION}", "use_gpu=false"])
     endpoint = demo.deploy()
     demo.segment_test_image(endpoint)
-    demo.summarize(endpoint, synthetic=data is None)
+    demo.summarize(endpoint, is_synthetic)
 
 
 @dataclass
@@ -97,7 +108,7 @@ class _Demo:
             self._command("ray", submit, verb, advance)
 
     def deploy(self) -> str:
-        """`serve deploy` of local_cpu.yaml; returns the endpoint's URL once a replica answers."""
+        """`sa2va-ray deploy` of local_cpu.yaml; returns the endpoint's URL once a replica answers."""
         config = yaml.safe_load(SERVE_CONFIG.read_text())
         wanted, path = config["http_options"]["port"], SERVE_CONFIG
         port = free_port(preferred=wanted)
@@ -106,8 +117,8 @@ class _Demo:
             config["http_options"]["port"] = port
             path.write_text(yaml.safe_dump(config))
         endpoint = f"http://127.0.0.1:{port}"
-        with _step(f"serve deploy {path}" + (f"   (port {wanted} is taken)" if port != wanted else "")):
-            self._command("serve", ["deploy", str(path)], "serve")
+        with _step(f"sa2va-ray deploy {path}" + (f"   (port {wanted} is taken)" if port != wanted else "")):
+            self._command("sa2va-ray", ["deploy", str(path)], "deploy")
             wait_ready(endpoint)
         return endpoint
 
@@ -123,9 +134,16 @@ class _Demo:
             (self.output_dir / "metrics.json").write_bytes(storage.read_bytes(f"{EVALUATION}/metrics.json"))
             storage.download_folder(f"{RUNS}/demo/tensorboard", self.output_dir / "tensorboard")
 
-    def summarize(self, endpoint: str, synthetic: bool) -> None:
+    def ways_in(self) -> str:
+        """How a browser and a shell reach the services."""
+        return (
+            f"dashboard    {self.stack.dashboard_url}   it asks for the token in {self.state_dir}/auth_token\n"
+            f'this shell   eval "$({SCRIPTS_DIR}/sa2va-ray env)"   reaches cluster and store'
+        )
+
+    def summarize(self, endpoint: str, is_synthetic: bool) -> None:
         metrics = yaml.safe_load((self.output_dir / "metrics.json").read_text())
-        on = "SYNTHETIC test images" if synthetic else "test images"
+        on = "SYNTHETIC test images" if is_synthetic else "test images"
         print(
             f"""
 Dice {metrics["per_image"]["dice"]:.3f} on {metrics["num_images"]} {on} of {metrics["num_patients"]} held-out \
@@ -136,8 +154,7 @@ recall {metrics["per_image"]["recall"]:.3f})
 results      {self.output_dir}/mask.png overlay.png metrics.json   tensorboard --logdir {self.output_dir}/tensorboard
 endpoint     {endpoint}/v1/segment   e.g. curl -F file=@image.png {endpoint}/v1/segment
 page         {endpoint}   drop an image on it
-dashboard    {self.stack.dashboard_url}   it asks for the token in {self.state_dir}/auth_token
-this shell   eval "$({SCRIPTS_DIR}/sa2va-ray env)"   reaches cluster and store; then: sa2va-ray open {EVALUATION}
+{self.ways_in()}; then: sa2va-ray open {EVALUATION}
 total        {time.perf_counter() - self.started_s:.0f} s.   make stop  ends the services"""
         )
 

@@ -9,7 +9,6 @@ import os
 import random
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sysconfig
@@ -22,11 +21,12 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import psutil
 
 from sa2va_ray.config import UserError
+from sa2va_ray.demo.processes import Process, end_with_descendants
 from sa2va_ray.storage import check_writable
 
 SCRIPTS_DIR = Path(sysconfig.get_path("scripts"))
@@ -34,32 +34,7 @@ SCRIPTS_DIR = Path(sysconfig.get_path("scripts"))
 
 _DASHBOARD_PORT = 8265  # Ray's default, which users know
 _START_LIMIT_S = 120.0  # a Ray head takes 5 s on a free machine; 47 s were seen on a busy one
-_STOP_LIMIT_S = 20.0
-_ROUNDING_S = 2.0  # psutil adds a boot time in whole seconds, which may change by one
 _LOG_TAIL_LINES = 15
-
-
-class Process(NamedTuple):
-    """A process as recorded. The boot and its start (s since then, which setting the clock leaves alone) tell it from
-    a later one with the same pid."""
-
-    name: str
-    pid: int
-    started_s: float
-    boot_id: str
-
-    @classmethod
-    def of(cls, name: str, process: psutil.Process) -> Self:
-        return cls(name, process.pid, _started_s(process), _boot_id())
-
-    def find(self) -> psutil.Process | None:
-        """The process if it still runs, None if it has ended, also where its pid is another's by now."""
-        try:
-            process = psutil.Process(self.pid)
-            same = self.boot_id == _boot_id() and abs(_started_s(process) - self.started_s) < _ROUNDING_S
-        except psutil.NoSuchProcess:
-            return None
-        return process if same and _is_alive(process) else None
 
 
 @dataclass
@@ -179,14 +154,7 @@ class Stack:
 
     def stop(self) -> None:
         """Ends the recorded processes and all their descendants, and nothing else; fine where nothing runs."""
-        family = _with_descendants(filter(None, (process.find() for process in self.processes)))
-        _terminate(family)
-        # A process may have started others while it was asked to end.
-        family |= _with_descendants(family)
-        _signal(family, signal.SIGKILL)
-        deadline_s = time.monotonic() + _STOP_LIMIT_S
-        while any(_is_alive(process) for process in family) and time.monotonic() < deadline_s:
-            time.sleep(0.1)
+        end_with_descendants(filter(None, (process.find() for process in self.processes)))
         if self.runtime_dir:
             shutil.rmtree(self.runtime_dir, ignore_errors=True)
         _state_file(self.state_dir).unlink(missing_ok=True)
@@ -297,54 +265,3 @@ def _wait_ready(name: str, process: subprocess.Popen[bytes], log: Path, check: C
             continue
         tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
         raise UserError(f"The {name} {reason}. The end of {log}:\n  {tail}")
-
-
-def _boot_id() -> str:
-    """Linux draws another one at each boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _started_s(process: psutil.Process) -> float:
-    return process.create_time() - psutil.boot_time()
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    """A zombie counts as ended: only its parent can remove it."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _parent(process: psutil.Process) -> psutil.Process | None:
-    with suppress(psutil.NoSuchProcess):
-        return process.parent()
-    return None
-
-
-def _with_descendants(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
-    family = set()
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            family |= {process, *process.children(recursive=True)}
-    return family
-
-
-def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)  # psutil refuses where the pid is another process's by now
-
-
-def _terminate(family: set[psutil.Process]) -> None:
-    """Asks those processes to end whose parent is not of the family, and each other one when its parent has gone.
-
-    `ray start` ends its parts in order in 3 to 12 s; asked all at once, they wait for one another for over 25 s.
-    """
-    asked: set[psutil.Process] = set()
-    deadline_s = time.monotonic() + _STOP_LIMIT_S
-    while (living := {process for process in family if _is_alive(process)}) and time.monotonic() < deadline_s:
-        top = {process for process in living if _parent(process) not in living} - asked
-        _signal(top, signal.SIGTERM)
-        asked |= top
-        time.sleep(0.1)

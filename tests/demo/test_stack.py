@@ -12,7 +12,8 @@ import pytest
 import ray
 
 from sa2va_ray.config import UserError
-from sa2va_ray.demo.stack import SCRIPTS_DIR, Process, Stack
+from sa2va_ray.demo.processes import Process
+from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack
 
 
 def submit_job(env: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,40 @@
+"""A demo that fails in the middle says why, and how one looks into what runs."""
+
+import sys
+
+import pytest
+
+from sa2va_ray.config import UserError
+from sa2va_ray.demo import run as run_module
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """A folder of programs that stands for that of the virtual environment."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    return folder
+
+
+def write_program(folder, name, script):
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_a_deployment_that_fails_ends_with_its_reason_and_what_to_do(programs, tmp_path, monkeypatch, capsys):
+    def start_services(demo):
+        demo.stack.env["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:1"
+
+    monkeypatch.setattr(run_module._Demo, "start_services", start_services)
+    write_program(programs, "ray", "exit 0")
+    write_program(programs, "sa2va-ray", "echo 'error: sa2va does not run: the disk is full.' >&2; exit 2")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError) as failure:
+        run_module.run(tmp_path / "state", tmp_path / "output", tmp_path / "data", [])
+    told = str(failure.value)
+    reason, end = told.index("sa2va does not run: the disk is full."), told.index("dashboard    http://127.0.0.1:1 ")
+    assert reason < end
+    for help_ in ('sa2va-ray env)"', "make demo", "make stop"):
+        assert help_ in told[end:]
+    assert "> sa2va-ray deploy " in capsys.readouterr().out.splitlines()[-1]
