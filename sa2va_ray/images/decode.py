@@ -119,6 +119,30 @@ def decode_mask_bytes(data: bytes, max_pixels: int, threshold: int | None = None
     return turned(_foreground(_single_channel(stored.values), threshold), stored.orientation)
 
 
+def decode_label_bytes(data: bytes, max_pixels: int, as_colours: bool = False) -> np.ndarray:
+    """Encoded image of class numbers -> (H, W) integers, turned as its EXIF orientation says.
+
+    Args:
+        as_colours: give 0xRRGGBB of each pixel's colour in place of the value in the file, of which palette images have
+            the index.
+
+    Raises:
+        ImageError: the image cannot be used, is coloured and shall not be, or has values that are not whole.
+    """
+    stored = _load(data, max_pixels, frame=None)
+    if not as_colours:
+        values = _single_channel(stored.values)
+        check_finite(values)
+        if values.dtype.kind == "f" and (values % 1).any():
+            raise ImageError("image_values", "The mask image has values that are no whole numbers.")
+        return turned(values.astype(np.int64), stored.orientation)
+    colours = stored.values if stored.image is None else colour_values(stored.image, stored.values)
+    rgb = _opaque(colours) if colours.ndim == 3 else np.repeat(colours[..., None], 3, axis=2)
+    if rgb.dtype != np.uint8:
+        raise ImageError("image_mode", "A mask image whose colours mean something needs 8 bits a channel.")
+    return turned(rgb.astype(np.int64) @ np.array([0x10000, 0x100, 1]), stored.orientation)
+
+
 def to_png(pixels: np.ndarray) -> bytes:
     """(H, W) or (H, W, 3) uint8 -> PNG, made from pixels alone, so that no metadata of a source can come along."""
     buffer = io.BytesIO()
@@ -294,16 +318,22 @@ def _single_channel(values: np.ndarray) -> np.ndarray:
     """(H, W) or (H, W, C) -> (H, W); alpha must be opaque, and the other channels equal."""
     if values.ndim == 2:
         return values
-    if values.shape[2] in (2, 4):
-        opaque = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
-        see_through = (values[..., -1] != opaque).sum()
-        if see_through:
-            raise ImageError("mask_alpha", f"{see_through} pixels of the mask image are transparent; save it as grey.")
-        values = values[..., :-1]
+    values = _opaque(values)
     grey = values[..., 0] if values.shape[2] == 1 else to_grey(values)
     if grey.ndim == 3:
         raise ImageError("mask_colours", "The mask image is coloured; save it as grey, with 0 for background.")
     return grey
+
+
+def _opaque(values: np.ndarray) -> np.ndarray:
+    """(H, W, C) without its alpha, which must be opaque."""
+    if values.shape[2] not in (2, 4):
+        return values
+    opaque = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
+    see_through = (values[..., -1] != opaque).sum()
+    if see_through:
+        raise ImageError("mask_alpha", f"{see_through} pixels of the mask image are transparent; save it as grey.")
+    return values[..., :-1]
 
 
 def _foreground(values: np.ndarray, threshold: int | None) -> np.ndarray:

@@ -46,7 +46,7 @@ def _of_source(source: Source, pseudonyms: Pseudonyms) -> list[Quarantined]:
 def _of_names(source: Source, rejected: Mapping[int, Rejected], pseudonyms: Pseudonyms) -> list[Quarantined]:
     """Samples whose path does not tell a patient of a split; where it does not match, with patterns that would."""
     num_mismatched = sum(each.code == NAME_MISMATCH for each in rejected.values())
-    by_pattern = [record.name for record in source.records if record.patient is None]
+    by_pattern = [record.plain_name or record.name for record in source.records if record.patient is None]
     hint = f" {describe_fitting(by_pattern, num_mismatched)}" if num_mismatched else ""
     records = {record.index: record for record in source.records}
     quarantined = []

@@ -30,6 +30,7 @@ class Annotation:
     size: tuple[int, int] | None = None  # (H, W) of the frame that the shapes are drawn in; None: not stated
     findings: tuple[Finding, ...] = ()
     is_exact: bool = False  # whether the image must have `size`: a mask is for its very pixels
+    ignored: tuple[Shape, ...] = field(default=(), repr=False)  # regions that are neither objects nor background
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Record:
     plain_name: str | None = field(default=None, repr=False)
     """`name` without what a tool put into it, where it did: what the pattern is held against."""
     place: Place = Place()
+    field_of_view_uri: str | None = field(default=None, repr=False)
+    """A mask image of what the camera saw: outside of it nothing is known, and nothing to be learnt."""
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ def prepare(config: PrepareConfig) -> str | None:
     storage.check_outside(config.out, {"source": config.source}, replaced=True)
     source = read_source(config.source, _source_options(config))
     LOGGER.info("source: %s", ", ".join(f"{count} items of layout {name}" for name, count in source.layouts.items()))
+    for note in source.notes:
+        LOGGER.info("%s", note)
     if source.unread:
         LOGGER.info("files not read: %s", ", ".join(f"{count} {suffix}" for suffix, count in source.unread.items()))
     write.check_replaceable(config.out)
@@ -98,6 +100,7 @@ def _source_options(config: PrepareConfig) -> SourceOptions:
         config.checks.max_pixels,
         frozenset(label.strip() for label in config.ignore_labels),
         config.on_crowd,
+        patients_of_data_sets="patient_pattern" not in config.model_fields_set,
     )
 
 
@@ -232,6 +235,7 @@ def _facts(source: Source, key: PseudonymKey, config: PrepareConfig) -> dict[str
         "layouts": source.layouts,
         "num_items": source.num_items,
         "files_not_read": source.unread,
+        "source_notes": source.notes,
         "split": config.split.model_dump(exclude={"list_uri"}) | {"by_list": config.split.list_uri is not None},
         "has_pseudonym_key": key.is_kept,
         "checks": config.checks.model_dump(),

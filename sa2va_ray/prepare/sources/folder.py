@@ -31,9 +31,20 @@ from sa2va_ray.prepare.sources.shapes import wrong_type
 
 _READ_IMAGES = ", ".join(sorted(IMAGE_KINDS))
 _READ_KINDS = IMAGE_KINDS | {"JSON", "DICOM"}
-_IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "dicom", "dicoms", "dcm"}
+_IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "original", "originals", "dicom", "dicoms", "dcm"}
 _LABEL_FOLDERS = {
-    *("mask", "masks", "label", "labels", "gt", "ground_truth", "groundtruth", "annotation", "annotations"),
+    *(
+        "mask",
+        "masks",
+        "label",
+        "labels",
+        "gt",
+        "ground_truth",
+        "ground truth",
+        "groundtruth",
+        "annotation",
+        "annotations",
+    ),
     *("seg", "segmentation", "segmentations", "segmentationclass", "json", "labelme"),
 }
 _LABEL_SUFFIX = re.compile(r"(.+)[_-](?:mask|label|gt|seg)s?", re.IGNORECASE | re.DOTALL)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Rejected
+from sa2va_ray.prepare.sources.classes import Classes
 
 if TYPE_CHECKING:
     from sa2va_ray.prepare.sources.folder import Folder
@@ -18,6 +19,8 @@ class SourceOptions:
     max_pixels: largest H * W of a mask.
     ignore_labels: objects of these names are left out, whatever their shape.
     on_crowd: see `PrepareConfig`.
+    classes: what the labels and mask values mean; None: labels are phrases, and masks of one class.
+    patients_of_data_sets: whether known data sets tell the patients, as no pattern does.
     """
 
     phrase: str
@@ -25,6 +28,8 @@ class SourceOptions:
     max_pixels: int
     ignore_labels: frozenset[str] = frozenset()
     on_crowd: Literal["quarantine", "ignore", "use"] = "quarantine"
+    classes: Classes | None = None
+    patients_of_data_sets: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Item:
     run: str | None = field(default=None, repr=False)
     plain_name: str | None = field(default=None, repr=False)
     """`image` without what a tool put into it; it tells the patient."""
+    field_of_view: str | None = field(default=None, repr=False)
+    """Mask image of what the camera saw."""
     document: str | None = field(default=None, repr=False)
     """Name of the label file."""
     place: str | None = None

@@ -1,11 +1,12 @@
 """Mask images: which image they belong to, and how one becomes an annotation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
-from sa2va_ray.images.decode import ImageError, decode_mask_bytes
+from sa2va_ray.images.decode import ImageError, decode_label_bytes, decode_mask_bytes
 from sa2va_ray.images.masks import mask_to_rle
-from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
+from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected, Shape
+from sa2va_ray.prepare.sources.classes import IGNORE, Classes
 from sa2va_ray.prepare.sources.folder import Folder, group_by, in_label_folder, key_of, label_keys
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
 
@@ -35,7 +36,7 @@ class MaskPairs:
 
     def is_clear(self, image: str) -> bool:
         """Whether one mask and one image have this stem, not more."""
-        return len(self.masks_of(image)) == len(self._images[key_of(image)]) == 1
+        return len(self.masks_of(image)) == len(self._images.get(key_of(image), [])) == 1
 
     def _find_key(self, mask: str) -> str | None:
         return next((key for key in label_keys(mask) if key in self._images), None)
@@ -54,8 +55,31 @@ def read_mask_images(folder: Folder, pairs: MaskPairs, options: SourceOptions) -
 
 
 def mask_label(folder: Folder, name: str, options: SourceOptions) -> LabelFile:
-    read = partial(read_mask, threshold=options.mask_threshold, max_pixels=options.max_pixels)
+    read: Callable[[bytes, str], Annotation]
+    if options.classes is not None and options.classes.has_values:
+        read = partial(read_class_mask, classes=options.classes, max_pixels=options.max_pixels)
+    else:
+        read = partial(read_mask, threshold=options.mask_threshold, max_pixels=options.max_pixels)
     return LabelFile(folder.uri_of(name), read, options.phrase)
+
+
+def read_class_mask(data: bytes, phrase: str, classes: Classes, max_pixels: int) -> Annotation:
+    """An encoded mask image of several classes; its values say which, so `phrase` is not needed.
+
+    Raises:
+        Rejected: a broken or too large image, a value that no class lists, or no foreground.
+    """
+    try:
+        values = decode_label_bytes(data, max_pixels, classes.has_colours)
+    except ImageError as error:
+        raise Rejected(f"mask_{error.code.removeprefix('image_')}", f"Of the mask: {error.reason}") from None
+    masks = {name: mask_to_rle(mask) for name, mask in classes.masks_of(values).items()}
+    ignored = masks.pop(IGNORE, None)
+    if not masks:
+        raise Rejected("empty_mask", "The mask image has no foreground.")
+    height, width = values.shape
+    objects: dict[str, list[Shape]] = {name: [rle] for name, rle in masks.items()}
+    return Annotation(objects, (height, width), ignored=(ignored,) if ignored else ())
 
 
 def read_mask(data: bytes, phrase: str, threshold: int | None, max_pixels: int) -> Annotation:

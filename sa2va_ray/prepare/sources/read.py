@@ -10,6 +10,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.hub import locate
 from sa2va_ray.prepare.records import Place, Quarantined, Record, Rejected
 from sa2va_ray.prepare.sources.annotation_lists import UNRECOGNISED
+from sa2va_ray.prepare.sources.datasets.read import DataSetFiles
 from sa2va_ray.prepare.sources.dicom_frames import DicomFrames
 from sa2va_ray.prepare.sources.folder import Folder, in_label_folder, label_keys
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
@@ -29,7 +30,8 @@ _ORPHANS = {
 class Source:
     """The items of a source. Their `index` counts from 0, in an order that the names of the files alone decide: the
     entries of JSON files as they stand there, file by file in the order of their paths; LabelMe files by path; images
-    with a mask image by path; frames of DICOM files by path and number; last the files that belong to no item: images
+    with a mask image by path; frames of DICOM files by path and number; images of known data sets, data
+    set by data set, by path; last the files that belong to no item: images
     without a label, labels without an image, names that differ in their Unicode form only, each by path.
 
     Attributes:
@@ -37,6 +39,7 @@ class Source:
         records: in the order of their index.
         unread: suffix -> number of its files, which are of no kind that is read.
         files: names of all files, as `Place` counts them from 1.
+    notes: what a user has to know of how it was read, without any name of a file.
     """
 
     layouts: dict[str, int]
@@ -44,6 +47,7 @@ class Source:
     quarantined: list[Quarantined]
     unread: dict[str, int]
     files: list[str] = field(repr=False)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def places(self) -> dict[int, Place]:
@@ -69,18 +73,25 @@ def read_source(source: str, options: SourceOptions) -> Source:
     folder = _open(source)
     items, lonely = read_json_labels(folder, options)
     named = {item.image for item in items if item.image is not None}
+    has_masks = not lonely and not _are_recognised(items)
+    data_sets = DataSetFiles(folder, named, options) if has_masks else None
     frames = DicomFrames(folder, named)
-    pairs = MaskPairs(folder, named, frames.masks)
-    if not lonely and not _are_recognised(items):
+    pairs = MaskPairs(folder, named, frames.masks | (data_sets.files if data_sets else set()))
+    if has_masks:
         items += read_mask_images(folder, pairs, options)
     items += frames.read(options)
+    items += data_sets.read() if data_sets else ()
     if not lonely:
         _check_recognised(folder, items)
     orphans = list(_find_orphans(items, pairs, frames.files))
     orphans += [_Orphan("orphan_label", name, reason) for name, reason in lonely.items()]
+    if data_sets:
+        orphans += [_Orphan("orphan_image", name) for name in data_sets.lonely_images]
+        orphans += [_Orphan("orphan_label", name) for name in data_sets.lonely_labels]
     orphans += [_Orphan("name_twice", name) for name in folder.clashes]
     orphans.sort(key=lambda orphan: (list(_ORPHANS).index(orphan.code), orphan.name))
-    return _assemble(folder, items, pairs, orphans, folder.count_unread(set(frames.files)))
+    unread = folder.count_unread(set(frames.files))
+    return _assemble(folder, items, pairs, orphans, unread, data_sets.notes if data_sets else [])
 
 
 def _open(source: str) -> Folder:
@@ -118,9 +129,14 @@ def _find_orphans(items: Sequence[Item], pairs: MaskPairs, dicoms: Sequence[str]
 
 
 def _assemble(
-    folder: Folder, items: Sequence[Item], pairs: MaskPairs, orphans: Sequence[_Orphan], unread: dict[str, int]
+    folder: Folder,
+    items: Sequence[Item],
+    pairs: MaskPairs,
+    orphans: Sequence[_Orphan],
+    unread: dict[str, int],
+    notes: list[str],
 ) -> Source:
-    source = Source(dict(Counter(item.layout for item in items)), [], [], unread, folder.files)
+    source = Source(dict(Counter(item.layout for item in items)), [], [], unread, folder.files, notes)
     times = Counter((item.image, item.frame) for item in items)
     for index, item in enumerate(items):
         rejected = item.label if isinstance(item.label, Rejected) else None
@@ -160,6 +176,7 @@ def _to_record(index: int, item: Item, folder: Folder, pairs: MaskPairs) -> Reco
         run=item.run,
         plain_name=item.plain_name,
         place=_place(item, folder),
+        field_of_view_uri=item.field_of_view and folder.uri_of(item.field_of_view),
     )
 
 
@@ -178,6 +195,18 @@ def _check_recognised(folder: Folder, items: Sequence[Item]) -> None:
     raise UserError(
         f"`source` holds {folder.count_kinds()}{broken}, and none of the layouts that are read: annotations.json, "
         "LabelMe (a JSON file for each image), COCO instances, exports of Label Studio, mask images (folders "
-        "`images` and `masks`, or names with `_mask`), DICOM files with mask images. "
-        "Point `source` at the folder that holds images and labels."
+        "`images` and `masks`, or names with `_mask`), DICOM files with mask images, the files of DRIVE, STARE, "
+        "CHASE_DB1, DCA1, FIVES and nnU-Net. "
+        f"Point `source` at the folder that holds images and labels.{_unpacking_hint(folder)}"
     )
+
+
+def _unpacking_hint(folder: Folder) -> str:
+    volumes = sum(name.lower().endswith((".nii", ".nii.gz")) for name in folder.names)
+    packed = sum(name.lower().endswith(".gz") and not name.lower().endswith(".nii.gz") for name in folder.names)
+    hints = []
+    if volumes:
+        hints.append(f"{volumes} files are volumes (.nii, .nii.gz), which are not read: write their slices as images.")
+    if packed:
+        hints.append(f"{packed} files are packed by gzip, and are not read so: unpack them with gunzip.")
+    return "".join(f" {hint}" for hint in hints)

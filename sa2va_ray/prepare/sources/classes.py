@@ -1,0 +1,90 @@
+"""What the labels and mask values of a source are called."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sa2va_ray.prepare.records import Rejected
+
+IGNORE = "ignore"
+"""In place of a phrase: what is to count neither as an object nor as background."""
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+_MAX_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Attributes:
+    meanings: phrase, or `IGNORE` -> the labels (texts), mask values (integers) and mask colours ("#rrggbb") of it.
+    """
+
+    meanings: Mapping[str, Sequence[int | str]]
+
+    @cached_property
+    def has_colours(self) -> bool:
+        return any(_is_colour(each) for meaning in self.meanings.values() for each in meaning)
+
+    @cached_property
+    def has_values(self) -> bool:
+        """Whether a mask image can be read by them."""
+        return any(self.values.values())
+
+    @cached_property
+    def values(self) -> dict[str, list[int]]:
+        """Phrase, or `IGNORE` -> mask values, a colour as 0xRRGGBB."""
+        return {phrase: [_to_value(each) for each in own if _is_value(each)] for phrase, own in self.meanings.items()}
+
+    def phrases_of(self, label: str) -> list[str]:
+        """Phrases, and `IGNORE`, that an object of this label belongs to.
+
+        Raises:
+            Rejected: none.
+        """
+        found = [phrase for phrase, meaning in self.meanings.items() if label in meaning]
+        if not found:
+            raise Rejected(
+                "label_unlisted",
+                f"An object has a label that none of the {len(self.meanings)} `classes` lists. List it there, or in "
+                "`ignore_labels`.",
+            )
+        return found
+
+    def masks_of(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Phrase, or `IGNORE` -> (H, W) bool where it is, of those that are there.
+
+        Args:
+            values: (H, W) integers, colours as 0xRRGGBB; 0 is background.
+
+        Raises:
+            Rejected: values that are not listed.
+        """
+        present, counts = np.unique(values, return_counts=True)
+        listed = {0}.union(*self.values.values())
+        unknown = {int(value): int(n) for value, n in zip(present, counts, strict=True) if int(value) not in listed}
+        if unknown:
+            shown = ", ".join(self._written(value) for value in list(unknown)[:_MAX_NAMED])
+            raise Rejected(
+                "mask_values",
+                f"{sum(unknown.values())} of {values.size} pixels of the mask have {len(unknown)} value(s) that "
+                f"`classes` does not list: {shown}{', ...' if len(unknown) > _MAX_NAMED else ''}.",
+            )
+        masks = {phrase: np.isin(values, own) for phrase, own in self.values.items() if own}
+        return {phrase: mask for phrase, mask in masks.items() if mask.any()}
+
+    def _written(self, value: int) -> str:
+        return f"#{value:06x}" if self.has_colours else str(value)
+
+
+def _is_colour(meaning: int | str) -> bool:
+    return isinstance(meaning, str) and _COLOUR.fullmatch(meaning) is not None
+
+
+def _is_value(meaning: int | str) -> bool:
+    return isinstance(meaning, int) or _is_colour(meaning)
+
+
+def _to_value(meaning: int | str) -> int:
+    return meaning if isinstance(meaning, int) else int(meaning[1:], 16)

@@ -1,0 +1,1 @@
+"""Public data sets of vessels, known by the names of their files."""

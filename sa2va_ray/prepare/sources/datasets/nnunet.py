@@ -1,0 +1,50 @@
+"""What nnU-Net's raw data sets have of their own: channels in the names of images, labels in dataset.json."""
+
+import posixpath
+import re
+from typing import Any
+
+from sa2va_ray.config import UserError
+from sa2va_ray.prepare.records import Rejected
+from sa2va_ray.prepare.sources.classes import IGNORE, Classes
+from sa2va_ray.prepare.sources.folder import Folder
+from sa2va_ray.prepare.sources.shapes import parse_json
+
+_CHANNEL = re.compile(r"_\d{4}(?=\.[^./]+$)")
+_DOCUMENT = "dataset.json"
+
+
+def without_channel(image: str) -> str:
+    """The name of an image as its case is called."""
+    return _CHANNEL.sub("", image)
+
+
+def read_classes(folder: Folder, label: str) -> Classes | None:
+    """The labels of a data set, as the dataset.json beside the folder of a label says; None where there is none.
+
+    Raises:
+        UserError: a dataset.json whose `labels` cannot be read.
+    """
+    name = posixpath.join(posixpath.dirname(posixpath.dirname(label)), _DOCUMENT)
+    if name not in folder.json_files:
+        return None
+    try:
+        content = parse_json(folder.read(name))
+    except Rejected as rejected:
+        raise UserError(f"{_DOCUMENT} in `source` is not JSON: {rejected.reason}") from None
+    labels = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(labels, dict):
+        raise UserError(f"{_DOCUMENT} in `source` has no mapping `labels` of names and mask values.")
+    meanings = dict(_meaning(name, value) for name, value in labels.items())
+    return Classes({phrase: values for phrase, values in meanings.items() if values != [0]})
+
+
+def _meaning(name: str, value: Any) -> tuple[str, list[int]]:
+    """A label and its values: `name: 1`, `name: [1, 2]`, or as version 1 wrote it, `"1": name`."""
+    if name.isdecimal() and isinstance(value, str):
+        name, value = value, int(name)
+    values = value if isinstance(value, list) else [value]
+    if not all(type(each) is int for each in values) or not name.strip():
+        raise UserError(f"{_DOCUMENT} in `source`: a label is not a name with a mask value, or a list of them.")
+    phrase = name.strip().replace("_", " ")
+    return IGNORE if phrase.lower() == IGNORE else phrase, values

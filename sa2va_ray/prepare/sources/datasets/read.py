@@ -1,0 +1,181 @@
+"""Finds the files of known data sets in a source, and what belongs to which image."""
+
+import posixpath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from sa2va_ray.config import UserError
+from sa2va_ray.images.files import kind_of
+from sa2va_ray.prepare.records import LabelFile, Rejected
+from sa2va_ray.prepare.sources.classes import Classes
+from sa2va_ray.prepare.sources.datasets.nnunet import read_classes, without_channel
+from sa2va_ray.prepare.sources.datasets.table import DATA_SETS, NNUNET, DataSet
+from sa2va_ray.prepare.sources.folder import Folder
+from sa2va_ray.prepare.sources.items import Item, SourceOptions
+from sa2va_ray.prepare.sources.mask_images import mask_label
+
+_Key = tuple[tuple[str, str], ...]  # what the groups of a label's pattern match
+_Files = dict[_Key, list[str]]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Files of a data set.
+
+    Attributes:
+        images: those of which a label, or a whole part without labels, is there.
+        groups: by image, what the groups of its pattern match.
+        labels: by observer.
+        unlabelled: images of parts without any label.
+    """
+
+    data_set: DataSet
+    images: _Files
+    groups: dict[str, dict[str, str]] = field(repr=False)
+    labels: list[_Files]
+    views: _Files
+    unlabelled: list[str]
+
+    @property
+    def files(self) -> set[str]:
+        groups = [self.images, *self.labels, self.views]
+        return {name for files in groups for names in files.values() for name in names}.union(self.unlabelled)
+
+
+class DataSetFiles:
+    """Attributes:
+    files: names of the files that belong to known data sets.
+    lonely_images, lonely_labels: those without the other, sorted.
+    notes: what a user has to know of how they were read.
+    """
+
+    def __init__(self, folder: Folder, named: set[str], options: SourceOptions) -> None:
+        """`named` are images that other labels name.
+
+        Raises:
+            UserError: images fit two data sets.
+        """
+        self._folder = folder
+        self._options = options
+        self._classes: dict[str, Classes | None] = {}  # by folder of labels
+        names = [name for name in folder.images if name not in named]
+        self._found = [found for each in DATA_SETS if (found := _find(each, names))]
+        _check_distinct(self._found)
+        self.files = {name for found in self._found for name in found.files}
+        self.lonely_images = sorted(
+            name
+            for found in self._found
+            for key, images in found.images.items()
+            if key not in found.labels[0]
+            for name in images
+        )
+        self.lonely_labels = sorted(
+            name
+            for found in self._found
+            for key, labels in found.labels[0].items()
+            if key not in found.images
+            for name in labels
+        )
+        self.notes = [note for found in self._found for note in _notes(found, options)]
+
+    def read(self) -> Iterator[Item]:
+        """An item for each image that has a label of the first observer, data set by data set, by path."""
+        for found in self._found:
+            pairs = [(names, key) for key, names in found.images.items() if key in found.labels[0]]
+            for images, key in sorted(pairs):
+                for image in images:
+                    yield self._to_item(found, image, key)
+
+    def _to_item(self, found: _Found, image: str, key: _Key) -> Item:
+        labels, views = found.labels[0][key], found.views.get(key, [])
+        item = Item(
+            found.data_set.name,
+            image,
+            self._label(found, key),
+            patient=found.data_set.patient_of(found.groups[image]) if self._options.patients_of_data_sets else None,
+            field_of_view=views[0] if views else None,
+        )
+        return (item.called(without_channel(image)) if found.data_set is NNUNET else item).at(labels[0], None)
+
+    def _label(self, found: _Found, key: _Key) -> LabelFile | Rejected:
+        counts = [len(found.images[key]), len(found.labels[0][key])]
+        if max(counts) > 1:
+            reason = (
+                f"{counts[0]} image(s) and {counts[1]} label(s) have the number of this image; one of each is read."
+            )
+            return Rejected("ambiguous_pair", reason)
+        name, options = found.labels[0][key][0], self._options
+        if found.data_set is NNUNET and options.classes is None:
+            options = replace(options, classes=self._classes_of_case(name))
+        return mask_label(self._folder, name, options)
+
+    def _classes_of_case(self, label: str) -> Classes | None:
+        folder = posixpath.dirname(label)
+        if folder not in self._classes:
+            self._classes[folder] = read_classes(self._folder, label)
+        return self._classes[folder]
+
+
+def _find(data_set: DataSet, names: list[str]) -> _Found | None:
+    """The files of a data set; None where no image has a label of the first observer."""
+    names = [name for name in names if kind_of(name) in data_set.kinds]
+    labels = [_group(pattern, names) for pattern in data_set.labels]
+    images: _Files = defaultdict(list)
+    groups: dict[str, dict[str, str]] = {}
+    keyed = data_set.labels[0].groupindex
+    for name in names:
+        if found := _match(data_set.image, name):
+            groups[name] = found
+            images[tuple((group, found[group]) for group in keyed)].append(name)
+    if not images.keys() & labels[0].keys():
+        return None
+    labelled_parts = {dict(key).get("part") for key in labels[0]}
+    unlabelled = [key for key in images if dict(key).get("part") not in labelled_parts]
+    left = sorted(name for key in unlabelled for name in images.pop(key))
+    views = _group(data_set.field_of_view, names) if data_set.field_of_view else {}
+    return _Found(data_set, dict(images), groups, labels, views, left)
+
+
+def _group(pattern: re.Pattern[str], names: list[str]) -> _Files:
+    files: _Files = defaultdict(list)
+    for name in names:
+        if found := _match(pattern, name):
+            files[tuple((group, found[group]) for group in pattern.groupindex)].append(name)
+    return dict(files)
+
+
+def _match(pattern: re.Pattern[str], name: str) -> dict[str, str] | None:
+    """The groups, without upper and lower case."""
+    found = pattern.fullmatch(posixpath.splitext(name)[0])
+    return {group: text.lower() for group, text in found.groupdict().items()} if found else None
+
+
+def _check_distinct(found: list[_Found]) -> None:
+    claims: dict[str, list[str]] = defaultdict(list)
+    for each in found:
+        for name in each.files:
+            claims[name].append(each.data_set.name)
+    twice = Counter(" and ".join(names) for names in claims.values() if len(names) > 1)
+    if twice:
+        raise UserError(
+            f"{sum(twice.values())} file(s) of `source` fit the names of two data sets, {', '.join(twice)}. Say with "
+            "`label_pattern` how the name of a label follows from that of its image."
+        )
+
+
+def _notes(found: _Found, options: SourceOptions) -> Iterator[str]:
+    data_set = found.data_set
+    if data_set.patient and options.patients_of_data_sets:
+        yield (
+            f"{data_set.name}: patients are told by the numbers in the names, as no patient_pattern is given. "
+            f"{data_set.note}".strip()
+        )
+    others = sum(len(names) for files in found.labels[1:] for names in files.values())
+    if others:
+        yield f"{data_set.name}: {others} label(s) of other observers left; the first observer's are the truth."
+    if found.views:
+        yield f"{data_set.name}: {len(found.views)} masks of the field of view, which are no labels."
+    if found.unlabelled:
+        yield f"{data_set.name}: {len(found.unlabelled)} image(s) of a part that has no labels left."
