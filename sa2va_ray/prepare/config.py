@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from sa2va_ray.config import Config, Seed
+from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.storage import KeptUri, is_local
 
 MAX_PIXELS = 8192 * 8192
@@ -75,6 +76,11 @@ class PrepareConfig(Config):
     """Regular expression that matches the whole path of an image below `source`, without its suffix. Group `patient`
     is needed; without `run` a patient has one run; without `frame` (a whole number) every image is frame 0. DICOM
     files say it themselves."""
+    label_pattern: str | None = None
+    """How the path of a label (mask image or LabelMe file) below `source` follows from that of its image:
+    `labels/{stem}_vessel.png`, `{parent}/masks/{stem}.gif`, `images/{id}_*.tif -> manual/{id}_manual1.gif`.
+    `{folder}` is the image's folder, `{parent}` the one above, `{stem}` its name without suffix. Without it the layout
+    is found out."""
     phrase: str = Field("blood vessels", pattern=r"\S")
     """What the objects are called where the annotation does not say it."""
     ignore_labels: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ()
@@ -108,6 +114,13 @@ class PrepareConfig(Config):
         if path is not None and not is_local(path):
             raise ValueError("holds a secret and stays on the machine that the job runs on: give a local path")
         return path
+
+    @field_validator("label_pattern")
+    @classmethod
+    def _is_label_pattern(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            LabelPattern(pattern)
+        return pattern
 
     @field_validator("patient_pattern")
     @classmethod

@@ -27,6 +27,7 @@ from sa2va_ray.prepare.examine import QUARANTINED, Task
 from sa2va_ray.prepare.identity.pseudonym_key import WITHOUT_A_KEY, PseudonymKey, read_key
 from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
 from sa2va_ray.prepare.identity.split import check_splits, explain_empty, explain_shares, find_leaks
+from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.prepare.plan import plan
 from sa2va_ray.prepare.report.numbers import build_report
 from sa2va_ray.prepare.report.page import render_report
@@ -100,6 +101,7 @@ def _source_options(config: PrepareConfig) -> SourceOptions:
         config.checks.max_pixels,
         frozenset(label.strip() for label in config.ignore_labels),
         config.on_crowd,
+        label_pattern=LabelPattern(config.label_pattern) if config.label_pattern else None,
         patients_of_data_sets="patient_pattern" not in config.model_fields_set,
     )
 
@@ -230,12 +232,13 @@ def _counts(outcomes: Outcomes) -> Counts:
 
 
 def _facts(source: Source, key: PseudonymKey, config: PrepareConfig) -> dict[str, Any]:
-    """How the data set was made. Not `source`, `split.list_uri` and the pattern: they may name patients."""
+    """How the data set was made. Not `source`, `split.list_uri` and the patterns: they may name patients."""
     return {
         "layouts": source.layouts,
         "num_items": source.num_items,
         "files_not_read": source.unread,
         "source_notes": source.notes,
+        "has_label_pattern": config.label_pattern is not None,
         "split": config.split.model_dump(exclude={"list_uri"}) | {"by_list": config.split.list_uri is not None},
         "has_pseudonym_key": key.is_kept,
         "checks": config.checks.model_dump(),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Rejected
 from sa2va_ray.prepare.sources.classes import Classes
 
@@ -20,6 +21,7 @@ class SourceOptions:
     ignore_labels: objects of these names are left out, whatever their shape.
     on_crowd: see `PrepareConfig`.
     classes: what the labels and mask values mean; None: labels are phrases, and masks of one class.
+    label_pattern: where given, it alone says which labels there are.
     patients_of_data_sets: whether known data sets tell the patients, as no pattern does.
     """
 
@@ -30,6 +32,7 @@ class SourceOptions:
     on_crowd: Literal["quarantine", "ignore", "use"] = "quarantine"
     classes: Classes | None = None
     patients_of_data_sets: bool = True
+    label_pattern: LabelPattern | None = None
 
 
 @dataclass(frozen=True)

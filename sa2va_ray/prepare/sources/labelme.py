@@ -55,7 +55,6 @@ def find_image(folder: Folder, name: str, content: dict[str, Any]) -> str | None
 
 def read_labels(folder: Folder, pairs: dict[str, list[str]], options: SourceOptions) -> Iterator[Item]:
     """An item for each image, or for each label whose image is not clear."""
-    read = partial(read_labelme, ignore_labels=options.ignore_labels, max_pixels=options.max_pixels)
     labels = group_by((image, name) for name, images in pairs.items() for image in images)
     for name, images in pairs.items():
         if len(images) > 1:
@@ -66,7 +65,12 @@ def read_labels(folder: Folder, pairs: dict[str, list[str]], options: SourceOpti
             what = f"{len(labels[images[0]])} label files have the stem of an image"
             yield Item(LAYOUT, images[0], _ambiguous(what)).at(name, None)
         else:
-            yield Item(LAYOUT, images[0], LabelFile(folder.uri_of(name), read, options.phrase)).at(name, None)
+            yield Item(LAYOUT, images[0], labelme_label(folder, name, options)).at(name, None)
+
+
+def labelme_label(folder: Folder, name: str, options: SourceOptions) -> LabelFile:
+    read = partial(read_labelme, ignore_labels=options.ignore_labels, max_pixels=options.max_pixels)
+    return LabelFile(folder.uri_of(name), read, options.phrase)
 
 
 def read_labelme(

@@ -2,14 +2,16 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.hub import locate
+from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.prepare.records import Place, Quarantined, Record, Rejected
 from sa2va_ray.prepare.sources.annotation_lists import UNRECOGNISED
+from sa2va_ray.prepare.sources.by_pattern import PatternPairs
 from sa2va_ray.prepare.sources.datasets.read import DataSetFiles
 from sa2va_ray.prepare.sources.dicom_frames import DicomFrames
 from sa2va_ray.prepare.sources.folder import Folder, in_label_folder, label_keys
@@ -71,6 +73,36 @@ def read_source(source: str, options: SourceOptions) -> Source:
         UserError: no such source, or none of the layouts that are read. It says what is there by kind, never by name.
     """
     folder = _open(source)
+    found = (
+        _read_by_pattern(folder, options.label_pattern, options) if options.label_pattern else _look(folder, options)
+    )
+    orphans = [*found.orphans, *(_Orphan("name_twice", name) for name in folder.clashes)]
+    orphans.sort(key=lambda orphan: (list(_ORPHANS).index(orphan.code), orphan.name))
+    return _assemble(folder, found, orphans)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Attributes:
+    dicoms: files that are read as DICOM, whatever they are called.
+    masks: mask images to compare other labels with.
+    """
+
+    items: list[Item]
+    orphans: "list[_Orphan]"
+    notes: list[str]
+    dicoms: Set[str] = frozenset()
+    masks: MaskPairs | None = None
+
+
+def _read_by_pattern(folder: Folder, pattern: LabelPattern, options: SourceOptions) -> _Found:
+    pairs = PatternPairs(folder, pattern, options)
+    orphans = [_Orphan("orphan_image", name, pairs.reason) for name in pairs.lonely]
+    return _Found(list(pairs.read()), orphans, pairs.notes)
+
+
+def _look(folder: Folder, options: SourceOptions) -> _Found:
+    """Finds out which layouts there are. Raises `UserError` for none."""
     items, lonely = read_json_labels(folder, options)
     named = {item.image for item in items if item.image is not None}
     has_masks = not lonely and not _are_recognised(items)
@@ -88,10 +120,7 @@ def read_source(source: str, options: SourceOptions) -> Source:
     if data_sets:
         orphans += [_Orphan("orphan_image", name) for name in data_sets.lonely_images]
         orphans += [_Orphan("orphan_label", name) for name in data_sets.lonely_labels]
-    orphans += [_Orphan("name_twice", name) for name in folder.clashes]
-    orphans.sort(key=lambda orphan: (list(_ORPHANS).index(orphan.code), orphan.name))
-    unread = folder.count_unread(set(frames.files))
-    return _assemble(folder, items, pairs, orphans, unread, data_sets.notes if data_sets else [])
+    return _Found(items, orphans, data_sets.notes if data_sets else [], set(frames.files), pairs)
 
 
 def _open(source: str) -> Folder:
@@ -128,15 +157,9 @@ def _find_orphans(items: Sequence[Item], pairs: MaskPairs, dicoms: Sequence[str]
     yield from (_Orphan("orphan_image", name) for name in dicoms if name not in used)
 
 
-def _assemble(
-    folder: Folder,
-    items: Sequence[Item],
-    pairs: MaskPairs,
-    orphans: Sequence[_Orphan],
-    unread: dict[str, int],
-    notes: list[str],
-) -> Source:
-    source = Source(dict(Counter(item.layout for item in items)), [], [], unread, folder.files, notes)
+def _assemble(folder: Folder, found: _Found, orphans: Sequence[_Orphan]) -> Source:
+    items, unread = found.items, folder.count_unread(found.dicoms)
+    source = Source(dict(Counter(item.layout for item in items)), [], [], unread, folder.files, found.notes)
     times = Counter((item.image, item.frame) for item in items)
     for index, item in enumerate(items):
         rejected = item.label if isinstance(item.label, Rejected) else None
@@ -145,7 +168,7 @@ def _assemble(
         if rejected:
             source.quarantined.append(rejected.to_quarantined(index, _place(item, folder), _name(item)))
         else:
-            source.records.append(_to_record(index, item, folder, pairs))
+            source.records.append(_to_record(index, item, folder, found.masks))
     source.quarantined.extend(orphan.to_quarantined(len(items) + at, folder) for at, orphan in enumerate(orphans))
     return source
 
@@ -159,19 +182,19 @@ def _name(item: Item) -> str | None:
     return item.image if item.frame is None else f"{item.image}#{item.frame}"
 
 
-def _to_record(index: int, item: Item, folder: Folder, pairs: MaskPairs) -> Record:
+def _to_record(index: int, item: Item, folder: Folder, pairs: MaskPairs | None) -> Record:
     image, label = item.image, item.label
     assert image is not None
     assert not isinstance(label, Rejected)
     is_frame = item.frame is not None
-    has_mask = not is_frame and item.layout != MASK_IMAGES and pairs.is_clear(image)
+    masks = pairs.masks_of(image) if pairs and pairs.is_clear(image) and not is_frame else []
     return Record(
         index,
         f"{image}#{item.frame}" if is_frame else image,
         folder.uri_of(image),
         label,
         item.frame,
-        mask_uri=folder.uri_of(pairs.masks_of(image)[0]) if has_mask else None,
+        mask_uri=folder.uri_of(masks[0]) if masks and item.layout != MASK_IMAGES else None,
         patient=item.patient,
         run=item.run,
         plain_name=item.plain_name,

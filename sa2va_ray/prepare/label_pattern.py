@@ -1,0 +1,101 @@
+"""`label_pattern`: how the path of a label follows from the path of its image."""
+
+import posixpath
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+
+_ARROW = "->"
+_ANY_IMAGE = "{folder}/{stem}"
+_PART = re.compile(r"\{(\w+)\}/?|\*")
+_ALWAYS = ("folder", "parent", "stem")
+_EXAMPLE = {"folder": "p7/images", "parent": "p7", "stem": "im7"}
+
+
+@dataclass(frozen=True)
+class LabelPattern:
+    """`LABEL`, or `IMAGE -> LABEL`: paths below the source with parts in braces.
+
+    Without an image side any image may have a label, and there are three parts: `{folder}` of the image, `{parent}`,
+    the folder above that, and `{stem}`, its name without suffix. On an image side `{folder}` stands for any folders,
+    another part for some letters of a name, `*` for any.
+
+    Raises:
+        ValueError: what is wrong with the text.
+    """
+
+    text: str
+    image_side: str = field(init=False)
+    label_side: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        sides = [side.strip() for side in self.text.split(_ARROW)]
+        if len(sides) > 2 or not all(sides):
+            raise ValueError(f"is neither LABEL nor IMAGE {_ARROW} LABEL")
+        object.__setattr__(self, "image_side", sides[0] if len(sides) == 2 else "")
+        object.__setattr__(self, "label_side", sides[-1])
+        known = _parts(self.image_side) if self.image_side else list(_ALWAYS)
+        for side in sides:
+            if re.search(r"[{}]", _PART.sub("", side)):
+                raise ValueError("has a brace that belongs to no {part}; a part is letters, digits and _")
+        if "*" in self.label_side:
+            raise ValueError("has * on the side of the label, of which there must be one for each image")
+        if unknown := [part for part in _parts(self.label_side) if part not in known]:
+            raise ValueError(f"has the part {{{unknown[0]}}}, and of an image are known {_in_braces(known)}")
+        if not _parts(self.label_side):
+            raise ValueError(f"names one label for all images; put a part into it: {_in_braces(known)}")
+
+    def label_of(self, image: str) -> str | None:
+        """Path of the label of an image below the source; None: the image does not fit the image side."""
+        if self.image_side:
+            found = self._image.fullmatch(image)
+            return (
+                _formatted(self.label_side, {name: text or "" for name, text in found.groupdict().items()})
+                if found
+                else None
+            )
+        folder, _, file = image.rpartition("/")
+        parts = {"folder": folder, "parent": posixpath.dirname(folder), "stem": posixpath.splitext(file)[0]}
+        return _formatted(self.label_side, parts)
+
+    @property
+    def example(self) -> tuple[str, str]:
+        """The path of an image that is made up, and of its label."""
+        side = self.image_side or f"{_ANY_IMAGE}.png"
+        parts = {part: _EXAMPLE.get(part, "7") for part in [*_parts(side), *_ALWAYS]}
+        return _formatted(side.replace("*", "x"), parts), _formatted(self.label_side, parts)
+
+    @cached_property
+    def _image(self) -> re.Pattern[str]:
+        pattern, position, seen = "", 0, set()
+        for part in _PART.finditer(self.image_side):
+            pattern += re.escape(self.image_side[position : part.start()])
+            pattern += _regex(part, part[1] in seen)
+            seen.add(part[1])
+            position = part.end()
+        return re.compile(pattern + re.escape(self.image_side[position:]), re.DOTALL)
+
+
+def _regex(part: re.Match[str], is_again: bool) -> str:
+    """Of a part of the image side, with the / behind it."""
+    name, slash = part[1], part[0].endswith("/")
+    if name is None:
+        return "[^/]*"
+    if is_again:
+        return f"(?P={name})" + "/" * slash
+    if name == "folder":
+        return f"(?:(?P<{name}>.*)/)?" if slash else f"(?P<{name}>.*)"
+    return f"(?P<{name}>[^/]+?)" + "/" * slash
+
+
+def _parts(side: str) -> list[str]:
+    return [name for name in _PART.findall(side) if name]
+
+
+def _in_braces(parts: list[str]) -> str:
+    return ", ".join(f"{{{part}}}" for part in parts) or "no parts"
+
+
+def _formatted(side: str, parts: dict[str, str]) -> str:
+    path = re.sub(r"\{(\w+)\}", lambda part: parts[part[1]], side)
+    return posixpath.normpath(path.lstrip("/"))
