@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from sa2va_ray.config import Config, Seed
+from sa2va_ray.label_studio.address import SCHEME, LabelStudioConfig, project_number
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.storage import KeptUri, is_local
 
@@ -68,10 +69,14 @@ class SplitConfig(Config):
 
 class PrepareConfig(Config):
     source: str
-    """Folder of the annotated images: a path that all machines of the cluster see, `s3://...`, or a data set of the
-    Hugging Face hub: `owner/name[@revision]`, `hf://datasets/owner/name[@revision][/path]`."""
+    """Folder of the annotated images: a path that all machines of the cluster see, `s3://...`, a data set of the
+    Hugging Face hub: `owner/name[@revision]`, `hf://datasets/owner/name[@revision][/path]`, or a project of Label
+    Studio by its number, `label_studio://7`."""
     out: KeptUri
     """URI of the prepared data set. Empty, or a former prepared data set, which is replaced."""
+    label_studio: LabelStudioConfig | None = None
+    """The server of `source=label_studio://PROJECT`. Its images lie in a temporary folder while the job works; in a
+    cluster of several machines let TMPDIR name one that all of them see."""
     patient_pattern: str = r"(?:.*/)?(?P<patient>[^_/]+)_frame_(?P<frame>\d+)"
     """Regular expression that matches the whole path of an image below `source`, without its suffix. Group `patient`
     is needed; without `run` a patient has one run; without `frame` (a whole number) every image is frame 0. DICOM
@@ -107,6 +112,18 @@ class PrepareConfig(Config):
     """With a larger share of the samples in quarantine no data set is written, and the exit status is 1."""
     validate_only: bool = False
     """Only the report is written, to `out`/validation."""
+
+    @model_validator(mode="after")
+    def _knows_label_studio(self) -> Self:
+        if self.source.startswith(SCHEME):
+            if project_number(self.source) is None:
+                raise ValueError(f"source: after {SCHEME} stands the number of a project, as {SCHEME}7")
+            if self.label_studio is None:
+                raise ValueError(
+                    "source is a project of Label Studio, and label_studio.url does not say where: give "
+                    "label_studio.url=http://127.0.0.1:8080, and the token in the environment's LABEL_STUDIO_TOKEN"
+                )
+        return self
 
     @field_validator("private_table", "pseudonym_key_file")
     @classmethod

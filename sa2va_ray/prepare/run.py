@@ -18,6 +18,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SPLITS
 from sa2va_ray.data.sample_kinds import KINDS, SampleKind, distinct_kinds
 from sa2va_ray.images.decode import to_png
+from sa2va_ray.label_studio.address import project_number
 from sa2va_ray.manifest import MANIFEST
 from sa2va_ray.pictures.sheet import contact_sheet
 from sa2va_ray.prepare import examine, private_table, write
@@ -33,6 +34,7 @@ from sa2va_ray.prepare.report.numbers import build_report
 from sa2va_ray.prepare.report.page import render_report
 from sa2va_ray.prepare.report.pictures import ReportPictures, draw_pictures
 from sa2va_ray.prepare.sources import Source, SourceOptions, read_source
+from sa2va_ray.prepare.sources.label_studio.pull import pulled
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
 Outcomes = dict[int, dict[str, Any]]  # index -> row of examine.SCHEMA
@@ -57,6 +59,14 @@ def prepare(config: PrepareConfig) -> str | None:
             only the report is written.
     """
     configure_logging()
+    project = project_number(config.source)
+    if project is None or config.label_studio is None:
+        return _prepare(config)
+    with pulled(project, config.label_studio) as folder:
+        return _prepare(config.model_copy(update={"source": folder}))
+
+
+def _prepare(config: PrepareConfig) -> str | None:
     storage.check_outside(config.out, {"source": config.source}, replaced=True)
     source = read_source(config.source, _source_options(config))
     LOGGER.info("source: %s", ", ".join(f"{count} items of layout {name}" for name, count in source.layouts.items()))

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from ray.serve.config import AutoscalingConfig
 
 from sa2va_ray.config import Config
+from sa2va_ray.label_studio.address import LabelStudioConfig
 from sa2va_ray.serve.guard.fetch import UriPolicy
 
 _MAX_COPIES = 1024
@@ -130,6 +131,9 @@ class ServeArgs(Config):
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     uris: UriPolicy = Field(default_factory=UriPolicy)
     """Which URIs requests may bring in place of an image; none by default."""
+    label_studio: LabelStudioConfig | None = None
+    """Label Studio whose tasks are answered: images that it holds (uploads, local files, files of its cloud storages)
+    are fetched from it, with its token, for `/label_studio/predict` alone."""
     revision: str = ""
     """Any text. Serve reads nothing again while the args are as they were: another text here has a model served that
     was exported anew at its URI, and a deployment tried again that has failed. `sa2va-ray deploy` adds to it."""

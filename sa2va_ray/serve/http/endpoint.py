@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request
 from ray.serve.handle import DeploymentHandle
 
+from sa2va_ray.label_studio.server import LabelStudio
 from sa2va_ray.serve.config import LimitsConfig, ServeArgs
 from sa2va_ray.serve.guard.access import Access
 from sa2va_ray.serve.guard.audit_log import AuditLog
@@ -32,6 +33,7 @@ class Endpoint:
 
     limits: LimitsConfig
     uris: UriPolicy
+    label_studio: LabelStudio | None
     served: ServedModels
     models: ModelHandles
     bodies: BodyReader
@@ -43,7 +45,7 @@ class Endpoint:
         """Reads the API keys, and begins a file of the audit log where one is wanted.
 
         Raises:
-            UserError: keys that cannot be read, or no folder for the audit log.
+            UserError: keys that cannot be read, no folder for the audit log, or no token of Label Studio.
         """
         access = Access.load(args.api_keys_file)
         LOGGER.info(access.describe())
@@ -51,6 +53,7 @@ class Endpoint:
         return cls(
             limits=args.limits,
             uris=args.uris,
+            label_studio=LabelStudio(args.label_studio) if args.label_studio else None,
             served=ServedModels(infos, args),
             models=ModelHandles(handles, args),
             bodies=BodyReader(args.limits, args.uris),

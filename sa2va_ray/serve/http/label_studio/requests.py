@@ -4,12 +4,13 @@ They are those of label-studio-ml-backend, `label_studio_ml/api.py`.
 """
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 from xml.etree import ElementTree
 
 from sa2va_ray.data.conversation import evaluation_prompt
+from sa2va_ray.label_studio.interface import data_key, parse_interface
 from sa2va_ray.serve.http.protocol import MAX_PROMPT_CHARACTERS
 from sa2va_ray.serve.problems import Problem
 
@@ -40,9 +41,8 @@ def read_label_config(text: str) -> LabelConfig:
     brush = next((tag for tag in root.iter("BrushLabels") if tag.get("name") and tag.get("toName")), None)
     if brush is None:
         raise _wrong_config("It has no BrushLabels tag with name and toName.")
-    image = next((tag for tag in root.iter("Image") if tag.get("name") == brush.get("toName")), None)
-    key = "" if image is None else image.get("value", "")
-    if not key.startswith("$") or len(key) == 1:
+    key = data_key(next((tag for tag in root.iter("Image") if tag.get("name") == brush.get("toName")), None))
+    if not key:
         raise _wrong_config("BrushLabels belongs to no Image tag with a value such as $image.")
     labels = tuple(label.get("value", "") for label in brush.iter("Label"))
     if not labels or not all(labels):
@@ -52,11 +52,19 @@ def read_label_config(text: str) -> LabelConfig:
         raise _wrong_config(
             f"The question for a label has {longest:,} characters, the limit is {MAX_PROMPT_CHARACTERS:,}."
         )
-    return LabelConfig(brush.attrib["name"], brush.attrib["toName"], key[1:], labels)
+    return LabelConfig(brush.attrib["name"], brush.attrib["toName"], key, labels)
 
 
-def read_tasks(body: Any, max_tasks: int) -> tuple[LabelConfig, list[str]]:
-    """The labelling interface in a body of `/predict`, and the image of each task: a URI or a data URI.
+@dataclass(frozen=True)
+class TaskImage:
+    """What a task calls its image: a URI, a data URI, or a path of Label Studio."""
+
+    task: int
+    uri: str = field(repr=False)
+
+
+def read_tasks(body: Any, max_tasks: int) -> tuple[LabelConfig, list[TaskImage]]:
+    """The labelling interface in a body of `/predict`, and the image of each task.
 
     Raises:
         Problem: the body is not as Label Studio sends it.
@@ -92,23 +100,20 @@ def read_data_uri(uri: str) -> bytes:
         raise Problem(422, "Not base64", "The image's data URI is not base64.", "Encode the file's bytes.") from None
 
 
-def _image_of_task(task: Any, position: int, data_key: str) -> str:
+def _image_of_task(task: Any, position: int, key: str) -> TaskImage:
     if not isinstance(task, dict) or type(task.get("id")) is not int:
         raise _wrong_body(f"Task {position}, counted from 0, has no whole number 'id'.")
     data = task.get("data")
-    if not isinstance(data, dict) or not isinstance(data.get(data_key), str):
+    if not isinstance(data, dict) or not isinstance(data.get(key), str):
         raise _wrong_body(f"Task {position}, counted from 0, has no image in the field of its data that is labelled.")
-    return data[data_key]
+    return TaskImage(task["id"], data[key])
 
 
 def _parse_xml(text: str) -> ElementTree.Element:
-    # Entities, which can make a few bytes into gigabytes or read files, come from a DTD only.
-    if "<!DOCTYPE" in text:
-        raise _wrong_config("It has a DTD, which none needs.")
     try:
-        return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError):
-        raise _wrong_config("It is not XML.") from None
+        return parse_interface(text)
+    except ValueError as error:
+        raise _wrong_config(str(error)) from None
 
 
 def _wrong_config(detail: str) -> Problem:

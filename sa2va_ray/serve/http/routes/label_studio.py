@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from sa2va_ray.data.conversation import evaluation_prompt
-from sa2va_ray.serve.guard.fetch import fetch
 from sa2va_ray.serve.http import openapi
 from sa2va_ray.serve.http.encode.replies import encode_json
 from sa2va_ray.serve.http.endpoint import CurrentEndpoint, Endpoint
+from sa2va_ray.serve.http.label_studio.images import fetch_image
 from sa2va_ray.serve.http.label_studio.replies import (
     encode_prediction,
     health_reply,
@@ -18,7 +18,7 @@ from sa2va_ray.serve.http.label_studio.replies import (
     predict_reply,
     setup_reply,
 )
-from sa2va_ray.serve.http.label_studio.requests import LabelConfig, read_data_uri, read_tasks
+from sa2va_ray.serve.http.label_studio.requests import LabelConfig, TaskImage, read_data_uri, read_tasks
 from sa2va_ray.serve.http.protocol import ModelInfo, SegmentOptions
 from sa2va_ray.serve.http.record import RequestRecord
 from sa2va_ray.serve.problems import Problem, as_problem
@@ -60,7 +60,7 @@ async def _predict(
     info: ModelInfo,
     whole: RequestRecord,
     config: LabelConfig,
-    image: str,
+    image: TaskImage,
     at_a_time: asyncio.Semaphore,
 ) -> dict[str, Any] | Problem:
     try:
@@ -71,12 +71,16 @@ async def _predict(
 
 
 async def _predict_image(
-    endpoint: Endpoint, info: ModelInfo, config: LabelConfig, image: str, record: RequestRecord
+    endpoint: Endpoint, info: ModelInfo, config: LabelConfig, image: TaskImage, record: RequestRecord
 ) -> dict[str, Any]:
-    """Asks one question for each label, about the image at a URI or in a data URI."""
+    """Asks one question for each label."""
     limits = endpoint.limits
-    is_inline = image.lower().startswith("data:")
-    data = read_data_uri(image) if is_inline else await fetch(image, endpoint.uris, limits.max_upload_bytes)
+    is_inline = image.uri.lower().startswith("data:")
+    data = (
+        read_data_uri(image.uri)
+        if is_inline
+        else await fetch_image(image, endpoint.label_studio, endpoint.uris, limits.max_upload_bytes)
+    )
     record.end_stage("read")
     options = SegmentOptions(prompt=[evaluation_prompt(label) for label in config.labels])
     encode = partial(encode_prediction, config, limits.max_outline_points)

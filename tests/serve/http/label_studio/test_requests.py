@@ -2,7 +2,13 @@ import base64
 
 import pytest
 
-from sa2va_ray.serve.http.label_studio.requests import LabelConfig, read_data_uri, read_label_config, read_tasks
+from sa2va_ray.serve.http.label_studio.requests import (
+    LabelConfig,
+    TaskImage,
+    read_data_uri,
+    read_label_config,
+    read_tasks,
+)
 from sa2va_ray.serve.problems import Problem
 
 CONFIG = """
@@ -49,7 +55,7 @@ def test_tasks():
     }
     config, images = read_tasks(body, max_tasks=9)
     assert config.labels == ("Vessel", "Nerve")
-    assert images == ["s3://bucket/a.png", "data:,x"]
+    assert images == [TaskImage(3, "s3://bucket/a.png"), TaskImage(5, "data:,x")]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,178 @@
+"""`label_studio://PROJECT`: tasks, annotations and images of a project come from the server into a folder that lasts as
+long as the job, and are read there as an export is."""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from yarl import URL
+
+from sa2va_ray.config import UserError
+from sa2va_ray.label_studio.address import LabelStudioConfig
+from sa2va_ray.label_studio.interface import data_key, parse_interface
+from sa2va_ray.label_studio.server import LabelStudio, LabelStudioError
+from sa2va_ray.telemetry import LOGGER
+
+_TASKS_PER_PAGE = 20
+_MAX_PAGES = 100_000
+_MAX_PROJECT_BYTES = 16 * 2**20
+_MAX_PAGE_BYTES = 2**30  # a brush stroke of an image takes some 100 KB, as JSON
+_MAX_IMAGE_BYTES = 2**30
+_IMAGES_AT_A_TIME = 4
+
+
+@contextmanager
+def pulled(project: int, config: LabelStudioConfig) -> Iterator[str]:
+    """A folder with the annotated tasks of a project, as an export, and their images. It is for this account alone, and
+    is deleted at the end.
+
+    Raises:
+        UserError: no token, or one that is refused; no such project, or one that is not of one image a task; images
+            that lie elsewhere; a server that is away, or does not keep to its bounds.
+    """
+    server = LabelStudio(config)
+    with tempfile.TemporaryDirectory(prefix="sa2va_ray_") as folder:
+        try:
+            asyncio.run(_pull(project, server, Path(folder)))
+        except LabelStudioError as error:
+            raise UserError(str(error)) from None
+        yield folder
+
+
+async def _pull(project: int, server: LabelStudio, folder: Path) -> None:
+    key = _image_key(await _get_project(project, server))
+    num_tasks, tasks = 0, []
+    async for page in _pages(project, server):
+        num_tasks += len(page)
+        tasks += [_Task.of(task, key, server.config) for task in page if task.get("annotations")]
+    _check_addresses(tasks)
+    LOGGER.info("label_studio: %d of %d tasks have annotations; their images are fetched", len(tasks), num_tasks)
+    (folder / "tasks.json").write_text(json.dumps([task.entry for task in tasks]))
+    turns = asyncio.Semaphore(_IMAGES_AT_A_TIME)
+    once = {task.name: task for task in tasks}
+    await asyncio.gather(*(_fetch(task, server, folder, turns) for task in once.values()))
+
+
+async def _get_project(project: int, server: LabelStudio) -> dict[str, Any]:
+    try:
+        content = await server.get_json(server.config.address(f"/api/projects/{project}"), _MAX_PROJECT_BYTES)
+    except LabelStudioError as error:
+        if error.kind != "missing":
+            raise
+        raise UserError(
+            f"Label Studio at {server.config.url} has no project {project} that the token's user may see. The number "
+            "is the one in the address of the project's page."
+        ) from None
+    return _mapping(content, server)
+
+
+def _image_key(project: dict[str, Any]) -> str:
+    """The field of the tasks' data that the one Image tag of the labelling interface shows."""
+    try:
+        root = parse_interface(str(project.get("label_config")))
+    except ValueError as error:
+        raise UserError(f"The project's labelling interface cannot be read: {error}") from None
+    tags = [tag for tag in root.iter() if tag.tag.lower() == "image"]
+    key = data_key(tags[0]) if len(tags) == 1 else ""
+    if not key or tags[0].get("valueList"):
+        raise UserError(
+            f"The project's labelling interface has {len(tags)} Image tag(s); one with a value such as $image is "
+            "needed, since a sample is one image. Make a project of its own for each image."
+        )
+    return key
+
+
+async def _pages(project: int, server: LabelStudio) -> AsyncIterator[list[dict[str, Any]]]:
+    """The tasks of a project, with all of their annotations, page by page."""
+    num_seen = 0
+    for page in range(1, _MAX_PAGES + 1):
+        url = server.config.address(
+            "/api/tasks", project=project, fields="all", resolve_uri="false", page=page, page_size=_TASKS_PER_PAGE
+        )
+        content = _mapping(await server.get_json(url, _MAX_PAGE_BYTES), server)
+        tasks, total = content.get("tasks"), content.get("total")
+        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks) or type(total) is not int:
+            raise _not_understood(server)
+        yield tasks
+        num_seen += len(tasks)
+        if not tasks or num_seen >= total:
+            return
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Attributes:
+    entry: as an export has it, its image in the folder.
+    name: of the image in the folder.
+    address: of the image; None where the server does not hold it.
+    """
+
+    entry: dict[str, Any]
+    name: str
+    address: URL | None
+
+    @classmethod
+    def of(cls, task: dict[str, Any], key: str, config: LabelStudioConfig) -> "_Task":
+        data, number = task.get("data"), task.get("id")
+        image = data.get(key) if isinstance(data, dict) else None
+        address = config.image_address(image, number) if isinstance(image, str) and type(number) is int else None
+        name = _name(image) if isinstance(image, str) else ""
+        kept = {field: task.get(field) for field in ("id", "annotations", "predictions")}
+        return cls({**kept, "data": {"image": name}}, name, address if name else None)
+
+
+def _name(image: str) -> str:
+    """The path of an image as one below a folder: without the server, as `?d=` names it where it does."""
+    address, _, query = image.partition("?")
+    path = parse_qs(query).get("d", [unquote(address)])[0]
+    parts = path.partition("://")[2] if "://" in path else path
+    return "/".join(part for part in parts.split("/") if part not in ("", ".", ".."))
+
+
+def _check_addresses(tasks: Sequence[_Task]) -> None:
+    elsewhere = sum(task.address is None for task in tasks)
+    if elsewhere:
+        raise UserError(
+            f"The images of {elsewhere} of {len(tasks)} annotated tasks are not held by the Label Studio at "
+            "label_studio.url: they lie at other addresses, which are not asked. Get the images another way, and give "
+            "the folder with them and the project's export as JSON as `source`."
+        )
+
+
+async def _fetch(task: _Task, server: LabelStudio, folder: Path, turns: asyncio.Semaphore) -> None:
+    """Where the server has lost the image it is missing in the folder, too, and told as that."""
+    assert task.address
+    async with turns:
+        try:
+            found = await server.get(task.address, _MAX_IMAGE_BYTES)
+        except LabelStudioError as error:
+            if error.kind == "missing":
+                return
+            raise
+    if isinstance(found, URL):
+        raise UserError(
+            "Label Studio sends to another address for an image, as with links that it signs, and none but "
+            "label_studio.url is asked. Turn off pre-signed URLs in the settings of the project's cloud storage: then "
+            "Label Studio hands the files on itself."
+        )
+    path = folder / task.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(found)
+
+
+def _mapping(content: Any, server: LabelStudio) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise _not_understood(server)
+    return content
+
+
+def _not_understood(server: LabelStudio) -> UserError:
+    return UserError(
+        f"What {server.config.url} answers is not as Label Studio 1.x answers. Check label_studio.url, and its version."
+    )
