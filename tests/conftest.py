@@ -22,7 +22,7 @@ from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.identity.pseudonym_key import KEY_VARIABLE
 from sa2va_ray.prepare.run import prepare
 
-pytest_plugins = ["tests.marks"]
+pytest_plugins = ["tests.marks", "tests.label_studio.fake"]
 
 ROOT = Path(__file__).parent.parent
 BUCKET = "tests"

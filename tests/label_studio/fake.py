@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
@@ -87,3 +88,11 @@ def running() -> Iterator[FakeLabelStudio]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
+
+
+@pytest.fixture
+def studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLabelStudio]:
+    """A server that takes the legacy token in LABEL_STUDIO_TOKEN."""
+    monkeypatch.setenv("LABEL_STUDIO_TOKEN", LEGACY)
+    with running() as server:
+        yield server

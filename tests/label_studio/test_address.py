@@ -54,6 +54,12 @@ def test_nothing_else_is_asked_of_it(image):
     assert CONFIG.image_address(image, 5) is None
 
 
+def test_another_application_of_its_host_is_not_the_server():
+    assert BELOW.holds(URL("https://host/labels/a"))
+    for url in ("https://host/other", "https://host/labelsx/a", "https://host/labels/../other", "http://host/labels/a"):
+        assert not BELOW.holds(URL(url, encoded=True))
+
+
 @pytest.mark.parametrize(
     "url", ["", "host:8080", "ftp://host", "http://user:word@host", "http://host/?a=b", "http://["]
 )
