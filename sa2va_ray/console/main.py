@@ -1,5 +1,6 @@
 """`sa2va-ray`: each verb as a command, and what helps around them."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ class _Verb(click.Command):
             name,
             params=[click.Argument(["settings"], nargs=-1, type=_Settings(lambda: self._verb.config_class))],
             callback=lambda settings: run_verb(name, settings),
-            short_help=self._verb.summary.partition(":")[0].rstrip(".") + ".",
+            short_help=re.split(r"[:;]|\. ", self._verb.summary)[0].rstrip(".") + ".",
             context_settings=_HELP | {"ignore_unknown_options": True},  # `Config.load` says how keys are written
         )
 
@@ -84,7 +85,7 @@ def _ends_in_a_message(run: Callable[P, None]) -> Callable[P, None]:
 @click.group(cls=_Group, context_settings=_HELP)
 @click.version_option(__version__, prog_name=_NAME)
 def main() -> None:
-    """Fine-tune, evaluate and serve Sa2VA for vessel segmentation on Ray.
+    """Fine-tunes, evaluates and serves Sa2VA for vessel segmentation, on Ray.
 
     A verb takes YAML files, each laid over those before it, and key=value. It runs here, on the cluster that
     RAY_ADDRESS names or else on one that it starts; on a cluster elsewhere it runs by
@@ -99,11 +100,11 @@ for _verb in VERBS:
     main.add_command(_Verb(_verb))
 
 
-@main.command(context_settings=_HELP, short_help="Print the lines that connect a shell to a cluster.")
+@main.command(context_settings=_HELP, short_help="Prints the lines that connect a shell to a cluster.")
 @click.argument("settings", nargs=-1, type=_Settings(lambda: Connection))
 @_ends_in_a_message
 def env(settings: Sequence[str]) -> None:
-    """Print the lines that connect a shell to a cluster and a store.
+    """Prints the lines that connect a shell to a cluster and a store.
 
     \b
       eval "$(sa2va-ray env)"                    to those of `make demo`, in its folder
@@ -124,12 +125,12 @@ def env(settings: Sequence[str]) -> None:
     print_connection(settings)
 
 
-@main.command(name="open", context_settings=_HELP, short_help="Show a result in the browser.")
+@main.command(name="open", context_settings=_HELP, short_help="Shows a result in the browser.")
 @click.argument("uri")
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="Of 127.0.0.1; a free one by default.")
 @_ends_in_a_message
 def open_(uri: str, port: int) -> None:
-    """Show a result in the browser: a report, a picture, a run, a folder, on s3:// or here.
+    """Shows a result in the browser: a report, a picture, a run, a folder, on s3:// or here.
 
     \b
       sa2va-ray open s3://bucket/evaluations/NAME
@@ -141,19 +142,19 @@ def open_(uri: str, port: int) -> None:
     show(uri, port)
 
 
-@main.command(context_settings=_HELP, short_help="Show the curves of runs in TensorBoard.")
+@main.command(context_settings=_HELP, short_help="Shows the curves of runs in TensorBoard.")
 @click.argument("uri")
 @click.option("--port", default=6006, type=click.IntRange(1, 65535), help="Of 127.0.0.1; 6006 by default.")
 @_ends_in_a_message
 def tensorboard(uri: str, port: int) -> None:
-    """Show the curves of a run, or of all runs of a folder, in TensorBoard. It follows them while they go."""
+    """Shows the curves of a run, or of all runs of a folder, in TensorBoard. It follows them while they go."""
     show_curves(uri, port)
 
 
-@main.command(context_settings=_HELP, short_help="Print what lets a shell complete verbs and keys.")
+@main.command(context_settings=_HELP, short_help="Prints what lets a shell complete verbs and keys.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print what lets a shell complete verbs and keys.
+    """Prints what lets a shell complete verbs and keys.
 
     \b
       eval "$(sa2va-ray completion bash)"     in ~/.bashrc, say
