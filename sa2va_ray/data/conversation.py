@@ -1,4 +1,8 @@
-"""The texts a model is trained on: questions about a phrase, answers with [SEG] (docs/en/model_spec.md section 3.1)."""
+"""The texts a model is trained on: questions about a phrase, answers with [SEG] (docs/en/model_spec.md section 3.1), or
+without it where there is no such object.
+"""
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -18,14 +22,18 @@ _QUESTIONS = {
     "Can you highlight the {} in this image with a segmentation mask?": 2,
 }
 _QUESTION_LIST = [question for question, times in _QUESTIONS.items() for _ in range(times)]
-ANSWERS = [
+_ANSWERS = [
     "It is [SEG].",
     "Sure, [SEG].",
     "Sure, it is [SEG].",
     "Sure, the segmentation result is [SEG].",
     "[SEG].",
 ]
-"""All answers that `training_turns` may draw."""
+_ANSWERS_WITHOUT = [  # upstream has none
+    "There is no {} in this image.",
+    "No, this image shows no {}.",
+    "I see no {} in this image.",
+]
 
 
 def evaluation_prompt(phrase: str) -> str:
@@ -33,18 +41,28 @@ def evaluation_prompt(phrase: str) -> str:
     return f"{_IMAGE_MARKER}\nPlease segment {_normalized(phrase)} in this image."
 
 
-def training_turns(phrases: list[str], random: np.random.Generator) -> list[tuple[str, str]]:
-    """One (question, answer) per phrase, drawn at random; the image stands in the first question."""
+def training_turns(objects: Iterable[tuple[str, bool]], random: np.random.Generator) -> list[tuple[str, str]]:
+    """One (question, answer) for each phrase, drawn at random; the image stands in the first question.
+
+    Args:
+        objects: phrases, each with whether such an object is on the image: only then has the answer a [SEG].
+    """
     turns = []
-    for number, phrase in enumerate(phrases):
+    for number, (phrase, is_there) in enumerate(objects):
         question = _asked(_QUESTION_LIST[random.integers(len(_QUESTION_LIST))], phrase, number)
-        turns.append((question, ANSWERS[random.integers(len(ANSWERS))]))
+        answers = possible_answers(phrase, is_there)
+        turns.append((question, answers[random.integers(len(answers))]))
     return turns
 
 
 def possible_questions(phrase: str, number: int) -> list[str]:
     """All questions that `training_turns` may draw for a sample's phrase. `number`: its place in the sample, from 0."""
     return [_asked(question, phrase, number) for question in _QUESTIONS]
+
+
+def possible_answers(phrase: str, is_there: bool) -> list[str]:
+    """All answers that `training_turns` may draw about a phrase."""
+    return _ANSWERS if is_there else [answer.format(_normalized(phrase)) for answer in _ANSWERS_WITHOUT]
 
 
 def _asked(question: str, phrase: str, number: int) -> str:

@@ -118,16 +118,21 @@ def preprocess(
 
     Returns:
         `input_ids`, `labels` (L,) int64; `pixel_values` (T, 3, S, S) uint8; `grounding_pixel_values` (3, G, G) uint8;
-        `masks` (N, H, W) bool; `skeletons`, the same, if the config asks for them; `sample_id`.
+        `masks` (N, H, W) bool, of the N objects that are on the image; `skeletons`, the same, if the config asks for
+        them; `sample_id`.
 
     Raises:
         Undecodable: the image or a mask is broken.
         UserError: the sequence is longer than `max_length`.
     """
-    image, masks = augment(*_decode(sample), config.augment, random)
+    stored, truths = _decode(sample)
+    is_there = np.array([mask.any() for mask in truths])
+    image, masks = augment(stored, truths, config.augment, random)
+    masks = masks[is_there]
     picture = Image.fromarray(image)
     tiles = processor.tile_pixels(picture)
-    turns = training_turns([each["phrase"] for each in sample["objects"]], random)
+    phrases = [each["phrase"] for each in sample["objects"]]
+    turns = training_turns(zip(phrases, is_there.tolist(), strict=True), random)
     input_ids, labels = processor.training_ids(turns, len(tiles))
     if len(input_ids) > config.max_length:
         raise UserError(
@@ -143,7 +148,8 @@ def preprocess(
         "sample_id": sample["sample_id"],
     }
     if config.skeleton_radius_px is not None:
-        row["skeletons"] = np.stack([tubed_skeleton(mask, config.skeleton_radius_px) for mask in masks])
+        skeletons = [tubed_skeleton(mask, config.skeleton_radius_px) for mask in masks]
+        row["skeletons"] = np.array(skeletons, bool).reshape(masks.shape)
     return row
 
 

@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
         ("height", pa.int64()),
         ("width", pa.int64()),
         (
-            "objects",  # one per phrase; its polygons are united
+            "objects",  # one per phrase; its polygons are united; an empty mask: there is none on the image
             pa.list_(
                 pa.struct(
                     [
@@ -44,5 +44,5 @@ def decode_image(sample: Mapping[str, Any]) -> Image.Image:
 
 
 def object_masks(sample: Mapping[str, Any]) -> np.ndarray:
-    """(N, H, W) bool: the masks of the sample's N objects, in their order."""
+    """(N, H, W) bool: the masks of the sample's N objects, in their order; one that is not on the image is empty."""
     return np.stack([rle_to_mask(each["rle"]) for each in sample["objects"]])

@@ -21,11 +21,13 @@ class SampleKind(NamedTuple):
     """Attributes:
     height, width: of the image as stored, in pixels.
     phrases: of the sample's objects, in their order.
+    is_negative: whether none of them is on the image.
     """
 
     height: _Pixels
     width: _Pixels
     phrases: tuple[str, ...]
+    is_negative: bool = False
 
 
 _KINDS_OF_SPLIT = TypeAdapter(list[SampleKind])
@@ -57,7 +59,10 @@ def read_kinds(manifest: Mapping[str, Any], split: str) -> list[SampleKind] | No
         return None
     try:
         kinds = _KINDS_OF_SPLIT.validate_python(
-            [(each["height"], each["width"], _listed(each["phrases"])) for each in manifest[KINDS][split]]
+            [
+                (each["height"], each["width"], _listed(each["phrases"]), each.get("is_negative", False))
+                for each in manifest[KINDS][split]
+            ]
         )
         if bool(kinds) != bool(manifest["counts"][split]["samples"]):
             raise LookupError

@@ -20,7 +20,7 @@ from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.evaluate.passes.answers import answer_questions, to_columns
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup, try_cleanups
-from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, with_truths
+from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, failure_of, read_levels, with_truths
 from sa2va_ray.evaluate.report.calibration_page import render_calibration
 from sa2va_ray.evaluate.statistics.choose import choose_threshold
 from sa2va_ray.evaluate.statistics.summary import probability_calibration, sweep_patients, threshold_curves
@@ -109,9 +109,9 @@ def _count_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> 
     rows = []
     for each, truth in with_truths(batch, data_uri, split):
         levels = read_levels(each, truth.shape)
-        kept = {name: each[name] for name in ("row", "place", "sample_id", "patient_id", "failure")}
+        kept = {name: each[name] for name in ("row", "place", "sample_id", "patient_id")}
         counts, reliability = probability_counts(levels, truth), calibration_counts(dequantise(levels), truth)
-        rows.append({**kept, "counts": counts, "reliability": reliability})
+        rows.append({**kept, "failure": failure_of(each, truth), "counts": counts, "reliability": reliability})
     return to_columns(rows)
 
 

@@ -102,5 +102,5 @@ def _facts(model: MeasuredModel, split: Split) -> dict[str, Any]:
 
 def _to_lines(rows: Sequence[_Row]) -> bytes:
     """A line of JSON for each object: pseudonyms, hash of the mask and metrics."""
-    kept = ("sample_id", "patient_id", "phrase", "has_mask", "failure", "mask_sha256", *METRICS)
+    kept = ("sample_id", "patient_id", "phrase", "is_negative", "has_mask", "failure", "mask_sha256", *METRICS)
     return "".join(json.dumps({name: row[name] for name in kept}) + "\n" for row in rows).encode()

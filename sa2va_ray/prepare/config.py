@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from sa2va_ray.config import Config, Seed
 from sa2va_ray.label_studio.address import SCHEME, LabelStudioConfig, project_number
 from sa2va_ray.prepare.label_pattern import LabelPattern
-from sa2va_ray.storage import KeptUri, is_local
+from sa2va_ray.storage import KeptUri, Uri, is_local
 
 MAX_PIXELS = 8192 * 8192
 MAX_NEAR_DUPLICATE_BITS = 15  # what `duplicates.near_duplicates` finds without comparing all with all
@@ -20,7 +20,7 @@ class ChecksConfig(Config):
     max_pixels: int = Field(MAX_PIXELS, gt=0)
     """Most pixels of an image, found in its header before anything is decoded."""
     min_foreground_fraction: float = Field(0.001, ge=0, le=1)
-    """Least share of the pixels that the objects cover together. With 0 an empty mask image is a sample, too."""
+    """Least share of the pixels that the objects cover together, in images that have any."""
     max_foreground_fraction: float = Field(0.6, ge=0, le=1)
     """Largest share of the pixels that the objects cover together."""
     min_mask_dice: float = Field(0.95, ge=0, le=1)
@@ -94,6 +94,13 @@ class PrepareConfig(Config):
     on_crowd: Literal["quarantine", "ignore", "use"] = "quarantine"
     """What to do with an image that has COCO crowd regions (`iscrowd` 1) beside objects: leave the image out, or the
     regions (COCO means by them what is not to be learnt), or use them (CVAT marks masks of its brush so)."""
+    negatives: Literal["refuse", "allow"] = "refuse"
+    """What to do with an image whose label names no object, or is an empty mask: leave it out, since it may be a slip,
+    or take it as an image without the object. The model learns to answer that there is none, and an evaluation counts
+    false alarms there."""
+    negatives_list: Uri | None = None
+    """Text file with the path of an image below `source` on each line: images that have no object, whatever `negatives`
+    says. They need no label."""
     label_size: tuple[PositiveInt, PositiveInt] | None = None
     """(H, W) of the frame that polygons were drawn in, for images that their polygons do not fit. Only where the
     annotations do not state their size: what they state is used without being asked."""

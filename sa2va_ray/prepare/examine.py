@@ -36,8 +36,8 @@ SCHEMA = pa.schema(
         ("split", pa.string()),  # null: not in the data set
         ("height", pa.int64()),
         ("width", pa.int64()),
-        ("num_objects", pa.int64()),
-        ("phrases", pa.list_(pa.string())),  # of the objects; null where the sample cannot be used
+        ("num_objects", pa.int64()),  # 0: an image without the object
+        ("phrases", pa.list_(pa.string())),  # that are asked for; null where the sample cannot be used
         ("foreground", pa.float64()),  # share of the pixels
         ("mask_dice", pa.float64()),  # of the polygons against the mask image
         ("source_sha256", pa.string()),
@@ -97,7 +97,7 @@ def _row(task: Task, checked: Checked) -> dict[str, Any]:
         "split": task.split,
         "height": height,
         "width": width,
-        "num_objects": len(checked.masks),
+        "num_objects": checked.num_objects,
         "phrases": list(checked.masks),
         "foreground": float(checked.union.mean()),
         "mask_dice": checked.mask_dice,

@@ -24,7 +24,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Annotation:
-    """The objects of one image."""
+    """The objects of one image; it may have none."""
 
     objects: dict[str, list[Shape]] = field(repr=False)  # phrase -> its shapes, to be united
     size: tuple[int, int] | None = None  # (H, W) of the frame that the shapes are drawn in; None: not stated
@@ -73,6 +73,8 @@ class Record:
     """Where the file itself tells them (DICOM); elsewhere they are found in `name` by the config's pattern."""
     plain_name: str | None = field(default=None, repr=False)
     """`name` without what a tool put into it, where it did: what the pattern is held against."""
+    is_listed_negative: bool = False
+    """Whether the user has listed the image as one without objects."""
     place: Place = Place()
     field_of_view_uri: str | None = field(default=None, repr=False)
     """A mask image of what the camera saw: outside of it nothing is known, and nothing to be learnt."""

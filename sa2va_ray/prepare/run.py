@@ -38,7 +38,7 @@ from sa2va_ray.prepare.sources.label_studio.pull import pulled
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 
 Outcomes = dict[int, dict[str, Any]]  # index -> row of examine.SCHEMA
-Counts = dict[str, dict[str, int]]  # split -> {"samples", "patients", "objects"}
+Counts = dict[str, dict[str, int]]  # split -> {"samples", "patients", "objects", "negatives"}
 
 _SHEET_COLUMNS = 4
 _NUM_LEAKS = 10
@@ -111,6 +111,7 @@ def _source_options(config: PrepareConfig) -> SourceOptions:
         config.checks.max_pixels,
         frozenset(label.strip() for label in config.ignore_labels),
         config.on_crowd,
+        negatives_list=config.negatives_list,
         label_pattern=LabelPattern(config.label_pattern) if config.label_pattern else None,
         patients_of_data_sets="patient_pattern" not in config.model_fields_set,
     )
@@ -224,7 +225,10 @@ def _kinds(outcomes: Outcomes) -> dict[str, list[dict[str, Any]]]:
     return {
         split: [
             kind._asdict()
-            for kind in distinct_kinds(SampleKind(row["height"], row["width"], tuple(row["phrases"])) for row in rows)
+            for kind in distinct_kinds(
+                SampleKind(row["height"], row["width"], tuple(row["phrases"]), is_negative=not row["num_objects"])
+                for row in rows
+            )
         ]
         for split, rows in _by_split(outcomes).items()
     }
@@ -236,6 +240,7 @@ def _counts(outcomes: Outcomes) -> Counts:
             "samples": len(rows),
             "patients": len({row["patient_id"] for row in rows}),
             "objects": sum(row["num_objects"] for row in rows),
+            "negatives": sum(not row["num_objects"] for row in rows),
         }
         for split, rows in _by_split(outcomes).items()
     }
@@ -254,6 +259,8 @@ def _facts(source: Source, key: PseudonymKey, config: PrepareConfig) -> dict[str
         "checks": config.checks.model_dump(),
         "num_ignored_labels": len(config.ignore_labels),
         "on_crowd": config.on_crowd,
+        "negatives": config.negatives,
+        "has_negatives_list": config.negatives_list is not None,
         "max_quarantined_fraction": config.max_quarantined_fraction,
         "version": __version__,
     }

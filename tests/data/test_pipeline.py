@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
@@ -19,6 +20,7 @@ from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import Undecodable, preprocess, stream_steps
 from sa2va_ray.data.sample_index import SampleIndex
+from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.images.skeleton import tubed_skeleton
 from sa2va_ray.models.build import build_model
 from sa2va_ray.models.sa2va.processing_sa2va import normalize_tiles
@@ -124,3 +126,21 @@ def test_a_sequence_is_refused_and_not_cut(processor):
     short = PipelineConfig(max_length=10)
     with pytest.raises(UserError, match=r"tokens, pipeline\.max_length is 10"):
         preprocess(to_row(0), short, processor, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("radius", [None, 2])
+def test_of_an_image_without_the_object_the_answer_is_that_there_is_none(processor, radius):
+    sample = to_row(0)
+    nothing = {"phrase": "Line.", "rle": mask_to_rle(np.zeros((64, 64), bool))}
+    config = CONFIG.model_copy(update={"skeleton_radius_px": radius})
+    rows = [
+        preprocess({**sample, "objects": objects}, config, processor, np.random.default_rng(0))
+        for objects in ([nothing], [nothing, *sample["objects"]])
+    ]
+    texts = [processor.tokenizer.decode(row["input_ids"]) for row in rows]
+    assert re.search(r"(There is|shows|I see) no line( in this image)?\.", texts[0])
+    assert [text.count("[SEG]") for text in texts] == [0, 1]
+    batch = collate(rows)
+    assert [tuple(mask.shape) for mask in batch.masks] == [(0, 64, 64), (1, 64, 64)]
+    assert [len(each) for each in batch.skeletons or []] == ([] if radius is None else [0, 1])
+    assert batch.num_masks == 1

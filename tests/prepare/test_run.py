@@ -97,6 +97,7 @@ def test_samples_keep_the_contract(job):
         places = [(row["patient_id"], row["run_id"], row["frame"]) for row in own]
         assert places == sorted(set(places))
         assert len(own) == counts["samples"] == counts["objects"]
+        assert counts["negatives"] == 0
         assert counts["patients"] == list(splits.values()).count(split)
         kinds = {SampleKind(r["height"], r["width"], tuple(o["phrase"] for o in r["objects"])) for r in own}
         assert set(read_kinds(manifest, split)) == kinds
@@ -182,6 +183,26 @@ def test_too_much_quarantine_leaves_the_report_alone(source, ray_cluster, tmp_pa
     assert "Made without a pseudonym key" in (tmp_path / "out/validation/report.html").read_text()
     assert {"validation/report.html", "validation/report.json", "validation/quarantine.jsonl"} <= written.keys()
     assert not any(name.endswith((".parquet", "manifest.json")) for name in written)
+
+
+def test_images_without_the_object_are_samples_where_they_are_allowed(ray_cluster, tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(6):
+        name = f"p{number}_frame_1.png"
+        for folder in ("images", "masks"):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "data/images" / name), random.integers(0, 256, (SIZE, SIZE), np.uint8))
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        mask[10 : 10 + 5 * (number % 2), 4 + number :] = 255
+        cv2.imwrite(str(tmp_path / "data/masks" / name), mask)
+    split = {"method": "balanced", "test_fraction": 0, "val_fraction": 0}
+    prepare(config_of(tmp_path / "data", tmp_path / "out", negatives="allow", split=split))
+    manifest = read_manifest(str(tmp_path / "out"))
+    assert manifest["counts"]["train"] == {"samples": 6, "patients": 6, "objects": 3, "negatives": 3}
+    assert sorted(object_masks(row).any() for _, row in rows_of(tmp_path / "out")) == [False] * 3 + [True] * 3
+    assert sorted(kind.is_negative for kind in read_kinds(manifest, "train")) == [False, True]
+    report = (tmp_path / "out/report.html").read_text()
+    assert "Without the object" in report
 
 
 def test_a_dry_run_leaves_a_data_set_as_it_is(job, source, tmp_path):

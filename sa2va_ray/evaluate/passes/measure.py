@@ -11,7 +11,7 @@ import ray
 from sa2va_ray.cluster.streams import stream_rows
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
-from sa2va_ray.evaluate.passes.answers import UNREADABLE, mask_sha256, to_columns, to_rows
+from sa2va_ray.evaluate.passes.answers import NO_SEG, UNREADABLE, mask_sha256, to_columns, to_rows
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.metrics import (
     METRICS,
@@ -32,8 +32,9 @@ def measure_answers(answers: ray.data.Dataset, split: Split, tolerance_px: float
     """Measures every answer against its truth, on the cluster.
 
     Returns:
-        rows in the order of the samples: ids, `phrase`, `text`, `failure`, `mask_sha256`, `rle` of the prediction, its
-        `METRICS`, and `counts` (2, 256) of `probability_counts`, `reliability` (4, 15) of `calibration_counts`,
+        rows in the order of the samples: ids, `phrase`, `text`, `failure`, `is_negative`, whether there is no such
+        object on the image, `is_false_alarm`, whether it was found there; `mask_sha256`, `rle` of the prediction,
+        its `METRICS`, and `counts` (2, 256) of `probability_counts`, `reliability` (4, 15) of `calibration_counts`,
         `widths` (3, 7) of `counts_by_width`. About 15 kB each.
 
     Raises:
@@ -76,6 +77,11 @@ def with_truths(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> l
     ]
 
 
+def failure_of(answer: _Row, truth: np.ndarray) -> str:
+    """Why there is no mask; "" where there is one, and where nothing was found that is not on the image."""
+    return "" if answer["failure"] == NO_SEG and not truth.any() else answer["failure"]
+
+
 def read_levels(answer: _Row, shape: tuple[int, int]) -> np.ndarray:
     """(H, W) uint16 of `quantise`, zeros of `shape` where the image could not be read."""
     if answer["failure"] == UNREADABLE:
@@ -89,10 +95,13 @@ def _measure_one(answer: _Row, truth: np.ndarray, tolerance_px: float) -> _Row:
     is_unreadable = answer["failure"] == UNREADABLE
     mask = np.zeros_like(truth) if is_unreadable else rle_to_mask(answer["rle"])
     levels = read_levels(answer, truth.shape)
-    kept = ("row", "place", "sample_id", "patient_id", "phrase", "text", "failure", "rle")
+    kept = ("row", "place", "sample_id", "patient_id", "phrase", "text", "rle")
     return {
         **{name: answer[name] for name in kept},
         "has_mask": not answer["failure"],
+        "failure": failure_of(answer, truth),
+        "is_negative": not truth.any(),
+        "is_false_alarm": bool(mask.any() and not truth.any()),
         "mask_sha256": mask_sha256(mask),
         **compute_metrics(mask, truth, METRICS, tolerance_px),
         "counts": probability_counts(levels, truth),

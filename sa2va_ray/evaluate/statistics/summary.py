@@ -22,22 +22,39 @@ _DIGITS = 6  # of curves, which are many numbers
 
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     """Counts, means over images (`per_image`) and over patients (`per_patient`), the latter's 95 % intervals
-    (`interval_95`; null for one patient), each patient's own means (`patients`), and the failures."""
+    (`interval_95`; null for one patient), each patient's own means (`patients`), the failures, and the
+    `false_alarms` (null where every object is on its image)."""
     patients = per_patient(rows, METRICS)
+    without_mask = [row for row in rows if row["failure"]]
     return {
         "num_images": len({(row["patient_id"], row["sample_id"]) for row in rows}),
         "num_objects": len(rows),
         "num_patients": len(patients),
-        "num_without_mask": sum(not row["has_mask"] for row in rows),
-        "failures": [
-            {name: row[name] for name in ("sample_id", "phrase", "failure", "text")}
-            for row in rows
-            if not row["has_mask"]
-        ],
+        "num_without_mask": len(without_mask),
+        "failures": [{name: row[name] for name in ("sample_id", "phrase", "failure", "text")} for row in without_mask],
+        "false_alarms": _false_alarms(rows),
         "per_image": per_image(rows, METRICS),
         "per_patient": over_patients(patients, METRICS),
         "interval_95": intervals(patients, METRICS),
         "patients": patients,
+    }
+
+
+def _false_alarms(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """How many questions about what is not on the image were answered with a mask, and their share with its interval
+    over patients."""
+    by_patient: dict[str, list[bool]] = defaultdict(list)
+    for row in rows:
+        if row["is_negative"]:
+            by_patient[row["patient_id"]].append(row["is_false_alarm"])
+    if not by_patient:
+        return None
+    alarms = np.array([sum(each) for each in by_patient.values()])
+    questions = np.array([len(each) for each in by_patient.values()])
+    return {
+        "num_false_alarms": int(alarms.sum()),
+        "num_negatives": int(questions.sum()),
+        **_quotient("share", alarms, questions),
     }
 
 

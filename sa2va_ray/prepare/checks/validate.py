@@ -32,7 +32,7 @@ class Checked:
 
     Attributes:
         pixels: (H, W) or (H, W, 3) uint8.
-        masks: phrase -> (H, W) bool.
+        masks: phrase -> (H, W) bool; all of them empty in an image without objects.
         findings: what was repaired.
         mask_dice: Dice of the polygons against the mask image, None where there are not both.
         source_sha256: of the image file, and the frame's number where it holds several.
@@ -43,6 +43,10 @@ class Checked:
     findings: list[Finding]
     mask_dice: float | None
     source_sha256: str
+
+    @property
+    def num_objects(self) -> int:
+        return sum(bool(mask.any()) for mask in self.masks.values())
 
     @property
     def union(self) -> np.ndarray:
@@ -72,7 +76,8 @@ def _check(record: Record, config: PrepareConfig, seen: dict[str, Any]) -> Check
     annotation = read_annotation(record)
     _check_phrases(annotation, record)
     masks, findings = draw_annotation(annotation, height, width, config.label_size)
-    seen |= {"num_objects": len(masks)}
+    masks = _with_negative(masks, (height, width), record, config)
+    seen |= {"num_objects": sum(bool(mask.any()) for mask in masks.values())}
     masks, mask_dice, more = _compare_with_mask_image(masks, record, config, seen)
     seen |= {"foreground": float(np.logical_or.reduce(list(masks.values())).mean())}
     _check_foreground(masks, config.checks)
@@ -107,9 +112,7 @@ _read_kept = lru_cache(maxsize=1)(storage.read_bytes)
 
 
 def _check_phrases(annotation: Annotation, record: Record) -> None:
-    if not annotation.objects:
-        raise Rejected("no_objects", "The sample has no objects; an image without vessels cannot be told from a slip.")
-    longest = max(len(phrase) for phrase in annotation.objects)
+    longest = max(map(len, annotation.objects), default=0)
     if longest > _MAX_PHRASE_LENGTH:
         raise Rejected("long_text", f"A text has {longest} characters, at most {_MAX_PHRASE_LENGTH} name an object.")
     if record.patient and any(names_patient(phrase, record.patient) for phrase in annotation.objects):
@@ -119,6 +122,26 @@ def _check_phrases(annotation: Annotation, record: Record) -> None:
             "object alone. If a word of the path is taken for a name that is none, let group `patient` of "
             "`patient_pattern` match less.",
         )
+
+
+def _with_negative(
+    masks: dict[str, np.ndarray], size: tuple[int, int], record: Record, config: PrepareConfig
+) -> dict[str, np.ndarray]:
+    """Of an image without any object that may have none, empty masks of what is not there."""
+    if any(mask.any() for mask in masks.values()):
+        if record.is_listed_negative:
+            raise Rejected(
+                "negative_has_objects", f"`negatives_list` names this image, and its label has {len(masks)} object(s)."
+            )
+        return masks
+    if config.negatives == "refuse" and not record.is_listed_negative:
+        code, what = ("empty_mask", "is empty") if masks else ("no_objects", "names no object")
+        raise Rejected(
+            code,
+            f"The label {what}, which cannot be told from a slip. If there is no object on such images, say "
+            "negatives=allow, or list them in negatives_list.",
+        )
+    return masks or {config.phrase: np.zeros(size, bool)}
 
 
 def _compare_with_mask_image(
@@ -163,7 +186,9 @@ def _disagreement(polygons: np.ndarray, expected: np.ndarray, dice: float) -> tu
 def _check_foreground(masks: dict[str, np.ndarray], checks: ChecksConfig) -> None:
     low, high = checks.min_foreground_fraction, checks.max_foreground_fraction
     empty = sum(not mask.any() for mask in masks.values())
-    if empty and low > 0:
+    if empty == len(masks):  # an image without objects, which it may be
+        return
+    if empty:
         raise Rejected("empty_mask", f"{empty} of {len(masks)} objects cover no pixel of the image.")
     fraction = float(np.logical_or.reduce(list(masks.values())).mean())
     if not low <= fraction <= high:

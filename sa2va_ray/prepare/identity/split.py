@@ -76,7 +76,7 @@ def explain_shares(counts: Mapping[str, Mapping[str, int]], config: SplitConfig)
     the cause and the cure; none where a list deals the patients, or they are dealt balanced.
 
     Args:
-        counts: split -> {"samples", "patients", "objects"}.
+        counts: split -> {"samples", "patients", "objects", "negatives"}.
     """
     total = sum(each["patients"] for each in counts.values())
     if config.list_uri or config.method == "balanced":
@@ -148,8 +148,15 @@ def check_splits(counts: Mapping[str, Mapping[str, int]]) -> str:
     """Why one cannot train on these splits, empty where one can.
 
     Args:
-        counts: split -> {"samples", "patients", "objects"}.
+        counts: split -> {"samples", "patients", "objects", "negatives"}.
     """
+    for split in SPLITS:
+        if counts[split]["samples"] and not counts[split]["objects"]:
+            return (
+                f"The {counts[split]['samples']} sample(s) of the split `{split}` are all without the object, so that "
+                "nothing can be learnt or measured there. Set split.method=balanced, try another split.seed, or deal "
+                "the patients with split.list_uri."
+            )
     if counts["train"]["samples"]:
         return ""
     return (

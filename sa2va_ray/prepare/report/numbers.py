@@ -77,13 +77,14 @@ def _explode(outcomes: pa.Table) -> pa.Table:
 
 
 def _split(samples: pa.Table) -> dict[str, Any]:
-    foreground = samples["foreground"].drop_null().to_numpy()
+    foreground = samples.filter(pc.greater(samples["num_objects"], 0))["foreground"].to_numpy()
     low, median, high = np.percentile(foreground, [5, 50, 95]).tolist() if len(foreground) else (None, None, None)
     return {
         "samples": len(samples),
         "patients": pc.count_distinct(samples["patient_id"]).as_py(),
         "runs": pc.count_distinct(samples["run_id"]).as_py(),
         "objects": pc.sum(samples["num_objects"]).as_py() or 0,
+        "negatives": pc.sum(pc.equal(samples["num_objects"], 0)).as_py() or 0,
         "foreground": {"median": median, "p5": low, "p95": high},
     }
 

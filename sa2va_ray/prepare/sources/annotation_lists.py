@@ -12,7 +12,6 @@ from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item, ignored_finding
 from sa2va_ray.prepare.sources.shapes import (
     is_polygon,
-    no_objects,
     to_polygon,
     to_polygons,
     to_segmentation,
@@ -62,8 +61,7 @@ def _annotate(layout: str, item: dict[str, Any], options: SourceOptions) -> Anno
     mask = item.get("mask")
     if layout == UNRECOGNISED:
         raise Rejected("wrong_type", "The field `mask` is none of the forms that are read, or its parts differ.")
-    if not mask:
-        raise no_objects("The item")
+    assert isinstance(mask, list)
     findings = [_STRING_FINDING] if isinstance(item.get("text"), str) else []
     objects: dict[str, list[Shape]] = defaultdict(list)
     num_ignored = 0

@@ -33,7 +33,7 @@ def read_coco(folder: Folder, document: str, content: dict[str, Any], options: S
     """An item for each image, in the file's order, then one for each image id that only annotations name."""
     by_image = _group(content["annotations"])
     times = Counter(_id(image) for image in content["images"])
-    num_lost = sum(len(group) for image_id, group in by_image.items() if image_id is not None and image_id not in times)
+    num_lost = sum(len(group) for image_id, group in by_image.items() if image_id is None or image_id not in times)
     reader = _Reader(folder, document, content, options, num_lost)
     for place, image in enumerate(content["images"]):
         item = reader.read(image, by_image.get(_id(image), []), is_only=times[_id(image)] == 1)
@@ -59,7 +59,7 @@ class _Reader:
         self._options = options
         self._categories = _categories(content)
         self._is_label_studio = _is_label_studio(content)
-        self._num_lost = num_lost  # annotations of ids that no image has
+        self._num_lost = num_lost  # annotations of which it is unknown what image they are about
 
     def read(self, image: Any, annotations: list[Any], is_only: bool) -> Item:
         if not isinstance(image, dict):
@@ -78,8 +78,8 @@ class _Reader:
     def _annotate(self, image: dict[str, Any], annotations: list[Any], is_only: bool) -> Annotation:
         if not is_only or _id(image) is None:
             raise Rejected("image_id", "The image has no id, or shares it, so its annotations are unknown.")
-        if not annotations:
-            raise self._no_annotations()
+        if not annotations and self._num_lost:
+            raise self._lost_annotations()
         objects: dict[str, list[Shape]] = defaultdict(list)
         findings = []
         phrases = [self._phrase(each.get("category_id")) for each in annotations]
@@ -92,12 +92,11 @@ class _Reader:
         size = to_size(image.get("height"), image.get("width"))
         return Annotation(dict(objects), _agreed_size(size, objects), (*findings, *crowds))
 
-    def _no_annotations(self) -> Rejected:
-        lost = f" {self._num_lost} annotation(s) of this file name ids that no image has; is this one's meant?"
+    def _lost_annotations(self) -> Rejected:
         return Rejected(
             "no_objects",
-            "No annotation names the id of this image, and an image without vessels cannot be told from a mistake."
-            + (lost if self._num_lost else ""),
+            f"No annotation names the id of this image, and {self._num_lost} annotation(s) of this file name no image "
+            "that it has; is this one's meant?",
         )
 
     def _without_crowds(self, annotations: list[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], list[Finding]]:

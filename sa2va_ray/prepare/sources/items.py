@@ -23,6 +23,7 @@ class SourceOptions:
     classes: what the labels and mask values mean; None: labels are phrases, and masks of one class.
     label_pattern: where given, it alone says which labels there are.
     patients_of_data_sets: whether known data sets tell the patients, as no pattern does.
+    negatives_list: URI of the text file that names images without objects.
     """
 
     phrase: str
@@ -33,6 +34,7 @@ class SourceOptions:
     classes: Classes | None = None
     patients_of_data_sets: bool = True
     label_pattern: LabelPattern | None = None
+    negatives_list: str | None = None
 
 
 @dataclass(frozen=True)

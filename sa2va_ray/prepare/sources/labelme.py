@@ -11,7 +11,7 @@ from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected, Shape
 from sa2va_ray.prepare.sources.folder import Folder, group_by, in_label_folder, key_of
 from sa2va_ray.prepare.sources.items import Item, SourceOptions, ignored_finding
 from sa2va_ray.prepare.sources.labelme_shapes import to_shape
-from sa2va_ray.prepare.sources.shapes import no_objects, parse_json, to_size, to_text, wrong_type
+from sa2va_ray.prepare.sources.shapes import parse_json, to_size, to_text, wrong_type
 
 LAYOUT = "labelme"
 _NUM_PEEKED = 5
@@ -79,13 +79,11 @@ def read_labelme(
     """The content of a LabelMe file; its labels are the phrases, so `phrase` is not needed.
 
     Raises:
-        Rejected: no LabelMe, no shapes, a shape without area, a wrong polygon, an empty label.
+        Rejected: no LabelMe, a shape without area, a wrong polygon, an empty label.
     """
     content = parse_json(data)
     if not is_labelme(content):
         raise Rejected("wrong_type", "The JSON file with the stem of the image is no LabelMe file.")
-    if not content["shapes"]:
-        raise no_objects("The LabelMe file")
     size = to_size(content.get("imageHeight"), content.get("imageWidth"))
     objects: dict[str, list[Shape]] = defaultdict(list)
     num_ignored = 0

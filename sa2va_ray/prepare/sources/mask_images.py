@@ -86,14 +86,12 @@ def read_mask(data: bytes, phrase: str, threshold: int | None, max_pixels: int) 
     """An encoded mask image as an object called `phrase`.
 
     Raises:
-        Rejected: a broken or too large image, or one without foreground.
+        Rejected: a broken or too large image.
     """
     try:
         mask = decode_mask_bytes(data, max_pixels, threshold)
     except ImageError as error:
         raise Rejected(f"mask_{error.code.removeprefix('image_')}", f"Of the mask: {error.reason}") from None
-    if not mask.any():
-        raise Rejected("empty_mask", "The mask image has no foreground.")
     height, width = mask.shape
     return Annotation({phrase: [mask_to_rle(mask)]}, (height, width))
 

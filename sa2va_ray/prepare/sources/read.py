@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
@@ -19,10 +19,12 @@ from sa2va_ray.prepare.sources.items import Item, SourceOptions
 from sa2va_ray.prepare.sources.json_labels import read_json_labels
 from sa2va_ray.prepare.sources.mask_images import LAYOUT as MASK_IMAGES
 from sa2va_ray.prepare.sources.mask_images import MaskPairs, read_mask_images
+from sa2va_ray.prepare.sources.negatives_list import items_without_label, read_negatives_list
 
 _PATH_TWICE = Rejected("path_twice", "Several items name this image; which is right is unknown. Keep one.")
 _ORPHANS = {
-    "orphan_image": "No annotation names this image file. Annotate it, or take it out of the source.",
+    "orphan_image": "No annotation names this image file. Annotate it, take it out of the source, or list it in "
+    "negatives_list if there is no object on it.",
     "orphan_label": "A label has no image in the source. Its name may be misspelt, or the image be missing.",
     "name_twice": "The names of two files differ in their Unicode form (NFC, NFD) only. Keep one.",
 }
@@ -32,8 +34,8 @@ _ORPHANS = {
 class Source:
     """The items of a source. Their `index` counts from 0, in an order that the names of the files alone decide: the
     entries of JSON files as they stand there, file by file in the order of their paths; LabelMe files by path; images
-    with a mask image by path; frames of DICOM files by path and number; images of known data sets, data
-    set by data set, by path; last the files that belong to no item: images
+    with a mask image by path; frames of DICOM files by path and number; images of known data sets, data set by data
+    set, by path; images of `negatives_list` without a label by path; last the files that belong to no item: images
     without a label, labels without an image, names that differ in their Unicode form only, each by path.
 
     Attributes:
@@ -73,12 +75,16 @@ def read_source(source: str, options: SourceOptions) -> Source:
         UserError: no such source, or none of the layouts that are read. It says what is there by kind, never by name.
     """
     folder = _open(source)
+    negatives = read_negatives_list(folder, options.negatives_list)
     found = (
         _read_by_pattern(folder, options.label_pattern, options) if options.label_pattern else _look(folder, options)
     )
-    orphans = [*found.orphans, *(_Orphan("name_twice", name) for name in folder.clashes)]
+    unlabelled = items_without_label(negatives, {item.image for item in found.items})
+    found = replace(found, items=[*found.items, *unlabelled])
+    orphans = [orphan for orphan in found.orphans if orphan.name not in negatives]
+    orphans += [_Orphan("name_twice", name) for name in folder.clashes]
     orphans.sort(key=lambda orphan: (list(_ORPHANS).index(orphan.code), orphan.name))
-    return _assemble(folder, found, orphans)
+    return _assemble(folder, found, orphans, negatives)
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,7 @@ def _find_orphans(items: Sequence[Item], pairs: MaskPairs, dicoms: Sequence[str]
     yield from (_Orphan("orphan_image", name) for name in dicoms if name not in used)
 
 
-def _assemble(folder: Folder, found: _Found, orphans: Sequence[_Orphan]) -> Source:
+def _assemble(folder: Folder, found: _Found, orphans: Sequence[_Orphan], negatives: Set[str]) -> Source:
     items, unread = found.items, folder.count_unread(found.dicoms)
     source = Source(dict(Counter(item.layout for item in items)), [], [], unread, folder.files, found.notes)
     times = Counter((item.image, item.frame) for item in items)
@@ -168,7 +174,8 @@ def _assemble(folder: Folder, found: _Found, orphans: Sequence[_Orphan]) -> Sour
         if rejected:
             source.quarantined.append(rejected.to_quarantined(index, _place(item, folder), _name(item)))
         else:
-            source.records.append(_to_record(index, item, folder, found.masks))
+            record = _to_record(index, item, folder, found.masks)
+            source.records.append(replace(record, is_listed_negative=item.image in negatives))
     source.quarantined.extend(orphan.to_quarantined(len(items) + at, folder) for at, orphan in enumerate(orphans))
     return source
 

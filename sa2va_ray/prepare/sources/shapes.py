@@ -100,7 +100,7 @@ def to_polygons(value: Any, where: str) -> list[np.ndarray]:
     if not isinstance(value, list):
         raise wrong_type(where, "a list of polygons", value)
     if not value:
-        raise no_objects(where)
+        raise Rejected("no_polygons", f"{where} has no polygons.")
     return [to_polygon(each) for each in value]
 
 
@@ -127,10 +127,6 @@ def to_rle(value: dict[str, Any], max_pixels: int) -> dict[str, Any]:
         )
     rle = coco_mask.frPyObjects({"size": size, "counts": lengths}, height, width)
     return {"size": size, "counts": rle["counts"].decode("ascii")}
-
-
-def no_objects(where: str) -> Rejected:
-    return Rejected("no_objects", f"{where} has no objects; an image without vessels cannot be told from a mistake.")
 
 
 def wrong_type(where: str, expected: str, value: Any) -> Rejected:

@@ -5,7 +5,7 @@ from functools import cache, partial
 from typing import Any
 
 from sa2va_ray.data.augment import AugmentConfig, possible_sizes
-from sa2va_ray.data.conversation import ANSWERS, possible_questions
+from sa2va_ray.data.conversation import possible_answers, possible_questions
 from sa2va_ray.data.sample_kinds import SampleKind, read_kinds
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
@@ -37,8 +37,11 @@ def largest_sample(kinds: Iterable[SampleKind], processor: Sa2VAProcessor, augme
 
     def size_of(kind: SampleKind) -> SampleSize:
         num_tiles = most_tiles(kind.height, kind.width)
-        text = sum(tokens_of_turn(phrase, min(number, 1)) for number, phrase in enumerate(kind.phrases))
-        return SampleSize(num_tiles * processor.config.tokens_per_tile + text, num_tiles, len(kind.phrases))
+        turns = [(phrase, min(number, 1), not kind.is_negative) for number, phrase in enumerate(kind.phrases)]
+        text = sum(tokens_of_turn(*turn) for turn in turns)
+        # Where there is no [SEG], the model decodes one object that stands for nothing.
+        num_objects = 1 if kind.is_negative else len(kind.phrases)
+        return SampleSize(num_tiles * processor.config.tokens_per_tile + text, num_tiles, num_objects)
 
     return _joined([size_of(kind) for kind in kinds])
 
@@ -59,11 +62,12 @@ def _joined(sizes: list[SampleSize]) -> SampleSize:
     )
 
 
-def _most_tokens_of_turn(processor: Sa2VAProcessor, phrase: str, number: int) -> int:
+def _most_tokens_of_turn(processor: Sa2VAProcessor, phrase: str, number: int, is_there: bool) -> int:
     """Tokens of the longest question about a phrase and of the longest answer, those of the image's tiles not counted.
 
     Args:
         number: 0 for a sample's first phrase, whose question holds the image; else 1.
+        is_there: whether the phrase's object is on the image.
     """
     num_tiles = 1 - number
 
@@ -71,7 +75,8 @@ def _most_tokens_of_turn(processor: Sa2VAProcessor, phrase: str, number: int) ->
         return len(processor.training_ids([(question, answer)], num_tiles)[0])
 
     longest = max(possible_questions(phrase, number), key=lambda question: num_tokens(question, ""))
-    return max(num_tokens(longest, answer) for answer in ANSWERS) - num_tiles * processor.config.tokens_per_tile
+    answers = possible_answers(phrase, is_there)
+    return max(num_tokens(longest, answer) for answer in answers) - num_tiles * processor.config.tokens_per_tile
 
 
 def _most_tiles(processor: Sa2VAProcessor, augment: AugmentConfig, height: int, width: int) -> int:

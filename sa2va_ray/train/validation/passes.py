@@ -80,9 +80,10 @@ def score_predictions(
     """Predicts every sample and scores the masks against the truth.
 
     Returns:
-        for each sample, in order: `sample_id`, `patient_id`, the means over its objects of `VALIDATION_METRICS`, and
-        `seg_share`, how many of them were answered with a [SEG]; and the pictures of the first `num_drawn` samples by
-        pseudonym. The same on all ranks.
+        for each sample, in order: `sample_id`, `patient_id`, the means over its objects of `VALIDATION_METRICS`,
+        `seg_share`, how many of the objects that are on the image were answered with a [SEG], and `false_alarm_share`,
+        how many of those that are not were answered with a mask, each None where there are no such objects; and the
+        pictures of the first `num_drawn` samples by pseudonym. The same on all ranks.
     """
     images: list[_Row] = []
     pictures: dict[str, np.ndarray] = {}
@@ -124,16 +125,21 @@ def _predictions(
             yield index, sample, prediction
 
 
-def _quality(predictions: Sequence[Prediction], truths: np.ndarray) -> dict[str, float]:
+def _quality(predictions: Sequence[Prediction], truths: np.ndarray) -> dict[str, float | None]:
     """Means over the objects of a sample, whose masks are `truths` (N, H, W) bool."""
-    rows = [
-        {
-            **compute_metrics(prediction.union(), truth, VALIDATION_METRICS),
-            "seg_share": float(len(prediction.masks) > 0),
-        }
-        for prediction, truth in zip(predictions, truths, strict=True)
-    ]
-    return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    pairs = list(zip(predictions, truths, strict=True))
+    rows = [compute_metrics(prediction.union(), truth, VALIDATION_METRICS) for prediction, truth in pairs]
+    return {
+        **{name: _mean(row[name] for row in rows) for name in VALIDATION_METRICS},
+        "seg_share": _mean(len(prediction.masks) > 0 for prediction, truth in pairs if truth.any()),
+        "false_alarm_share": _mean(prediction.union().any() for prediction, truth in pairs if not truth.any()),
+    }
+
+
+def _mean(values: Iterable[float | np.bool]) -> float | None:
+    """None of no values."""
+    listed = [float(value) for value in values]
+    return math.fsum(listed) / len(listed) if listed else None
 
 
 def _drawn(sample_ids: Iterable[str], config: TrainConfig) -> list[str]:

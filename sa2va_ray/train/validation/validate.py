@@ -3,9 +3,10 @@
 Training goes on afterwards as if there had been none.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,11 @@ class ValidationResult:
     Attributes:
         metrics: `val/dice`, `val/iou`, `val/precision`, `val/recall`, `val/cldice`: the mean over patients of the mean
             over a patient's images, and where there are two patients or more its 95 % interval as `val/dice_low`,
-            `val/dice_high` and so on; `val/seg_share`, the mean over images of the share of answers with a [SEG];
+            `val/dice_high` and so on; `val/seg_share`, the mean over images of the share of answers with a [SEG], of
+            what is on the image; `val/false_alarm_share`, that of answers with a mask about what is not, where the
+            split has such images;
             `val/loss_language`, `val/loss_mask` and so on, weighted as in training, and `val/loss`, their sum.
-        patients: of each patient, by pseudonym, `num_images` and the means of `VALIDATION_METRICS` and `seg_share`.
+        patients: of each patient, by pseudonym, `num_images` and the means of `VALIDATION_METRICS`.
         pictures: of the first samples by pseudonym: the pseudonym, and `three_panels` of the sample, RGB uint8.
     """
 
@@ -54,8 +57,8 @@ def validate(engine, processor: Sa2VAProcessor, config: TrainConfig) -> Validati
         losses = compute_losses(engine, processor, samples, config)
         images, pictures = score_predictions(engine, processor, samples, config)
     assert len(images) == len(samples), f"{len(images)} of {len(samples)} validation samples were measured"
-    patients = per_patient(images, (*VALIDATION_METRICS, "seg_share"))
-    metrics = _summarize(patients) | {"val/seg_share": per_image(images, ["seg_share"])["seg_share"]}
+    patients = per_patient(images, VALIDATION_METRICS)
+    metrics = _summarize(patients) | _answered(images)
     metrics |= {f"val/loss_{name}": value for name, value in losses.items()} | {"val/loss": sum(losses.values())}
     return ValidationResult(metrics, patients, pictures)
 
@@ -71,6 +74,15 @@ def _paused(engine) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _answered(images: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The means over images of how questions were answered, each over the images that it can be told of."""
+    shares = {}
+    for name in ("seg_share", "false_alarm_share"):
+        if known := [image for image in images if image[name] is not None]:
+            shares[f"val/{name}"] = per_image(known, [name])[name]
+    return shares
 
 
 def _summarize(patients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

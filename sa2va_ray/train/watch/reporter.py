@@ -213,7 +213,9 @@ def _line(metrics: dict[str, float]) -> str:
 
 def _validation_line(metrics: dict[str, float]) -> str:
     scores = ", ".join(_with_interval(name, metrics) for name in VALIDATION_METRICS)
-    return f"{scores}, [SEG] in {metrics['val/seg_share']:.0%}"
+    alarms = metrics.get("val/false_alarm_share")
+    told = "" if alarms is None else f", false alarms on {alarms:.0%} of the images without the object"
+    return f"{scores}, [SEG] in {metrics['val/seg_share']:.0%}{told}"
 
 
 def _with_interval(name: str, metrics: dict[str, float]) -> str:

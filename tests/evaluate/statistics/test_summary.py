@@ -23,6 +23,8 @@ def row(patient: str, sample: str, value: float, **values) -> dict:
         "failure": "",
         "text": "",
         "has_mask": True,
+        "is_negative": False,
+        "is_false_alarm": False,
     }
     return common | dict.fromkeys(METRICS, value) | values
 
@@ -42,6 +44,20 @@ def test_patients_count_once_each():
     assert summary["patients"]["a"]["num_images"] == 3
     assert summary["patients"]["a"]["dice"] == pytest.approx(0.5)
     assert [failure["sample_id"] for failure in summary["failures"]] == ["3"]
+
+
+def test_false_alarms_are_counted_where_there_is_nothing_to_find():
+    assert summarize([row("a", "1", 1.0)])["false_alarms"] is None
+    rows = [
+        row("a", "1", 1.0),
+        row("a", "2", 1.0, has_mask=False, is_negative=True),
+        row("b", "3", 0.0, is_negative=True, is_false_alarm=True),
+    ]
+    summary = summarize(rows)
+    alarms = summary["false_alarms"]
+    assert (alarms["num_false_alarms"], alarms["num_negatives"], alarms["share"]) == (1, 2, 0.5)
+    assert alarms["share_interval_95"] == pytest.approx((0.0, 1.0))
+    assert summary["num_without_mask"] == 0
 
 
 def test_an_image_is_the_mean_of_its_objects():

@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -15,8 +16,8 @@ TRIANGLE = np.array([[2.0, 3.0], [30.0, 5.0], [10.0, 15.0]])
 HEIGHT, WIDTH = 20, 40
 
 
-def config(label_size=None, **checks):
-    return PrepareConfig(source="-", out="-", label_size=label_size, checks=checks)
+def config(label_size=None, negatives="refuse", **checks):
+    return PrepareConfig(source="-", out="-", label_size=label_size, negatives=negatives, checks=checks)
 
 
 def write_image(folder, size=(HEIGHT, WIDTH)):
@@ -86,8 +87,31 @@ def test_foreground_out_of_range_is_rejected_with_the_share(tmp_path):
     assert "100.00%" in rejection(record(write_image(tmp_path), everything)).reason
     nothing = mask_to_rle(np.zeros((HEIGHT, WIDTH), bool))
     assert rejection(record(write_image(tmp_path), nothing)).code == "empty_mask"
-    checked = check_sample(record(write_image(tmp_path), nothing), config(min_foreground_fraction=0))
-    assert not checked.union.any()
+
+
+NOTHING = mask_to_rle(np.zeros((HEIGHT, WIDTH), bool))
+
+
+@pytest.mark.parametrize("label", [Annotation({}), Annotation({"vein": [NOTHING]})], ids=["no label", "empty mask"])
+def test_an_image_without_the_object_is_a_sample_where_that_is_allowed_or_listed(tmp_path, label):
+    item = record(write_image(tmp_path), label=label)
+    assert "negatives=allow" in rejection(item).reason
+    listed = replace(item, is_listed_negative=True)
+    for checked in (check_sample(item, config(negatives="allow")), check_sample(listed, config())):
+        assert list(checked.masks) == (list(label.objects) or [config().phrase])
+        assert checked.union.shape == (HEIGHT, WIDTH)
+        assert not checked.union.any()
+        assert checked.num_objects == 0
+
+
+def test_one_empty_object_beside_another_stays_a_mistake(tmp_path):
+    label = Annotation({"vein": [NOTHING], "artery": [TRIANGLE]})
+    assert rejection(record(write_image(tmp_path), label=label), config(negatives="allow")).code == "empty_mask"
+
+
+def test_a_listed_negative_that_has_objects_is_rejected(tmp_path):
+    item = replace(record(write_image(tmp_path)), is_listed_negative=True)
+    assert rejection(item).code == "negative_has_objects"
 
 
 def test_a_mask_image_that_agrees_is_measured(tmp_path):

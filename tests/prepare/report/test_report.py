@@ -116,11 +116,12 @@ def test_numbers_of_a_table_made_by_hand(outcomes):
 def test_splits_count_what_is_used(outcomes):
     splits = build_report(outcomes, FACTS)["splits"]
     foreground = splits["train"].pop("foreground")
-    assert splits["train"] == {"samples": 4, "patients": 1, "runs": 2, "objects": 4}
+    assert splits["train"] == {"samples": 4, "patients": 1, "runs": 2, "objects": 4, "negatives": 0}
     low, median, high = np.percentile([0.08, 0.1, 0.1, 0.12], [5, 50, 95])
     assert foreground == pytest.approx({"median": median, "p5": low, "p95": high})
     empty = {"median": None, "p5": None, "p95": None}
-    assert splits["val"] == {"samples": 0, "patients": 0, "runs": 0, "objects": 0, "foreground": empty}
+    none = dict.fromkeys(("samples", "patients", "runs", "objects", "negatives"), 0)
+    assert splits["val"] == {**none, "foreground": empty}
     assert splits["test"]["objects"] == 3
 
 

@@ -192,7 +192,6 @@ def test_a_label_without_image_says_why(tmp_path, read, suffix, data, reason):
         ([shape(label="")], {}, "empty_text"),
         ([shape(label=None)], {}, "wrong_type"),
         ([HIDDEN], {}, "wrong_type"),
-        ([], {"shapes": []}, "no_objects"),
         ([], {"shapes": HIDDEN}, "wrong_type"),
         ([], {"imageHeight": 12.5}, "wrong_type"),
     ],

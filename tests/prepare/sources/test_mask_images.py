@@ -70,7 +70,6 @@ def test_a_mask_becomes_one_object_of_the_phrase(tmp_path, read):
     [
         (lambda path: path.write_bytes(b"no image"), "mask_unreadable"),
         (lambda path: write_mask(path, (200, 200)), "mask_too_large"),
-        (lambda path: Image.new("L", (16, 12)).save(path), "empty_mask"),
     ],
 )
 def test_a_wrong_mask_is_rejected_where_it_is_read(tmp_path, write, code):

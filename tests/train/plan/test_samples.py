@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def mixed_kinds(seed: int) -> list[SampleKind]:
 
 
 def to_sample(kind: SampleKind) -> dict[str, Any]:
-    png, mask = io.BytesIO(), np.zeros((kind.height, kind.width), bool)
+    png, mask = io.BytesIO(), np.full((kind.height, kind.width), not kind.is_negative)
     Image.new("RGB", (kind.width, kind.height)).save(png, "PNG")
     objects = [{"phrase": phrase, "rle": mask_to_rle(mask)} for phrase in kind.phrases]
     return {"sample_id": "s", "image": png.getvalue(), "objects": objects}
@@ -93,6 +94,14 @@ def test_the_longest_question_and_answer_are_what_is_planned_for(processor):
     kind = SampleKind(64, 64, ("vein",))
     longest = made([kind], processor, NO_AUGMENT, num_draws=600, seed=0)
     assert largest_sample([kind], processor, NO_AUGMENT) == longest
+
+
+def test_an_image_without_the_object_is_planned_by_its_own_answers(processor):
+    """Which are longer than [SEG]; the model decodes one object all the same."""
+    kind = SampleKind(64, 64, ("vein",), is_negative=True)
+    longest, planned = made([kind], processor, NO_AUGMENT, 600, seed=0), largest_sample([kind], processor, NO_AUGMENT)
+    assert planned == replace(longest, num_objects=1)
+    assert longest.num_objects == 0
 
 
 def test_an_image_may_be_turned_into_one_of_more_tiles(processor):

@@ -1,0 +1,42 @@
+"""One answer against its truth."""
+
+import numpy as np
+
+from sa2va_ray.evaluate.passes.answers import NO_SEG, UNREADABLE, _to_row, _unreadable
+from sa2va_ray.evaluate.passes.measure import _measure_one
+from sa2va_ray.predict.cleanup import NO_CLEANUP
+from sa2va_ray.predict.predictor import Prediction
+
+EMPTY = np.zeros((8, 8), bool)
+SQUARE = EMPTY.copy()
+SQUARE[2:5, 2:5] = True
+IDS = {"row": 0, "place": 0, "sample_id": "s", "patient_id": "p", "phrase": "vessels"}
+
+
+def measured(truth: np.ndarray, *masks: np.ndarray) -> dict:
+    stacked = np.array(masks).reshape(-1, 8, 8)
+    answer = _to_row(Prediction("", stacked, stacked.astype(np.float32), 0.0, 0.5, NO_CLEANUP))
+    return _measure_one(IDS | answer, truth, 1.0)
+
+
+def test_no_mask_is_a_failure_where_there_is_something_to_find():
+    assert measured(SQUARE)["failure"] == NO_SEG
+    assert measured(SQUARE)["dice"] == 0
+    assert not measured(SQUARE)["is_negative"]
+
+
+def test_no_mask_is_right_where_there_is_nothing():
+    found = measured(EMPTY)
+    assert (found["failure"], found["dice"], found["hd95"]) == ("", 1, 0)
+    assert (found["has_mask"], found["is_negative"], found["is_false_alarm"]) == (False, True, False)
+    assert not measured(EMPTY, EMPTY)["is_false_alarm"]
+
+
+def test_a_mask_where_there_is_nothing_is_a_false_alarm():
+    found = measured(EMPTY, SQUARE)
+    assert (found["dice"], found["is_negative"], found["is_false_alarm"]) == (0, True, True)
+    assert not measured(SQUARE, SQUARE)["is_false_alarm"]
+
+
+def test_an_image_that_cannot_be_read_is_a_failure_whatever_is_on_it():
+    assert _measure_one(IDS | _unreadable(), EMPTY, 1.0)["failure"] == UNREADABLE

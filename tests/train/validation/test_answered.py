@@ -1,0 +1,37 @@
+"""What a validation tells of answers about what is, and what is not, on an image."""
+
+import numpy as np
+import pytest
+
+from sa2va_ray.predict.cleanup import NO_CLEANUP
+from sa2va_ray.predict.predictor import Prediction
+from sa2va_ray.train.validation.passes import _quality
+from sa2va_ray.train.validation.validate import _answered
+
+SQUARE = np.zeros((8, 8), bool)
+SQUARE[2:5, 2:5] = True
+EMPTY = np.zeros((8, 8), bool)
+
+
+def said(*masks: np.ndarray) -> Prediction:
+    stacked = np.array(masks).reshape(-1, 8, 8)
+    return Prediction("", stacked, stacked.astype(np.float32), 0.0, 0.5, NO_CLEANUP)
+
+
+def test_a_mask_where_there_is_nothing_is_a_false_alarm_and_none_is_right():
+    silent, empty, alarmed = said(), said(EMPTY), said(SQUARE)
+    assert [_quality([each], np.array([EMPTY]))["false_alarm_share"] for each in (silent, empty, alarmed)] == [0, 0, 1]
+    assert [_quality([each], np.array([EMPTY]))["dice"] for each in (silent, empty, alarmed)] == [1, 1, 0]
+    assert _quality([silent], np.array([EMPTY]))["seg_share"] is None
+    there = _quality([said(SQUARE)], np.array([SQUARE]))
+    assert (there["seg_share"], there["false_alarm_share"]) == (1, None)
+
+
+def test_shares_are_means_over_the_images_that_they_can_be_told_of():
+    images = [
+        {"patient_id": "a", "sample_id": "1", **_quality([said(SQUARE)], np.array([SQUARE]))},
+        {"patient_id": "a", "sample_id": "2", **_quality([said(SQUARE)], np.array([EMPTY]))},
+        {"patient_id": "b", "sample_id": "3", **_quality([said(), said()], np.array([SQUARE, EMPTY]))},
+    ]
+    assert _answered(images) == pytest.approx({"val/seg_share": 0.5, "val/false_alarm_share": 0.5})
+    assert _answered(images[:1]) == {"val/seg_share": 1.0}
