@@ -3,10 +3,11 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, StrictInt, field_validator, model_validator
 
 from sa2va_ray.config import Config, Seed
 from sa2va_ray.label_studio.address import SCHEME, LabelStudioConfig, project_number
+from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.storage import KeptUri, Uri, is_local
 
@@ -88,6 +89,12 @@ class PrepareConfig(Config):
     is found out."""
     phrase: str = Field("blood vessels", pattern=r"\S")
     """What the objects are called where the annotation does not say it."""
+    classes: dict[
+        Annotated[str, Field(pattern=r"\S")], Annotated[tuple[StrictInt | str, ...], Field(min_length=1)]
+    ] = {}
+    """Several classes: what each phrase is called in the annotations, `{artery: [A, 1], vein: [V, 2], ignore: [255]}`:
+    labels, categories, texts; values of mask images, or their colours (`"#ff0000"`, in quotes). `ignore` is no phrase:
+    what is neither object nor background. What is not listed is refused."""
     ignore_labels: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ()
     """Objects of these labels, categories or texts are left out, whatever their shape: `[fovea, "optic disc"]`. For
     marks that have no area, and for what is not to be learnt. Spelt as in the annotation."""
@@ -138,6 +145,13 @@ class PrepareConfig(Config):
         if path is not None and not is_local(path):
             raise ValueError("holds a secret and stays on the machine that the job runs on: give a local path")
         return path
+
+    @field_validator("classes")
+    @classmethod
+    def _are_classes(cls, classes: dict[str, tuple[int | str, ...]]) -> dict[str, tuple[int | str, ...]]:
+        stripped = {phrase.strip(): meaning for phrase, meaning in classes.items()}
+        Classes(stripped)
+        return stripped
 
     @field_validator("label_pattern")
     @classmethod

@@ -23,6 +23,7 @@ from sa2va_ray.manifest import MANIFEST
 from sa2va_ray.pictures.sheet import contact_sheet
 from sa2va_ray.prepare import examine, private_table, write
 from sa2va_ray.prepare.checks.duplicates import equal_images, near_duplicates
+from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import QUARANTINED, Task
 from sa2va_ray.prepare.identity.pseudonym_key import WITHOUT_A_KEY, PseudonymKey, read_key
@@ -112,6 +113,7 @@ def _source_options(config: PrepareConfig) -> SourceOptions:
         frozenset(label.strip() for label in config.ignore_labels),
         config.on_crowd,
         negatives_list=config.negatives_list,
+        classes=Classes(config.classes) if config.classes else None,
         label_pattern=LabelPattern(config.label_pattern) if config.label_pattern else None,
         patients_of_data_sets="patient_pattern" not in config.model_fields_set,
     )
@@ -257,6 +259,7 @@ def _facts(source: Source, key: PseudonymKey, config: PrepareConfig) -> dict[str
         "split": config.split.model_dump(exclude={"list_uri"}) | {"by_list": config.split.list_uri is not None},
         "has_pseudonym_key": key.is_kept,
         "checks": config.checks.model_dump(),
+        "classes": list(config.classes),
         "num_ignored_labels": len(config.ignore_labels),
         "on_crowd": config.on_crowd,
         "negatives": config.negatives,

@@ -47,6 +47,9 @@ def draw_annotation(
     if num_overlapping:
         detail = f"{num_overlapping} polygon(s) overlap themselves; what they cover twice belongs to the object."
         findings.append(Finding("self_overlap", detail))
+    if annotation.ignored:
+        detail = f"{len(annotation.ignored)} region(s) that `ignore` of `classes` lists count as background."
+        findings.append(Finding("ignored_as_background", detail))
     return masks, findings
 
 

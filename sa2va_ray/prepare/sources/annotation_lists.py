@@ -1,15 +1,15 @@
 """The layouts that are all called annotations.json: a list with an item per image, each read by its own shape."""
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from sa2va_ray.prepare.records import Annotation, Finding, Rejected, Shape
+from sa2va_ray.prepare.records import Annotation, Finding, Rejected
+from sa2va_ray.prepare.sources.collected import Collected
 from sa2va_ray.prepare.sources.folder import Folder
-from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item, ignored_finding
+from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item
 from sa2va_ray.prepare.sources.shapes import (
     is_polygon,
     to_polygon,
@@ -63,16 +63,11 @@ def _annotate(layout: str, item: dict[str, Any], options: SourceOptions) -> Anno
         raise Rejected("wrong_type", "The field `mask` is none of the forms that are read, or its parts differ.")
     assert isinstance(mask, list)
     findings = [_STRING_FINDING] if isinstance(item.get("text"), str) else []
-    objects: dict[str, list[Shape]] = defaultdict(list)
-    num_ignored = 0
+    collected = Collected(options.ignore_labels, options.classes)
     for phrase, each in zip(_phrases(layout, item, len(mask), options.phrase), mask, strict=True):
-        if phrase in options.ignore_labels:
-            num_ignored += 1
-        else:
-            objects[phrase] += _to_polygons(layout, each)
-    if num_ignored:
-        findings.append(ignored_finding(num_ignored))
-    return Annotation(dict(objects), to_size(item.get("height"), item.get("width")), tuple(findings))
+        if collected.keeps(phrase):
+            collected.add(phrase, _to_polygons(layout, each))
+    return collected.to_annotation(to_size(item.get("height"), item.get("width")), findings)
 
 
 def _to_polygons(layout: str, part: Any) -> list[np.ndarray]:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from sa2va_ray.prepare.records import Annotation, Finding, Rejected, Shape
+from sa2va_ray.prepare.sources.collected import Collected
 from sa2va_ray.prepare.sources.folder import Folder
-from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item, ignored_finding
+from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item
 from sa2va_ray.prepare.sources.label_studio.uploads import find_image, without_prefix
 from sa2va_ray.prepare.sources.shapes import to_rle, to_segmentation, to_size, to_text, to_whole, wrong_type
 
@@ -80,17 +81,14 @@ class _Reader:
             raise Rejected("image_id", "The image has no id, or shares it, so its annotations are unknown.")
         if not annotations and self._num_lost:
             raise self._lost_annotations()
-        objects: dict[str, list[Shape]] = defaultdict(list)
-        findings = []
-        phrases = [self._phrase(each.get("category_id")) for each in annotations]
-        kept = [(p, each) for p, each in zip(phrases, annotations, strict=True) if p not in self._options.ignore_labels]
-        if len(kept) < len(annotations):
-            findings.append(ignored_finding(len(annotations) - len(kept)))
+        collected = Collected(self._options.ignore_labels, self._options.classes)
+        labels = [self._label(each.get("category_id")) for each in annotations]
+        kept = [(label, each) for label, each in zip(labels, annotations, strict=True) if collected.keeps(label)]
         kept, crowds = self._without_crowds(kept)
-        for number, (phrase, each) in enumerate(kept, start=1):
-            objects[phrase] += self._shapes(each, f"Annotation {number} of the image's {len(kept)}")
+        for number, (label, each) in enumerate(kept, start=1):
+            collected.add(label, self._shapes(each, f"Annotation {number} of the image's {len(kept)}"))
         size = to_size(image.get("height"), image.get("width"))
-        return Annotation(dict(objects), _agreed_size(size, objects), (*findings, *crowds))
+        return collected.to_annotation(_agreed_size(size, collected.shapes), crowds)
 
     def _lost_annotations(self) -> Rejected:
         return Rejected(
@@ -116,7 +114,7 @@ class _Reader:
             )
         return own, [Finding("crowd_ignored", f"{counts}; left out.")]
 
-    def _phrase(self, category_id: Any) -> str:
+    def _label(self, category_id: Any) -> str:
         if self._categories is None:
             return self._options.phrase
         names = self._categories.get(_to_id(category_id), [])

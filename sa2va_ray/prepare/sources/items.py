@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.label_pattern import LabelPattern
-from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Rejected
-from sa2va_ray.prepare.sources.classes import Classes
+from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
 
 if TYPE_CHECKING:
     from sa2va_ray.prepare.sources.folder import Folder
@@ -86,7 +86,3 @@ def build_item(layout: str, find_image: Callable[[], str], annotate: Callable[[]
         return Item(layout, image, annotate())
     except Rejected as rejected:
         return Item(layout, image, rejected.with_traceback(None))  # which would hold on to the content of the item
-
-
-def ignored_finding(count: int) -> Finding:
-    return Finding("label_ignored", f"{count} object(s) whose label is one of `ignore_labels` were left out.")

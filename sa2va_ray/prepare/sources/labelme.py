@@ -1,15 +1,16 @@
 """LabelMe: a JSON file for each image."""
 
 import posixpath
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Any
 
+from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.config import MAX_PIXELS
-from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected, Shape
+from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
+from sa2va_ray.prepare.sources.collected import Collected
 from sa2va_ray.prepare.sources.folder import Folder, group_by, in_label_folder, key_of
-from sa2va_ray.prepare.sources.items import Item, SourceOptions, ignored_finding
+from sa2va_ray.prepare.sources.items import Item, SourceOptions
 from sa2va_ray.prepare.sources.labelme_shapes import to_shape
 from sa2va_ray.prepare.sources.shapes import parse_json, to_size, to_text, wrong_type
 
@@ -69,33 +70,36 @@ def read_labels(folder: Folder, pairs: dict[str, list[str]], options: SourceOpti
 
 
 def labelme_label(folder: Folder, name: str, options: SourceOptions) -> LabelFile:
-    read = partial(read_labelme, ignore_labels=options.ignore_labels, max_pixels=options.max_pixels)
+    read = partial(
+        read_labelme, ignore_labels=options.ignore_labels, classes=options.classes, max_pixels=options.max_pixels
+    )
     return LabelFile(folder.uri_of(name), read, options.phrase)
 
 
 def read_labelme(
-    data: bytes, phrase: str, ignore_labels: Collection[str] = (), max_pixels: int = MAX_PIXELS
+    data: bytes,
+    phrase: str,
+    ignore_labels: Collection[str] = (),
+    classes: Classes | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Annotation:
-    """The content of a LabelMe file; its labels are the phrases, so `phrase` is not needed.
+    """The content of a LabelMe file; its labels are the phrases or say the class, so `phrase` is not needed.
 
     Raises:
-        Rejected: no LabelMe, a shape without area, a wrong polygon, an empty label.
+        Rejected: no LabelMe, a shape without area, a wrong polygon, an empty label, one that no class has.
     """
     content = parse_json(data)
     if not is_labelme(content):
         raise Rejected("wrong_type", "The JSON file with the stem of the image is no LabelMe file.")
     size = to_size(content.get("imageHeight"), content.get("imageWidth"))
-    objects: dict[str, list[Shape]] = defaultdict(list)
-    num_ignored = 0
+    collected = Collected(ignore_labels, classes)
     for shape in content["shapes"]:
         if not isinstance(shape, dict):
             raise wrong_type("A shape", "a mapping", shape)
         label = to_text(shape.get("label"), "The label of a shape")
-        if label in ignore_labels:
-            num_ignored += 1
-        else:
-            objects[label].append(to_shape(shape, size, max_pixels))
-    return Annotation(dict(objects), size, (ignored_finding(num_ignored),) if num_ignored else ())
+        if collected.keeps(label):
+            collected.add(label, [to_shape(shape, size, max_pixels)])
+    return collected.to_annotation(size)
 
 
 def _beside(label: str, images: list[str]) -> list[str]:

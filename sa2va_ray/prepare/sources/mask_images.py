@@ -5,8 +5,8 @@ from functools import partial
 
 from sa2va_ray.images.decode import ImageError, decode_label_bytes, decode_mask_bytes
 from sa2va_ray.images.masks import mask_to_rle
+from sa2va_ray.prepare.classes import IGNORE, Classes
 from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected, Shape
-from sa2va_ray.prepare.sources.classes import IGNORE, Classes
 from sa2va_ray.prepare.sources.folder import Folder, group_by, in_label_folder, key_of, label_keys
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
 
@@ -67,16 +67,14 @@ def read_class_mask(data: bytes, phrase: str, classes: Classes, max_pixels: int)
     """An encoded mask image of several classes; its values say which, so `phrase` is not needed.
 
     Raises:
-        Rejected: a broken or too large image, a value that no class lists, or no foreground.
+        Rejected: a broken or too large image, a value that no class lists.
     """
     try:
         values = decode_label_bytes(data, max_pixels, classes.has_colours)
     except ImageError as error:
-        raise Rejected(f"mask_{error.code.removeprefix('image_')}", f"Of the mask: {error.reason}") from None
+        raise _of_mask(error) from None
     masks = {name: mask_to_rle(mask) for name, mask in classes.masks_of(values).items()}
     ignored = masks.pop(IGNORE, None)
-    if not masks:
-        raise Rejected("empty_mask", "The mask image has no foreground.")
     height, width = values.shape
     objects: dict[str, list[Shape]] = {name: [rle] for name, rle in masks.items()}
     return Annotation(objects, (height, width), ignored=(ignored,) if ignored else ())
@@ -91,9 +89,14 @@ def read_mask(data: bytes, phrase: str, threshold: int | None, max_pixels: int) 
     try:
         mask = decode_mask_bytes(data, max_pixels, threshold)
     except ImageError as error:
-        raise Rejected(f"mask_{error.code.removeprefix('image_')}", f"Of the mask: {error.reason}") from None
+        raise _of_mask(error) from None
     height, width = mask.shape
     return Annotation({phrase: [mask_to_rle(mask)]}, (height, width))
+
+
+def _of_mask(error: ImageError) -> Rejected:
+    what = error.code.removeprefix("image_").removeprefix("mask_")
+    return Rejected(f"mask_{what}", f"Of the mask: {error.reason}")
 
 
 def _with_suffix(names: list[str]) -> set[str]:

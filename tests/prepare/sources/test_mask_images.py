@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from sa2va_ray.images.masks import rle_to_mask
+from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.records import Rejected
-from sa2va_ray.prepare.sources.mask_images import read_mask
+from sa2va_ray.prepare.sources.mask_images import read_class_mask, read_mask
 from tests.prepare.sources.conftest import HIDDEN, codes, write_image, write_mask
 
 
@@ -117,3 +118,48 @@ def test_orphans_come_after_the_items(tmp_path, read):
     found = [(each.index, each.code) for each in source.quarantined]
     assert found == [(1, "orphan_image"), (2, "orphan_image"), (3, "orphan_label"), (4, "orphan_label")]
     assert source.layouts == {"mask_images": 1}
+
+
+CLASSES = Classes({"artery": [1], "vein": [2], "ignore": [255]})
+
+
+def encoded(image, kind="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF", "PPM"])
+def test_the_values_of_a_mask_are_classes(kind):
+    values = Image.fromarray(np.array([[0, 1, 2, 2, 255]], np.uint8))
+    label = read_class_mask(encoded(values, kind), "vessels", CLASSES, 10_000)
+    assert {phrase: rle_to_mask(rle).sum() for phrase, (rle,) in label.objects.items()} == {"artery": 1, "vein": 2}
+    assert (rle_to_mask(label.ignored[0]).sum(), label.size) == (1, (1, 5))
+
+
+def test_the_indices_of_a_palette_are_classes_and_so_are_its_colours():
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+    colours = Classes({"artery": ["#ff0000"], "vein": ["#0000ff"]})
+    coloured = encoded(image.convert("RGB"))
+    for data, classes in ((encoded(image), CLASSES), (encoded(image), colours), (coloured, colours)):
+        label = read_class_mask(data, "vessels", classes, 10_000)
+        assert {phrase: rle_to_mask(rle).tolist() for phrase, (rle,) in label.objects.items()} == {
+            "artery": [[False, True, False]],
+            "vein": [[False, False, True]],
+        }
+
+
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [
+        (Image.fromarray(np.array([[0, 1, 3, 3]], np.uint8)), "mask_values"),
+        (Image.new("RGB", (4, 1), (1, 2, 3)), "mask_colours"),
+        (Image.new("RGBA", (4, 1)), "mask_alpha"),
+        (Image.new("L", (200, 200)), "mask_too_large"),
+    ],
+)
+def test_a_class_mask_that_is_not_certain_is_rejected(image, code):
+    with pytest.raises(Rejected) as caught:
+        read_class_mask(encoded(image), "vessels", CLASSES, 10_000)
+    assert caught.value.code == code

@@ -5,8 +5,8 @@ import re
 from typing import Any
 
 from sa2va_ray.config import UserError
+from sa2va_ray.prepare.classes import IGNORE, Classes
 from sa2va_ray.prepare.records import Rejected
-from sa2va_ray.prepare.sources.classes import IGNORE, Classes
 from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.shapes import parse_json
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from sa2va_ray.config import UserError
 from sa2va_ray.images.files import kind_of
+from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.records import LabelFile, Rejected
-from sa2va_ray.prepare.sources.classes import Classes
 from sa2va_ray.prepare.sources.datasets.nnunet import read_classes, without_channel
 from sa2va_ray.prepare.sources.datasets.table import DATA_SETS, NNUNET, DataSet
 from sa2va_ray.prepare.sources.folder import Folder

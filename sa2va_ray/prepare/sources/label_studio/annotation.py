@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sa2va_ray.prepare.records import Annotation, Finding, Rejected, Shape
-from sa2va_ray.prepare.sources.items import SourceOptions, ignored_finding
+from sa2va_ray.prepare.records import Annotation, Finding, Rejected
+from sa2va_ray.prepare.sources.collected import Collected
+from sa2va_ray.prepare.sources.items import SourceOptions
 from sa2va_ray.prepare.sources.label_studio.regions import AREAS, BRUSH, MARKS, to_shape
 from sa2va_ray.prepare.sources.shapes import to_size, to_text, wrong_type
 
@@ -82,16 +83,12 @@ def annotate(results: Sequence[Result], options: SourceOptions) -> Annotation:
     if not areas:
         return Annotation({}, findings=tuple(_left_out(results)))
     size = _size(areas)
-    objects: dict[str, list[Shape]] = defaultdict(list)
-    num_ignored = 0
+    collected = Collected(options.ignore_labels, options.classes)
     for region, labels in zip(areas, _labels(areas, results, options.phrase), strict=True):
-        kept = [label for label in labels if label not in options.ignore_labels]
-        num_ignored += not kept
-        for label in kept:
-            objects[label].append(to_shape(region.kind, region.value, size, options.max_pixels))
-    findings = [*_left_out(results), *([ignored_finding(num_ignored)] if num_ignored else [])]
+        for label in filter(collected.keeps, labels):
+            collected.add(label, [to_shape(region.kind, region.value, size, options.max_pixels)])
     is_brush = any(region.kind == BRUSH for region in areas)
-    return Annotation(dict(objects), size, tuple(findings), is_exact=is_brush)
+    return collected.to_annotation(size, _left_out(results), is_exact=is_brush)
 
 
 def _check_one_image(regions: Sequence[Result]) -> None:

@@ -23,6 +23,14 @@ class Classes:
 
     meanings: Mapping[str, Sequence[int | str]]
 
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for what no mask can mean."""
+        every = [each for meaning in self.meanings.values() for each in meaning]
+        if any(isinstance(each, int) and each < 1 for each in every):
+            raise ValueError("has a mask value below 1; 0 is the background")
+        if self.has_colours and any(isinstance(each, int) for each in every):
+            raise ValueError("has mask values and colours (#rrggbb); a mask is read by one of the two")
+
     @cached_property
     def has_colours(self) -> bool:
         return any(_is_colour(each) for meaning in self.meanings.values() for each in meaning)
@@ -43,7 +51,7 @@ class Classes:
         Raises:
             Rejected: none.
         """
-        found = [phrase for phrase, meaning in self.meanings.items() if label in meaning]
+        found = [phrase for phrase, meaning in self.meanings.items() if label in map(str, meaning)]
         if not found:
             raise Rejected(
                 "label_unlisted",
