@@ -66,7 +66,7 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
     try:
         _run_job(demo, source, overrides, is_synthetic=data is None)
     except UserError as error:
-        raise UserError(f"{error}\n\n{demo.ways_in()}\n{_AFTER_A_FAILURE}") from None
+        raise UserError(f"{str(error).rstrip()}\n\n{demo.ways_in()}\n{_AFTER_A_FAILURE}") from None
 
 
 def _run_job(demo: "_Demo", source: Path, overrides: Sequence[str], is_synthetic: bool) -> None:

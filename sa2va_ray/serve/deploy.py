@@ -182,7 +182,9 @@ def _wait(client: ServeSubmissionClient, names: list[str], wait_s: float) -> dic
         applications = {name: details["applications"].get(name, {"status": "NOT_STARTED"}) for name in names}
         for name, application in applications.items():
             if application["status"] in _FAILED:
-                raise UserError(f"{name} does not run: {_reason(application)} Mend it, and deploy the same file again.")
+                raise UserError(
+                    f"{name} does not run: {_reason(application).rstrip('.')}. Mend it, and deploy the same file again."
+                )
             if (found := _own_reason(application)) and found != reason:
                 LOGGER.warning("a replica did not start, Serve tries it again: %s", found)
                 reason = found
