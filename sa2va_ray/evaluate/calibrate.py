@@ -130,7 +130,7 @@ def _facts(
 ) -> dict[str, Any]:
     """What goes into the manifest."""
     if len(curves.patients) < _FEW_PATIENTS:
-        LOGGER.warning("%d patients: the threshold may be another with others", len(curves.patients))
+        LOGGER.warning("%d patient(s): the threshold may be another with others", len(curves.patients))
     probabilities = probability_calibration(rows)
     calibration = {
         "objective": config.objective,
