@@ -77,7 +77,8 @@ def find_resume_point(config: TrainConfig, data_sha256: str) -> Iterator[ResumeP
             return
         saved = read_stored_checkpoint(str(folder))
         dist.barrier()  # a rank that is about to refuse it deletes what the others are reading
-        LOGGER.info("resuming from %s: step %d of %d", uri, saved.state.step, saved.state.num_steps)
+        if dist.get_rank() == 0:
+            LOGGER.info("resuming from %s: step %d of %d", uri, saved.state.step, saved.state.num_steps)
         yield ResumePoint(saved.state, folder, _check_changes(saved, config, data_sha256))
         dist.barrier()  # until all have read what is deleted now
     finally:
