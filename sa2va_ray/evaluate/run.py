@@ -13,6 +13,7 @@ from sa2va_ray.evaluate.passes.measure import measure_answers
 from sa2va_ray.evaluate.report.evaluation_page import render_evaluation
 from sa2va_ray.evaluate.report.extremes import draw_extremes
 from sa2va_ray.evaluate.statistics.summary import (
+    by_phrase,
     by_width,
     differences,
     precision_recall,
@@ -75,6 +76,7 @@ def _result(
         "surface_tolerance_px": config.surface_tolerance_px,
         "tool_version": __version__,
         **summarize(rows),
+        "by_phrase": by_phrase(rows),
         "threshold_curves": threshold_curves(sweep_patients(rows)),
         "precision_recall": precision_recall(rows),
         "probability_calibration": probability_calibration(rows),

@@ -155,6 +155,28 @@ def test_an_answer_without_seg_counts_and_two_models_are_paired(silent_model, ex
     assert "silent against" in (tmp_path / "report.html").read_text()
 
 
+def test_each_of_several_phrases_has_its_own_row(exported_uri, prepared_uri, tmp_path):
+    def tamper(number: int, sample: dict) -> dict:
+        (vessels,) = sample["objects"]
+        others = {"phrase": "what lies between", "rle": mask_to_rle(~rle_to_mask(vessels["rle"]))}
+        return {**sample, "objects": [vessels, others] if number else [vessels]}
+
+    data = copy_data(prepared_uri, tmp_path / "data", "val", tamper)
+    result = evaluate(config(exported_uri, data, tmp_path / "out", split="val"))
+    rows = read_rows(tmp_path / "out")
+    assert [(each["phrase"], each["num_images"]) for each in result["by_phrase"]] == [
+        ("blood vessels", 3),
+        ("what lies between", 2),
+    ]
+    for each in result["by_phrase"]:
+        own = [row["dice"] for row in rows if row["phrase"] == each["phrase"]]
+        assert len(own) == each["num_images"]
+        assert min(own) <= each["per_patient"]["dice"] <= max(own)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "<h2>By phrase</h2>" in page
+    assert '<th scope="row">what lies between</th>' in page
+
+
 def test_a_split_that_was_trained_on_is_refused_unless_that_is_said(exported_uri, prepared_uri, tmp_path):
     data_sha256 = digest(read_manifest(prepared_uri))
     model = copy_model(exported_uri, tmp_path / "model", data_sha256=data_sha256, trained_splits=["train", "val"])

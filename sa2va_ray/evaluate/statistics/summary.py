@@ -40,6 +40,19 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def by_phrase(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Where several phrases are asked for, of each its counts, means over patients and their intervals, as `summarize`
+    gives them, in the order of first appearance; else nothing."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["phrase"]].append(row)
+    if len(groups) < 2:
+        return []
+    kept = ("num_images", "num_patients", "num_without_mask", "false_alarms", "per_patient", "interval_95")
+    summaries = {phrase: summarize(own) for phrase, own in groups.items()}
+    return [{"phrase": phrase, **{name: of[name] for name in kept}} for phrase, of in summaries.items()]
+
+
 def _false_alarms(rows: Sequence[Row]) -> dict[str, Any] | None:
     """How many questions about what is not on the image were answered with a mask, and their share with its interval
     over patients."""

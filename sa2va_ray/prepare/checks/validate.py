@@ -16,9 +16,10 @@ from scipy import ndimage
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.images.decode import ImageError, decode_image_bytes, decode_mask_bytes
+from sa2va_ray.images.decode import ImageError, decode_image_bytes, decode_label_bytes, decode_mask_bytes
 from sa2va_ray.metrics import overlap_metrics
 from sa2va_ray.prepare.checks.polygons import draw_annotation
+from sa2va_ray.prepare.classes import IGNORE, Classes
 from sa2va_ray.prepare.config import ChecksConfig, PrepareConfig
 from sa2va_ray.prepare.identity.pseudonyms import names_patient
 from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Record, Rejected
@@ -149,7 +150,7 @@ def _compare_with_mask_image(
 ) -> tuple[dict[str, np.ndarray], float | None, list[Finding]]:
     if record.mask_uri is None:
         return masks, None, []
-    expected = decode_mask_bytes(storage.read_bytes(record.mask_uri), config.checks.max_pixels, config.mask_threshold)
+    expected = _foreground_of(storage.read_bytes(record.mask_uri), config)
     union = np.logical_or.reduce(list(masks.values()))
     if expected.shape != union.shape:
         raise Rejected(
@@ -169,6 +170,16 @@ def _compare_with_mask_image(
     if len(masks) > 1:
         raise Rejected(code, f"{reason} The mask image does not tell the {len(masks)} phrases apart.")
     return dict.fromkeys(masks, expected), dice, [Finding(code, f"{reason} The mask image was taken.")]
+
+
+def _foreground_of(data: bytes, config: PrepareConfig) -> np.ndarray:
+    """(H, W) bool of a mask image, all classes together."""
+    classes = Classes(config.classes)
+    if not classes.has_values:
+        return decode_mask_bytes(data, config.checks.max_pixels, config.mask_threshold)
+    values = decode_label_bytes(data, config.checks.max_pixels, classes.has_colours)
+    masks = [mask for phrase, mask in classes.masks_of(values).items() if phrase != IGNORE]
+    return np.logical_or.reduce([np.zeros(values.shape, bool), *masks])
 
 
 def _disagreement(polygons: np.ndarray, expected: np.ndarray, dice: float) -> tuple[str, str]:

@@ -120,7 +120,7 @@ def _look(folder: Folder, options: SourceOptions) -> _Found:
     items += frames.read(options)
     items += data_sets.read() if data_sets else ()
     if not lonely:
-        _check_recognised(folder, items)
+        _check_recognised(folder, items, data_sets.notes if data_sets else [])
     orphans = list(_find_orphans(items, pairs, frames.files))
     orphans += [_Orphan("orphan_label", name, reason) for name, reason in lonely.items()]
     if data_sets:
@@ -218,7 +218,7 @@ def _reason_of(item: Item) -> str:
     return item.label.reason if isinstance(item.label, Rejected) else ""
 
 
-def _check_recognised(folder: Folder, items: Sequence[Item]) -> None:
+def _check_recognised(folder: Folder, items: Sequence[Item], notes: Sequence[str]) -> None:
     if _are_recognised(items):
         return
     broken = f", {len(items)} of the JSON files broken ({_reason_of(items[0])})" if items else ""
@@ -226,8 +226,9 @@ def _check_recognised(folder: Folder, items: Sequence[Item]) -> None:
         f"`source` holds {folder.count_kinds()}{broken}, and none of the layouts that are read: annotations.json, "
         "LabelMe (a JSON file for each image), COCO instances, exports of Label Studio, mask images (folders "
         "`images` and `masks`, or names with `_mask`), DICOM files with mask images, the files of DRIVE, STARE, "
-        "CHASE_DB1, DCA1, FIVES and nnU-Net. "
+        "CHASE_DB1, HRF, DCA1, FIVES and nnU-Net. "
         f"Point `source` at the folder that holds images and labels.{_unpacking_hint(folder)}"
+        f"{''.join(f' {note}' for note in notes)}"
     )
 
 

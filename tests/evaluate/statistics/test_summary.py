@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sa2va_ray.evaluate.statistics.summary import (
+    by_phrase,
     by_width,
     differences,
     precision_recall,
@@ -44,6 +45,24 @@ def test_patients_count_once_each():
     assert summary["patients"]["a"]["num_images"] == 3
     assert summary["patients"]["a"]["dice"] == pytest.approx(0.5)
     assert [failure["sample_id"] for failure in summary["failures"]] == ["3"]
+
+
+def test_several_phrases_are_summed_up_by_themselves():
+    rows = [
+        row("a", "1", 1.0, phrase="artery"),
+        row("a", "1", 0.2, phrase="vein"),
+        row("a", "2", 0.5, phrase="artery"),
+        row("b", "3", 0.0, phrase="vein", has_mask=False, failure="no_seg"),
+    ]
+    artery, vein = by_phrase(rows)
+    assert (artery["phrase"], vein["phrase"]) == ("artery", "vein")
+    assert (artery["num_images"], artery["num_patients"], artery["num_without_mask"]) == (2, 1, 0)
+    assert (vein["num_images"], vein["num_patients"], vein["num_without_mask"]) == (2, 2, 1)
+    assert artery["per_patient"]["dice"] == pytest.approx(0.75)
+    assert artery["interval_95"]["dice"] is None
+    assert vein["per_patient"]["dice"] == pytest.approx(0.1)
+    assert vein["interval_95"]["dice"] == pytest.approx((0.0, 0.2))
+    assert by_phrase(rows[:1]) == []
 
 
 def test_false_alarms_are_counted_where_there_is_nothing_to_find():

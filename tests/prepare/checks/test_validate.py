@@ -171,3 +171,20 @@ def test_a_polygon_outside_is_told_with_all_its_bounds(tmp_path, low):
     polygon = np.array([[low, 3.0], [44.4, 5.0], [10.0, 15.0]])
     reason = rejection(record(write_image(tmp_path), polygon)).reason
     assert f"from {min(low, 10):.1f} to {max(low, 44.4):.1f} in x, from 3.0 to 15.0 in y" in reason
+
+
+def test_polygons_are_compared_with_a_mask_image_of_classes(tmp_path):
+    drawn = polygons_to_mask([TRIANGLE], HEIGHT, WIDTH)
+    values = np.where(drawn, 2, 0).astype(np.uint8)
+    values[0, 0] = 255
+    Image.fromarray(values).save(tmp_path / "mask.png")
+    item = record(write_image(tmp_path), label=Annotation({"vein": [TRIANGLE]}), mask=tmp_path / "mask.png")
+    classes = {"artery": (1,), "vein": (2,), "ignore": (255,)}
+    checked = check_sample(item, PrepareConfig(source="-", out="-", classes=classes))
+    assert (checked.mask_dice, checked.findings) == (1.0, [])
+
+
+def test_regions_to_be_ignored_are_told(tmp_path):
+    label = Annotation({"vein": [TRIANGLE]}, ignored=(TRIANGLE + 1,))
+    checked = check_sample(record(write_image(tmp_path), label=label), config())
+    assert [finding.code for finding in checked.findings] == ["ignored_as_background"]

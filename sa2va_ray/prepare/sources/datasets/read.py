@@ -119,7 +119,8 @@ class DataSetFiles:
 
 
 def _find(data_set: DataSet, names: list[str]) -> _Found | None:
-    """The files of a data set; None where no image has a label of the first observer."""
+    """The files of a data set; None where no image has a label of the first observer, or a mask of the field of view,
+    which must not be taken for a label."""
     names = [name for name in names if kind_of(name) in data_set.kinds]
     labels = [_group(pattern, names) for pattern in data_set.labels]
     images: _Files = defaultdict(list)
@@ -129,12 +130,12 @@ def _find(data_set: DataSet, names: list[str]) -> _Found | None:
         if found := _match(data_set.image, name):
             groups[name] = found
             images[tuple((group, found[group]) for group in keyed)].append(name)
-    if not images.keys() & labels[0].keys():
+    views = _group(data_set.field_of_view, names) if data_set.field_of_view else {}
+    if not images.keys() & (labels[0].keys() | views.keys()):
         return None
     labelled_parts = {dict(key).get("part") for key in labels[0]}
     unlabelled = [key for key in images if dict(key).get("part") not in labelled_parts]
     left = sorted(name for key in unlabelled for name in images.pop(key))
-    views = _group(data_set.field_of_view, names) if data_set.field_of_view else {}
     return _Found(data_set, dict(images), groups, labels, views, left)
 
 
@@ -167,7 +168,7 @@ def _check_distinct(found: list[_Found]) -> None:
 
 def _notes(found: _Found, options: SourceOptions) -> Iterator[str]:
     data_set = found.data_set
-    if data_set.patient and options.patients_of_data_sets:
+    if found.labels[0] and data_set.patient and options.patients_of_data_sets:
         yield (
             f"{data_set.name}: patients are told by the numbers in the names, as no patient_pattern is given. "
             f"{data_set.note}".strip()

@@ -82,6 +82,13 @@ DATA_SETS = (
         note="Both eyes of a child are one patient.",
     ),
     DataSet(
+        "hrf",
+        image=_path(r"images/(?P<number>\d\d)_(?P<kind>dr|g|h)"),
+        labels=(_path(r"manual1/(?P<number>\d\d)_(?P<kind>dr|g|h)"),),
+        field_of_view=_path(r"mask/(?P<number>\d\d)_(?P<kind>dr|g|h)_mask"),
+        patient="{number}_{kind}",
+    ),
+    DataSet(
         "dca1",
         image=_file(r"(?P<number>\d+)"),
         labels=(_file(r"(?P<number>\d+)_gt"),),

@@ -43,7 +43,13 @@ FIVES = {
     "labels": ["test/Ground truth/1_A.png", "train/Ground truth/1_A.png", "train/Ground truth/600_N.png"],
     "patients": ["test/1", "train/1", "train/600"],
 }
-SETS = {"drive": DRIVE, "stare": STARE, "chase_db1": CHASE, "dca1": DCA1, "fives": FIVES}
+HRF = {
+    "images": ["images/01_dr.JPG", "images/01_g.jpg", "images/02_h.jpg"],
+    "labels": ["manual1/01_dr.tif", "manual1/01_g.tif", "manual1/02_h.tif"],
+    "views": ["mask/01_dr_mask.tif", "mask/01_g_mask.tif", "mask/02_h_mask.tif"],
+    "patients": ["01_dr", "01_g", "02_h"],
+}
+SETS = {"drive": DRIVE, "hrf": HRF, "stare": STARE, "chase_db1": CHASE, "dca1": DCA1, "fives": FIVES}
 
 
 def write(folder, data_set):
@@ -91,6 +97,12 @@ def test_a_part_without_any_label_is_left_and_counted(tmp_path, read):
     source = read()
     assert (source.layouts, source.quarantined) == ({"drive": 2}, [])
     assert "drive: 2 image(s) of a part that has no labels left." in source.notes
+
+
+def test_masks_of_the_field_of_view_alone_are_never_labels(tmp_path):
+    write(tmp_path, {**DRIVE, "labels": [], "others": []})
+    with pytest.raises(UserError, match=r"drive: 4 masks of the field of view.*4 image\(s\) of a part .* no labels"):
+        read_source(str(tmp_path), OPTIONS)
 
 
 def test_what_lacks_its_other_half_is_an_orphan(tmp_path, read):
