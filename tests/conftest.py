@@ -9,6 +9,8 @@ from pathlib import Path
 
 # Ray reads its authentication mode when it is first imported, which is before any fixture runs.
 os.environ["RAY_AUTH_MODE"] = "token"
+# The real Label Studio of `make soak` takes it; endpoints get it with the environment of the session's Ray.
+os.environ.setdefault("LABEL_STUDIO_TOKEN", secrets.token_hex(20))
 
 import psutil
 import pytest
