@@ -63,6 +63,7 @@ def prepare(config: PrepareConfig) -> str | None:
     project = project_number(config.source)
     if project is None or config.label_studio is None:
         return _prepare(config)
+    write.check_replaceable(config.out)  # before much is fetched
     with pulled(project, config.label_studio) as folder:
         return _prepare(config.model_copy(update={"source": folder}))
 

@@ -60,6 +60,16 @@ def draw(read_task):
     return draw_it
 
 
+def test_an_upload_is_found_as_it_was_spelt_before(tmp_path, read):
+    """Label Studio writes spaces as underscores, and leaves out brackets and the like."""
+    write_image(tmp_path / f"images/{HIDDEN} (left)_frame_1.png", (H, W))
+    one = task(polygon(), data={"image": f"/data/upload/3/1a2b3c4d-{HIDDEN}_left_frame_1.png"})
+    write_json(tmp_path / "result.json", [one])
+    assert [record.name for record in read().records] == [f"images/{HIDDEN} (left)_frame_1.png"]
+    write_image(tmp_path / f"images/{HIDDEN}_[left]_frame_1.png", (H, W))
+    assert codes(read())["image_ambiguous"] == 1
+
+
 def of_fixture(tmp_path, name):
     tasks = json.loads((FIXTURES / "export.json").read_text())
     for each in tasks:
