@@ -36,7 +36,7 @@ def make_environment() -> Path:
 
 @contextmanager
 def real_label_studio(folder: Path, token: str) -> Iterator[str]:
-    """Its address, on this machine. Its SQLite file is in `folder`; `token`, a legacy one, is a user's; and it may serve
+    """Its address, on this machine. Its SQLite file is in `folder`; `token`, a legacy one, is a user's. It may serve
     files of the folders beside `folder`."""
     port = free_port(preferred=8080)
     url = f"http://127.0.0.1:{port}"
