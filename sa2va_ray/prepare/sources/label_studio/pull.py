@@ -41,7 +41,7 @@ def pulled(project: int, config: LabelStudioConfig) -> Iterator[str]:
         try:
             asyncio.run(_pull(project, server, Path(folder)))
         except LabelStudioError as error:
-            raise UserError(str(error)) from None
+            raise UserError(f"{error} (label_studio.url is {config.url}.)") from None
         yield folder
 
 
