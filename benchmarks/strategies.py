@@ -178,6 +178,7 @@ def _batch(processor: Sa2VAProcessor, size: int) -> Batch:
                 "pixel_values": tiles.numpy(),
                 "grounding_pixel_values": processor.grounding_image(image).numpy(),
                 "masks": random.random((1, 512, 512)) < 0.1,
+                "ignored": np.zeros((0, 512, 512), bool),
                 "sample_id": f"synthetic-{seed}",
             }
         )

@@ -52,7 +52,7 @@ class LooseFiles(Dataset):
     def __getitem__(self, position: int) -> dict[str, Any]:
         image = self._images[self._samples[position]]
         objects = json.loads(image.with_suffix(".json").read_text())
-        sample = {"sample_id": image.stem, "image": image.read_bytes(), "objects": objects}
+        sample = {"sample_id": image.stem, "image": image.read_bytes(), "objects": objects, "ignored": None}
         return preprocess(sample, self._config, self._processor, np.random.default_rng([0, 0, position]))
 
 

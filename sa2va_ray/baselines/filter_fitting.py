@@ -19,7 +19,7 @@ from sa2va_ray.baselines.config import BaselineConfig
 from sa2va_ray.baselines.fitted import FittedBaseline
 from sa2va_ray.cluster.streams import stream_rows
 from sa2va_ray.config import UserError
-from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample import decode_image, ignored_mask, object_masks
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.models.baselines.config import FilterConfig
 from sa2va_ray.models.baselines.vessel_filter import POLARITIES, FittedFilter, Polarity, filter_response
@@ -111,13 +111,15 @@ def _count_batch(
 
 def _count(config: FilterConfig, polarities: tuple[Polarity, ...], sample: dict[str, Any]) -> np.ndarray:
     """One sample -> (P, 2, R) int64."""
-    image, vessel = decode_image(sample), np.any(object_masks(sample), axis=0)
-    counts = [_histogram(filter_response(image, config, polarity), vessel) for polarity in polarities]
+    image, vessel, ignored = decode_image(sample), np.any(object_masks(sample), axis=0), ignored_mask(sample)
+    known = np.ones_like(vessel) if ignored is None else ~ignored
+    responses = [filter_response(image, config, polarity) for polarity in polarities]
+    counts = [_histogram(response[known], vessel[known]) for response in responses]
     return np.stack(counts)
 
 
 def _histogram(response: np.ndarray, vessel: np.ndarray) -> np.ndarray:
-    """(H, W), (H, W) bool -> (2, R) int64."""
+    """Responses of pixels, and whether they are vessel, of one shape -> (2, R) int64."""
     intervals = np.searchsorted(_EDGES, response, side="right")
     num = len(_EDGES) + 1
     return np.stack([np.bincount(intervals[vessel == truth], minlength=num) for truth in (False, True)])

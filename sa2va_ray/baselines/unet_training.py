@@ -148,25 +148,29 @@ def _forward(model: nn.Module, batch: Batch | None, image_size: int) -> Tensor:
     """(B,) losses. A worker without samples runs the network too, since the others wait for its gradient."""
     device = get_device()
     if batch is None:
-        pixels, targets = (
-            torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8),
-            torch.zeros(0, image_size, image_size),
-        )
+        pixels = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)
+        targets = ignored = torch.zeros(0, image_size, image_size)
     else:
-        pixels, targets = batch.grounding_pixel_values, to_targets(batch.masks, image_size)
+        pixels = batch.grounding_pixel_values
+        targets, ignored = to_targets(batch.masks, image_size), to_targets(batch.ignored, image_size)
     logits = model(pixels.to(device))[: len(targets)]
-    return unet_losses(logits, targets.to(device))
+    return unet_losses(logits, targets.to(device), 1 - ignored.to(device))
 
 
 def to_targets(masks: Sequence[Tensor], side: int) -> Tensor:
-    """B tensors (N, H, W) bool -> (B, S, S) float32 in [0, 1]: the union of each image's objects."""
+    """B tensors (N, H, W) bool -> (B, S, S) float32 in [0, 1]: the union of each image's N, where N may be 0."""
     return torch.cat([resize_maps(each.any(dim=0, keepdim=True).float(), (side, side)) for each in masks])
 
 
-def unet_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """(B, S, S), (B, S, S) -> (B,): the mean binary cross entropy, and 1 - soft Dice."""
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=(1, 2))
-    probabilities = logits.sigmoid()
+def unet_losses(logits: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
+    """(B, S, S) each -> (B,): the mean binary cross entropy, and 1 - soft Dice, of the pixels that count.
+
+    Args:
+        counts: the share of each pixel that does, in [0, 1].
+    """
+    cross_entropies = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    cross_entropy = (cross_entropies * counts).sum(dim=(1, 2)) / counts.sum(dim=(1, 2)).clamp(min=1)
+    probabilities, targets = logits.sigmoid() * counts, targets * counts
     overlap = 2 * (probabilities * targets).sum(dim=(1, 2))
     total = probabilities.sum(dim=(1, 2)) + targets.sum(dim=(1, 2))
     return cross_entropy + 1 - (overlap + 1) / (total + 1)

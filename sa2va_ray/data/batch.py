@@ -24,6 +24,7 @@ class Batch:
     num_tiles: (B,) int64.
     grounding_pixel_values: (B, 3, G, G) uint8.
     masks: B tensors (N, H, W) bool.
+    ignored: B tensors (1, H, W) bool of the pixels that are neither object nor background; (0, H, W) where all count.
     sample_ids: B pseudonyms.
     skeletons: as `masks`, their widened skeletons, where `PipelineConfig.skeleton_radius_px` asks for them.
     """
@@ -35,6 +36,7 @@ class Batch:
     num_tiles: Tensor
     grounding_pixel_values: Tensor
     masks: list[Tensor]
+    ignored: list[Tensor]
     sample_ids: list[str]
     skeletons: list[Tensor] | None = None
 
@@ -66,6 +68,7 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
         num_tiles=torch.tensor([len(row["pixel_values"]) for row in rows]),
         grounding_pixel_values=torch.from_numpy(np.stack([row["grounding_pixel_values"] for row in rows])),
         masks=[torch.from_numpy(np.array(row["masks"])) for row in rows],
+        ignored=[torch.from_numpy(np.array(row["ignored"])) for row in rows],
         sample_ids=[str(row["sample_id"]) for row in rows],
         skeletons=[torch.from_numpy(np.array(row["skeletons"])) for row in rows] if "skeletons" in rows[0] else None,
     )

@@ -35,7 +35,7 @@ from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.data.conversation import training_turns
 from sa2va_ray.data.order import EpochPlan
-from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample import decode_image, ignored_mask, object_masks
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.images.skeleton import tubed_skeleton
 from sa2va_ray.telemetry import LOGGER
@@ -49,6 +49,7 @@ _NOTHING = {  # in place of a sample that cannot be decoded
     "pixel_values": np.zeros((0, 3, 0, 0), np.uint8),
     "grounding_pixel_values": np.zeros((3, 0, 0), np.uint8),
     "masks": np.zeros((0, 0, 0), bool),
+    "ignored": np.zeros((0, 0, 0), bool),
 }
 
 
@@ -119,16 +120,16 @@ def preprocess(
     Returns:
         `input_ids`, `labels` (L,) int64; `pixel_values` (T, 3, S, S) uint8; `grounding_pixel_values` (3, G, G) uint8;
         `masks` (N, H, W) bool, of the N objects that are on the image; `skeletons`, the same, if the config asks for
-        them; `sample_id`.
+        them; `ignored` (1, H, W) bool, or (0, H, W) where all pixels count; `sample_id`.
 
     Raises:
         Undecodable: the image or a mask is broken.
         UserError: the sequence is longer than `max_length`.
     """
-    stored, truths = _decode(sample)
+    stored, truths, ignored = _decode(sample)
     is_there = np.array([mask.any() for mask in truths])
-    image, masks = augment(stored, truths, config.augment, random)
-    masks = masks[is_there]
+    image, moved = augment(stored, np.concatenate([truths, ignored]), config.augment, random)
+    masks = moved[: len(truths)][is_there]
     picture = Image.fromarray(image)
     tiles = processor.tile_pixels(picture)
     phrases = [each["phrase"] for each in sample["objects"]]
@@ -145,6 +146,7 @@ def preprocess(
         "pixel_values": tiles.numpy(),
         "grounding_pixel_values": processor.grounding_image(picture).numpy(),
         "masks": masks,
+        "ignored": moved[len(truths) :],
         "sample_id": sample["sample_id"],
     }
     if config.skeleton_radius_px is not None:
@@ -153,10 +155,11 @@ def preprocess(
     return row
 
 
-def _decode(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) uint8 image and (N, H, W) bool masks."""
+def _decode(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 image, (N, H, W) bool masks, (1, H, W) bool of what is ignored or (0, H, W) for nothing."""
     try:
-        return np.asarray(decode_image(sample)), object_masks(sample)
+        masks, ignored = object_masks(sample), ignored_mask(sample)
+        return np.asarray(decode_image(sample)), masks, masks[:0] if ignored is None else ignored[None]
     except Exception as error:  # decoders have a dozen unrelated classes for broken data
         raise Undecodable(type(error).__name__) from None
 

@@ -12,6 +12,8 @@ from sa2va_ray.images.masks import rle_to_mask
 
 SPLITS = ("train", "val", "test")
 
+_RLE = pa.struct([("size", pa.list_(pa.int64())), ("counts", pa.string())])
+
 SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),  # pseudonym, unique in the data set
@@ -23,15 +25,9 @@ SCHEMA = pa.schema(
         ("width", pa.int64()),
         (
             "objects",  # one per phrase; its polygons are united; an empty mask: there is none on the image
-            pa.list_(
-                pa.struct(
-                    [
-                        ("phrase", pa.string()),
-                        ("rle", pa.struct([("size", pa.list_(pa.int64())), ("counts", pa.string())])),
-                    ]
-                )
-            ),
+            pa.list_(pa.struct([("phrase", pa.string()), ("rle", _RLE)])),
         ),
+        ("ignored", _RLE),  # pixels that count neither as an object nor as background; null: all count
         ("split", pa.string()),
         ("source_sha256", pa.string()),  # of the source image file
     ]
@@ -46,3 +42,9 @@ def decode_image(sample: Mapping[str, Any]) -> Image.Image:
 def object_masks(sample: Mapping[str, Any]) -> np.ndarray:
     """(N, H, W) bool: the masks of the sample's N objects, in their order; one that is not on the image is empty."""
     return np.stack([rle_to_mask(each["rle"]) for each in sample["objects"]])
+
+
+def ignored_mask(sample: Mapping[str, Any]) -> np.ndarray | None:
+    """(H, W) bool: the pixels that count neither in losses nor in metrics; None where all count."""
+    rle = sample["ignored"]
+    return None if rle is None else rle_to_mask(rle)

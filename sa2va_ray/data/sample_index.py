@@ -13,7 +13,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data.order import RUNS_PER_WINDOW
 from sa2va_ray.manifest import read_manifest
 
-_COLUMNS = ["sample_id", "patient_id", "image", "objects"]
+_COLUMNS = ["sample_id", "patient_id", "image", "objects", "ignored"]
 _NUM_READERS = 8  # files that are read at a time
 
 
@@ -58,8 +58,8 @@ class SampleIndex:
         return self.read(np.array([index]))[0]
 
     def read(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """`sample_id`, `patient_id`, `image` and `objects` of samples. All are asked for at once, so that a store's
-        latency is waited for once."""
+        """`sample_id`, `patient_id`, `image`, `objects` and `ignored` of samples. All are asked for at once, so that a
+        store's latency is waited for once."""
         wanted, places = np.unique(indices, return_inverse=True)
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
         files = np.unique(numbers).tolist()
@@ -68,7 +68,8 @@ class SampleIndex:
 
     def _read_file(self, number: int, indices: np.ndarray) -> list[dict[str, Any]]:
         row_groups = (indices - self._starts[number]).tolist()
-        return self._file(number).read_row_groups(row_groups, columns=_COLUMNS, use_threads=False).to_pylist()
+        rows = self._file(number).read_row_groups(row_groups, columns=_COLUMNS, use_threads=False).to_pylist()
+        return [{"ignored": None, **row} for row in rows]  # data sets of before have no such column
 
     def _open(self, number: int) -> pq.ParquetFile:
         filesystem, path = storage.resolve(self._uris[number])

@@ -108,9 +108,9 @@ def _count(answers: ray.data.Dataset, split: Split) -> list[_Row]:
 def _count_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> dict[str, list]:
     rows = []
     for each, truth in with_truths(batch, data_uri, split):
-        levels = read_levels(each, truth.shape)
+        levels, labels = read_levels(each, truth.mask.shape)[truth.counts], truth.mask[truth.counts]
         kept = {name: each[name] for name in ("row", "place", "sample_id", "patient_id")}
-        counts, reliability = probability_counts(levels, truth), calibration_counts(dequantise(levels), truth)
+        counts, reliability = probability_counts(levels, labels), calibration_counts(dequantise(levels), labels)
         rows.append({**kept, "failure": failure_of(each, truth), "counts": counts, "reliability": reliability})
     return to_columns(rows)
 

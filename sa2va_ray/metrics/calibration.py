@@ -10,8 +10,8 @@ def calibration_counts(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarr
     number of vessel pixels among them, and the sum of the squared errors. Counts of several images can be added.
 
     Args:
-        probabilities: (H, W) float in [0, 1].
-        truth: (H, W) bool.
+        probabilities: float in [0, 1], an image's (H, W) or the pixels of it that count.
+        truth: bool, of the same shape.
     """
     values, labels = probabilities.ravel().astype(np.float64), truth.ravel().astype(np.float64)
     bins = np.minimum((values * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)

@@ -34,8 +34,9 @@ def probability_counts(levels: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(2, 256) int64: how many pixels of background, and of vessel, are in each bin.
 
     Args:
-        levels: (H, W) uint16 of `quantise`; of 2 bytes, the upper one is the bin.
-        truth: (H, W) bool.
+        levels: uint16 of `quantise`, an image's (H, W) or the pixels of it that count; of 2 bytes, the upper one is the
+            bin.
+        truth: bool, of the same shape.
 
     Raises:
         ValueError: arrays of different shapes.

@@ -3,9 +3,11 @@
 import cv2
 import numpy as np
 
-from sa2va_ray.pictures.palette import MASK, Rgb
+from sa2va_ray.pictures.palette import BLACK, HATCH, MASK, Rgb
 
 _OPACITY = 0.75
+_HATCH_PX, _MOST_HATCHES = 8, 64  # from line to line at least, and lines along a side at most
+_HATCH_SHADE = 0.5
 
 
 def tinted(image: np.ndarray, mask: np.ndarray, colour: Rgb = MASK, opacity: float = _OPACITY) -> np.ndarray:
@@ -32,6 +34,19 @@ def outlined(image: np.ndarray, mask: np.ndarray, colour: Rgb = MASK, opacity: f
     inside = (mask > 0).astype(np.uint8)
     edge = cv2.dilate(inside, np.ones((3, 3), np.uint8)) > inside
     return tinted(image, edge, colour, opacity)
+
+
+def hatched(image: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """A copy of the image, darker and with diagonal lines where what it shows does not count.
+
+    Args:
+        image: (H, W, 3) uint8.
+        where: (H, W) bool.
+    """
+    period = max(_HATCH_PX, max(where.shape) // _MOST_HATCHES)
+    diagonals = np.add.outer(np.arange(where.shape[0]), np.arange(where.shape[1])) % period
+    lines = where & (diagonals < max(1, period // 8))
+    return tinted(tinted(image, where, BLACK, _HATCH_SHADE), lines, HATCH)
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:

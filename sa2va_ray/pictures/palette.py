@@ -20,6 +20,8 @@ OBJECTS: tuple[Rgb, ...] = (MASK, _ORANGE, _GREEN, _PURPLE, _BLUE, _YELLOW)
 """Several objects of one image, in their order."""
 BORDER, OUTSIDE = _ORANGE, (70, 70, 78)
 """The frame of an image on a canvas that is larger, and the canvas."""
+BLACK, HATCH = (0, 0, 0), (150, 150, 150)
+"""The shade over what does not count, and the lines across it."""
 LIGHT = {
     "page": "#f5f6f8",
     "card": "#ffffff",

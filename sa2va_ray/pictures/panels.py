@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sa2va_ray.pictures.overlay import fit, outlined, tinted, to_rgb
+from sa2va_ray.pictures.overlay import fit, hatched, outlined, tinted, to_rgb
 from sa2va_ray.pictures.palette import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE
 
 MAX_PANEL_PX = 512
@@ -19,6 +19,7 @@ PANEL_LEGEND = tuple(
 )
 """What the colours of `three_panels` mean, for the macro `legend` of a page."""
 _GAP_PX = 4
+_IGNORED_GREY = 96
 _FILL_OPACITY, _EDGE_OPACITY = 0.45, 0.6  # an image shows through its label
 
 
@@ -35,37 +36,46 @@ def mask_panels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return _side_by_side([_at_most(panel) for panel in (image, _white(mask), tinted(image, mask))])
 
 
-def three_panels(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def three_panels(
+    image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, ignored: np.ndarray | None = None
+) -> np.ndarray:
     """The image, its true mask in white, and the image with the prediction over it, in the colours of
-    `PANEL_LEGEND`.
+    `PANEL_LEGEND`. What does not count is grey in the second, and hatched in the third.
 
     Args:
         image: (H, W, 3) uint8.
         truth, prediction: (H, W) bool.
+        ignored: (H, W) bool of the pixels that do not count; None: all do.
 
     Returns:
         RGB uint8.
     """
-    compared = tinted(image, truth & prediction, TRUE_POSITIVE)
-    compared = tinted(compared, truth & ~prediction, FALSE_NEGATIVE)
-    compared = tinted(compared, prediction & ~truth, FALSE_POSITIVE)
-    return _side_by_side([_at_most(panel) for panel in (image, _white(truth), compared)])
+    counts = np.ones_like(truth) if ignored is None else ~ignored
+    compared = tinted(image, truth & prediction & counts, TRUE_POSITIVE)
+    compared = tinted(compared, truth & ~prediction & counts, FALSE_NEGATIVE)
+    compared = tinted(compared, prediction & ~truth & counts, FALSE_POSITIVE)
+    shown = _white(truth & counts)
+    shown[~counts] = _IGNORED_GREY
+    return _side_by_side([_at_most(panel) for panel in (image, shown, hatched(compared, ~counts))])
 
 
-def label_panels(image: np.ndarray, mask: np.ndarray, side_px: int) -> np.ndarray:
-    """The image, and beside it the same with a label's mask tinted and its outline around it. The vessel shows through,
-    and one of a single pixel is seen however large the image is.
+def label_panels(image: np.ndarray, mask: np.ndarray, side_px: int, ignored: np.ndarray | None = None) -> np.ndarray:
+    """The image, and beside it the same with a label's mask tinted and its outline around it, and what does not count
+    hatched. The vessel shows through, and one of a single pixel is seen however large the image is.
 
     Args:
         image: (H, W) or (H, W, 3) uint8.
         mask: (H, W) bool.
         side_px: longer side of a panel.
+        ignored: (H, W) bool of the pixels that do not count; None: all do.
 
     Returns:
         RGB uint8.
     """
     shown, coverage = to_rgb(fit(image, side_px)), fit(mask.astype(np.float32), side_px)
     marked = outlined(tinted(shown, coverage, opacity=_FILL_OPACITY), coverage, opacity=_EDGE_OPACITY)
+    if ignored is not None:
+        marked = hatched(marked, fit(ignored.astype(np.float32), side_px) > 0.5)
     return _side_by_side([shown, marked])
 
 

@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("num_objects", pa.int64()),  # 0: an image without the object
         ("phrases", pa.list_(pa.string())),  # that are asked for; null where the sample cannot be used
         ("foreground", pa.float64()),  # share of the pixels
+        ("ignored_fraction", pa.float64()),  # share of the pixels
         ("mask_dice", pa.float64()),  # of the polygons against the mask image
         ("source_sha256", pa.string()),
         ("perceptual_hash", pa.binary()),
@@ -70,10 +71,11 @@ def put_in_quarantine(row: dict[str, Any], quarantined: Quarantined) -> None:
     row.update(_quarantined_row(quarantined))
 
 
-def content_sha256(masks: dict[str, Any]) -> str:
-    """Hash of masks, (H, W) bool by phrase."""
-    rles = {phrase: mask_to_rle(mask) for phrase, mask in sorted(masks.items())}
-    return hashlib.sha256(json.dumps(rles).encode()).hexdigest()
+def content_sha256(checked: Checked) -> str:
+    """Hash of what the label of a sample says."""
+    rles = {phrase: mask_to_rle(mask) for phrase, mask in sorted(checked.masks.items())}
+    ignored = [] if checked.ignored is None else [mask_to_rle(checked.ignored)]
+    return hashlib.sha256(json.dumps([rles, *ignored]).encode()).hexdigest()
 
 
 def _examine(task: Task, config: PrepareConfig) -> dict[str, Any]:
@@ -104,7 +106,8 @@ def _row(task: Task, checked: Checked) -> dict[str, Any]:
         "source_sha256": checked.source_sha256,
         "perceptual_hash": perceptual_hash(checked.pixels),
         "pixels_sha256": hashlib.sha256(repr(checked.pixels.shape).encode() + checked.pixels.tobytes()).hexdigest(),
-        "masks_sha256": content_sha256(checked.masks),
+        "masks_sha256": content_sha256(checked),
+        "ignored_fraction": 0.0 if checked.ignored is None else float(checked.ignored.mean()),
     }
 
 

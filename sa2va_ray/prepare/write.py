@@ -184,7 +184,7 @@ def _encode(shard: Shard, config: PrepareConfig) -> bytes:
 
 def _row(task: Task, masks_sha256: str, config: PrepareConfig) -> dict[str, Any]:
     checked = check_sample(task.record, config)
-    if content_sha256(checked.masks) != masks_sha256:
+    if content_sha256(checked) != masks_sha256:
         raise Rejected("changed", "The label is not the one that was validated.")
     height, width = checked.pixels.shape[:2]
     return {
@@ -193,6 +193,7 @@ def _row(task: Task, masks_sha256: str, config: PrepareConfig) -> dict[str, Any]
         "height": height,
         "width": width,
         "objects": [{"phrase": phrase, "rle": mask_to_rle(mask)} for phrase, mask in checked.masks.items()],
+        "ignored": None if checked.ignored is None else mask_to_rle(checked.ignored),
         "split": task.split,
         "source_sha256": checked.source_sha256,
     }

@@ -31,17 +31,20 @@ class Objects:
         mask_logits: (N, h, h) of any floating type; losses are float32.
         truths: N true masks (H, W) bool.
         skeletons: N widened skeletons (H, W) bool of the true masks; only skeleton recall needs them.
+        ignored: N (H, W) bool of the pixels that do not count, where truths and skeletons have none; None: all count.
     """
 
     mask_logits: Tensor
     truths: list[Tensor]
     skeletons: list[Tensor] | None
     config: LossConfig
+    ignored: list[Tensor] | None
 
     @cached_property
     def point_losses(self) -> dict[str, Tensor]:
         """`mask` and `dice`, which are taken at the same points."""
-        return mask_losses(self.mask_logits, self.truths, self.config.num_points, self.config.mask_size)
+        config = self.config
+        return mask_losses(self.mask_logits, self.truths, config.num_points, config.mask_size, self.ignored)
 
 
 def _skeleton_recall(objects: Objects) -> Tensor:
@@ -51,7 +54,9 @@ def _skeleton_recall(objects: Objects) -> Tensor:
 
 def _cldice(objects: Objects) -> Tensor:
     config = objects.config
-    return cldice_loss(objects.mask_logits, objects.truths, config.cldice_size, config.cldice_iterations)
+    return cldice_loss(
+        objects.mask_logits, objects.truths, config.cldice_size, config.cldice_iterations, objects.ignored
+    )
 
 
 OBJECT_LOSSES: dict[str, Callable[[Objects], Tensor]] = {
@@ -74,9 +79,14 @@ def language_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def object_losses(
-    mask_logits: Tensor, truths: list[Tensor], skeletons: list[Tensor] | None, config: LossConfig
+    mask_logits: Tensor,
+    truths: list[Tensor],
+    skeletons: list[Tensor] | None,
+    config: LossConfig,
+    ignored: list[Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Sums over N objects of the parts that `config.weights()` names, without `language`. Arguments: see `Objects`.
+    """Sums over N objects of the parts that `config.weights()` names, without `language`. Arguments: see `Objects`;
+    truths and skeletons may have pixels that are ignored.
 
     Where there are no objects the sums are 0, and still depend on `mask_logits`, so that no rank stays away from the
     others' collectives.
@@ -84,29 +94,50 @@ def object_losses(
     names = [name for name in config.weights() if name in OBJECT_LOSSES]
     if not truths:
         return dict.fromkeys(names, 0.0 * mask_logits.float().sum())
-    objects = Objects(mask_logits, truths, skeletons, config)
+    if ignored:
+        truths = [truth & ~each for truth, each in zip(truths, ignored, strict=True)]
+        skeletons = skeletons and [skeleton & ~each for skeleton, each in zip(skeletons, ignored, strict=True)]
+    objects = Objects(mask_logits, truths, skeletons, config, ignored)
     return {name: OBJECT_LOSSES[name](objects) for name in names}
 
 
 def mask_losses(
-    mask_logits: Tensor, truths: list[Tensor], num_points: int, mask_size: MaskSize = "truth"
+    mask_logits: Tensor,
+    truths: list[Tensor],
+    num_points: int,
+    mask_size: MaskSize = "truth",
+    ignored: list[Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Sums over N objects of the point-sampled binary cross entropy (mean over points) and of 1 - soft Dice.
+    """Sums over N objects of the point-sampled binary cross entropy (mean over points) and of 1 - soft Dice, both over
+    the points that count.
 
     Reading the logits between their pixels is what upsampling them would give: only the truth has a size here.
 
     Args:
         mask_logits: (N, h, h).
-        truths: N true masks (H, W), each of its own size.
+        truths: N true masks (H, W), each of its own size; none of what is ignored.
+        ignored: N (H, W), of the truths' sizes; None where all pixels count.
     """
     mask_logits, side = mask_logits.float(), largest_side(mask_size, mask_logits)
     points = sample_points(mask_logits.detach(), num_points)
-    logits = sample_at(mask_logits, points)
-    targets = torch.cat([sample_at(shrink_to(same, side), points[where]) for where, same in of_one_size(truths)])
+    logits, targets = sample_at(mask_logits, points), _shrunk_at(points, truths, side)
+    cross_entropies = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if ignored is None:
+        return {
+            "mask": cross_entropies.mean(dim=1).sum(),
+            "dice": soft_dice_loss(logits.sigmoid(), targets).sum(),
+        }
+    # Of each point, the share of its surroundings that counts; beyond the image is what is at its border.
+    counts = 1 - _shrunk_at(points, ignored, side, beyond="border")
     return {
-        "mask": F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1).sum(),
-        "dice": soft_dice_loss(logits.sigmoid(), targets).sum(),
+        "mask": ((cross_entropies * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1)).sum(),
+        "dice": soft_dice_loss(logits.sigmoid() * counts, targets).sum(),
     }
+
+
+def _shrunk_at(points: Tensor, maps: list[Tensor], side: float, beyond: str = "zeros") -> Tensor:
+    """N maps (H, W) bool at (N, P, 2) points -> (N, P) float32."""
+    return torch.cat([sample_at(shrink_to(same, side), points[where], beyond) for where, same in of_one_size(maps)])
 
 
 def skeleton_recall_loss(mask_logits: Tensor, skeletons: list[Tensor], mask_size: MaskSize = "truth") -> Tensor:
@@ -117,10 +148,15 @@ def skeleton_recall_loss(mask_logits: Tensor, skeletons: list[Tensor], mask_size
     return torch.cat([soft_recall_loss(p.flatten(1), skeleton.flatten(1)) for p, skeleton in maps]).sum()
 
 
-def cldice_loss(mask_logits: Tensor, truths: list[Tensor], largest: int, iterations: int) -> Tensor:
+def cldice_loss(
+    mask_logits: Tensor, truths: list[Tensor], largest: int, iterations: int, ignored: list[Tensor] | None = None
+) -> Tensor:
     """Sum over N objects of 1 - soft clDice on maps of at most `largest` pixels a side: (N, h, h), N masks (H, W) ->
-    ()."""
+    (). `ignored` as in `mask_losses`."""
     maps = full_maps(mask_logits, truths, largest)
+    if ignored:
+        pairs = zip(maps, of_one_size(ignored), strict=True)
+        maps = ((p * (1 - shrink_to(same, largest)), truth) for (p, truth), (_, same) in pairs)
     return torch.cat([soft_cldice_loss(p, truth, iterations) for p, truth in maps]).sum()
 
 
@@ -183,10 +219,11 @@ def sample_points(mask_logits: Tensor, num_points: int) -> Tensor:
     return torch.cat([candidates.gather(1, chosen), uniform], dim=1)
 
 
-def sample_at(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values of (N, h, w) maps at (N, P, 2) points x, y in [0, 1] -> (N, P)."""
+def sample_at(maps: Tensor, points: Tensor, beyond: str = "zeros") -> Tensor:
+    """Bilinear values of (N, h, w) maps at (N, P, 2) points x, y in [0, 1] -> (N, P). `beyond` is the padding mode of
+    `F.grid_sample`."""
     grid = 2.0 * points.unsqueeze(2) - 1.0
-    return F.grid_sample(maps.unsqueeze(1), grid, align_corners=False).squeeze(3).squeeze(1)
+    return F.grid_sample(maps.unsqueeze(1), grid, padding_mode=beyond, align_corners=False).squeeze(3).squeeze(1)
 
 
 def soft_dice_loss(probabilities: Tensor, targets: Tensor) -> Tensor:

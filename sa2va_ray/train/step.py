@@ -137,6 +137,7 @@ def forward_losses(engine, batch: Batch, config: LossConfig) -> dict[str, Tensor
     targets = batch.labels[:, 1:][supervised].to(engine.device, non_blocking=True)
     truths = [mask for masks in moved.masks for mask in masks]
     skeletons = [each for masks in moved.skeletons for each in masks] if moved.skeletons else None
+    ignored = _ignored_of_objects(moved)
     if output.num_objects != len(truths):
         raise ValueError(
             f"{output.num_objects} [SEG] tokens stand against {len(truths)} masks in samples {batch.sample_ids}. "
@@ -144,8 +145,19 @@ def forward_losses(engine, batch: Batch, config: LossConfig) -> dict[str, Tensor
         )
     return {
         "language": language_loss(output.logits, targets),
-        **object_losses(output.mask_logits, truths, skeletons, config),
+        **object_losses(output.mask_logits, truths, skeletons, config, ignored),
     }
+
+
+def _ignored_of_objects(batch: Batch) -> list[Tensor] | None:
+    """For each object the (H, W) bool of its image that does not count; None where all pixels of the batch do."""
+    if not any(map(len, batch.ignored)):
+        return None
+    return [
+        ignored[0] if len(ignored) else torch.zeros_like(mask)
+        for masks, ignored in zip(batch.masks, batch.ignored, strict=True)
+        for mask in masks
+    ]
 
 
 def _is_finite(parts: dict[str, Tensor]) -> Tensor:

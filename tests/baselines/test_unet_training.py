@@ -171,9 +171,9 @@ def test_the_loss_falls_to_zero_where_all_is_right():
     target = torch.zeros(1, 8, 8)
     target[0, 2:5] = 1
     sure = 40 * (2 * target - 1)
-    assert unet_losses(sure, target).item() == pytest.approx(0, abs=1e-6)
-    assert unet_losses(-sure, target).item() == pytest.approx(40 + 1 - 1 / 65, rel=1e-4)
-    assert unet_losses(sure[:0], target[:0]).shape == (0,)
+    assert unet_losses(sure, target, torch.ones_like(target)).item() == pytest.approx(0, abs=1e-6)
+    assert unet_losses(-sure, target, torch.ones_like(target)).item() == pytest.approx(40 + 1 - 1 / 65, rel=1e-4)
+    assert unet_losses(sure[:0], target[:0], target[:0]).shape == (0,)
 
 
 def test_the_config_of_the_folder_is_the_networks(unet_uri):

@@ -42,5 +42,6 @@ def to_row(index: int) -> dict[str, Any]:
         "height": 64,
         "width": 64,
         "objects": [{"phrase": "line", "rle": mask_to_rle(mask)}],
+        "ignored": None,
         "split": "train",
     }

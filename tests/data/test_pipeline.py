@@ -26,6 +26,7 @@ from sa2va_ray.models.build import build_model
 from sa2va_ray.models.sa2va.processing_sa2va import normalize_tiles
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.step import _ignored_of_objects
 from tests.data.conftest import BROKEN, to_row
 
 CONFIG = PipelineConfig(actors_per_rank=1, cpus_per_actor=0.25)
@@ -144,3 +145,15 @@ def test_of_an_image_without_the_object_the_answer_is_that_there_is_none(process
     assert [tuple(mask.shape) for mask in batch.masks] == [(0, 64, 64), (1, 64, 64)]
     assert [len(each) for each in batch.skeletons or []] == ([] if radius is None else [0, 1])
     assert batch.num_masks == 1
+
+
+def test_what_is_ignored_moves_with_the_image(processor):
+    sample = to_row(0)
+    row = preprocess({**sample, "ignored": sample["objects"][0]["rle"]}, CONFIG, processor, np.random.default_rng(3))
+    assert row["masks"].any()
+    np.testing.assert_array_equal(row["ignored"], row["masks"])
+    batch = collate([row, preprocess(sample, CONFIG, processor, np.random.default_rng(3))])
+    assert [tuple(each.shape) for each in batch.ignored] == [(1, 64, 64), (0, 64, 64)]
+    of_first, of_second = _ignored_of_objects(batch)
+    assert torch.equal(of_first, batch.masks[0][0])
+    assert not of_second.any()

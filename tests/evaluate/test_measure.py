@@ -3,7 +3,9 @@
 import numpy as np
 
 from sa2va_ray.evaluate.passes.answers import NO_SEG, UNREADABLE, _to_row, _unreadable
-from sa2va_ray.evaluate.passes.measure import _measure_one
+from sa2va_ray.evaluate.passes.measure import Truth, _measure_one
+from sa2va_ray.images.masks import mask_to_rle
+from sa2va_ray.metrics import METRICS
 from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.predictor import Prediction
 
@@ -13,10 +15,15 @@ SQUARE[2:5, 2:5] = True
 IDS = {"row": 0, "place": 0, "sample_id": "s", "patient_id": "p", "phrase": "vessels"}
 
 
-def measured(truth: np.ndarray, *masks: np.ndarray) -> dict:
+def to_truth(mask: np.ndarray, ignored: np.ndarray | None = None) -> Truth:
+    rle = None if ignored is None else mask_to_rle(ignored)
+    return Truth.of({"objects": [{"rle": mask_to_rle(mask)}], "ignored": rle}, 0)
+
+
+def measured(truth: np.ndarray, *masks: np.ndarray, ignored: np.ndarray | None = None) -> dict:
     stacked = np.array(masks).reshape(-1, 8, 8)
     answer = _to_row(Prediction("", stacked, stacked.astype(np.float32), 0.0, 0.5, NO_CLEANUP))
-    return _measure_one(IDS | answer, truth, 1.0)
+    return _measure_one(IDS | answer, to_truth(truth, ignored), 1.0)
 
 
 def test_no_mask_is_a_failure_where_there_is_something_to_find():
@@ -39,4 +46,17 @@ def test_a_mask_where_there_is_nothing_is_a_false_alarm():
 
 
 def test_an_image_that_cannot_be_read_is_a_failure_whatever_is_on_it():
-    assert _measure_one(IDS | _unreadable(), EMPTY, 1.0)["failure"] == UNREADABLE
+    assert _measure_one(IDS | _unreadable(), to_truth(EMPTY), 1.0)["failure"] == UNREADABLE
+
+
+def test_what_is_ignored_counts_nowhere():
+    right = np.zeros((8, 8), bool)
+    right[:, 5:] = True
+    drawn, truth = SQUARE.copy(), SQUARE.copy()
+    drawn[:4, 6], truth[5:, 7] = True, True  # wrong on both sides, where nothing counts
+    found, expected = measured(truth, drawn, ignored=right), measured(SQUARE, SQUARE)
+    assert {name: found[name] for name in METRICS} == {name: expected[name] for name in METRICS}
+    assert found["counts"].sum() == found["reliability"][0].sum() == 64 - right.sum()
+    assert found["widths"].sum() == SQUARE.sum()
+    assert measured(right, right, ignored=right)["is_negative"]
+    assert not measured(EMPTY, right, ignored=right)["is_false_alarm"]

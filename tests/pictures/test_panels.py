@@ -58,3 +58,19 @@ def test_label_panels_shows_a_vessel_of_one_pixel(side):
 def test_label_panels_takes_colour_and_keeps_the_shape_of_the_image():
     picture = label_panels(np.zeros((100, 400, 3), np.uint8), np.zeros((100, 400), bool), PANEL_PX)
     assert picture.shape == (PANEL_PX // 4, 2 * PANEL_PX + 4, 3)
+
+
+def test_what_does_not_count_has_no_colour_and_is_hatched():
+    image = np.full((64, 64, 3), 100, np.uint8)
+    truth, prediction, ignored = np.zeros((3, 64, 64), bool)
+    truth[:8], prediction[4:12], ignored[:, 32:] = True, True, True
+    picture = three_panels(image, truth, prediction, ignored)
+    assert (picture[:, :64] == 100).all()
+    assert np.array_equal(picture[:, 68:100][:8], np.full((8, 32, 3), 255))
+    assert (picture[:, 100:132] == 96).all()
+    compared = picture[:, 136:]
+    assert len(np.unique(compared[:, 32:].reshape(-1, 3), axis=0)) == 2
+    assert (np.ptp(compared[:, 32:].astype(int), axis=2) == 0).all()
+    assert (np.ptp(compared[:12, :32].astype(int), axis=2) > 0).all()
+    labelled = label_panels(image, truth, 64, ignored)
+    assert not np.array_equal(labelled, label_panels(image, truth, 64))

@@ -94,6 +94,7 @@ def tiny_row(processor, seed: int, answer: str = "Sure, [SEG].", with_image: boo
         "pixel_values": tiles.numpy(),
         "grounding_pixel_values": processor.grounding_image(image).numpy(),
         "masks": random.random((answer.count("[SEG]"), 16, 16)) < 0.2,
+        "ignored": np.zeros((0, 16, 16), bool),
         "sample_id": f"sample-{seed}",
     }
 

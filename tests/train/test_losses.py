@@ -387,3 +387,38 @@ def test_mask_size_is_read_from_a_command_line():
     assert LossConfig.load(["mask_size=logits"]).mask_size == "logits"
     with pytest.raises(UserError, match=r"mask_size: .*'truth', 'logits', 512 or 1024"):
         LossConfig.load(["mask_size=256"])
+
+
+@pytest.mark.parametrize("mask_size", MASK_SIZES)
+def test_no_part_sees_what_is_ignored(mask_size):
+    """Neither the truth there nor the logits: those far inside have no gradient, the others have."""
+    logits, truths, skeletons = random_objects()
+    config = ALL_PARTS.model_copy(update={"mask_size": mask_size})
+    ignored = [torch.zeros_like(truth) for truth in truths]
+    for each in ignored:
+        each[:, each.shape[1] // 2 :] = True
+
+    def losses_and_gradients(truths, skeletons):
+        torch.manual_seed(0)
+        leaf = logits.clone().requires_grad_()
+        parts = object_losses(leaf, truths, skeletons, config, ignored)
+        return parts, {name: torch.autograd.grad(p, leaf, retain_graph=True)[0] for name, p in parts.items()}
+
+    parts, gradients = losses_and_gradients(truths, skeletons)
+    spoiled = [[one ^ each for one, each in zip(maps, ignored, strict=True)] for maps in (truths, skeletons)]
+    for name, value in losses_and_gradients(*spoiled)[0].items():
+        assert value.item() == pytest.approx(parts[name].item()), name
+    side = logits.shape[-1]
+    for name, gradient in gradients.items():
+        assert gradient[..., side // 2 + side // 8 :].abs().max() < 1e-6 * gradient.abs().max(), name
+        assert gradient[..., : side // 2].any(), name
+
+
+def test_where_nothing_is_ignored_the_losses_are_the_same():
+    logits, truths, skeletons = random_objects()
+    ignored = [torch.zeros_like(truth) for truth in truths]
+    found = []
+    for each in (None, ignored):
+        torch.manual_seed(0)
+        found.append(object_losses(logits, truths, skeletons, ALL_PARTS, each))
+    torch.testing.assert_close(found[0], found[1])

@@ -10,7 +10,7 @@ import ray
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import to_columns
-from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, read_levels, with_truths
+from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, Truth, collect, read_levels, with_truths
 from sa2va_ray.metrics import NUM_LEVELS, SWEPT_METRICS, dequantise, probability_counts, sweep
 from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
@@ -53,10 +53,10 @@ def _score_batch(
     return to_columns([_score(*pair, threshold, beta) for pair in with_truths(batch, data_uri, split)])
 
 
-def _score(answer: dict[str, Any], truth: np.ndarray, threshold: float, beta: float) -> dict[str, Any]:
+def _score(answer: dict[str, Any], truth: Truth, threshold: float, beta: float) -> dict[str, Any]:
     """`scores`: (4, `CLEANUPS`), `SWEPT_METRICS` of each clean-up."""
-    mask = dequantise(read_levels(answer, truth.shape)) > threshold
-    cleaned = [clean_mask(mask, cleanup) for cleanup in CLEANUPS]
-    swept = [sweep(probability_counts(each * np.uint16(NUM_LEVELS - 1), truth), beta) for each in cleaned]
+    mask, labels = dequantise(read_levels(answer, truth.mask.shape)) > threshold, truth.mask[truth.counts]
+    cleaned = [clean_mask(mask, cleanup)[truth.counts] for cleanup in CLEANUPS]
+    swept = [sweep(probability_counts(each * np.uint16(NUM_LEVELS - 1), labels), beta) for each in cleaned]
     scores = np.array([[curves[name][0] for curves in swept] for name in SWEPT_METRICS])
     return {**{name: answer[name] for name in ("row", "sample_id", "patient_id")}, "scores": scores}

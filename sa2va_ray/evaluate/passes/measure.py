@@ -1,6 +1,7 @@
 """Where answers meet the truth: one row of metrics and counts per object."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import ray
 
 from sa2va_ray.cluster.streams import stream_rows
+from sa2va_ray.data.sample import ignored_mask
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import NO_SEG, UNREADABLE, mask_sha256, to_columns, to_rows
@@ -68,18 +70,35 @@ def measure_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str, to
     return to_columns([_measure_one(*pair, tolerance_px) for pair in with_truths(batch, data_uri, split)])
 
 
-def with_truths(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> list[tuple[_Row, np.ndarray]]:
-    """The answers of a batch, each with the true mask, (H, W) bool, of the object that it is about."""
+@dataclass(frozen=True)
+class Truth:
+    """What an answer is held against.
+
+    Attributes:
+        mask: (H, W) bool of the object.
+        counts: (H, W) bool of the pixels that count; the mask has no others.
+    """
+
+    mask: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, sample: _Row, place: int) -> "Truth":
+        """Of an object of a sample."""
+        mask, ignored = rle_to_mask(sample["objects"][place]["rle"]), ignored_mask(sample)
+        counts = np.ones_like(mask) if ignored is None else ~ignored
+        return cls(mask & counts, counts)
+
+
+def with_truths(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> list[tuple[_Row, Truth]]:
+    """The answers of a batch, each with the truth of the object that it is about."""
     answers, samples = to_rows(batch), SampleIndex(data_uri, split).read(batch["row"])
-    return [
-        (answer, rle_to_mask(sample["objects"][answer["place"]]["rle"]))
-        for answer, sample in zip(answers, samples, strict=True)
-    ]
+    return [(answer, Truth.of(sample, answer["place"])) for answer, sample in zip(answers, samples, strict=True)]
 
 
-def failure_of(answer: _Row, truth: np.ndarray) -> str:
+def failure_of(answer: _Row, truth: Truth) -> str:
     """Why there is no mask; "" where there is one, and where nothing was found that is not on the image."""
-    return "" if answer["failure"] == NO_SEG and not truth.any() else answer["failure"]
+    return "" if answer["failure"] == NO_SEG and not truth.mask.any() else answer["failure"]
 
 
 def read_levels(answer: _Row, shape: tuple[int, int]) -> np.ndarray:
@@ -91,20 +110,21 @@ def read_levels(answer: _Row, shape: tuple[int, int]) -> np.ndarray:
     return levels
 
 
-def _measure_one(answer: _Row, truth: np.ndarray, tolerance_px: float) -> _Row:
+def _measure_one(answer: _Row, truth: Truth, tolerance_px: float) -> _Row:
     is_unreadable = answer["failure"] == UNREADABLE
-    mask = np.zeros_like(truth) if is_unreadable else rle_to_mask(answer["rle"])
-    levels = read_levels(answer, truth.shape)
+    whole = np.zeros_like(truth.mask) if is_unreadable else rle_to_mask(answer["rle"])
+    mask = whole & truth.counts
+    levels, labels = read_levels(answer, whole.shape)[truth.counts], truth.mask[truth.counts]
     kept = ("row", "place", "sample_id", "patient_id", "phrase", "text", "rle")
     return {
         **{name: answer[name] for name in kept},
         "has_mask": not answer["failure"],
         "failure": failure_of(answer, truth),
-        "is_negative": not truth.any(),
-        "is_false_alarm": bool(mask.any() and not truth.any()),
-        "mask_sha256": mask_sha256(mask),
-        **compute_metrics(mask, truth, METRICS, tolerance_px),
-        "counts": probability_counts(levels, truth),
-        "reliability": calibration_counts(dequantise(levels), truth),
-        "widths": counts_by_width(mask, truth),
+        "is_negative": not truth.mask.any(),
+        "is_false_alarm": bool(mask.any() and not truth.mask.any()),
+        "mask_sha256": mask_sha256(whole),
+        **compute_metrics(mask, truth.mask, METRICS, tolerance_px),
+        "counts": probability_counts(levels, labels),
+        "reliability": calibration_counts(dequantise(levels), labels),
+        "widths": counts_by_width(mask, truth.mask),
     }

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample import decode_image, ignored_mask, object_masks
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import UNREADABLE
@@ -58,8 +58,8 @@ def _places(num_images: int) -> dict[str, Sequence[int]]:
 
 
 def _draw(rows: Sequence[_Row], sample: _Row) -> np.ndarray:
-    truth = np.logical_or.reduce(object_masks(sample))
+    truth, ignored = np.logical_or.reduce(object_masks(sample)), ignored_mask(sample)
     if rows[0]["failure"] == UNREADABLE:
-        return three_panels(np.zeros((*truth.shape, 3), np.uint8), truth, np.zeros_like(truth))
+        return three_panels(np.zeros((*truth.shape, 3), np.uint8), truth, np.zeros_like(truth), ignored)
     prediction = np.logical_or.reduce([rle_to_mask(row["rle"]) for row in rows])
-    return three_panels(np.asarray(decode_image(sample)), truth, prediction)
+    return three_panels(np.asarray(decode_image(sample)), truth, prediction, ignored)

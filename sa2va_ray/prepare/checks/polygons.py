@@ -42,15 +42,19 @@ def draw_annotation(
         _check_polygons(polygons, height, width)
         overlaps = [mask for polygon in polygons if (mask := wound_twice(polygon, height, width)).any()]
         num_overlapping += len(overlaps)
-        rles = [_resized(rle_to_mask(shape), height, width) for shape in own if isinstance(shape, dict)]
-        masks[phrase] = np.logical_or.reduce([polygons_to_mask(polygons, height, width), *overlaps, *rles])
+        masks[phrase] = np.logical_or.reduce([draw_shapes(own, size, (height, width)), *overlaps])
     if num_overlapping:
         detail = f"{num_overlapping} polygon(s) overlap themselves; what they cover twice belongs to the object."
         findings.append(Finding("self_overlap", detail))
-    if annotation.ignored:
-        detail = f"{len(annotation.ignored)} region(s) that `ignore` of `classes` lists count as background."
-        findings.append(Finding("ignored_as_background", detail))
     return masks, findings
+
+
+def draw_shapes(shapes: Sequence[Shape], size: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
+    """The union of shapes that are drawn in a frame of `size`, as (H, W) bool of `image_size`."""
+    height, width = image_size
+    polygons = [_scaled(shape, size, height, width) for shape in shapes if isinstance(shape, np.ndarray)]
+    rles = [_resized(rle_to_mask(shape), height, width) for shape in shapes if isinstance(shape, dict)]
+    return np.logical_or.reduce([polygons_to_mask(polygons, height, width), *rles])
 
 
 def wound_twice(polygon: np.ndarray, height: int, width: int) -> np.ndarray:

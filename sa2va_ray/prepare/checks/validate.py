@@ -18,7 +18,7 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.images.decode import ImageError, decode_image_bytes, decode_label_bytes, decode_mask_bytes
 from sa2va_ray.metrics import overlap_metrics
-from sa2va_ray.prepare.checks.polygons import draw_annotation
+from sa2va_ray.prepare.checks.polygons import draw_annotation, draw_shapes
 from sa2va_ray.prepare.classes import IGNORE, Classes
 from sa2va_ray.prepare.config import ChecksConfig, PrepareConfig
 from sa2va_ray.prepare.identity.pseudonyms import names_patient
@@ -34,6 +34,7 @@ class Checked:
     Attributes:
         pixels: (H, W) or (H, W, 3) uint8.
         masks: phrase -> (H, W) bool; all of them empty in an image without objects.
+        ignored: (H, W) bool of the pixels that count neither as an object nor as background; None: all count.
         findings: what was repaired.
         mask_dice: Dice of the polygons against the mask image, None where there are not both.
         source_sha256: of the image file, and the frame's number where it holds several.
@@ -41,6 +42,7 @@ class Checked:
 
     pixels: np.ndarray
     masks: dict[str, np.ndarray]
+    ignored: np.ndarray | None
     findings: list[Finding]
     mask_dice: float | None
     source_sha256: str
@@ -81,9 +83,10 @@ def _check(record: Record, config: PrepareConfig, seen: dict[str, Any]) -> Check
     seen |= {"num_objects": sum(bool(mask.any()) for mask in masks.values())}
     masks, mask_dice, more = _compare_with_mask_image(masks, record, config, seen)
     seen |= {"foreground": float(np.logical_or.reduce(list(masks.values())).mean())}
+    ignored = _read_ignored(annotation, record, (height, width), config)
     _check_foreground(masks, config.checks)
     digest = hashlib.sha256(data + (b"" if record.frame is None else f"#{record.frame}".encode())).hexdigest()
-    return Checked(pixels, masks, findings + more, mask_dice, digest)
+    return Checked(pixels, masks, ignored, findings + more, mask_dice, digest)
 
 
 def read_annotation(record: Record) -> Annotation:
@@ -142,7 +145,8 @@ def _with_negative(
             f"The label {what}, which cannot be told from a slip. If there is no object on such images, say "
             "negatives=allow, or list them in negatives_list.",
         )
-    return masks or {config.phrase: np.zeros(size, bool)}
+    phrases = [phrase for phrase in config.classes if phrase != IGNORE] or [config.phrase]
+    return masks or {phrase: np.zeros(size, bool) for phrase in phrases}
 
 
 def _compare_with_mask_image(
@@ -192,6 +196,25 @@ def _disagreement(polygons: np.ndarray, expected: np.ndarray, dice: float) -> tu
             f"The polygons fill {lost} px of loops that the mask image leaves open (Dice {dice:.3f}).",
         )
     return "polygons_differ", f"The polygons are too far from the mask image (Dice {dice:.3f}); were they simplified?"
+
+
+def _read_ignored(
+    annotation: Annotation, record: Record, size: tuple[int, int], config: PrepareConfig
+) -> np.ndarray | None:
+    """What the label says to be neither object nor background, and what is outside of the field of view."""
+    ignored = draw_shapes(annotation.ignored, annotation.size or size, size)
+    if record.field_of_view_uri:
+        seen = decode_mask_bytes(storage.read_bytes(record.field_of_view_uri), config.checks.max_pixels)
+        if seen.shape != size:
+            raise Rejected(
+                "field_of_view_size",
+                f"The mask of the field of view has {seen.shape[1]} x {seen.shape[0]} px, its image {size[1]} x "
+                f"{size[0]} px. Give them the same size.",
+            )
+        ignored |= ~seen
+    if ignored.all():
+        raise Rejected("nothing_counts", "The label says of every pixel that it does not count.")
+    return ignored if ignored.any() else None
 
 
 def _check_foreground(masks: dict[str, np.ndarray], checks: ChecksConfig) -> None:

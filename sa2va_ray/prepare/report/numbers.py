@@ -36,6 +36,7 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
         "patients": patients,
         "samples_per_patient": _histogram_of_counts([patient["samples"] for patient in patients]),
         "sizes": _sizes(outcomes),
+        "num_with_ignored": pc.sum(pc.greater(used["ignored_fraction"], 0)).as_py() or 0,
         "foreground": _histogram(outcomes, "foreground", from_one=False),
         "mask_dice": _histogram(outcomes, "mask_dice", from_one=True),
         "facts": dict(facts),

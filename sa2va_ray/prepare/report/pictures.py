@@ -74,7 +74,7 @@ def _draw_used(row: Mapping[str, Any], records: Mapping[int, Record], config: Pr
     checked = check_sample(records[row["index"]], config)
     codes = ", ".join(each["code"] for each in row["findings"])
     caption = f"item {row['index']}, {row['split']}, {row['foreground']:.1%}" + (f": {codes}" if codes else "")
-    return Picture(caption, label_panels(checked.pixels, checked.union, PANEL_PX))
+    return Picture(caption, label_panels(checked.pixels, checked.union, PANEL_PX, checked.ignored))
 
 
 def _draw_quarantined(row: Mapping[str, Any], record: Record, config: PrepareConfig) -> Picture | None:

@@ -21,7 +21,7 @@ from sa2va_ray.data.augment import AugmentConfig
 from sa2va_ray.data.batch import collate
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.data.pipeline import Undecodable, preprocess
-from sa2va_ray.data.sample import decode_image, object_masks
+from sa2va_ray.data.sample import decode_image, ignored_mask, object_masks
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.metrics import VALIDATION_METRICS, compute_metrics
 from sa2va_ray.pictures.panels import three_panels
@@ -90,12 +90,12 @@ def score_predictions(
     found = _predictions(engine, processor, samples, config)
     for index, group in groupby(found, key=lambda each: each[0]):
         _, same_sample, predictions = zip(*group, strict=True)
-        sample, truths = same_sample[0], object_masks(same_sample[0])
+        sample, truths, ignored = same_sample[0], object_masks(same_sample[0]), ignored_mask(same_sample[0])
         ids = {name: sample[name] for name in ("sample_id", "patient_id")}
-        images.append({"index": index, **ids, **_quality(predictions, truths)})
+        images.append({"index": index, **ids, **_quality(predictions, truths, ignored)})
         if sample["sample_id"] in _drawn([*pictures, sample["sample_id"]], config):
             union = np.logical_or.reduce([prediction.union() for prediction in predictions])
-            picture = three_panels(np.asarray(decode_image(sample)), np.logical_or.reduce(truths), union)
+            picture = three_panels(np.asarray(decode_image(sample)), np.logical_or.reduce(truths), union, ignored)
             pictures = {**pictures, sample["sample_id"]: picture}
             pictures = {sample_id: pictures[sample_id] for sample_id in _drawn(pictures, config)}
     pictures = dict(_gathered(list(pictures.items())))
@@ -125,14 +125,18 @@ def _predictions(
             yield index, sample, prediction
 
 
-def _quality(predictions: Sequence[Prediction], truths: np.ndarray) -> dict[str, float | None]:
-    """Means over the objects of a sample, whose masks are `truths` (N, H, W) bool."""
-    pairs = list(zip(predictions, truths, strict=True))
-    rows = [compute_metrics(prediction.union(), truth, VALIDATION_METRICS) for prediction, truth in pairs]
+def _quality(
+    predictions: Sequence[Prediction], truths: np.ndarray, ignored: np.ndarray | None
+) -> dict[str, float | None]:
+    """Means over the objects of a sample, whose masks are `truths` (N, H, W) bool; `ignored` (H, W) bool."""
+    counts = np.ones(truths.shape[1:], bool) if ignored is None else ~ignored
+    unions, truths = [prediction.union() & counts for prediction in predictions], truths & counts
+    rows = [compute_metrics(*pair, VALIDATION_METRICS) for pair in zip(unions, truths, strict=True)]
+    triples = list(zip(predictions, unions, truths, strict=True))
     return {
         **{name: _mean(row[name] for row in rows) for name in VALIDATION_METRICS},
-        "seg_share": _mean(len(prediction.masks) > 0 for prediction, truth in pairs if truth.any()),
-        "false_alarm_share": _mean(prediction.union().any() for prediction, truth in pairs if not truth.any()),
+        "seg_share": _mean(len(prediction.masks) > 0 for prediction, _, truth in triples if truth.any()),
+        "false_alarm_share": _mean(union.any() for _, union, truth in triples if not truth.any()),
     }
 
 

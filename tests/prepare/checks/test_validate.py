@@ -10,6 +10,7 @@ from PIL import Image
 from sa2va_ray.images.masks import mask_to_rle, polygons_to_mask
 from sa2va_ray.prepare.checks.validate import check_sample
 from sa2va_ray.prepare.config import PrepareConfig
+from sa2va_ray.prepare.examine import content_sha256
 from sa2va_ray.prepare.records import Annotation, LabelFile, Record, Rejected
 
 TRIANGLE = np.array([[2.0, 3.0], [30.0, 5.0], [10.0, 15.0]])
@@ -184,7 +185,24 @@ def test_polygons_are_compared_with_a_mask_image_of_classes(tmp_path):
     assert (checked.mask_dice, checked.findings) == (1.0, [])
 
 
-def test_regions_to_be_ignored_are_told(tmp_path):
-    label = Annotation({"vein": [TRIANGLE]}, ignored=(TRIANGLE + 1,))
-    checked = check_sample(record(write_image(tmp_path), label=label), config())
-    assert [finding.code for finding in checked.findings] == ["ignored_as_background"]
+def test_what_is_outside_of_the_field_of_view_or_ignored_by_the_label_does_not_count(tmp_path):
+    view = np.zeros((HEIGHT, WIDTH), bool)
+    view[:, : WIDTH // 2] = True
+    seen = str(write_mask(tmp_path / "view.png", view))
+    corner = np.zeros((HEIGHT, WIDTH), bool)
+    corner[:3, :3] = True
+    label = Annotation({"vein": [TRIANGLE]}, ignored=(mask_to_rle(corner),))
+    item = record(write_image(tmp_path), label=label)
+    assert check_sample(replace(item, label=Annotation({"vein": [TRIANGLE]})), config()).ignored is None
+    np.testing.assert_array_equal(check_sample(item, config()).ignored, corner)
+    both = check_sample(replace(item, field_of_view_uri=seen), config())
+    np.testing.assert_array_equal(both.ignored, corner | ~view)
+    assert content_sha256(both) != content_sha256(check_sample(item, config()))
+
+
+def test_a_field_of_view_that_does_not_fit_is_rejected(tmp_path):
+    item = record(write_image(tmp_path))
+    larger = str(write_mask(tmp_path / "larger.png", np.ones((HEIGHT, WIDTH + 1), bool)))
+    assert rejection(replace(item, field_of_view_uri=larger)).code == "field_of_view_size"
+    everything = Annotation({"vein": [TRIANGLE]}, ignored=(mask_to_rle(np.ones((HEIGHT, WIDTH), bool)),))
+    assert rejection(replace(item, label=everything)).code == "nothing_counts"

@@ -94,6 +94,7 @@ def test_a_batch_costs_what_it_holds_without_its_padding():
         num_tiles=torch.tensor([1, 2]),
         grounding_pixel_values=torch.zeros(2, 3, 4, 4, dtype=torch.uint8),
         masks=[torch.zeros(2, 4, 4, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool)],
+        ignored=[torch.zeros(0, 4, 4, dtype=torch.bool)] * 2,
         sample_ids=["a", "b"],
     )
     assert flops.of_batch(batch) == 3e10 + 8e8 + (25 + 9) * 1e6 + 4e4 + 2e2 + 3

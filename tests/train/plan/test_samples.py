@@ -54,7 +54,7 @@ def to_sample(kind: SampleKind) -> dict[str, Any]:
     png, mask = io.BytesIO(), np.full((kind.height, kind.width), not kind.is_negative)
     Image.new("RGB", (kind.width, kind.height)).save(png, "PNG")
     objects = [{"phrase": phrase, "rle": mask_to_rle(mask)} for phrase in kind.phrases]
-    return {"sample_id": "s", "image": png.getvalue(), "objects": objects}
+    return {"sample_id": "s", "image": png.getvalue(), "objects": objects, "ignored": None}
 
 
 def made(kinds, processor, augment, num_draws: int, seed: int) -> SampleSize:

@@ -20,18 +20,30 @@ def said(*masks: np.ndarray) -> Prediction:
 
 def test_a_mask_where_there_is_nothing_is_a_false_alarm_and_none_is_right():
     silent, empty, alarmed = said(), said(EMPTY), said(SQUARE)
-    assert [_quality([each], np.array([EMPTY]))["false_alarm_share"] for each in (silent, empty, alarmed)] == [0, 0, 1]
-    assert [_quality([each], np.array([EMPTY]))["dice"] for each in (silent, empty, alarmed)] == [1, 1, 0]
-    assert _quality([silent], np.array([EMPTY]))["seg_share"] is None
-    there = _quality([said(SQUARE)], np.array([SQUARE]))
+    assert [_quality([each], np.array([EMPTY]), None)["false_alarm_share"] for each in (silent, empty, alarmed)] == [
+        0,
+        0,
+        1,
+    ]
+    assert [_quality([each], np.array([EMPTY]), None)["dice"] for each in (silent, empty, alarmed)] == [1, 1, 0]
+    assert _quality([silent], np.array([EMPTY]), None)["seg_share"] is None
+    there = _quality([said(SQUARE)], np.array([SQUARE]), None)
     assert (there["seg_share"], there["false_alarm_share"]) == (1, None)
+
+
+def test_what_is_ignored_counts_nowhere():
+    right = EMPTY.copy()
+    right[:, 6:] = True
+    found = _quality([said(SQUARE | right)], np.array([SQUARE]), right)
+    assert found == _quality([said(SQUARE)], np.array([SQUARE]), None)
+    assert _quality([said(right)], np.array([right]), right)["false_alarm_share"] == 0
 
 
 def test_shares_are_means_over_the_images_that_they_can_be_told_of():
     images = [
-        {"patient_id": "a", "sample_id": "1", **_quality([said(SQUARE)], np.array([SQUARE]))},
-        {"patient_id": "a", "sample_id": "2", **_quality([said(SQUARE)], np.array([EMPTY]))},
-        {"patient_id": "b", "sample_id": "3", **_quality([said(), said()], np.array([SQUARE, EMPTY]))},
+        {"patient_id": "a", "sample_id": "1", **_quality([said(SQUARE)], np.array([SQUARE]), None)},
+        {"patient_id": "a", "sample_id": "2", **_quality([said(SQUARE)], np.array([EMPTY]), None)},
+        {"patient_id": "b", "sample_id": "3", **_quality([said(), said()], np.array([SQUARE, EMPTY]), None)},
     ]
     assert _answered(images) == pytest.approx({"val/seg_share": 0.5, "val/false_alarm_share": 0.5})
     assert _answered(images[:1]) == {"val/seg_share": 1.0}

@@ -100,6 +100,7 @@ def to_row(index: int, split: str) -> dict[str, Any]:
         "height": height,
         "width": width,
         "objects": objects,
+        "ignored": None,
         "split": split,
     }
 

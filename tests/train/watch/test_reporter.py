@@ -104,6 +104,7 @@ def micro_batches(num_samples=2):
         num_tiles=torch.ones(num_samples, dtype=torch.int64),
         grounding_pixel_values=torch.zeros(num_samples, 3, 4, 4, dtype=torch.uint8),
         masks=[torch.zeros(1, 4, 4, dtype=torch.bool)] * num_samples,
+        ignored=[torch.zeros(0, 4, 4, dtype=torch.bool)] * num_samples,
         sample_ids=["s"] * num_samples,
     )
     return [MicroBatch(batch, seed=0), MicroBatch(None, seed=1)]

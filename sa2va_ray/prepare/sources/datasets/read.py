@@ -64,8 +64,20 @@ class DataSetFiles:
         self._found = [found for each in DATA_SETS if (found := _find(each, names))]
         _check_distinct(self._found)
         self.files = {name for found in self._found for name in found.files}
-        self.lonely_images = sorted(name for found in self._found for name in _lonely(found.images, found.labels[0]))
-        self.lonely_labels = sorted(name for found in self._found for name in _lonely(found.labels[0], found.images))
+        self.lonely_images = sorted(
+            name
+            for found in self._found
+            for key, images in found.images.items()
+            if key not in found.labels[0]
+            for name in images
+        )
+        self.lonely_labels = sorted(
+            name
+            for found in self._found
+            for key, labels in found.labels[0].items()
+            if key not in found.images
+            for name in labels
+        )
         self.notes = [note for found in self._found for note in _notes(found, options)]
 
     def read(self) -> Iterator[Item]:
@@ -88,13 +100,12 @@ class DataSetFiles:
         return (item.called(without_channel(image)) if found.data_set is NNUNET else item).at(labels[0], None)
 
     def _label(self, found: _Found, key: _Key) -> LabelFile | Rejected:
-        counts = [len(files.get(key, [])) for files in (found.images, found.labels[0], found.views)]
+        counts = [len(found.images[key]), len(found.labels[0][key])]
         if max(counts) > 1:
-            return Rejected(
-                "ambiguous_pair",
-                f"{counts[0]} image(s), {counts[1]} label(s) and {counts[2]} mask(s) of the field of view have "
-                "the number of this image; one of each is read.",
+            reason = (
+                f"{counts[0]} image(s) and {counts[1]} label(s) have the number of this image; one of each is read."
             )
+            return Rejected("ambiguous_pair", reason)
         name, options = found.labels[0][key][0], self._options
         if found.data_set is NNUNET and options.classes is None:
             options = replace(options, classes=self._classes_of_case(name))
@@ -126,10 +137,6 @@ def _find(data_set: DataSet, names: list[str]) -> _Found | None:
     unlabelled = [key for key in images if dict(key).get("part") not in labelled_parts]
     left = sorted(name for key in unlabelled for name in images.pop(key))
     return _Found(data_set, dict(images), groups, labels, views, left)
-
-
-def _lonely(files: _Files, others: _Files) -> Iterator[str]:
-    return (name for key, names in files.items() if key not in others for name in names)
 
 
 def _group(pattern: re.Pattern[str], names: list[str]) -> _Files:
