@@ -1,6 +1,7 @@
 """What was found in a source, as numbers."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
     Args:
         outcomes: one row of `examine.SCHEMA` per item of the source, in any order.
         facts: how it was made, JSON-able and without names of the source; shown as given.
-            `max_quarantined_fraction`, `has_pseudonym_key` and `split_notes` (sentences) must be there.
+            `max_quarantined_fraction`, `has_pseudonym_key`, `split_notes` and `source_notes` (sentences) must be there.
     """
     outcomes = outcomes.sort_by("index")
     used = outcomes.filter(pc.not_equal(outcomes["verdict"], QUARANTINED))
@@ -33,6 +34,7 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
         "verdicts": {verdict: pc.sum(pc.equal(outcomes["verdict"], verdict)).as_py() or 0 for verdict in VERDICTS},
         "codes": _codes(outcomes),
         "splits": {split: _split(used.filter(pc.equal(used["split"], split))) for split in SPLITS},
+        "phrases": _phrases(used),
         "patients": patients,
         "samples_per_patient": _histogram_of_counts([patient["samples"] for patient in patients]),
         "sizes": _sizes(outcomes),
@@ -88,6 +90,17 @@ def _split(samples: pa.Table) -> dict[str, Any]:
         "negatives": pc.sum(pc.equal(samples["num_objects"], 0)).as_py() or 0,
         "foreground": {"median": median, "p5": low, "p95": high},
     }
+
+
+def _phrases(samples: pa.Table) -> dict[str, dict[str, int]]:
+    """Phrase -> split -> number of the samples that have an object of it."""
+    counts: dict[str, dict[str, int]] = {}
+    for split in SPLITS:
+        own = samples.filter(pc.equal(samples["split"], split))
+        own = own.filter(pc.greater(own["num_objects"], 0))
+        for phrase, count in Counter(pc.list_flatten(own["phrases"]).to_pylist()).items():
+            counts.setdefault(phrase, dict.fromkeys(SPLITS, 0))[split] = count
+    return counts
 
 
 def _patients(outcomes: pa.Table) -> list[dict[str, Any]]:

@@ -12,7 +12,12 @@ from sa2va_ray.prepare.report.numbers import build_report
 from sa2va_ray.prepare.report.page import render_report
 from sa2va_ray.prepare.report.pictures import ReportPictures
 
-NEEDED = {"max_quarantined_fraction": 0.5, "has_pseudonym_key": True, "split_notes": []}
+NEEDED = {
+    "max_quarantined_fraction": 0.5,
+    "has_pseudonym_key": True,
+    "split_notes": [],
+    "source_notes": ["drive: 2 left."],
+}
 FACTS = {**NEEDED, "layouts": {"guide": 7}, "config": {"split_seed": 3}}
 NO_PICTURES = ReportPictures([], [])
 VOID = {"meta", "img", "br", "rect", "line"}
@@ -123,6 +128,24 @@ def test_splits_count_what_is_used(outcomes):
     none = dict.fromkeys(("samples", "patients", "runs", "objects", "negatives"), 0)
     assert splits["val"] == {**none, "foreground": empty}
     assert splits["test"]["objects"] == 3
+
+
+def test_samples_are_counted_by_phrase_where_there_are_several():
+    rows = [
+        item(0, phrases=["artery", "vein"]),
+        item(1, phrases=["artery"], split="test"),
+        item(2, phrases=["artery"], num_objects=0),
+        quarantined(3, phrases=["vein"]),
+    ]
+    report = build_report(table(rows), FACTS)
+    assert report["phrases"] == {
+        "artery": {"train": 1, "val": 0, "test": 1},
+        "vein": {"train": 1, "val": 0, "test": 0},
+    }
+    page = render_report(report, NO_PICTURES).decode()
+    assert '<th scope="row">vein</th><td class="n">1</td><td class="n">0</td><td class="n">0</td>' in page
+    assert "<li>drive: 2 left.</li>" in page
+    assert "<h3>Phrases</h3>" not in render_report(build_report(table(rows[1:2]), FACTS), NO_PICTURES).decode()
 
 
 def test_histograms_reach_from_their_fixed_end_to_the_last_value(outcomes):

@@ -18,6 +18,7 @@ from sa2va_ray.prepare.sources.mask_images import mask_label
 
 _Key = tuple[tuple[str, str], ...]  # what the groups of a label's pattern match
 _Files = dict[_Key, list[str]]
+_Paths = dict[str, str]  # name -> the same without suffix
 
 
 @dataclass(frozen=True)
@@ -60,24 +61,12 @@ class DataSetFiles:
         self._folder = folder
         self._options = options
         self._classes: dict[str, Classes | None] = {}  # by folder of labels
-        names = [name for name in folder.images if name not in named]
-        self._found = [found for each in DATA_SETS if (found := _find(each, names))]
+        paths = {name: posixpath.splitext(name)[0] for name in folder.images if name not in named}
+        self._found = [found for each in DATA_SETS if (found := _find(each, paths))]
         _check_distinct(self._found)
         self.files = {name for found in self._found for name in found.files}
-        self.lonely_images = sorted(
-            name
-            for found in self._found
-            for key, images in found.images.items()
-            if key not in found.labels[0]
-            for name in images
-        )
-        self.lonely_labels = sorted(
-            name
-            for found in self._found
-            for key, labels in found.labels[0].items()
-            if key not in found.images
-            for name in labels
-        )
+        self.lonely_images = sorted(name for found in self._found for name in _lonely(found.images, found.labels[0]))
+        self.lonely_labels = sorted(name for found in self._found for name in _lonely(found.labels[0], found.images))
         self.notes = [note for found in self._found for note in _notes(found, options)]
 
     def read(self) -> Iterator[Item]:
@@ -100,12 +89,13 @@ class DataSetFiles:
         return (item.called(without_channel(image)) if found.data_set is NNUNET else item).at(labels[0], None)
 
     def _label(self, found: _Found, key: _Key) -> LabelFile | Rejected:
-        counts = [len(found.images[key]), len(found.labels[0][key])]
+        counts = [len(files.get(key, [])) for files in (found.images, found.labels[0], found.views)]
         if max(counts) > 1:
-            reason = (
-                f"{counts[0]} image(s) and {counts[1]} label(s) have the number of this image; one of each is read."
+            return Rejected(
+                "ambiguous_pair",
+                f"{counts[0]} image(s), {counts[1]} label(s) and {counts[2]} mask(s) of the field of view have "
+                "the number of this image; one of each is read.",
             )
-            return Rejected("ambiguous_pair", reason)
         name, options = found.labels[0][key][0], self._options
         if found.data_set is NNUNET and options.classes is None:
             options = replace(options, classes=self._classes_of_case(name))
@@ -118,39 +108,40 @@ class DataSetFiles:
         return self._classes[folder]
 
 
-def _find(data_set: DataSet, names: list[str]) -> _Found | None:
+def _find(data_set: DataSet, paths: _Paths) -> _Found | None:
     """The files of a data set; None where no image has a label of the first observer, or a mask of the field of view,
     which must not be taken for a label."""
-    names = [name for name in names if kind_of(name) in data_set.kinds]
-    labels = [_group(pattern, names) for pattern in data_set.labels]
-    images: _Files = defaultdict(list)
-    groups: dict[str, dict[str, str]] = {}
-    keyed = data_set.labels[0].groupindex
-    for name in names:
-        if found := _match(data_set.image, name):
-            groups[name] = found
-            images[tuple((group, found[group]) for group in keyed)].append(name)
-    views = _group(data_set.field_of_view, names) if data_set.field_of_view else {}
+    paths = {name: path for name, path in paths.items() if kind_of(name) in data_set.kinds}
+    labels = [_group(_matches(pattern, paths), pattern) for pattern in data_set.labels]
+    views = _group(_matches(data_set.field_of_view, paths), data_set.field_of_view) if data_set.field_of_view else {}
+    if not labels[0] and not views:  # of 100,000 files this is soon told
+        return None
+    groups = _matches(data_set.image, paths)
+    images = _group(groups, data_set.labels[0])
     if not images.keys() & (labels[0].keys() | views.keys()):
         return None
     labelled_parts = {dict(key).get("part") for key in labels[0]}
     unlabelled = [key for key in images if dict(key).get("part") not in labelled_parts]
     left = sorted(name for key in unlabelled for name in images.pop(key))
-    return _Found(data_set, dict(images), groups, labels, views, left)
+    return _Found(data_set, images, groups, labels, views, left)
 
 
-def _group(pattern: re.Pattern[str], names: list[str]) -> _Files:
+def _lonely(files: _Files, others: _Files) -> Iterator[str]:
+    return (name for key, names in files.items() if key not in others for name in names)
+
+
+def _matches(pattern: re.Pattern[str], paths: _Paths) -> dict[str, dict[str, str]]:
+    """Of the files that a pattern matches, what its groups match, without upper and lower case."""
+    found = ((name, pattern.fullmatch(path)) for name, path in paths.items())
+    return {name: {group: text.lower() for group, text in each.groupdict().items()} for name, each in found if each}
+
+
+def _group(matches: dict[str, dict[str, str]], pattern: re.Pattern[str]) -> _Files:
+    """Files by what matches the groups that are those of `pattern`, too."""
     files: _Files = defaultdict(list)
-    for name in names:
-        if found := _match(pattern, name):
-            files[tuple((group, found[group]) for group in pattern.groupindex)].append(name)
+    for name, groups in matches.items():
+        files[tuple((group, groups[group]) for group in pattern.groupindex)].append(name)
     return dict(files)
-
-
-def _match(pattern: re.Pattern[str], name: str) -> dict[str, str] | None:
-    """The groups, without upper and lower case."""
-    found = pattern.fullmatch(posixpath.splitext(name)[0])
-    return {group: text.lower() for group, text in found.groupdict().items()} if found else None
 
 
 def _check_distinct(found: list[_Found]) -> None:
