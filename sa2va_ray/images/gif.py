@@ -7,7 +7,7 @@ from sa2va_ray.models.sa2va.pixels_sa2va import ImageError
 
 SIGNATURE = b"GIF8"
 _HEADER_SIZE = 13
-_EXTENSION, _IMAGE, _END = 0x21, 0x2C, 0x3B
+_EXTENSION, _IMAGE, _END, _PADDING = 0x21, 0x2C, 0x3B, 0
 
 
 def read_size(data: bytes) -> tuple[int, int]:
@@ -38,12 +38,14 @@ def read_size(data: bytes) -> tuple[int, int]:
 def _boxes(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     """(left, top, width, height) of each image. Raises `IndexError` or `struct.error` where the file is cut off."""
     position = _HEADER_SIZE + _palette_size(data[10])
-    while data[position] != _END:
+    while position < len(data) and data[position] != _END:  # some programs write no end mark
         if data[position] == _IMAGE:
             yield struct.unpack_from("<4H", data, position + 1)
             position = _after_blocks(data, position + 11 + _palette_size(data[position + 9]))
         elif data[position] == _EXTENSION:
             position = _after_blocks(data, position + 2)
+        elif data[position] == _PADDING:
+            position += 1
         else:
             raise ImageError("image_unreadable", f"The GIF file has a block of the unknown kind {data[position]}.")
 

@@ -417,6 +417,14 @@ def test_the_size_of_a_gif_is_known_before_pillow_sees_it(monkeypatch):
     assert refusal(bytes(data)) == "image_too_large"
 
 
+def test_a_gif_without_end_mark_or_with_padding_before_it_is_read():
+    data = SAMPLES["gif"]
+    assert data.endswith(b"\0;")
+    for other in (data[:-1], data[:-1] + b"\0\0;", data + b"behind the end"):
+        check(other, GREY)
+    assert refusal(data[:-2]) == "image_unreadable"
+
+
 def test_a_gif_whose_pixels_end_too_early_is_refused():
     data = SAMPLES["gif"]
     start = data.index(b"\x2c\0\0\0\0\x28\0\x14\0") + 11
