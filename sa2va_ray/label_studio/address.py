@@ -15,7 +15,7 @@ SCHEME = "label_studio://"
 _PROJECT = re.compile(rf"{SCHEME}([1-9][0-9]{{0,17}})/?")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,99}")
 _CLOUD = ("s3://", "s3s://", "gs://", "azure-blob://", "azure_spi://", "dbfs:/")  # what it reads through a storage
-_IMAGE_PATH = re.compile(r"/(data/(upload|local-files)|(tasks|projects)/\d+/(resolve|presign))/.*", re.DOTALL)
+_IMAGE_PATH = re.compile(r"/(data/upload/.+|data/local-files/?|(tasks|projects)/\d+/(resolve|presign)/?)", re.DOTALL)
 
 
 class LabelStudioConfig(Config):

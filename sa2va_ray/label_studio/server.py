@@ -1,6 +1,7 @@
 """Asks a Label Studio server: with its token, within bounds, and nobody else.
 
-No message here holds a path or the token: names of files may be those of patients.
+No message here holds a path, the token or the address: names of files may be those of patients, and callers of an
+endpoint need not know where its servers are.
 """
 
 import json
@@ -134,4 +135,4 @@ class LabelStudio:
             "missing": "Check that it is there, and that the token's user may see it.",
         }
         known = cures.get(kind, "Check label_studio.url, and the server's log.")
-        return LabelStudioError(kind, f"Label Studio at {self.config.url} {what}", known if cure is None else cure)
+        return LabelStudioError(kind, f"Label Studio {what}", known if cure is None else cure)

@@ -23,9 +23,12 @@ def build_app(args: ServeArgs) -> serve.Application:
     """One ingress, and one model deployment for each model.
 
     Raises:
-        UserError: a model that is not there, or API keys that cannot be read; found before a replica is started.
+        UserError: a model that is not there, API keys that cannot be read, or no token of Label Studio; found before a
+            replica is started.
     """
     Access.load(args.api_keys_file)
+    if args.label_studio:
+        args.label_studio.read_token()
     sources = {name: ModelSource.read(model.uri) for name, model in args.models.items()}
     models = {name: _bind_model(name, model, sources[name], args) for name, model in args.models.items()}
     infos = {name: _info(name, model, sources[name], args) for name, model in args.models.items()}

@@ -36,7 +36,8 @@ def make_environment() -> Path:
 
 @contextmanager
 def real_label_studio(folder: Path, token: str) -> Iterator[str]:
-    """Its address, on this machine, with an SQLite file in `folder` and a user who has `token`, a legacy one."""
+    """Its address, on this machine. Its SQLite file is in `folder`; `token`, a legacy one, is a user's. It may serve
+    files of the folders beside `folder`."""
     port = free_port(preferred=8080)
     url = f"http://127.0.0.1:{port}"
     settings = {
@@ -44,6 +45,8 @@ def real_label_studio(folder: Path, token: str) -> Iterator[str]:
         # Else it takes no back end at a private address, nor the webhook that comes with one.
         "ML_BLOCK_LOCAL_IP": "false",
         "SSRF_PROTECTION_ENABLED": "false",
+        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(folder.parent),
         "COLLECT_ANALYTICS": "false",
         "LATEST_VERSION_CHECK": "false",
         "SENTRY_DSN": "",

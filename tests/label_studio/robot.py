@@ -2,9 +2,10 @@
 
     robot.py URL TOKEN FOLDER
 
-It makes a project, uploads `FOLDER/*.png`, and draws on each with the brush what `FOLDER/*.npy` says, (H, W) uint8 of
-how much of a pixel is covered; on the last a polygon instead. Then it writes `export.json`, `export_min.json`, and what
-the SDK's own converter reads of each brush in the export as `FOLDER/sdk/*.npy`, and prints the number of the project.
+It makes a project, and uploads `FOLDER/*.png` but for the first, which the server reads from the disk. It draws on each
+with the brush what `FOLDER/*.npy` says, (H, W) uint8 of how much of a pixel is covered; on the last a polygon instead.
+Then it writes `export.json`, `export_min.json`, and what the SDK's own converter reads of each brush in the export as
+`FOLDER/sdk/*.npy`, and prints the number of the project.
 """
 
 import json
@@ -28,9 +29,13 @@ def main(url: str, token: str, folder: Path) -> None:
     client = LabelStudio(base_url=url, api_key=token)
     project = client.projects.create(title="vessels", label_config=INTERFACE).id
     web = httpx.Client(base_url=url, headers={"Authorization": f"Token {token}"}, timeout=60)
-    for image in images:
+    disk = {"project": project, "path": str(folder), "title": "disk", "use_blob_urls": True, "regex_filter": "none"}
+    web.post("/api/storages/localfiles/", json=disk).raise_for_status()
+    on_disk = {"data": {"image": f"/data/local-files/?d={folder.name}/{images[0].name}"}}
+    web.post(f"/api/projects/{project}/import", json=[on_disk]).raise_for_status()
+    for image in images[1:]:
         web.post(f"/api/projects/{project}/import", files={"file": (image.name, image.read_bytes())}).raise_for_status()
-    tasks = {task.data["image"].partition("-")[2]: task.id for task in client.tasks.list(project=project)}
+    tasks = {name_of(task.data["image"]): task.id for task in client.tasks.list(project=project)}
     for image in images[:-1]:
         drawn = np.load(image.with_suffix(".npy"))
         value = {"format": "rle", "rle": mask2rle(drawn), "brushlabels": LABELS}
@@ -42,6 +47,10 @@ def main(url: str, token: str, folder: Path) -> None:
         (folder / name).write_bytes(reply.content)
     decode(folder)
     print(project)
+
+
+def name_of(image: str) -> str:
+    return image.rpartition("/")[2].rpartition("-")[2]
 
 
 def draw(client: LabelStudio, task: int, tag: str, shape: tuple[int, ...], value: dict[str, object]) -> None:
@@ -57,7 +66,7 @@ def decode(folder: Path) -> None:
         if region["type"] == "brushlabels":
             rgba = decode_rle(region["value"]["rle"])
             alpha = rgba.reshape(region["original_height"], region["original_width"], 4)[..., 3]
-            np.save(folder / "sdk" / Path(task["data"]["image"].partition("-")[2]).with_suffix(".npy"), alpha)
+            np.save(folder / "sdk" / Path(name_of(task["data"]["image"])).with_suffix(".npy"), alpha)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_label_studio_gets_predictions_for_what_was_uploaded_to_it(endpoint, rob
     assert len(tasks) == len(NAMES)
     for task in tasks:
         (prediction,) = task["predictions"]
-        name = task["data"]["image"].partition("-")[2]
+        name = task["data"]["image"].rpartition("/")[2].rpartition("-")[2]
         data = f"data:image/png;base64,{base64.b64encode((folder / name).read_bytes()).decode()}"
         body = {"tasks": [{"id": task["id"], "data": {"image": data}}], "label_config": interface}
         (expected,) = httpx.post(f"{endpoint}/label_studio/predict", json=body, timeout=120).json()["results"]

@@ -288,3 +288,10 @@ def test_serve_has_its_work_in_the_event_loop_of_ours(endpoint, deployment):
 def test_a_folder_that_is_no_model_is_refused_before_a_replica_starts(tmp_path):
     with pytest.raises(UserError, match="not a complete exported model"):
         build_app(ServeArgs(models={"a": {"uri": str(tmp_path)}}))
+
+
+def test_a_missing_token_of_label_studio_stops_the_build(monkeypatch):
+    monkeypatch.delenv("LABEL_STUDIO_TOKEN", raising=False)
+    args = ServeArgs(models={"a": {"uri": "/none"}}, label_studio={"url": "http://127.0.0.1:8080"})
+    with pytest.raises(UserError, match="no Label Studio token in LABEL_STUDIO_TOKEN"):
+        build_app(args)

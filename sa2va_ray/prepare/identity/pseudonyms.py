@@ -50,7 +50,7 @@ class Pseudonyms:
         """
         if record.patient is not None:
             patient, frame = record.patient, record.frame or 0
-            run: tuple[str, ...] = (record.run or "",)
+            run: tuple[str, ...] = (record.run,) if record.run else (patient, "")
         else:
             groups = self._match(record.plain_name or record.name)
             patient, frame = groups["patient"], _to_frame(groups.get("frame") or "0")

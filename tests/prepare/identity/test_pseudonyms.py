@@ -46,6 +46,13 @@ def test_a_file_that_says_it_itself_is_not_asked_for_its_name():
     assert found[0].patient_id == pseudonyms.patient_id("doe")
 
 
+def test_files_that_name_no_run_have_one_for_each_patient():
+    pseudonyms = Pseudonyms(b"key", PATTERN)
+    names = (("a.png", "doe"), ("b.png", "doe"), ("c.png", "roe"))
+    first, second, other = (pseudonyms.identify(record(name, patient=patient)) for name, patient in names)
+    assert first.run_id == second.run_id != other.run_id
+
+
 def test_folders_are_part_of_the_path_that_the_pattern_sees():
     pseudonyms = Pseudonyms(b"key", r"(?P<patient>\w+)/run(?P<run>\d+)/.*_(?P<frame>\d+)")
     identity = pseudonyms.identify(record("doe/run3/image_017.tif"))

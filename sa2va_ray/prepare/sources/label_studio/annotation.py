@@ -58,6 +58,11 @@ def _to_result(entry: Any, place: int) -> Result:
     return Result(kind, entry.get("id", (place,)), value, entry)
 
 
+def is_labels(key: str) -> bool:
+    """Whether a key of a region's value has its labels: `brushlabels` and the like."""
+    return key.endswith(_LABELS)
+
+
 def unknown_kind() -> Rejected:
     return Rejected(
         "shape_type",
@@ -131,7 +136,7 @@ def _labels(areas: Sequence[Result], results: Sequence[Result], phrase: str) -> 
     of_region: dict[Any, list[str]] = defaultdict(list)
     for result in results:
         for key, labels in result.value.items():
-            if key.endswith(_LABELS):
+            if is_labels(key):
                 of_region[_key(result)] += _to_texts(labels)
     for region in areas:
         labels = list(dict.fromkeys(of_region[_key(region)]))

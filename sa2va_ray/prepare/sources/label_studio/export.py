@@ -10,7 +10,7 @@ from sa2va_ray.images.files import IMAGE_KINDS, kind_of
 from sa2va_ray.prepare.records import Annotation, Finding, Rejected
 from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item
-from sa2va_ray.prepare.sources.label_studio.annotation import Result, annotate, to_results, unknown_kind
+from sa2va_ray.prepare.sources.label_studio.annotation import Result, annotate, is_labels, to_results, unknown_kind
 from sa2va_ray.prepare.sources.label_studio.regions import kind_of_value
 from sa2va_ray.prepare.sources.label_studio.uploads import find_image, is_upload, without_prefix
 from sa2va_ray.prepare.sources.shapes import to_whole, wrong_type
@@ -126,10 +126,11 @@ def _min_results(entry: dict[str, Any]) -> Iterator[Result]:
         if name in _MIN_OWN_KEYS or not isinstance(values, list):
             continue
         for place, value in enumerate(values):
-            if isinstance(value, dict) and (kind := kind_of_value(value)):
-                yield Result(kind, (name, place), value, value)
-            elif isinstance(value, dict) and "original_width" in value:
+            if not isinstance(value, dict) or not ("original_width" in value or any(map(is_labels, value))):
+                continue
+            if not (kind := kind_of_value(value)):
                 raise unknown_kind()
+            yield Result(kind, (name, place), value, value)
 
 
 def _build(folder: Folder, document: str, data: dict[str, Any], annotate_it: Callable[[], Annotation]) -> Item:

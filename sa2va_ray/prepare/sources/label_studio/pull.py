@@ -41,7 +41,7 @@ def pulled(project: int, config: LabelStudioConfig) -> Iterator[str]:
         try:
             asyncio.run(_pull(project, server, Path(folder)))
         except LabelStudioError as error:
-            raise UserError(str(error)) from None
+            raise UserError(f"{error} (label_studio.url is {config.url}.)") from None
         yield folder
 
 
@@ -140,8 +140,9 @@ def _check_addresses(tasks: Sequence[_Task]) -> None:
     if elsewhere:
         raise UserError(
             f"The images of {elsewhere} of {len(tasks)} annotated tasks are not held by the Label Studio at "
-            "label_studio.url: they lie at other addresses, which are not asked. Get the images another way, and give "
-            "the folder with them and the project's export as JSON as `source`."
+            "label_studio.url: they lie at other addresses, which are not asked. If that is the same server by another "
+            "name, give that name as label_studio.url; else get the images another way, and give the folder with them "
+            "and the project's export as JSON as `source`."
         )
 
 

@@ -114,6 +114,15 @@ def test_several_annotators_of_json_min_are_one_item(tmp_path):
     assert codes(source) == {"several_annotators": 1, "not_annotated": 2, "orphan_image": 1}
 
 
+def test_json_min_tells_regions_from_lists_of_the_task(read_task):
+    own = {"annotator": 1, "annotation_id": 1, "id": 1, "image": f"{HIDDEN}_frame_1.png", "marks": [{"x": 1, "y": 2}]}
+    (record,) = read_task(own | {"tag": [{"points": PERCENT, **SIZE, **VESSEL}]}).records
+    assert [len(shapes) for shapes in record.label.objects.values()] == [1]
+    assert record.label.findings == ()
+    assert codes(read_task(own | {"tag": [{"vertices": PERCENT, **SIZE}]})) == {"shape_type": 1}
+    assert codes(read_task(own | {"tag": [{"points": PERCENT, **VESSEL}]})) == {"label_sizes": 1}
+
+
 def test_regions_of_a_label_are_united_and_labels_are_phrases(draw):
     other = polygon(id="q", value={"points": PERCENT, "polygonlabels": ["catheter", "wire"]})
     masks = draw(brush(DRAWN), polygon(), other)

@@ -26,6 +26,7 @@ def refused(*arguments):
     told = f"{caught.value.detail} {caught.value.cure}"
     assert "smith" not in told
     assert LEGACY not in told
+    assert "127.0.0.1" not in told
     return caught.value.status, told
 
 
