@@ -8,6 +8,15 @@ from sa2va_ray.serve.guard.fetch import UriPolicy, fetch
 from sa2va_ray.serve.http.label_studio.requests import TaskImage
 from sa2va_ray.serve.problems import Problem
 
+_SENT_ELSEWHERE = (
+    "Label Studio sends to another address for the image, as with URLs that it signs, and that one is not below an "
+    "allowed prefix."
+)
+_CURE_OF_SIGNED = (
+    "Turn off pre-signed URLs in the settings of the project's cloud storage, so that Label Studio hands the file on "
+    "itself, or ask whoever runs the endpoint to add the place to uris.allowed_uri_prefixes."
+)
+
 
 async def fetch_image(image: TaskImage, server: LabelStudio | None, policy: UriPolicy, max_bytes: int) -> bytes:
     """The bytes of a task's image. What Label Studio holds comes from it, with its token; where it sends elsewhere, as
@@ -29,6 +38,8 @@ async def fetch_image(image: TaskImage, server: LabelStudio | None, policy: UriP
         if isinstance(found, bytes):
             return found
         uri = str(found)
+        if not policy.allows(uri):
+            raise Problem(403, "URI not allowed", _SENT_ELSEWHERE, _CURE_OF_SIGNED)
     elif is_path(uri):
         held = "is not one of its images" if server else "this endpoint's config names no Label Studio"
         cure = "Ask whoever runs the endpoint to set label_studio: {url, token_env} in its args."

@@ -59,7 +59,9 @@ def test_nothing_but_images_is_asked_of_the_server(studio):
 def test_where_it_sends_to_is_guarded_and_gets_no_token(studio):
     with running() as other:
         studio.files[UPLOAD] = f"{other.url}/a.png"
-        assert refused(studio, UPLOAD)[0] == 403
+        status, told = refused(studio, UPLOAD)
+        assert status == 403
+        assert "Turn off pre-signed URLs" in told
         assert other.asked == []
 
 
