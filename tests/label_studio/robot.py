@@ -2,13 +2,15 @@
 
     robot.py URL TOKEN FOLDER
 
-It makes a project, and uploads `FOLDER/*.png` but for the first, which the server reads from the disk. It draws on each
-with the brush what `FOLDER/*.npy` says, (H, W) uint8 of how much of a pixel is covered; on the last a polygon instead.
-Then it writes `export.json`, `export_min.json`, and what the SDK's own converter reads of each brush in the export as
+It makes a project, and uploads `FOLDER/*.png` but for the first, which the server reads from the disk, and the second,
+which it reads from the S3 store of the environment, at `s3://tests/robot`. It draws on each with the brush what
+`FOLDER/*.npy` says, (H, W) uint8 of how much of a pixel is covered; on the last a polygon instead. Then it writes
+`export.json`, `export_min.json`, and what the SDK's own converter reads of each brush in the export as
 `FOLDER/sdk/*.npy`, and prints the number of the project.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -29,11 +31,9 @@ def main(url: str, token: str, folder: Path) -> None:
     client = LabelStudio(base_url=url, api_key=token)
     project = client.projects.create(title="vessels", label_config=INTERFACE).id
     web = httpx.Client(base_url=url, headers={"Authorization": f"Token {token}"}, timeout=60)
-    disk = {"project": project, "path": str(folder), "title": "disk", "use_blob_urls": True, "regex_filter": "none"}
-    web.post("/api/storages/localfiles/", json=disk).raise_for_status()
-    on_disk = {"data": {"image": f"/data/local-files/?d={folder.name}/{images[0].name}"}}
-    web.post(f"/api/projects/{project}/import", json=[on_disk]).raise_for_status()
-    for image in images[1:]:
+    for path in (on_disk(web, project, images[0]), on_s3(web, project, images[1])):
+        web.post(f"/api/projects/{project}/import", json=[{"data": {"image": path}}]).raise_for_status()
+    for image in images[2:]:
         web.post(f"/api/projects/{project}/import", files={"file": (image.name, image.read_bytes())}).raise_for_status()
     tasks = {name_of(task.data["image"]): task.id for task in client.tasks.list(project=project)}
     for image in images[:-1]:
@@ -47,6 +47,22 @@ def main(url: str, token: str, folder: Path) -> None:
         (folder / name).write_bytes(reply.content)
     decode(folder)
     print(project)
+
+
+def on_disk(web: httpx.Client, project: int, image: Path) -> str:
+    """What a task calls it, once the server may read its folder."""
+    disk = {"project": project, "path": str(image.parent), "title": "disk", "use_blob_urls": True}
+    web.post("/api/storages/localfiles/", json=disk).raise_for_status()
+    return f"/data/local-files/?d={image.parent.name}/{image.name}"
+
+
+def on_s3(web: httpx.Client, project: int, image: Path) -> str:
+    """The same, once the server may read the bucket. It hands its files on itself."""
+    keys = {name.lower(): os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    place = {"bucket": "tests", "prefix": "robot", "s3_endpoint": os.environ["AWS_ENDPOINT_URL"]}
+    settings = {"project": project, "title": "s3", "use_blob_urls": True, "presign": False}
+    web.post("/api/storages/s3/", json=keys | place | settings).raise_for_status()
+    return f"s3://tests/robot/{image.name}"
 
 
 def name_of(image: str) -> str:
