@@ -22,7 +22,6 @@ from sa2va_ray.images.decode import to_png
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.identity.pseudonym_key import KEY_VARIABLE
 from sa2va_ray.prepare.run import prepare
-from tests.conftest import BUCKET
 from tests.label_studio.real import make_environment, personal_token, real_label_studio
 
 pytestmark = pytest.mark.soak
@@ -50,7 +49,7 @@ def robot(stack, server, tmp_path_factory):
         cv2.circle(drawn, (40 + 4 * seed, 40), 20, 255, 5, cv2.LINE_AA)
         drawn[random.random((H, W)) < 0.02] = 255
         np.save(folder / f"{name}.npy", drawn)
-    storage.write_bytes(f"s3://{BUCKET}/robot/{NAMES[1]}.png", (folder / f"{NAMES[1]}.png").read_bytes())
+    storage.write_bytes(f"s3://tests/robot/{NAMES[1]}.png", (folder / f"{NAMES[1]}.png").read_bytes())
     script = Path(__file__).with_name("robot.py")
     command = [make_environment(), script, server, TOKEN, folder]
     done = subprocess.run(command, check=True, timeout=300, stdout=subprocess.PIPE, text=True)
