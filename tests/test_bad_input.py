@@ -11,6 +11,7 @@ import pytest
 from sa2va_ray.cluster.resources import connect
 from sa2va_ray.config import UserError
 from sa2va_ray.console.verbs import run_verb
+from sa2va_ray.submission import JOB_CONFIG_VARIABLE
 
 ROOT = Path(__file__).parent.parent
 DEMO = str(ROOT / "jobs/configs/demo.yaml")
@@ -61,6 +62,15 @@ def test_a_cluster_that_is_gone_is_told_at_once(address, monkeypatch):
     with pytest.raises(UserError, match=f"No Ray cluster answers at RAY_ADDRESS={address}: .*unset RAY_ADDRESS"):
         connect()
     assert time.monotonic() - start_s < 30
+
+
+def test_a_submitted_job_that_ray_sends_to_a_cluster_that_is_gone_is_told_why(monkeypatch):
+    """Ray takes the address from a file in its temporary folder, which another account may have written."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv(JOB_CONFIG_VARIABLE, "{}")
+    with pytest.raises(UserError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: .*start the head with RAY_TMPDIR"):
+        connect()
 
 
 def test_a_checkpoint_without_manifest_is_refused(tmp_path, capsys):

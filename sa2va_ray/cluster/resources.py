@@ -17,6 +17,7 @@ from sa2va_ray import storage
 from sa2va_ray.cluster.config import ClusterConfig, PoolConfig
 from sa2va_ray.cluster.worker_lines import quieten_job
 from sa2va_ray.config import UserError
+from sa2va_ray.submission import is_submitted
 from sa2va_ray.telemetry import LOGGER
 
 _AUTOSCALER = "--autoscaling-config="
@@ -88,10 +89,14 @@ def _check_listens(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTENS_WITHIN_S).close()
     except (OSError, OverflowError) as error:
-        raise UserError(
-            f"No Ray cluster answers at RAY_ADDRESS={address}: {error}. Look with `ray status`, set the address of one "
-            "that runs on this machine, or unset RAY_ADDRESS: the job then starts its own."
-        ) from None
+        cure = (
+            "Ray itself gave this job the address. Another account's cluster has left it in Ray's temporary folder: "
+            "start the head with RAY_TMPDIR=/tmp/ray_$USER, a folder of its own, and submit the job again."
+            if is_submitted()
+            else "Look with `ray status`, set the address of one that runs on this machine, or unset RAY_ADDRESS: the "
+            "job then starts its own."
+        )
+        raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address}: {error}. {cure}") from None
 
 
 def read_capacity() -> Capacity:

@@ -56,7 +56,8 @@ def _read_file(name: str, said_by: str) -> bytes:
     except OSError as error:
         raise UserError(
             f"The key file of {said_by} cannot be read on the machine that the job runs on ({os.uname().nodename}): "
-            f"{error.strerror}. A submitted job runs on the cluster's head: put the file there."
+            f"{error.strerror}. A submitted job runs on the cluster's head: put the file there. Who has none yet makes "
+            "it, once: (umask 077; openssl rand -hex 32 > FILE)."
         ) from None
     if mode & 0o077:
         raise UserError(
