@@ -35,6 +35,15 @@ def no_seg(seg_share: float) -> str:
     )
 
 
+def no_overlap() -> str:
+    return (
+        "No validation mask has one right pixel: val/dice is 0, though [SEG] was produced. Look at the validation "
+        "pictures on the run's page: are the masks empty, or elsewhere? Empty ones are usual early in a run, since all "
+        "probabilities of thin vessels are below 0.5 at first. If it stays: does train/loss_dice fall? More steps help "
+        "(repeats, num_epochs), or a higher optim.lr. If masks lie elsewhere, look at the pictures of jobs.preview."
+    )
+
+
 def overfitting(dices: Sequence[float], losses: Sequence[float]) -> str:
     return (
         f"Validation falls while training improves: val/dice {_arrow(dices)}, mean training loss {_arrow(losses)}. The "

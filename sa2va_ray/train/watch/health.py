@@ -123,7 +123,7 @@ class GroupMonitor:
 
 
 class ValidationMonitor:
-    """Warns of missing [SEG] and of overfitting."""
+    """Warns of missing [SEG], of masks without a right pixel, and of overfitting."""
 
     def __init__(self, warn: Warn):
         self._warn_once = _Once(warn)
@@ -136,6 +136,8 @@ class ValidationMonitor:
     def after_validation(self, step: int, metrics: Mapping[str, float]) -> None:
         seg_share = metrics["val/seg_share"]
         self._warn_once("seg", seg_share < _LEAST_SEG_SHARE, step, advice.no_seg(seg_share))
+        no_overlap = metrics["val/dice"] == 0 and seg_share >= _LEAST_SEG_SHARE
+        self._warn_once("overlap", no_overlap, step, advice.no_overlap())
         self._history.append((metrics["val/dice"], statistics.fmean(self._losses)))
         self._losses = []
         dices, losses = zip(*self._history[-_FALLS_IN_A_ROW - 1 :], strict=True)

@@ -130,6 +130,11 @@ def test_no_seg_is_warned_of_when_it_comes_and_when_it_comes_back(warnings):
     assert warnings[0][1].startswith("[SEG] was produced for 0% of the validation images")
 
 
+def test_masks_without_a_right_pixel_are_warned_of_where_seg_is_there(warnings):
+    validations(warnings, [0.0, 0.0, 0.0, 0.3], [1.0] * 4, seg_shares=[0.0, 1.0, 1.0, 1.0])
+    assert [(step, message.startswith("No validation mask")) for step, message in warnings] == [(100, False), (200, True)]
+
+
 def test_falling_validation_and_loss_is_overfitting(warnings):
     validations(warnings, [0.70, 0.75, 0.74, 0.72, 0.71], [2.0, 1.5, 1.2, 1.0, 0.9])
     [(step, message)] = warnings
