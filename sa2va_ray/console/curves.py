@@ -61,7 +61,10 @@ def _tensorboard(folder: str, port: int) -> "Iterator[subprocess.Popen[bytes]]":
     try:
         yield process
         if process.returncode:
-            raise UserError(f"TensorBoard ended with status {process.returncode}; its own message stands above.")
+            raise UserError(
+                f"TensorBoard ended with status {process.returncode}; its own message stands "
+                "above. Where the port is taken, give another --port."
+            )
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)

@@ -34,6 +34,8 @@ _BUILDER = "sa2va_ray.serve.app:build_app"
 _POLL_S = 1.0
 _SAY_AGAIN_S = 8.0
 _MAX_LOST_POLLS = 30
+_LISTENS_WITHIN_S = 30.0
+_NO_PORT = "Failed to bind to address"
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 _DASHBOARD = "http://127.0.0.1:8265"
 _DEFAULT_HTTP = {"host": "127.0.0.1", "port": 8000}
@@ -65,6 +67,8 @@ def deploy(config: DeployConfig) -> list[str]:
     try:
         client.deploy_applications(schema.model_dump(exclude_unset=True))
     except (RuntimeError, ConnectionError) as error:
+        if _NO_PORT in str(error):
+            raise UserError(_port_is_taken(values.get("http_options") or {})) from None
         raise UserError(f"Ray Serve does not take the file: {_last_line(str(error))}") from None
     names = [application.name for application in schema.applications]
     details = _wait(client, names, config.wait_s)
@@ -177,7 +181,7 @@ def _wait(client: ServeSubmissionClient, names: list[str], wait_s: float) -> dic
         UserError: one that has failed, or that does not run after `wait_s`.
     """
     started_s = said_s = time.monotonic()
-    said, reason = "", None
+    said, reason, runs_since_s = "", None, None
     for details in _poll(client):
         applications = {name: details["applications"].get(name, {"status": "NOT_STARTED"}) for name in names}
         for name, application in applications.items():
@@ -193,7 +197,11 @@ def _wait(client: ServeSubmissionClient, names: list[str], wait_s: float) -> dic
             LOGGER.info("deploying, %.0f s: %s", now_s - started_s, state)
             said, said_s = state, now_s
         if all(application["status"] == "RUNNING" for application in applications.values()):
-            return details
+            if _is_listening(details):
+                return details
+            runs_since_s = runs_since_s or now_s
+            if now_s - runs_since_s > _LISTENS_WITHIN_S:
+                raise UserError(_port_is_taken(details.get("http_options") or {}))
         if now_s - started_s > wait_s:
             raise UserError(
                 f"Not all replicas run after wait_s={wait_s:g} s: {state}. The deployment goes on: `serve status`. "
@@ -218,6 +226,22 @@ def _poll(client: ServeSubmissionClient) -> Iterator[dict[str, Any]]:
             if num_lost > _MAX_LOST_POLLS:
                 raise UserError(f"The dashboard does not answer any more: {_last_line(str(error))}") from None
         time.sleep(_POLL_S)
+
+
+def _is_listening(details: Mapping[str, Any]) -> bool:
+    """Whether a proxy of Serve's is healthy, or none is wanted. One whose port another program has never is, and Serve
+    starts it again without end."""
+    proxies = details.get("proxies") or {}
+    return not proxies or any(each.get("status") == "HEALTHY" for each in proxies.values())
+
+
+def _port_is_taken(http_options: Mapping[str, Any]) -> str:
+    host, port = (http_options.get(key, default) for key, default in _DEFAULT_HTTP.items())
+    return (
+        f"Ray Serve does not listen at {host}:{port}. Most likely another program of that machine has the port, so "
+        f"that what answers there is not this endpoint. End that program (`ss -ltnp 'sport = :{port}'` shows it) and "
+        "deploy again; or `serve shutdown -y`, give another http_options.port in the file, and deploy that."
+    )
 
 
 def _state(name: str, application: Mapping[str, Any]) -> str:
@@ -248,7 +272,7 @@ def _reason(application: Mapping[str, Any]) -> str:
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
     return lines[-1] if lines else "no reason is told."
 
 

@@ -28,12 +28,14 @@ class Cluster:
 
     def __init__(self, *states: dict[str, Any]):
         self.states, self.sent, self.applications, self.node_ip = states, [], {}, "192.0.2.77"
+        self.proxies = ["HEALTHY"]
 
     def get_serve_details(self) -> dict[str, Any]:
         if self.applications and self._left:
             self.applications["sa2va"] |= self._left.pop(0)
         return {
             "applications": self.applications,
+            "proxies": {str(number): {"status": status} for number, status in enumerate(self.proxies)},
             "http_options": {"host": "0.0.0.0", "port": 8000},
             "controller_info": {"node_ip": self.node_ip},
         }
@@ -105,6 +107,33 @@ def test_a_deployment_that_takes_too_long_goes_on_and_says_how_far_it_is(run):
     cluster = Cluster({"status": "DEPLOYING", "deployments": {"model-demo": replicas}})
     with pytest.raises(UserError, match=r"after wait_s=0.01 s: .*\(model-demo 1 of 2 replicas\).*`serve status`"):
         run(cluster, wait_s=0.01)
+
+
+def test_a_port_that_another_program_has_is_no_endpoint(run, monkeypatch):
+    """Serve says RUNNING all the same, and the other program answers."""
+    monkeypatch.setattr(deploy_module, "_LISTENS_WITHIN_S", 0.01)
+    cluster = Cluster({"status": "RUNNING"})
+    cluster.proxies = ["STARTING"]
+    with pytest.raises(UserError, match=r"does not listen at 0\.0\.0\.0:8000\..* has the port"):
+        run(cluster)
+    cluster.proxies = ["STARTING", "HEALTHY"]
+    assert run(cluster)
+
+
+def test_a_port_that_serve_does_not_get_at_its_start_is_told(run, monkeypatch):
+    """The dashboard sends a traceback, whose last line is a full stop."""
+    cluster = Cluster()
+    reason = "Traceback ...\nRuntimeError: Failed to bind to address '127.0.0.1:8000'.\n."
+    monkeypatch.setattr(cluster, "deploy_applications", lambda config: raise_error(reason))
+    with pytest.raises(UserError, match=r"does not listen at 127\.0\.0\.1:8000\..* has the port"):
+        run(cluster)
+    reason = "Traceback ...\nRuntimeError: No room.\n."
+    with pytest.raises(UserError, match=r"does not take the file: RuntimeError: No room\."):
+        run(cluster)
+
+
+def raise_error(reason: str) -> None:
+    raise RuntimeError(reason)
 
 
 def test_wrong_args_are_told_before_anything_is_sent(run):

@@ -132,7 +132,10 @@ def test_no_seg_is_warned_of_when_it_comes_and_when_it_comes_back(warnings):
 
 def test_masks_without_a_right_pixel_are_warned_of_where_seg_is_there(warnings):
     validations(warnings, [0.0, 0.0, 0.0, 0.3], [1.0] * 4, seg_shares=[0.0, 1.0, 1.0, 1.0])
-    assert [(step, message.startswith("No validation mask")) for step, message in warnings] == [(100, False), (200, True)]
+    assert [(step, message.startswith("No validation mask")) for step, message in warnings] == [
+        (100, False),
+        (200, True),
+    ]
 
 
 def test_falling_validation_and_loss_is_overfitting(warnings):
