@@ -50,6 +50,23 @@ def test_the_working_directory_of_a_job_has_none_but_the_same_hash(package, tmp_
     assert code_sha256() != before
 
 
+def test_a_submitted_job_has_the_commit_of_the_checkout_that_is_installed_if_the_files_are_the_same(
+    package, tmp_path, monkeypatch
+):
+    class Installed:
+        def read_text(self, name):
+            return json.dumps({"url": package.parent.as_uri(), "dir_info": {"editable": True}})
+
+    check_in(package.parent)
+    monkeypatch.setattr(code_version, "distribution", lambda name: Installed())
+    copy = tmp_path / "working_dir/sa2va_ray"
+    shutil.copytree(package, copy)
+    monkeypatch.setattr(code_version, "_PACKAGE_DIR", copy)
+    assert re.fullmatch("[0-9a-f]{40}", git_commit())
+    (package / "a.py").write_text("A = 2")
+    assert git_commit() == "unknown", "what runs was copied before the checkout was changed"
+
+
 def test_the_commit_of_another_project_is_not_ours(package, monkeypatch):
     check_in(package.parent)
     installed = package.parent / "venv/site-packages/sa2va_ray"
