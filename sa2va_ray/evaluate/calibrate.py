@@ -22,7 +22,7 @@ from sa2va_ray.evaluate.passes.answers import answer_questions, to_columns
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup, try_cleanups
 from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, failure_of, read_levels, with_truths
 from sa2va_ray.evaluate.report.calibration_page import render_calibration
-from sa2va_ray.evaluate.statistics.choose import choose_threshold
+from sa2va_ray.evaluate.statistics.choose import choose_threshold, warn_of_choice
 from sa2va_ray.evaluate.statistics.summary import probability_calibration, sweep_patients, threshold_curves
 from sa2va_ray.metrics import THRESHOLDS, bootstrap_interval, calibration_counts, dequantise, probability_counts
 from sa2va_ray.metrics.patients import PatientCurves
@@ -30,7 +30,6 @@ from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.telemetry import LOGGER, Progress, configure_logging, log_result
 
 _EVERY = 8  # of the thresholds in the manifest's summary of the curve
-_FEW_PATIENTS = 5
 _Row = dict[str, Any]
 
 
@@ -129,8 +128,7 @@ def _facts(
     choice: _Choice, curves: PatientCurves, rows: Sequence[_Row], split: Split, config: CalibrateConfig
 ) -> dict[str, Any]:
     """What goes into the manifest."""
-    if len(curves.patients) < _FEW_PATIENTS:
-        LOGGER.warning("%d patient(s): the threshold may be another with others", len(curves.patients))
+    warn_of_choice(choice.threshold, len(curves.patients))
     probabilities = probability_calibration(rows)
     calibration = {
         "objective": config.objective,

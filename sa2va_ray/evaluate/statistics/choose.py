@@ -6,6 +6,9 @@ from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.metrics import THRESHOLDS
 from sa2va_ray.metrics.patients import PatientCurves
+from sa2va_ray.telemetry import LOGGER
+
+_FEW_PATIENTS = 5
 
 
 def choose_threshold(curves: PatientCurves, config: CalibrateConfig) -> int:
@@ -19,6 +22,19 @@ def choose_threshold(curves: PatientCurves, config: CalibrateConfig) -> int:
     means = curves.mean(config.objective)
     best = np.flatnonzero(means == means.max())
     return int(best[len(best) // 2])
+
+
+def warn_of_choice(threshold: float, num_patients: int) -> None:
+    """Says why a threshold may be none to rely on."""
+    if num_patients < _FEW_PATIENTS:
+        LOGGER.warning("%d patient(s): the threshold may be another with others", num_patients)
+    if threshold in (THRESHOLDS[0], THRESHOLDS[-1]):
+        LOGGER.warning(
+            "WARNING: the threshold %.4f is an end of its range, where nearly all pixels come out alike: the model "
+            "hardly tells vessels from background. Train it for longer before you serve it; calibration.html draws the "
+            "curve.",
+            threshold,
+        )
 
 
 def _highest_with_recall(recall: np.ndarray, config: CalibrateConfig) -> int:

@@ -6,11 +6,12 @@ import pytest
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup
-from sa2va_ray.evaluate.statistics.choose import choose_threshold
+from sa2va_ray.evaluate.statistics.choose import choose_threshold, warn_of_choice
 from sa2va_ray.evaluate.statistics.summary import sweep_patients
 from sa2va_ray.metrics import THRESHOLDS, probability_counts, quantise
 from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig
+from sa2va_ray.telemetry import LOGGER
 
 
 def config(**values) -> CalibrateConfig:
@@ -94,3 +95,10 @@ def test_cleanups():
     target = config(objective="recall", recall_target=0.8)
     keeps = {0: 0.81, 3: 0.85, 7: 0.7}
     assert choose_cleanup(scores({0: 0.5, 3: 0.55, 7: 0.6}, keeps), target) == 3
+
+
+@pytest.mark.parametrize(("threshold", "is_told"), [(THRESHOLDS[0], True), (0.5, False), (THRESHOLDS[-1], True)])
+def test_a_threshold_at_an_end_of_its_range_is_warned_of(threshold, is_told, caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    warn_of_choice(float(threshold), num_patients=40)
+    assert (f"the threshold {threshold:.4f} is an end of its range" in caplog.text) == is_told
