@@ -19,7 +19,7 @@ INSTALLED := .venv/.installed
 UV_INSTALL = $(BIN)/uv pip install --quiet --system-certs --constraint .venv/constraints.txt --build-constraint .venv/constraints.txt \
 	--constraint hashes.txt
 
-.PHONY: install lock demo test test-unit test-gpu browser soak check docs pictures stop
+.PHONY: install lock demo test test-unit test-cluster test-gpu browser soak check docs pictures stop
 
 install: $(INSTALLED)
 
@@ -41,11 +41,14 @@ lock: install
 demo: install
 	$(BIN)/python -m sa2va_ray.demo run $(if $(DATA),--data '$(DATA)')
 
-test: install browser
-	$(BIN)/python -m pytest
+test: test-unit test-cluster
 
+# A file's tests stay in one process, since they share what its fixtures make.
 test-unit: install
-	$(BIN)/python -m pytest -m unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m unit --numprocesses auto --maxprocesses 4 --dist loadfile
+
+test-cluster: install browser
+	$(BIN)/python -m pytest -m 'cluster and not soak and not gpu'
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu

@@ -5,6 +5,7 @@ Uses numpy, PIL and the tokenizer only.
 Shapes: T tiles, L tokens, S side of a tile, G side of SAM 2's image, H W pixels of the image itself.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,9 @@ IMAGE_MARKER = "<image>"
 SEG_TOKEN, IMAGE_TOKEN, IMAGE_START, IMAGE_END = "[SEG]", "<IMG_CONTEXT>", "<img>", "</img>"
 NEW_TOKENS = (SEG_TOKEN, "<p>", "</p>", "<vp>", "</vp>")  # what Sa2VA adds to InternVL3's tokenizer, in this order
 LABEL_IGNORED = -100
+_ENCODING = threading.Lock()
+"""A tokenizer keeps `split_special_tokens` in a field of its own: of two threads that encode at once, one would have
+the other's. Not the processor's own, since a lock does not travel to other processes."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class Sa2VAProcessor:
 
     def answer_ids(self, answer: str) -> list[int]:
         """Token ids of an answer; `[SEG]` and the other special tokens are tokens here."""
-        return self.tokenizer.encode(answer, add_special_tokens=False)
+        return self._encode(answer)
 
     def training_ids(self, turns: Sequence[tuple[str, str]], num_tiles: int) -> tuple[list[int], list[int]]:
         """(input ids, labels), both of length L, of a conversation about one image.
@@ -169,12 +173,16 @@ class Sa2VAProcessor:
     def _encode_special(self, trusted: str, text: str = "") -> list[int]:
         """Encodes a piece of the template, whose special tokens are tokens, with `text` behind it, whose are not."""
         cut = trusted.rfind("|>") + len("|>")  # the end of the template's last special token
-        ids = self.tokenizer.encode(trusted[:cut], add_special_tokens=False)
+        ids = self._encode(trusted[:cut])
         # What follows it is encoded together with the text: upstream encodes the whole prompt in one call.
         return ids + self._encode_text(trusted[cut:] + text)
 
     def _encode_text(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
+        return self._encode(text, split_special_tokens=True) if text else []
+
+    def _encode(self, text: str, split_special_tokens: bool = False) -> list[int]:
+        with _ENCODING:
+            return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
 
 
 def token_id(tokenizer, token: str) -> int:

@@ -1,6 +1,7 @@
 """Image preparation and token ids are upstream's, bit by bit."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,9 +79,25 @@ def test_normalisation_of_the_grounding_image_has_upstreams_two_roundings():
     assert rounded[0, 0, 0, 200].item() == pytest.approx((value - 0.484375) / 0.228515625, rel=1e-6)
 
 
-def test_a_special_token_typed_by_a_user_is_text():
-    tokenizer = build_tokenizer()
-    config = Sa2VAConfig(vision_config={"image_size": 28, "patch_size": 14})
-    processor = Sa2VAProcessor(config, tokenizer)
+@pytest.fixture
+def processor() -> Sa2VAProcessor:
+    return Sa2VAProcessor(Sa2VAConfig(vision_config={"image_size": 28, "patch_size": 14}), build_tokenizer())
+
+
+def test_a_special_token_typed_by_a_user_is_text(processor):
     assert processor.seg_token_id not in processor.prompt_ids("<image>Where is [SEG]?", num_tiles=1)
     assert processor.answer_ids("[SEG]") == [processor.seg_token_id]
+
+
+def test_threads_that_encode_at_once_do_not_change_what_is_a_token(processor):
+    """An endpoint prepares one batch while another is answered. A tokenizer keeps in a field of its own whether special
+    tokens are tokens, which they are in an answer and are not in a question."""
+    asked = [processor.follow_up_ids("Is [SEG] a token?"), processor.answer_ids("It is [SEG].")]
+    assert [ids.count(processor.seg_token_id) for ids in asked] == [0, 1]
+
+    def encode(number: int) -> bool:
+        ids = processor.answer_ids("It is [SEG].") if number % 2 else processor.follow_up_ids("Is [SEG] a token?")
+        return ids == asked[number % 2]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(encode, range(4000)))
