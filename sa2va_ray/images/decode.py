@@ -21,9 +21,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from sa2va_ray.images import codestreams, gif, png, pnm, tiff
 from sa2va_ray.images.checks import check_num_pixels, codec_errors, is_dicom
 from sa2va_ray.images.files import IMAGE_KINDS
+from sa2va_ray.images.formats import codestreams, gif, png, pnm, tiff
 from sa2va_ray.models.sa2va.pixels_sa2va import (
     ImageError,
     check_finite,
@@ -163,7 +163,7 @@ class _Stored:
 
 def _dicom() -> ModuleType:
     try:
-        from sa2va_ray.images import dicom
+        from sa2va_ray.images.formats import dicom
     except ModuleNotFoundError:
         raise ImageError(
             "dicom_missing", "The file is DICOM, and pydicom is not installed: pip install 'sa2va-ray[dicom]'."

@@ -134,7 +134,7 @@ def _frames(source: SourceFile, sha256: str, num_frames: int) -> list[ImageItem]
 def _num_dicom_frames(data: bytes) -> int:
     """1 for a file that is broken or cannot be read here: decoding it will tell why."""
     try:
-        from sa2va_ray.images import dicom
+        from sa2va_ray.images.formats import dicom
 
         return dicom.read_facts(data).num_frames
     except (ImageError, ModuleNotFoundError):

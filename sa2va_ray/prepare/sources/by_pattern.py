@@ -9,7 +9,7 @@ from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.prepare.records import Rejected
 from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
-from sa2va_ray.prepare.sources.labelme import labelme_label
+from sa2va_ray.prepare.sources.json_labels.labelme import labelme_label
 from sa2va_ray.prepare.sources.mask_images import mask_label
 
 LAYOUT = "label_pattern"

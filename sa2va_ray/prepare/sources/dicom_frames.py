@@ -21,7 +21,7 @@ from sa2va_ray.prepare.sources.items import Item, SourceOptions
 from sa2va_ray.prepare.sources.mask_images import mask_label
 
 if TYPE_CHECKING:
-    from sa2va_ray.images.dicom import DicomFacts  # needs the extra `dicom`
+    from sa2va_ray.images.formats.dicom import DicomFacts  # needs the extra `dicom`
 
 LAYOUT = "dicom"
 _HEAD_BYTES = 132  # preamble and "DICM"
@@ -65,7 +65,7 @@ class DicomFrames:
                     yield item.at(self._of_frame[file, number][0], None)
 
     def _read_facts(self, file: str) -> "DicomFacts | Rejected":
-        from sa2va_ray.images.dicom import read_facts
+        from sa2va_ray.images.formats.dicom import read_facts
 
         try:
             return read_facts(self._folder.read(file))

@@ -10,13 +10,13 @@ from sa2va_ray.config import UserError
 from sa2va_ray.hub import locate
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.prepare.records import Place, Quarantined, Record, Rejected
-from sa2va_ray.prepare.sources.annotation_lists import UNRECOGNISED
 from sa2va_ray.prepare.sources.by_pattern import PatternPairs
 from sa2va_ray.prepare.sources.datasets.read import DataSetFiles
 from sa2va_ray.prepare.sources.dicom_frames import DicomFrames
 from sa2va_ray.prepare.sources.folder import Folder, in_label_folder, label_keys
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
-from sa2va_ray.prepare.sources.json_labels import read_json_labels
+from sa2va_ray.prepare.sources.json_labels.annotation_lists import UNRECOGNISED
+from sa2va_ray.prepare.sources.json_labels.read import read_json_labels
 from sa2va_ray.prepare.sources.mask_images import LAYOUT as MASK_IMAGES
 from sa2va_ray.prepare.sources.mask_images import MaskPairs, read_mask_images
 from sa2va_ray.prepare.sources.negatives_list import items_without_label, read_negatives_list

@@ -11,8 +11,9 @@ from huggingface_hub import constants
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.prepare.records import Annotation
-from sa2va_ray.prepare.sources import json_labels, read_source
+from sa2va_ray.prepare.sources import read_source
 from sa2va_ray.prepare.sources.items import DocumentLayout, build_item
+from sa2va_ray.prepare.sources.json_labels import read as json_labels
 from sa2va_ray.prepare.sources.shapes import to_polygon
 from tests.prepare.sources.conftest import HIDDEN, OPTIONS, SQUARE, codes, write_image, write_json, write_mask
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from sa2va_ray.config import UserError
 from sa2va_ray.prepare.records import Rejected
-from sa2va_ray.prepare.sources import annotation_lists, coco, labelme
-from sa2va_ray.prepare.sources.annotation_lists import UNRECOGNISED
 from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
+from sa2va_ray.prepare.sources.json_labels import annotation_lists, coco, labelme
+from sa2va_ray.prepare.sources.json_labels.annotation_lists import UNRECOGNISED
 from sa2va_ray.prepare.sources.label_studio import export as label_studio
 from sa2va_ray.prepare.sources.shapes import parse_json
 

@@ -12,7 +12,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.prepare.checks.polygons import draw_annotation
 from sa2va_ray.prepare.records import Rejected
 from sa2va_ray.prepare.sources import read_source
-from sa2va_ray.prepare.sources.labelme import read_labelme
+from sa2va_ray.prepare.sources.json_labels.labelme import read_labelme
 from tests.prepare.sources.conftest import HIDDEN, OPTIONS, codes, write_image, write_json
 
 POINTS = [[1, 1], [9, 1], [9.5, 9]]

@@ -20,8 +20,16 @@ from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from sa2va_ray.images.checks import check_num_pixels, codec_errors, is_dicom
-from sa2va_ray.images.dicom_pixels import GREYS, PALETTE, Layout, is_padding, read_layout, read_padding, read_stored
-from sa2va_ray.images.dicom_view import View, read_view
+from sa2va_ray.images.formats.dicom_pixels import (
+    GREYS,
+    PALETTE,
+    Layout,
+    is_padding,
+    read_layout,
+    read_padding,
+    read_stored,
+)
+from sa2va_ray.images.formats.dicom_view import View, read_view
 from sa2va_ray.models.sa2va.pixels_sa2va import ImageError, to_8_bits, to_grey
 
 _META_START = 132

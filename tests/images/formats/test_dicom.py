@@ -31,7 +31,7 @@ from pydicom.uid import (
 
 from sa2va_ray.images.checks import is_dicom
 from sa2va_ray.images.decode import ImageError, decode_image_bytes
-from sa2va_ray.images.dicom import DicomFacts, decode_frame, read_facts
+from sa2va_ray.images.formats.dicom import DicomFacts, decode_frame, read_facts
 
 MAX_PIXELS = 10_000
 RANDOM = np.random.default_rng(0)
@@ -716,7 +716,9 @@ def test_nothing_of_a_tag_is_logged_or_warned(caplog):
     assert "Doe" not in caplog.text + "".join(str(each.message) for each in caught)
 
 
-@pytest.mark.parametrize("module", ["pydicom.values", "sa2va_ray.images.dicom", "sa2va_ray.images.dicom_view"])
+@pytest.mark.parametrize(
+    "module", ["pydicom.values", "sa2va_ray.images.formats.dicom", "sa2va_ray.images.formats.dicom_view"]
+)
 def test_what_is_warned_of_while_a_file_is_read_is_not_shown(module):
     """pydicom's warnings quote tags, and are told of whoever called it."""
     with warnings.catch_warnings(record=True) as caught:

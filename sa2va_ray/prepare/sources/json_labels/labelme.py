@@ -11,7 +11,7 @@ from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
 from sa2va_ray.prepare.sources.collected import Collected
 from sa2va_ray.prepare.sources.folder import Folder, group_by, in_label_folder, key_of
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
-from sa2va_ray.prepare.sources.labelme_shapes import to_shape
+from sa2va_ray.prepare.sources.json_labels.labelme_shapes import to_shape
 from sa2va_ray.prepare.sources.shapes import parse_json, to_size, to_text, wrong_type
 
 LAYOUT = "labelme"

@@ -16,8 +16,8 @@ from pydicom.pixels import convert_color_space, get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
 
-from sa2va_ray.images import codestreams
 from sa2va_ray.images.checks import codec_errors
+from sa2va_ray.images.formats import codestreams
 from sa2va_ray.models.sa2va.pixels_sa2va import ImageError
 
 GREYS = ("MONOCHROME1", "MONOCHROME2")
