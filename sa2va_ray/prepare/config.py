@@ -99,8 +99,9 @@ class PrepareConfig(Config):
     """Objects of these labels, categories or texts are left out, whatever their shape: `[fovea, "optic disc"]`. For
     marks that have no area, and for what is not to be learnt. Spelt as in the annotation."""
     on_crowd: Literal["quarantine", "ignore", "use"] = "quarantine"
-    """What to do with an image that has COCO crowd regions (`iscrowd` 1) beside objects: leave the image out, or the
-    regions (COCO means by them what is not to be learnt), or use them (CVAT marks masks of its brush so)."""
+    """What to do with an image that has COCO crowd regions (`iscrowd` 1) beside objects: leave the image out, ignore
+    what the regions cover, as neither object nor background (COCO means by them what is not to be learnt), or use them
+    (CVAT marks masks of its brush so)."""
     negatives: Literal["refuse", "allow"] = "refuse"
     """What to do with an image whose label names no object, or is an empty mask: leave it out, since it may be a slip,
     or take it as an image without the object. The model learns to answer that there is none, and an evaluation counts

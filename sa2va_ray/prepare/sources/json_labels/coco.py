@@ -6,7 +6,9 @@ whoever drew the objects, run lengths in a list, a polygon without one. What may
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from sa2va_ray.prepare.records import Annotation, Finding, Rejected, Shape
@@ -17,6 +19,7 @@ from sa2va_ray.prepare.sources.label_studio.uploads import find_image, without_p
 from sa2va_ray.prepare.sources.shapes import to_rle, to_segmentation, to_size, to_text, to_whole, wrong_type
 
 LAYOUT = "coco"
+_Labelled = list[tuple[str, Any]]  # annotations with their labels
 _LABEL_STUDIO_PATH = re.compile(r"upload[/\\]\d+[/\\]|images\\\d+[/\\]|local-files/\?d=")
 
 
@@ -49,6 +52,11 @@ def read_coco(folder: Folder, document: str, content: dict[str, Any], options: S
                 reason = f"{len(group)} COCO annotation(s) are no mappings, or have no number or text as `image_id`."
             rejected = Rejected("orphan_label", reason)
             yield Item(LAYOUT, None, rejected).at(document, f".annotations[{places[image_id]}]")
+
+
+def _of_crowds(crowds: _Labelled, others: _Labelled) -> str:
+    total = len(crowds) + len(others)
+    return f"{len(crowds)} of {total} annotations of the image are crowd regions (iscrowd 1)"
 
 
 class _Reader:
@@ -84,11 +92,16 @@ class _Reader:
         collected = Collected(self._options.ignore_labels, self._options.classes)
         labels = [self._label(each.get("category_id")) for each in annotations]
         kept = [(label, each) for label, each in zip(labels, annotations, strict=True) if collected.keeps(label)]
-        kept, crowds = self._without_crowds(kept)
+        kept, crowds = self._split_crowds(kept)
         for number, (label, each) in enumerate(kept, start=1):
             collected.add(label, self._shapes(each, f"Annotation {number} of the image's {len(kept)}"))
+        ignored = [shape for _, crowd in crowds for shape in self._shapes(crowd, "A crowd region of the image")]
         size = to_size(image.get("height"), image.get("width"))
-        return collected.to_annotation(_agreed_size(size, collected.shapes), crowds)
+        read = collected.to_annotation(_agreed_size(size, [*chain(*collected.shapes.values()), *ignored]))
+        if not crowds:
+            return read
+        told = Finding("crowd_ignored", f"{_of_crowds(crowds, kept)}; what they cover does not count.")
+        return replace(read, ignored=(*read.ignored, *ignored), findings=(*read.findings, told))
 
     def _lost_annotations(self) -> Rejected:
         return Rejected(
@@ -97,22 +110,21 @@ class _Reader:
             "that it has; is this one's meant?",
         )
 
-    def _without_crowds(self, annotations: list[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], list[Finding]]:
-        """COCO means by a crowd what is not to be learnt; CVAT writes masks of its brush so. Where all of an image are
-        crowds they can only be masks."""
+    def _split_crowds(self, annotations: _Labelled) -> tuple[_Labelled, _Labelled]:
+        """The objects, and the regions that are to be ignored. COCO means by a crowd what is not to be learnt; CVAT
+        writes masks of its brush so. Where all of an image are crowds they can only be masks."""
         own = [each for each in annotations if not _is_crowd(each[1])]
-        num_crowds = len(annotations) - len(own)
+        crowds = [each for each in annotations if _is_crowd(each[1])]
         how = self._options.on_crowd
-        if how == "use" or not own or not num_crowds:
+        if how == "use" or not own or not crowds:
             return annotations, []
-        counts = f"{num_crowds} of {len(annotations)} annotations of the image are crowd regions (iscrowd 1)"
         if how == "quarantine":
             raise Rejected(
                 "crowd_region",
-                f"{counts}: regions that are not to be learnt, or masks of a brush. Say which with on_crowd=ignore or "
-                "on_crowd=use.",
+                f"{_of_crowds(crowds, own)}: regions that are not to be learnt, or masks of a brush. Say which with "
+                "on_crowd=ignore or on_crowd=use.",
             )
-        return own, [Finding("crowd_ignored", f"{counts}; left out.")]
+        return own, crowds
 
     def _label(self, category_id: Any) -> str:
         if self._categories is None:
@@ -143,9 +155,9 @@ def _is_crowd(annotation: dict[str, Any]) -> bool:
     return value is True or to_whole(value) == 1
 
 
-def _agreed_size(size: tuple[int, int] | None, objects: dict[str, list[Shape]]) -> tuple[int, int] | None:
+def _agreed_size(size: tuple[int, int] | None, shapes: Iterable[Shape]) -> tuple[int, int] | None:
     """The size of the image entry, else that of the run-length masks."""
-    sizes = {tuple(shape["size"]) for shapes in objects.values() for shape in shapes if isinstance(shape, dict)}
+    sizes = {tuple(shape["size"]) for shape in shapes if isinstance(shape, dict)}
     if size:
         sizes.add(size)
     if len(sizes) > 1:

@@ -207,6 +207,7 @@ def test_crowd_regions_beside_objects_are_what_the_config_says(tmp_path, read_co
     label = source.records[0].label
     assert len(label.objects["vessel"]) == num_shapes
     assert [each.code for each in label.findings] == (["crowd_ignored"] if how == "ignore" else [])
+    assert [rle_to_mask(shape).sum() for shape in label.ignored] == ([MASK.sum()] if how == "ignore" else [])
 
 
 def test_an_image_of_crowd_regions_alone_is_used(read_coco):
