@@ -35,7 +35,9 @@ def main(url: str, token: str, folder: Path) -> None:
         web.post(f"/api/projects/{project}/import", json=[{"data": {"image": path}}]).raise_for_status()
     for image in images[2:]:
         web.post(f"/api/projects/{project}/import", files={"file": (image.name, image.read_bytes())}).raise_for_status()
-    tasks = {name_of(task.data["image"]): task.id for task in client.tasks.list(project=project)}
+    as_stored = {"project": project, "fields": "all", "resolve_uri": "false", "page_size": 100}
+    listed = web.get("/api/tasks", params=as_stored).raise_for_status().json()["tasks"]
+    tasks = {name_of(task["data"]["image"]): task["id"] for task in listed}
     for image in images[:-1]:
         drawn = np.load(image.with_suffix(".npy"))
         value = {"format": "rle", "rle": mask2rle(drawn), "brushlabels": LABELS}
