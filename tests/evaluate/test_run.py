@@ -16,7 +16,8 @@ from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.data.sample import object_masks
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.config import EvaluateConfig
-from sa2va_ray.evaluate.passes.answers import mask_sha256
+from sa2va_ray.evaluate.inputs import MeasuredModel, Split
+from sa2va_ray.evaluate.passes.answers import answer_questions, mask_sha256
 from sa2va_ray.evaluate.run import evaluate
 from sa2va_ray.images.masks import mask_to_rle, rle_to_mask
 from sa2va_ray.manifest import digest, read_manifest
@@ -78,6 +79,15 @@ def test_it_measures_what_the_predictor_says(evaluated, exported_uri, prepared_u
             expected = {**overlap, **surface_metrics(mask, truth), **betti_errors(mask, truth)}
             assert {name: row[name] for name in METRICS} == pytest.approx({**expected, "cldice": cldice(mask, truth)})
     assert num_equal >= 5
+
+
+def test_no_task_of_ray_data_takes_a_whole_cpu(ray_cluster, exported_uri, prepared_uri):
+    """Beside an actor and an endpoint two cores have none, and the job waited for ever."""
+    config = EvaluateConfig.parse({"model": exported_uri, "data_uri": prepared_uri, "out": "/unused", "use_gpu": False})
+    answers = answer_questions(MeasuredModel.read(exported_uri), Split.read(prepared_uri, "val"), config)
+    names = [operator.name for operator in answers._logical_plan.dag.post_order_iter()]
+    assert names[0] == "FromItems", names
+    assert not any(name.startswith("Read") for name in names)
 
 
 def test_what_it_writes(evaluated, prepared_uri):
