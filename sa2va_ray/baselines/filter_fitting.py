@@ -90,7 +90,10 @@ def _count_all(data_uri: str, config: FilterConfig, polarities: tuple[Polarity, 
     """(I, P, 2, R) int64."""
     total = len(SampleIndex(data_uri, "train"))
     # Not `ray.data.read_parquet`, which takes paths for web addresses: `prep #2%20` has no files there.
-    indices = ray.data.range(total, override_num_blocks=math.ceil(total / _SAMPLES_PER_TASK))
+    # Not `ray.data.range`, whose tasks want a whole CPU.
+    indices = ray.data.from_items(
+        [{"id": number} for number in range(total)], override_num_blocks=math.ceil(total / _SAMPLES_PER_TASK)
+    )
     counts: list[np.ndarray] = []
     counted = indices.map_batches(partial(_count_batch, data_uri, config, polarities), batch_size=None)
     with Progress("filter", total) as progress:

@@ -70,12 +70,7 @@ def prepare(config: PrepareConfig) -> str | None:
 
 def _prepare(config: PrepareConfig) -> str | None:
     storage.check_outside(config.out, {"source": config.source}, replaced=True)
-    source = read_source(config.source, _source_options(config))
-    LOGGER.info("source: %s", ", ".join(f"{count} items of layout {name}" for name, count in source.layouts.items()))
-    for note in source.notes:
-        LOGGER.info("%s", note)
-    if source.unread:
-        LOGGER.info("files not read: %s", ", ".join(f"{count} {suffix}" for suffix, count in source.unread.items()))
+    source = _read(config)
     write.check_replaceable(config.out)
     storage.check_writable(config.out)
     if config.private_table:
@@ -106,8 +101,9 @@ def _prepare(config: PrepareConfig) -> str | None:
     return _write_data_set(used, outcomes, facts, report_files, config)
 
 
-def _source_options(config: PrepareConfig) -> SourceOptions:
-    return SourceOptions(
+def _read(config: PrepareConfig) -> Source:
+    """Reads the source, and logs what is there."""
+    options = SourceOptions(
         config.phrase,
         config.mask_threshold,
         config.checks.max_pixels,
@@ -118,6 +114,13 @@ def _source_options(config: PrepareConfig) -> SourceOptions:
         label_pattern=LabelPattern(config.label_pattern) if config.label_pattern else None,
         patients_of_data_sets="patient_pattern" not in config.model_fields_set,
     )
+    source = read_source(config.source, options)
+    LOGGER.info("source: %s", ", ".join(f"{count} items of layout {name}" for name, count in source.layouts.items()))
+    for note in source.notes:
+        LOGGER.info("%s", note)
+    if source.unread:
+        LOGGER.info("files not read: %s", ", ".join(f"{count} {suffix}" for suffix, count in source.unread.items()))
+    return source
 
 
 def _compare(outcomes: Outcomes, config: PrepareConfig) -> list[str]:
