@@ -80,10 +80,12 @@ def fit_steps(counts: np.ndarray, config: FilterConfig, polarity: Polarity) -> t
 
 
 def _dice_from(counts: np.ndarray) -> np.ndarray:
-    """(I, 2, R) -> (I, R): Dice of each image, where all from each interval on is taken for vessel."""
+    """(I, 2, R) -> (I, R): Dice of each image, where all from each interval on is taken for vessel; 1 where neither
+    image nor prediction has any."""
     above = counts[..., ::-1].cumsum(axis=-1)[..., ::-1]
     hits, predicted, true = above[:, 1], above.sum(axis=1), counts[:, 1].sum(axis=-1, keepdims=True)
-    return 2 * hits / np.maximum(predicted + true, 1)
+    total = predicted + true
+    return np.where(total == 0, 1.0, 2 * hits / np.maximum(total, 1))
 
 
 def _count_all(data_uri: str, config: FilterConfig, polarities: tuple[Polarity, ...]) -> np.ndarray:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+SEG = "[SEG]"
+"""By this an answer says that there is a mask."""
 _IMAGE_MARKER = "<image>"  # where a processor puts the image
 
 # Upstream's ten, with their multiplicity in its list of sixteen.

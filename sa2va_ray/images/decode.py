@@ -227,7 +227,7 @@ def _load_pnm(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
     if frame:
         raise _no_frame(frame)
     values = pnm.read_values(data, header)
-    return _Stored(values, orientation=1, white=header.white if 1 < header.white < 255 else None)
+    return _Stored(values, orientation=1, white=header.white if header.white < 255 and values.dtype != bool else None)
 
 
 def _open(reader: type[ImageFile.ImageFile], data: bytes, max_pixels: int) -> ImageFile.ImageFile:

@@ -1,13 +1,15 @@
 """What the labels and mask values of a source are called."""
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from sa2va_ray.prepare.records import Rejected
+from sa2va_ray.prepare.records import Rejected, Shape
 
 IGNORE = "ignore"
 """In place of a phrase: what is to count neither as an object nor as background."""
@@ -26,10 +28,21 @@ class Classes:
     def __post_init__(self) -> None:
         """Raises `ValueError` for what no mask can mean."""
         every = [each for meaning in self.meanings.values() for each in meaning]
-        if any(isinstance(each, int) and each < 1 for each in every):
-            raise ValueError("has a mask value below 1; 0 is the background")
+        if any(_is_value(each) and _to_value(each) < 1 for each in every):
+            raise ValueError("has a mask value below 1, or black; 0 is the background")
         if self.has_colours and any(isinstance(each, int) for each in every):
             raise ValueError("has mask values and colours (#rrggbb); a mask is read by one of the two")
+
+    @classmethod
+    def parse(cls, meanings: Mapping[str, Sequence[int | str]]) -> "Classes":
+        """As people write them. Raises `ValueError` for phrases that ask the same question, and for empty labels."""
+        pairs = [(to_phrase(phrase), tuple(map(_stripped, own))) for phrase, own in meanings.items()]
+        times = Counter(phrase.lower().removesuffix(".") for phrase, _ in pairs)
+        if max(times.values(), default=1) > 1:
+            raise ValueError("has a phrase twice; upper and lower case and blanks around it do not count")
+        if any(each == "" for _, own in pairs for each in own):
+            raise ValueError("has an empty label")
+        return cls(dict(pairs))
 
     @cached_property
     def has_colours(self) -> bool:
@@ -44,6 +57,10 @@ class Classes:
     def values(self) -> dict[str, list[int]]:
         """Phrase, or `IGNORE` -> mask values, a colour as 0xRRGGBB."""
         return {phrase: [_to_value(each) for each in own if _is_value(each)] for phrase, own in self.meanings.items()}
+
+    def absent(self) -> dict[str, list[Shape]]:
+        """All phrases that a mask image can have, each without a shape."""
+        return {phrase: [] for phrase, own in self.values.items() if own and phrase != IGNORE}
 
     def phrases_of(self, label: str) -> list[str]:
         """Phrases, and `IGNORE`, that an object of this label belongs to.
@@ -84,6 +101,16 @@ class Classes:
 
     def _written(self, value: int) -> str:
         return f"#{value:06x}" if self.has_colours else str(value)
+
+
+def to_phrase(name: str) -> str:
+    """The phrase that a name stands for, or `IGNORE`, however that is written."""
+    phrase = unicodedata.normalize("NFC", name.strip())
+    return IGNORE if phrase.lower() == IGNORE else phrase
+
+
+def _stripped(meaning: int | str) -> int | str:
+    return unicodedata.normalize("NFC", meaning.strip()) if isinstance(meaning, str) else meaning
 
 
 def _is_colour(meaning: int | str) -> bool:

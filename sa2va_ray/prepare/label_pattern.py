@@ -34,6 +34,8 @@ class LabelPattern:
             raise ValueError(f"is neither LABEL nor IMAGE {_ARROW} LABEL")
         object.__setattr__(self, "image_side", sides[0] if len(sides) == 2 else "")
         object.__setattr__(self, "label_side", sides[-1])
+        if wrong := [part for side in sides for part in _parts(side) if not part.isidentifier()]:
+            raise ValueError(f"has the part {{{wrong[0]}}}, whose name has to begin with a letter")
         known = _parts(self.image_side) if self.image_side else list(_ALWAYS)
         for side in sides:
             if re.search(r"[{}]", _PART.sub("", side)):

@@ -7,6 +7,7 @@
 """
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -107,7 +108,7 @@ def _read(config: PrepareConfig) -> Source:
         config.phrase,
         config.mask_threshold,
         config.checks.max_pixels,
-        frozenset(label.strip() for label in config.ignore_labels),
+        frozenset(unicodedata.normalize("NFC", label.strip()) for label in config.ignore_labels),
         config.on_crowd,
         negatives_list=config.negatives_list,
         classes=Classes(config.classes) if config.classes else None,

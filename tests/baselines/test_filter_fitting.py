@@ -122,6 +122,14 @@ def test_steps_follow_the_counts():
     assert dice == pytest.approx(260 / 430)
 
 
+def test_an_image_without_vessels_is_right_where_nothing_is_found():
+    counts = np.zeros((2, 2, len(_EDGES) + 1), np.int64)
+    counts[0, :, 0], counts[0, :, 200] = (90, 10), (10, 20)
+    counts[1, 0, 0] = 100  # of the other image nothing is taken for a vessel
+    _, _, dice = fit_steps(counts, FilterConfig(), "bright")
+    assert dice == pytest.approx((2 * 20 / (30 + 30) + 1) / 2)
+
+
 def test_a_response_that_says_nothing_is_an_error(prepared_uri, bucket_uri):
     counts = np.zeros((1, 2, len(_EDGES) + 1), np.int64)
     counts[0, :, 0], counts[0, :, 5] = (10, 90), (90, 10)

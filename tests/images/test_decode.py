@@ -439,6 +439,7 @@ def test_pgm_and_ppm_come_through_exactly(kind):
     check(pnm(kind, values, comment=b"# of Doe, 1 2 3\n"), values)
     check(pnm(kind, wide, 40_000), stretched(wide))
     check(pnm(kind, values // 86, 2), np.rint(values // 86 * 127.5).astype(np.uint8))  # as PNG of few bits
+    check(pnm(kind, values % 2, 1), values % 2 * 255)
     assert refusal(pnm(kind, values, 99)) == "image_unreadable"  # of which many are greater
     assert refusal(pnm(kind, values), max_pixels=GREY.size - 1) == "image_too_large"
     assert refusal(pnm(kind, values), frame=1) == "image_frames"

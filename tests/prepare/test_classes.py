@@ -51,10 +51,23 @@ def test_the_config_takes_them_as_they_are_written():
     assert config.classes == {"artery": ("A", 1), "vein": ("V", "2")}
 
 
+def test_blanks_unicode_forms_and_the_case_of_ignore_do_not_count():
+    config = PrepareConfig(source="a", out="b", classes={" artery": (" A\u0308 ",), "Ignore": (255,)})
+    assert config.classes == {"artery": ("\u00c4",), "ignore": (255,)}
+
+
+def test_an_empty_mask_has_none_of_the_phrases_that_masks_can_have():
+    assert Classes({"artery": ["A", 1], "vein": ["V"], "ignore": [255]}).absent() == {"artery": []}
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
         ("{artery: [0]}", "0 is the background"),
+        ("{artery: ['#000000']}", "0 is the background"),
+        ("{artery: [1], 'artery ': [2]}", "has a phrase twice"),
+        ("{artery: [1], Artery.: [2]}", "has a phrase twice"),
+        ("{artery: [' ']}", "empty label"),
         ("{artery: [1], vein: ['#ff0000']}", "read by one of the two"),
         ("{artery: []}", "classes"),
         ("{'': [1]}", "classes"),

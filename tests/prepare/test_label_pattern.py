@@ -40,6 +40,7 @@ def test_label_of(pattern, image, label):
         ("a/{id}.png -> b/{stem}.png", r"part \{stem\}, and of an image are known \{id\}"),
         ("labels/mask.png", "one label for all images"),
         ("labels/{stem.png", "a brace that belongs to no"),
+        ("{1}.png -> {1}_gt.png", r"part \{1\}, whose name has to begin with a letter"),
         ("labels/{stem}*.png", "of which there must be one"),
     ],
 )

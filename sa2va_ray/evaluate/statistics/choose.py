@@ -39,10 +39,11 @@ def warn_of_choice(threshold: float, num_patients: int) -> None:
 
 def _highest_with_recall(recall: np.ndarray, config: CalibrateConfig) -> int:
     assert config.recall_target is not None  # the config has checked it
-    enough = np.flatnonzero(recall >= config.recall_target)  # recall never rises with the threshold
+    enough = np.flatnonzero(recall >= config.recall_target)
     if not len(enough):
+        best = int(recall.argmax())  # not always the lowest: a false alarm counts as a recall of 0
         raise UserError(
-            f"No threshold reaches a mean recall of {config.recall_target:g}: the lowest, {THRESHOLDS[0]:.4f}, gives "
-            f"{recall[0]:.4f}. Lower recall_target, or train for recall first."
+            f"No threshold reaches a mean recall of {config.recall_target:g}: the best, {THRESHOLDS[best]:.4f}, gives "
+            f"{recall[best]:.4f}. Lower recall_target, or train for recall first."
         )
     return int(enough[-1])

@@ -14,8 +14,8 @@ _MAX_ASPECT_CHANGE = 0.01
 
 def draw_annotation(
     annotation: Annotation, height: int, width: int, label_size: tuple[int, int] | None
-) -> tuple[dict[str, np.ndarray], list[Finding]]:
-    """Phrase -> (height, width) bool, and what was repaired on the way.
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[Finding]]:
+    """Phrase -> (height, width) bool, the same of what is to be ignored, and what was repaired on the way.
 
     Args:
         label_size: (H, W) of the frame of polygons that lie outside the image and do not state their own.
@@ -24,7 +24,8 @@ def draw_annotation(
         Rejected: shapes of another aspect ratio than the image, or outside of it; a polygon of fewer than 3 points.
     """
     findings = list(annotation.findings)
-    shapes = [shape for each in annotation.objects.values() for shape in each]
+    groups = [*annotation.objects.values(), annotation.ignored]
+    shapes = [shape for each in groups for shape in each]
     size = annotation.size or (height, width)
     if annotation.size is None and label_size and _count_outside(shapes, *size):
         size = label_size
@@ -36,20 +37,21 @@ def draw_annotation(
                 "image that it was drawn on.",
             )
         findings.append(_rescaled(size, height, width))
-    masks, num_overlapping = {}, 0
-    for phrase, own in annotation.objects.items():
+    masks, num_overlapping = [], 0
+    for own in groups:
         polygons = [_scaled(shape, size, height, width) for shape in own if isinstance(shape, np.ndarray)]
         _check_polygons(polygons, height, width)
         overlaps = [mask for polygon in polygons if (mask := wound_twice(polygon, height, width)).any()]
         num_overlapping += len(overlaps)
-        masks[phrase] = np.logical_or.reduce([draw_shapes(own, size, (height, width)), *overlaps])
+        masks.append(np.logical_or.reduce([_drawn(own, size, (height, width)), *overlaps]))
     if num_overlapping:
         detail = f"{num_overlapping} polygon(s) overlap themselves; what they cover twice belongs to the object."
         findings.append(Finding("self_overlap", detail))
-    return masks, findings
+    *objects, ignored = masks
+    return dict(zip(annotation.objects, objects, strict=True)), ignored, findings
 
 
-def draw_shapes(shapes: Sequence[Shape], size: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
+def _drawn(shapes: Sequence[Shape], size: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
     """The union of shapes that are drawn in a frame of `size`, as (H, W) bool of `image_size`."""
     height, width = image_size
     polygons = [_scaled(shape, size, height, width) for shape in shapes if isinstance(shape, np.ndarray)]

@@ -16,9 +16,10 @@ from scipy import ndimage
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.data.conversation import SEG
 from sa2va_ray.images.decode import ImageError, decode_image_bytes, decode_label_bytes, decode_mask_bytes
 from sa2va_ray.metrics import overlap_metrics
-from sa2va_ray.prepare.checks.polygons import draw_annotation, draw_shapes
+from sa2va_ray.prepare.checks.polygons import draw_annotation
 from sa2va_ray.prepare.classes import IGNORE, Classes
 from sa2va_ray.prepare.config import ChecksConfig, PrepareConfig
 from sa2va_ray.prepare.identity.pseudonyms import names_patient
@@ -78,15 +79,17 @@ def _check(record: Record, config: PrepareConfig, seen: dict[str, Any]) -> Check
     seen |= {"height": height, "width": width}
     annotation = read_annotation(record)
     _check_phrases(annotation, record)
-    masks, findings = draw_annotation(annotation, height, width, config.label_size)
+    masks, ignored_by_label, findings = draw_annotation(annotation, height, width, config.label_size)
     masks = _with_negative(masks, (height, width), record, config)
+    _check_negative_texts(masks)
     seen |= {"num_objects": sum(bool(mask.any()) for mask in masks.values())}
     masks, mask_dice, more = _compare_with_mask_image(masks, record, config, seen)
     seen |= {"foreground": float(np.logical_or.reduce(list(masks.values())).mean())}
-    ignored = _read_ignored(annotation, record, (height, width), config)
+    ignored = _with_field_of_view(ignored_by_label, record, masks, config)
     _check_foreground(masks, config.checks)
+    masks, left_out = _without_ignored(masks, ignored)
     digest = hashlib.sha256(data + (b"" if record.frame is None else f"#{record.frame}".encode())).hexdigest()
-    return Checked(pixels, masks, ignored, findings + more, mask_dice, digest)
+    return Checked(pixels, masks, ignored, [*findings, *more, *left_out], mask_dice, digest)
 
 
 def read_annotation(record: Record) -> Annotation:
@@ -149,6 +152,14 @@ def _with_negative(
     return masks or {phrase: np.zeros(size, bool) for phrase in phrases}
 
 
+def _check_negative_texts(masks: dict[str, np.ndarray]) -> None:
+    """The answer that there is no object names it, and would be taken for one that finds it."""
+    if any(SEG in phrase and not mask.any() for phrase, mask in masks.items()):
+        raise Rejected(
+            "text_is_token", f"A text holds {SEG}, by which the model says that it found an object; rename it."
+        )
+
+
 def _compare_with_mask_image(
     masks: dict[str, np.ndarray], record: Record, config: PrepareConfig, seen: dict[str, Any]
 ) -> tuple[dict[str, np.ndarray], float | None, list[Finding]]:
@@ -198,23 +209,57 @@ def _disagreement(polygons: np.ndarray, expected: np.ndarray, dice: float) -> tu
     return "polygons_differ", f"The polygons are too far from the mask image (Dice {dice:.3f}); were they simplified?"
 
 
-def _read_ignored(
-    annotation: Annotation, record: Record, size: tuple[int, int], config: PrepareConfig
+def _with_field_of_view(
+    ignored: np.ndarray, record: Record, masks: dict[str, np.ndarray], config: PrepareConfig
 ) -> np.ndarray | None:
     """What the label says to be neither object nor background, and what is outside of the field of view."""
-    ignored = draw_shapes(annotation.ignored, annotation.size or size, size)
     if record.field_of_view_uri:
-        seen = decode_mask_bytes(storage.read_bytes(record.field_of_view_uri), config.checks.max_pixels)
-        if seen.shape != size:
-            raise Rejected(
-                "field_of_view_size",
-                f"The mask of the field of view has {seen.shape[1]} x {seen.shape[0]} px, its image {size[1]} x "
-                f"{size[0]} px. Give them the same size.",
-            )
-        ignored |= ~seen
+        union = np.logical_or.reduce(list(masks.values()))
+        ignored = ignored | ~_read_field_of_view(record.field_of_view_uri, union, config.checks.max_pixels)
     if ignored.all():
         raise Rejected("nothing_counts", "The label says of every pixel that it does not count.")
     return ignored if ignored.any() else None
+
+
+def _read_field_of_view(uri: str, objects: np.ndarray, max_pixels: int) -> np.ndarray:
+    """(H, W) bool, true inside, where most of the `objects` (H, W) are."""
+    try:
+        seen = decode_mask_bytes(storage.read_bytes(uri), max_pixels)
+    except ImageError as error:
+        if error.code != "mask_values":
+            raise
+        raise Rejected(
+            "field_of_view_values",
+            "The mask of the field of view has more than two values; save it with 0 outside and one greater value.",
+        ) from None
+    (height, width), (image_height, image_width) = seen.shape, objects.shape
+    if seen.shape != objects.shape:
+        raise Rejected(
+            "field_of_view_size",
+            f"The mask of the field of view has {width} x {height} px, its image {image_width} x {image_height} px. "
+            "Give them the same size.",
+        )
+    num_outside, num_pixels = int((objects & ~seen).sum()), int(objects.sum())
+    if 2 * num_outside > num_pixels:
+        raise Rejected(
+            "field_of_view_objects",
+            f"{num_outside} of the {num_pixels} pixels of objects are outside of the field of view. Is its mask "
+            "inverted, or that of another image?",
+        )
+    return seen
+
+
+def _without_ignored(
+    masks: dict[str, np.ndarray], ignored: np.ndarray | None
+) -> tuple[dict[str, np.ndarray], list[Finding]]:
+    """The objects of which a pixel counts: of others nobody could say whether an answer is right."""
+    if ignored is None or not any(mask.any() for mask in masks.values()):
+        return masks, []
+    kept = {phrase: mask for phrase, mask in masks.items() if (mask & ~ignored).any()}
+    counts = f"{len(masks) - len(kept)} of {len(masks)} object(s) lie wholly in what does not count"
+    if not kept:
+        raise Rejected("nothing_counts", f"{counts}; no object is left to be learnt.")
+    return kept, [] if len(kept) == len(masks) else [Finding("object_ignored", f"{counts}, and were left out.")]
 
 
 def _check_foreground(masks: dict[str, np.ndarray], checks: ChecksConfig) -> None:

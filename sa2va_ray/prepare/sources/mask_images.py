@@ -56,7 +56,7 @@ def read_mask_images(folder: Folder, pairs: MaskPairs, options: SourceOptions) -
 
 def mask_label(folder: Folder, name: str, options: SourceOptions) -> LabelFile:
     read: Callable[[bytes, str], Annotation]
-    if options.classes is not None and options.classes.has_values:
+    if options.classes is not None:
         read = partial(read_class_mask, classes=options.classes, max_pixels=options.max_pixels)
     else:
         read = partial(read_mask, threshold=options.mask_threshold, max_pixels=options.max_pixels)
@@ -76,7 +76,7 @@ def read_class_mask(data: bytes, phrase: str, classes: Classes, max_pixels: int)
     masks = {name: mask_to_rle(mask) for name, mask in classes.masks_of(values).items()}
     ignored = masks.pop(IGNORE, None)
     height, width = values.shape
-    objects: dict[str, list[Shape]] = {name: [rle] for name, rle in masks.items()}
+    objects: dict[str, list[Shape]] = {name: [rle] for name, rle in masks.items()} or classes.absent()
     return Annotation(objects, (height, width), ignored=(ignored,) if ignored else ())
 
 

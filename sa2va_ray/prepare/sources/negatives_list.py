@@ -1,7 +1,9 @@
 """The user's list of images that have no object."""
 
+import posixpath
 import unicodedata
-from collections.abc import Set
+from collections.abc import Callable, Set
+from dataclasses import replace
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
@@ -28,7 +30,7 @@ def read_negatives_list(folder: Folder, uri: str | None) -> frozenset[str]:
             "`negatives_list` is missing or no UTF-8 text. It is a text file: the path of an image below `source` on "
             "each line."
         ) from None
-    lines = [unicodedata.normalize("NFC", line.strip()) for line in text.splitlines()]
+    lines = [_to_name(line.strip()) for line in text.splitlines()]
     images = set(folder.images)
     unknown = [number for number, line in enumerate(lines, start=1) if line and line not in images]
     if unknown:
@@ -40,6 +42,30 @@ def read_negatives_list(folder: Folder, uri: str | None) -> frozenset[str]:
     return frozenset(line for line in lines if line)
 
 
-def items_without_label(negatives: Set[str], labelled: Set[str | None]) -> list[Item]:
-    """An item for each listed image that no label is about, sorted."""
-    return [Item(LAYOUT, name, Annotation({})) for name in sorted(negatives - labelled)]
+def _to_name(line: str) -> str:
+    """Also as `find .` prints it, with ./ before it."""
+    return posixpath.normpath(unicodedata.normalize("NFC", line)) if line else ""
+
+
+def check_no_labels(negatives: Set[str], labels: Set[str | None]) -> None:
+    """
+    Raises:
+        UserError: some of the listed images are masks.
+    """
+    if masks := negatives & labels:
+        raise UserError(
+            f"{len(masks)} of {len(negatives)} images in `negatives_list` are masks or labels of others. List the "
+            "images that have no object, not their masks."
+        )
+
+
+def items_without_label(
+    negatives: Set[str], labelled: Set[str | None], of_data_set: Callable[[str], Item | None]
+) -> list[Item]:
+    """An item for each listed image that no label is about, sorted.
+
+    Args:
+        of_data_set: makes the item of an image, of which the data set that it is in knows more; None for any other.
+    """
+    items = [of_data_set(name) or Item(LAYOUT, name, Annotation({})) for name in sorted(negatives - labelled)]
+    return [replace(item, layout=LAYOUT) for item in items]

@@ -19,7 +19,7 @@ from sa2va_ray.prepare.sources.json_labels.annotation_lists import UNRECOGNISED
 from sa2va_ray.prepare.sources.json_labels.read import read_json_labels
 from sa2va_ray.prepare.sources.mask_images import LAYOUT as MASK_IMAGES
 from sa2va_ray.prepare.sources.mask_images import MaskPairs, read_mask_images
-from sa2va_ray.prepare.sources.negatives_list import items_without_label, read_negatives_list
+from sa2va_ray.prepare.sources.negatives_list import check_no_labels, items_without_label, read_negatives_list
 
 _PATH_TWICE = Rejected("path_twice", "Several items name this image; which is right is unknown. Keep one.")
 _ORPHANS = {
@@ -79,7 +79,10 @@ def read_source(source: str, options: SourceOptions) -> Source:
     found = (
         _read_by_pattern(folder, options.label_pattern, options) if options.label_pattern else _look(folder, options)
     )
-    unlabelled = items_without_label(negatives, {item.image for item in found.items})
+    labels = {name for item in found.items for name in (item.document, item.field_of_view)}
+    check_no_labels(negatives, labels | {orphan.name for orphan in found.orphans if orphan.code == "orphan_label"})
+    of_data_set = found.data_sets.negative if found.data_sets else lambda _: None
+    unlabelled = items_without_label(negatives, {item.image for item in found.items}, of_data_set)
     found = replace(found, items=[*found.items, *unlabelled])
     orphans = [orphan for orphan in found.orphans if orphan.name not in negatives]
     orphans += [_Orphan("name_twice", name) for name in folder.clashes]
@@ -99,6 +102,7 @@ class _Found:
     notes: list[str]
     dicoms: Set[str] = frozenset()
     masks: MaskPairs | None = None
+    data_sets: DataSetFiles | None = None
 
 
 def _read_by_pattern(folder: Folder, pattern: LabelPattern, options: SourceOptions) -> _Found:
@@ -126,7 +130,7 @@ def _look(folder: Folder, options: SourceOptions) -> _Found:
     if data_sets:
         orphans += [_Orphan("orphan_image", name) for name in data_sets.lonely_images]
         orphans += [_Orphan("orphan_label", name) for name in data_sets.lonely_labels]
-    return _Found(items, orphans, data_sets.notes if data_sets else [], set(frames.files), pairs)
+    return _Found(items, orphans, data_sets.notes if data_sets else [], set(frames.files), pairs, data_sets)
 
 
 def _open(source: str) -> Folder:

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def to_text(value: Any, where: str) -> str:
-    """A phrase, without space around it."""
+    """A phrase in Unicode form NFC, without space around it."""
     if not isinstance(value, str):
         raise wrong_type(where, "a text", value)
     if not value.strip():
@@ -41,7 +42,7 @@ def to_text(value: Any, where: str) -> str:
         raise Rejected(
             "wrong_type", f"{where} holds a character that no text has: a control character, or half of one."
         )
-    return value.strip()
+    return unicodedata.normalize("NFC", value.strip())
 
 
 def to_size(height: Any, width: Any) -> tuple[int, int] | None:

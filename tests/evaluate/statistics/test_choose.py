@@ -56,8 +56,12 @@ def test_a_recall_target_takes_the_highest_threshold_that_reaches_it():
 
 
 def test_a_target_that_cannot_be_reached_is_an_error_with_the_numbers():
-    with pytest.raises(UserError, match=r"mean recall of 0\.99: the lowest, 0\.0039, gives 0\.9500"):
+    with pytest.raises(UserError, match=r"mean recall of 0\.99: the best, 0\.0039, gives 0\.9500"):
         choose_threshold(curves(recall=FALLING), config(objective="recall", recall_target=0.99))
+    false_alarms = FALLING.copy()  # at low thresholds, where the recall of an image without vessels is 0
+    false_alarms[:100] /= 2
+    with pytest.raises(UserError, match=rf"the best, {THRESHOLDS[100]:.4f}, gives {FALLING[100]:.4f}"):
+        choose_threshold(curves(recall=false_alarms), config(objective="recall", recall_target=0.99))
 
 
 def test_fbeta_prefers_recall_more_the_greater_beta_is():

@@ -10,7 +10,7 @@ SQUARE = np.array([[10, 10], [30, 10], [30, 30], [10, 30]], float)
 
 
 def masks_of(shapes, height=40, width=40, size=None, label_size=None):
-    masks, findings = draw_annotation(Annotation({"vessel": shapes}, size), height, width, label_size)
+    masks, _, findings = draw_annotation(Annotation({"vessel": shapes}, size), height, width, label_size)
     return masks["vessel"], [finding.code for finding in findings]
 
 

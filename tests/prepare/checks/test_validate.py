@@ -206,3 +206,40 @@ def test_a_field_of_view_that_does_not_fit_is_rejected(tmp_path):
     assert rejection(replace(item, field_of_view_uri=larger)).code == "field_of_view_size"
     everything = Annotation({"vein": [TRIANGLE]}, ignored=(mask_to_rle(np.ones((HEIGHT, WIDTH), bool)),))
     assert rejection(replace(item, label=everything)).code == "nothing_counts"
+
+
+def test_most_of_an_object_outside_of_the_field_of_view_tells_that_its_mask_is_wrong(tmp_path):
+    item = record(write_image(tmp_path))
+    inside = polygons_to_mask([TRIANGLE], HEIGHT, WIDTH)
+    inverted = str(write_mask(tmp_path / "inverted.png", ~inside))
+    found = rejection(replace(item, field_of_view_uri=inverted))
+    assert (found.code, str(int(inside.sum())) in found.reason) == ("field_of_view_objects", True)
+    negative = replace(item, label=Annotation({}), field_of_view_uri=inverted)
+    assert not check_sample(negative, config(negatives="allow")).union.any()
+    grey = tmp_path / "grey.png"
+    Image.fromarray(np.tile(np.arange(WIDTH, dtype=np.uint8), (HEIGHT, 1))).save(grey)
+    assert rejection(replace(item, field_of_view_uri=str(grey))).code == "field_of_view_values"
+
+
+def test_an_object_of_which_no_pixel_counts_is_left_out(tmp_path):
+    square = np.array([[20.0, 10.0], [30.0, 10.0], [30.0, 18.0], [20.0, 18.0]])
+    around = (mask_to_rle(polygons_to_mask([square], HEIGHT, WIDTH)),)
+    item = record(write_image(tmp_path), label=Annotation({"vein": [TRIANGLE], "artery": [square]}, ignored=around))
+    checked = check_sample(item, config())
+    assert (list(checked.masks), [each.code for each in checked.findings]) == (["vein"], ["object_ignored"])
+    alone = replace(item, label=Annotation({"artery": [square]}, ignored=around))
+    assert rejection(alone).code == "nothing_counts"
+
+
+def test_what_is_ignored_is_scaled_and_checked_as_objects_are(tmp_path):
+    item = record(write_image(tmp_path), label=Annotation({"vein": [2 * TRIANGLE]}, ignored=(2 * TRIANGLE + 10,)))
+    label_size = (2 * HEIGHT, 2 * WIDTH)
+    ignored = check_sample(item, config(label_size=label_size)).ignored
+    assert 0.9 < ignored.sum() / polygons_to_mask([TRIANGLE + 5], HEIGHT, WIDTH).sum() < 1.1
+    outside = Annotation({"vein": [TRIANGLE]}, ignored=(TRIANGLE + 100,))
+    assert rejection(replace(item, label=outside)).code == "polygon_outside"
+
+
+def test_the_answer_that_there_is_none_must_not_look_like_one_that_finds_it(tmp_path):
+    item = record(write_image(tmp_path), label=Annotation({"the [SEG]": []}))
+    assert rejection(item, config(negatives="allow")).code == "text_is_token"

@@ -1,5 +1,6 @@
 import io
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from PIL import Image
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.records import Rejected
+from sa2va_ray.prepare.sources import read_source
 from sa2va_ray.prepare.sources.mask_images import read_class_mask, read_mask
-from tests.prepare.sources.conftest import HIDDEN, codes, write_image, write_mask
+from tests.prepare.sources.conftest import HIDDEN, OPTIONS, codes, write_image, write_mask
 
 
 def read_label(record):
@@ -163,3 +165,17 @@ def test_a_class_mask_that_is_not_certain_is_rejected(image, code):
     with pytest.raises(Rejected) as caught:
         read_class_mask(encoded(image), "vessels", CLASSES, 10_000)
     assert caught.value.code == code
+
+
+def test_masks_are_refused_by_classes_that_list_no_values(tmp_path):
+    write_image(tmp_path / "images/a.png")
+    write_mask(tmp_path / "masks/a.png")
+    options = replace(OPTIONS, classes=Classes({"artery": ["A", "255"]}))
+    (record,) = read_source(str(tmp_path), options).records
+    with pytest.raises(Rejected, match="does not list: 255"):
+        read_label(record)
+
+
+def test_an_empty_mask_is_about_all_classes():
+    label = read_class_mask(encoded(Image.fromarray(np.zeros((2, 3), np.uint8))), "vessels", CLASSES, 10_000)
+    assert label.objects == {"artery": [], "vein": []}

@@ -7,7 +7,7 @@ import pytest
 from sa2va_ray.config import UserError
 from sa2va_ray.prepare.records import Annotation
 from sa2va_ray.prepare.sources import read_source
-from tests.prepare.sources.conftest import HIDDEN, OPTIONS, codes, write_image, write_mask
+from tests.prepare.sources.conftest import HIDDEN, OPTIONS, codes, write_image, write_json, write_mask
 
 
 def listed(folder, *lines: str):
@@ -45,3 +45,39 @@ def test_a_list_that_is_missing_is_told(tmp_path):
     write_image(tmp_path / "images/a.png")
     with pytest.raises(UserError, match="`negatives_list` is missing"):
         read_source(str(tmp_path), replace(OPTIONS, negatives_list=str(tmp_path / HIDDEN)))
+
+
+@pytest.mark.parametrize("name", ["masks/a.png", "masks/lonely.png"])
+def test_masks_are_no_images_without_objects(tmp_path, name):
+    folder = tmp_path / "data"
+    write_image(folder / "images/a.png")
+    for stem in ("a", "lonely"):
+        write_mask(folder / f"masks/{stem}.png")
+    with pytest.raises(UserError, match="1 of 1 images in `negatives_list` are masks"):
+        read_source(str(folder), listed(folder, name))
+
+
+def test_lines_as_find_and_windows_write_them(tmp_path):
+    folder = tmp_path / "data"
+    write_image(folder / "images/a.png")
+    write_image(folder / "images/b.png")
+    write_mask(folder / "masks/b.png")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf./images/a.png\r\nimages/a.png\r\n")
+    source = read_source(str(folder), replace(OPTIONS, negatives_list=str(tmp_path / "list.txt")))
+    assert [each.name for each in source.records if each.is_listed_negative] == ["images/a.png"]
+
+
+def test_an_image_of_a_data_set_keeps_its_patient_its_field_of_view_and_its_phrases(tmp_path):
+    drive, nnunet = tmp_path / "drive", tmp_path / "nnunet"
+    for number in ("21", "22"):
+        write_image(drive / f"training/images/{number}_training.tif")
+        write_mask(drive / f"training/mask/{number}_training_mask.gif")
+        write_image(nnunet / f"imagesTr/{number}_0000.png")
+    write_mask(drive / "training/1st_manual/21_manual1.gif")
+    write_mask(nnunet / "labelsTr/21.png")
+    write_json(nnunet / "dataset.json", {"labels": {"background": 0, "artery": 255, "vein": 2}})
+    record = read_source(str(drive), listed(drive, "training/images/22_training.tif")).records[1]
+    assert (record.is_listed_negative, record.patient) == (True, "22")
+    assert record.field_of_view_uri.endswith("22_training_mask.gif")
+    record = read_source(str(nnunet), listed(nnunet, "imagesTr/22_0000.png")).records[1]
+    assert (record.plain_name, record.label) == ("imagesTr/22.png", Annotation({"artery": [], "vein": []}))

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from sa2va_ray.config import UserError
-from sa2va_ray.prepare.classes import IGNORE, Classes
+from sa2va_ray.prepare.classes import Classes, to_phrase
 from sa2va_ray.prepare.records import Rejected
 from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.shapes import parse_json
@@ -19,13 +19,13 @@ def without_channel(image: str) -> str:
     return _CHANNEL.sub("", image)
 
 
-def read_classes(folder: Folder, label: str) -> Classes | None:
-    """The labels of a data set, as the dataset.json beside the folder of a label says; None where there is none.
+def read_classes(folder: Folder, file: str) -> Classes | None:
+    """The labels of a data set, as the dataset.json beside the folder of a file says; None where there is none.
 
     Raises:
         UserError: a dataset.json whose `labels` cannot be read.
     """
-    name = posixpath.join(posixpath.dirname(posixpath.dirname(label)), _DOCUMENT)
+    name = posixpath.join(posixpath.dirname(posixpath.dirname(file)), _DOCUMENT)
     if name not in folder.json_files:
         return None
     try:
@@ -46,5 +46,4 @@ def _meaning(name: str, value: Any) -> tuple[str, list[int]]:
     values = value if isinstance(value, list) else [value]
     if not all(type(each) is int for each in values) or not name.strip():
         raise UserError(f"{_DOCUMENT} in `source`: a label is not a name with a mask value, or a list of them.")
-    phrase = name.strip().replace("_", " ")
-    return IGNORE if phrase.lower() == IGNORE else phrase, values
+    return to_phrase(name.replace("_", " ")), values

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from sa2va_ray.config import UserError
 from sa2va_ray.images.files import kind_of
 from sa2va_ray.prepare.classes import Classes
-from sa2va_ray.prepare.records import LabelFile, Rejected
+from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
 from sa2va_ray.prepare.sources.datasets.nnunet import read_classes, without_channel
 from sa2va_ray.prepare.sources.datasets.table import DATA_SETS, NNUNET, DataSet
 from sa2va_ray.prepare.sources.folder import Folder
@@ -44,6 +44,9 @@ class _Found:
         groups = [self.images, *self.labels, self.views]
         return {name for files in groups for names in files.values() for name in names}.union(self.unlabelled)
 
+    def key_of(self, image: str) -> _Key:
+        return _key(self.groups[image], self.data_set.labels[0])
+
 
 class DataSetFiles:
     """Attributes:
@@ -60,7 +63,7 @@ class DataSetFiles:
         """
         self._folder = folder
         self._options = options
-        self._classes: dict[str, Classes | None] = {}  # by folder of labels
+        self._classes: dict[str, Classes | None] = {}  # by folder
         paths = {name: posixpath.splitext(name)[0] for name in folder.images if name not in named}
         self._found = [found for each in DATA_SETS if (found := _find(each, paths))]
         _check_distinct(self._found)
@@ -75,18 +78,26 @@ class DataSetFiles:
             pairs = [(names, key) for key, names in found.images.items() if key in found.labels[0]]
             for images, key in sorted(pairs):
                 for image in images:
-                    yield self._to_item(found, image, key)
+                    yield self._to_item(found, image, self._label(found, key)).at(found.labels[0][key][0], None)
 
-    def _to_item(self, found: _Found, image: str, key: _Key) -> Item:
-        labels, views = found.labels[0][key], found.views.get(key, [])
+    def negative(self, image: str) -> Item | None:
+        """The item of an image that is said to have no object; None for an image of no data set."""
+        found = next((each for each in self._found if image in each.groups), None)
+        if found is None:
+            return None
+        classes = self._classes_of(found, image)
+        return self._to_item(found, image, Annotation(classes.absent() if classes else {}))
+
+    def _to_item(self, found: _Found, image: str, label: Annotation | LabelFile | Rejected) -> Item:
+        views = found.views.get(found.key_of(image), [])
         item = Item(
             found.data_set.name,
             image,
-            self._label(found, key),
+            label,
             patient=found.data_set.patient_of(found.groups[image]) if self._options.patients_of_data_sets else None,
             field_of_view=views[0] if views else None,
         )
-        return (item.called(without_channel(image)) if found.data_set is NNUNET else item).at(labels[0], None)
+        return item.called(without_channel(image)) if found.data_set is NNUNET else item
 
     def _label(self, found: _Found, key: _Key) -> LabelFile | Rejected:
         counts = [len(files.get(key, [])) for files in (found.images, found.labels[0], found.views)]
@@ -96,15 +107,16 @@ class DataSetFiles:
                 f"{counts[0]} image(s), {counts[1]} label(s) and {counts[2]} mask(s) of the field of view have "
                 "the number of this image; one of each is read.",
             )
-        name, options = found.labels[0][key][0], self._options
-        if found.data_set is NNUNET and options.classes is None:
-            options = replace(options, classes=self._classes_of_case(name))
-        return mask_label(self._folder, name, options)
+        name = found.labels[0][key][0]
+        return mask_label(self._folder, name, replace(self._options, classes=self._classes_of(found, name)))
 
-    def _classes_of_case(self, label: str) -> Classes | None:
-        folder = posixpath.dirname(label)
+    def _classes_of(self, found: _Found, file: str) -> Classes | None:
+        """Those of the config, else what the data set says of an image or a label."""
+        if found.data_set is not NNUNET or self._options.classes is not None:
+            return self._options.classes
+        folder = posixpath.dirname(file)
         if folder not in self._classes:
-            self._classes[folder] = read_classes(self._folder, label)
+            self._classes[folder] = read_classes(self._folder, file)
         return self._classes[folder]
 
 
@@ -140,8 +152,12 @@ def _group(matches: dict[str, dict[str, str]], pattern: re.Pattern[str]) -> _Fil
     """Files by what matches the groups that are those of `pattern`, too."""
     files: _Files = defaultdict(list)
     for name, groups in matches.items():
-        files[tuple((group, groups[group]) for group in pattern.groupindex)].append(name)
+        files[_key(groups, pattern)].append(name)
     return dict(files)
+
+
+def _key(groups: dict[str, str], pattern: re.Pattern[str]) -> _Key:
+    return tuple((group, groups[group]) for group in pattern.groupindex)
 
 
 def _check_distinct(found: list[_Found]) -> None:

@@ -58,7 +58,7 @@ def test_a_shape_without_type_is_a_polygon(kind):
 def filled(kind, points, size=(64, 64), **fields):
     """(H, W) bool of a single shape."""
     content = labelme(shape(points, kind=kind) | fields, imageHeight=size[0], imageWidth=size[1])
-    masks, _ = draw_annotation(read_labelme(json.dumps(content).encode(), ""), *size, label_size=None)
+    masks, _, _ = draw_annotation(read_labelme(json.dumps(content).encode(), ""), *size, label_size=None)
     return masks["left artery"]
 
 

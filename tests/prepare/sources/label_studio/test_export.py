@@ -246,4 +246,4 @@ def test_a_brush_wants_its_very_image(read_task):
         draw_annotation(record.label, H // 2, W // 2, None)
     assert refused.value.code == "brush_size"
     (record,) = read_task(task(polygon())).records
-    assert [each.code for each in draw_annotation(record.label, H // 2, W // 2, None)[1]] == ["size_rescaled"]
+    assert [each.code for each in draw_annotation(record.label, H // 2, W // 2, None)[2]] == ["size_rescaled"]
