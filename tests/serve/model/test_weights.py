@@ -40,6 +40,7 @@ def use(source: ModelSource, cache: Path) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.soak
 def test_models_in_use_stay_however_many_they_are(sources, tmp_path):
     cache = tmp_path / "cache"
     replicas = [use(source, cache) for source in sources[:4]]

@@ -224,7 +224,7 @@ def test_problem_documents_are_shown(page, image):
     press_segment(page)
     assert text(page, "problem-title") == "Not an image"
     assert "do not begin as" in text(page, "problem-detail")
-    assert text(page, "problem-cure").startswith("Send one image as PNG")
+    assert text(page, "problem-cure").startswith("Send one image as BMP, GIF, JPEG, PNG")
     assert is_shown(page, "problem")
     assert not is_shown(page, "facts")
     give(page, encoded(image, "PNG"), "image/png")
