@@ -22,7 +22,7 @@ from sa2va_ray.evaluate.passes.answers import answer_questions, to_columns
 from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup, try_cleanups
 from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, failure_of, read_levels, with_truths
 from sa2va_ray.evaluate.report.calibration_page import render_calibration
-from sa2va_ray.evaluate.statistics.choose import choose_threshold, warn_of_choice
+from sa2va_ray.evaluate.statistics.choose import choose_threshold, rows_of_objective, warn_of_choice
 from sa2va_ray.evaluate.statistics.summary import probability_calibration, sweep_patients, threshold_curves
 from sa2va_ray.metrics import THRESHOLDS, bootstrap_interval, calibration_counts, dequantise, probability_counts
 from sa2va_ray.metrics.patients import PatientCurves
@@ -73,7 +73,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
         with user_errors(answers), Progress("answer", split.num_images):
             answers = answers.materialize()
     rows = _count(answers, split)
-    curves = sweep_patients(rows, config.beta or 1.0)
+    curves = sweep_patients(rows_of_objective(rows, config), config.beta or 1.0)
     choice = _choose(answers, split, curves, config)
     facts = _facts(choice, curves, rows, split, config)
     page = render_calibration(
@@ -110,7 +110,8 @@ def _count_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> 
         levels, labels = read_levels(each, truth.mask.shape)[truth.counts], truth.mask[truth.counts]
         kept = {name: each[name] for name in ("row", "place", "sample_id", "patient_id")}
         counts, reliability = probability_counts(levels, labels), calibration_counts(dequantise(levels), labels)
-        rows.append({**kept, "failure": failure_of(each, truth), "counts": counts, "reliability": reliability})
+        facts = {"failure": failure_of(each, truth), "is_negative": not truth.mask.any()}
+        rows.append({**kept, **facts, "counts": counts, "reliability": reliability})
     return to_columns(rows)
 
 
@@ -119,7 +120,7 @@ def _choose(answers: ray.data.Dataset, split: Split, curves: PatientCurves, conf
     threshold = float(THRESHOLDS[place])
     if not config.tune_cleanup:
         return _Choice(threshold, CleanupConfig(), curves.values[config.objective][:, place], None)
-    scores = try_cleanups(answers, split, threshold, config.beta or 1.0)
+    scores = try_cleanups(answers, split, threshold, config)
     best = choose_cleanup(scores, config)
     return _Choice(threshold, CLEANUPS[best], scores.values[config.objective][:, best], scores)
 

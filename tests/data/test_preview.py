@@ -51,6 +51,18 @@ def test_outlines_and_tints_are_where_the_masks_are():
     assert not (outline[:192] & masks.any(axis=0)).any()
 
 
+def test_what_does_not_count_is_hatched():
+    image, masks, ignored = (
+        np.full((384, 384, 3), 100, np.uint8),
+        np.zeros((1, 384, 384), bool),
+        np.zeros((384, 384), bool),
+    )
+    ignored[:, :200] = True
+    for tile in (outlined_tile(image, masks, ignored), tinted_tile(image, masks, ignored)):
+        assert (tile[:, :199] != 100).any(axis=2).all()
+        assert (tile[:, 201:] == 100).all()
+
+
 def test_an_output_that_is_no_png_is_refused(tmp_path):
     with pytest.raises(UserError, match="out"):
         PreviewConfig.parse({"data_uri": str(tmp_path), "out": "sheet.jpg"})

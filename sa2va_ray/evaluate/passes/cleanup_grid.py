@@ -11,6 +11,7 @@ from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import to_columns
 from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, Truth, collect, read_levels, with_truths
+from sa2va_ray.evaluate.statistics.choose import rows_of_objective
 from sa2va_ray.metrics import NUM_LEVELS, SWEPT_METRICS, dequantise, probability_counts, sweep
 from sa2va_ray.metrics.patients import PatientCurves
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
@@ -23,14 +24,15 @@ CLEANUPS = tuple(
 """None first. Closing and opening are left out: they change the width of the vessels."""
 
 
-def try_cleanups(answers: ray.data.Dataset, split: Split, threshold: float, beta: float) -> PatientCurves:
-    """`SWEPT_METRICS` of each patient, the points being `CLEANUPS`."""
+def try_cleanups(answers: ray.data.Dataset, split: Split, threshold: float, config: CalibrateConfig) -> PatientCurves:
+    """`SWEPT_METRICS` of each patient, the points being `CLEANUPS`, of the objects that the objective is about."""
+    beta = config.beta or 1.0
     scored = answers.map_batches(
         partial(_score_batch, data_uri=split.data_uri, split=split.name, threshold=threshold, beta=beta),
         batch_size=BATCH_SIZE,
         num_cpus=CPUS_PER_TASK,
     )
-    rows = list(collect(scored, "clean", split.num_images))
+    rows = rows_of_objective(list(collect(scored, "clean", split.num_images)), config)
     return PatientCurves.from_rows(
         rows, lambda row: dict(zip(SWEPT_METRICS, row["scores"], strict=True)), SWEPT_METRICS
     )
@@ -59,4 +61,5 @@ def _score(answer: dict[str, Any], truth: Truth, threshold: float, beta: float) 
     cleaned = [clean_mask(mask, cleanup)[truth.counts] for cleanup in CLEANUPS]
     swept = [sweep(probability_counts(each * np.uint16(NUM_LEVELS - 1), labels), beta) for each in cleaned]
     scores = np.array([[curves[name][0] for curves in swept] for name in SWEPT_METRICS])
-    return {**{name: answer[name] for name in ("row", "sample_id", "patient_id")}, "scores": scores}
+    kept = {name: answer[name] for name in ("row", "sample_id", "patient_id")}
+    return {**kept, "is_negative": not truth.mask.any(), "scores": scores}

@@ -1,14 +1,22 @@
 """Which threshold is best, from the curves of the patients."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.metrics import THRESHOLDS
-from sa2va_ray.metrics.patients import PatientCurves
+from sa2va_ray.metrics.patients import PatientCurves, Row
 from sa2va_ray.telemetry import LOGGER
 
 _FEW_PATIENTS = 5
+
+
+def rows_of_objective(rows: Sequence[Row], config: CalibrateConfig) -> list[Row]:
+    """The rows that the objective is about: a recall is asked for of what is there, and false alarms, which count as a
+    recall of 0 elsewhere, would raise the threshold and lower the recall."""
+    return [row for row in rows if config.objective != "recall" or not row["is_negative"]]
 
 
 def choose_threshold(curves: PatientCurves, config: CalibrateConfig) -> int:
@@ -39,11 +47,10 @@ def warn_of_choice(threshold: float, num_patients: int) -> None:
 
 def _highest_with_recall(recall: np.ndarray, config: CalibrateConfig) -> int:
     assert config.recall_target is not None  # the config has checked it
-    enough = np.flatnonzero(recall >= config.recall_target)
+    enough = np.flatnonzero(recall >= config.recall_target)  # recall never rises with the threshold
     if not len(enough):
-        best = int(recall.argmax())  # not always the lowest: a false alarm counts as a recall of 0
         raise UserError(
-            f"No threshold reaches a mean recall of {config.recall_target:g}: the best, {THRESHOLDS[best]:.4f}, gives "
-            f"{recall[best]:.4f}. Lower recall_target, or train for recall first."
+            f"No threshold reaches a mean recall of {config.recall_target:g}: the lowest, {THRESHOLDS[0]:.4f}, gives "
+            f"{recall[0]:.4f}. Lower recall_target, or train for recall first."
         )
     return int(enough[-1])
