@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,9 +34,12 @@ class Classes:
             raise ValueError("has mask values and colours (#rrggbb); a mask is read by one of the two")
 
     @classmethod
-    def parse(cls, meanings: Mapping[str, Sequence[int | str]]) -> "Classes":
-        """As people write them. Raises `ValueError` for phrases that ask the same question, and for empty labels."""
-        pairs = [(to_phrase(phrase), tuple(map(_stripped, own))) for phrase, own in meanings.items()]
+    def parse(cls, named: Iterable[tuple[str, Sequence[int | str]]]) -> "Classes":
+        """From pairs of a phrase and its meaning, as people write them.
+
+        Raises `ValueError` for phrases that ask the same question, for empty labels, and what no mask can mean.
+        """
+        pairs = [(_to_phrase(phrase), tuple(map(_stripped, own))) for phrase, own in named]
         times = Counter(phrase.lower().removesuffix(".") for phrase, _ in pairs)
         if max(times.values(), default=1) > 1:
             raise ValueError("has a phrase twice; upper and lower case and blanks around it do not count")
@@ -103,7 +106,7 @@ class Classes:
         return f"#{value:06x}" if self.has_colours else str(value)
 
 
-def to_phrase(name: str) -> str:
+def _to_phrase(name: str) -> str:
     """The phrase that a name stands for, or `IGNORE`, however that is written."""
     phrase = unicodedata.normalize("NFC", name.strip())
     return IGNORE if phrase.lower() == IGNORE else phrase

@@ -150,7 +150,7 @@ class PrepareConfig(Config):
     @field_validator("classes")
     @classmethod
     def _are_classes(cls, classes: dict[str, tuple[int | str, ...]]) -> dict[str, tuple[int | str, ...]]:
-        return {phrase: tuple(meaning) for phrase, meaning in Classes.parse(classes).meanings.items()}
+        return {phrase: tuple(meaning) for phrase, meaning in Classes.parse(classes.items()).meanings.items()}
 
     @field_validator("label_pattern")
     @classmethod

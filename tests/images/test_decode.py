@@ -443,6 +443,7 @@ def test_pgm_and_ppm_come_through_exactly(kind):
     assert refusal(pnm(kind, values, 99)) == "image_unreadable"  # of which many are greater
     assert refusal(pnm(kind, values), max_pixels=GREY.size - 1) == "image_too_large"
     assert refusal(pnm(kind, values), frame=1) == "image_frames"
+    assert kind < 4 or refusal(2 * pnm(kind, values)) == "image_frames"
 
 
 def test_pbm():
@@ -473,6 +474,7 @@ def test_pbm():
             b"P2 2 1 9\n-1 1",
             b"P2 2 1 9\n1 " + b"9" * 99,
             b"P5 -4 4 255\n" + bytes(16),
+            b"P5\r\n4 4\r\n255\r\n" + bytes(16),
         ),
         *(b"P1 2 1\n1", b"P1 2 1\n1 x", b"P1 2 1\n12", b"P2 2 1 9\n", b"P5 " + b"#" * 99),
     ],

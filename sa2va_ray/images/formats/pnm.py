@@ -89,6 +89,12 @@ def _numbers(data: bytes, header: Header) -> np.ndarray:
 
 def _cut(data: bytes, header: Header, size: int) -> np.ndarray:
     _check_number(len(data) - header.start, size)
+    if len(data) - header.start == size + 1 and data[header.start - 1 : header.start + 1] == b"\r\n":
+        raise ImageError(
+            "image_unreadable", "The header of the PNM file ends with two line breaks, so all pixels are one byte late."
+        )
+    if is_pnm(data[header.start + size :].lstrip()):
+        raise ImageError("image_frames", "The PNM file holds several images; write one file for each.")
     return np.frombuffer(data, np.uint8, size, header.start)
 
 

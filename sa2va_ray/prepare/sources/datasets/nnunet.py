@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from sa2va_ray.config import UserError
-from sa2va_ray.prepare.classes import Classes, to_phrase
+from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.records import Rejected
 from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.shapes import parse_json
@@ -35,8 +35,11 @@ def read_classes(folder: Folder, file: str) -> Classes | None:
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, dict):
         raise UserError(f"{_DOCUMENT} in `source` has no mapping `labels` of names and mask values.")
-    meanings = dict(_meaning(name, value) for name, value in labels.items())
-    return Classes({phrase: values for phrase, values in meanings.items() if values != [0]})
+    meanings = [_meaning(name, value) for name, value in labels.items()]
+    try:
+        return Classes.parse((phrase, values) for phrase, values in meanings if values != [0])
+    except ValueError as error:
+        raise UserError(f"`labels` of {_DOCUMENT} in `source` {error}.") from None
 
 
 def _meaning(name: str, value: Any) -> tuple[str, list[int]]:
@@ -46,4 +49,4 @@ def _meaning(name: str, value: Any) -> tuple[str, list[int]]:
     values = value if isinstance(value, list) else [value]
     if not all(type(each) is int for each in values) or not name.strip():
         raise UserError(f"{_DOCUMENT} in `source`: a label is not a name with a mask value, or a list of them.")
-    return to_phrase(name.replace("_", " ")), values
+    return name.replace("_", " "), values

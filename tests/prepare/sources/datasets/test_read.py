@@ -189,7 +189,7 @@ def test_nnunet_with_regions_and_with_values_that_are_not_listed(tmp_path, read)
 def test_nnunet_without_a_mapping_of_labels_is_refused(tmp_path):
     write_image(tmp_path / "imagesTr/a_0000.png")
     write_mask(tmp_path / "labelsTr/a.png")
-    for labels in (["vessel"], {"vessel": "x"}, {"vessel": 1.5}, {" ": 1}):
+    for labels in (["vessel"], {"vessel": "x"}, {"vessel": 1.5}, {" ": 1}, {"a": -1}, {"a_b": 1, "A b": 2}):
         write_json(tmp_path / "dataset.json", {"labels": labels})
         with pytest.raises(UserError, match=r"dataset\.json"):
             read_source(str(tmp_path), OPTIONS)
