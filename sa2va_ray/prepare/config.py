@@ -1,6 +1,7 @@
 """Config of the prepare job."""
 
 import re
+import unicodedata
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, StrictInt, field_validator, model_validator
@@ -155,9 +156,9 @@ class PrepareConfig(Config):
     @field_validator("label_pattern")
     @classmethod
     def _is_label_pattern(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            LabelPattern(pattern)
-        return pattern
+        if pattern is None:
+            return None
+        return LabelPattern(unicodedata.normalize("NFC", pattern)).text  # as names of files are compared
 
     @field_validator("patient_pattern")
     @classmethod

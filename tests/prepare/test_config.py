@@ -24,3 +24,8 @@ def test_wrong_values_are_named(override, message):
 def test_empty_texts_and_sizes_are_refused(wrong):
     with pytest.raises(UserError, match=wrong.partition("=")[0]):
         PrepareConfig.load(["source=a", "out=b", wrong])
+
+
+def test_the_unicode_form_of_a_label_pattern_does_not_count():
+    decomposed = PrepareConfig(source="a", out="b", label_pattern="Mu\u0308ll/{stem}.png")
+    assert decomposed.label_pattern == "M\u00fcll/{stem}.png"

@@ -80,10 +80,11 @@ def _check(record: Record, config: PrepareConfig, seen: dict[str, Any]) -> Check
     annotation = read_annotation(record)
     _check_phrases(annotation, record)
     masks, ignored_by_label, findings = draw_annotation(annotation, height, width, config.label_size)
-    masks = _with_negative(masks, (height, width), record, config)
-    _check_negative_texts(masks)
+    masks = masks or _absent((height, width), config)
     seen |= {"num_objects": sum(bool(mask.any()) for mask in masks.values())}
     masks, mask_dice, more = _compare_with_mask_image(masks, record, config, seen)
+    _check_negative(masks, bool(annotation.objects), record, config)
+    _check_negative_texts(masks)
     seen |= {"foreground": float(np.logical_or.reduce(list(masks.values())).mean())}
     ignored = _with_field_of_view(ignored_by_label, record, masks, config)
     _check_foreground(masks, config.checks)
@@ -131,25 +132,27 @@ def _check_phrases(annotation: Annotation, record: Record) -> None:
         )
 
 
-def _with_negative(
-    masks: dict[str, np.ndarray], size: tuple[int, int], record: Record, config: PrepareConfig
-) -> dict[str, np.ndarray]:
-    """Of an image without any object that may have none, empty masks of what is not there."""
+def _absent(size: tuple[int, int], config: PrepareConfig) -> dict[str, np.ndarray]:
+    """Empty masks of what is not on an image whose label names no object."""
+    phrases = [phrase for phrase in config.classes if phrase != IGNORE] or [config.phrase]
+    return {phrase: np.zeros(size, bool) for phrase in phrases}
+
+
+def _check_negative(masks: dict[str, np.ndarray], is_named: bool, record: Record, config: PrepareConfig) -> None:
+    """Refuses an image without any object that may be a slip, and one with objects that is listed as one without."""
     if any(mask.any() for mask in masks.values()):
         if record.is_listed_negative:
             raise Rejected(
                 "negative_has_objects", f"`negatives_list` names this image, and its label has {len(masks)} object(s)."
             )
-        return masks
+        return
     if config.negatives == "refuse" and not record.is_listed_negative:
-        code, what = ("empty_mask", "is empty") if masks else ("no_objects", "names no object")
+        code, what = ("empty_mask", "is empty") if is_named else ("no_objects", "names no object")
         raise Rejected(
             code,
             f"The label {what}, which cannot be told from a slip. If there is no object on such images, say "
             "negatives=allow, or list them in negatives_list.",
         )
-    phrases = [phrase for phrase in config.classes if phrase != IGNORE] or [config.phrase]
-    return masks or {phrase: np.zeros(size, bool) for phrase in phrases}
 
 
 def _check_negative_texts(masks: dict[str, np.ndarray]) -> None:

@@ -243,3 +243,12 @@ def test_what_is_ignored_is_scaled_and_checked_as_objects_are(tmp_path):
 def test_the_answer_that_there_is_none_must_not_look_like_one_that_finds_it(tmp_path):
     item = record(write_image(tmp_path), label=Annotation({"the [SEG]": []}))
     assert rejection(item, config(negatives="allow")).code == "text_is_token"
+
+
+def test_a_mask_image_that_is_taken_for_the_truth_makes_no_negative_and_no_positive_in_secret(tmp_path):
+    path, settings = write_image(tmp_path), config(on_disagreement="mask")
+    empty = write_mask(tmp_path / "empty.png", np.zeros((HEIGHT, WIDTH), bool))
+    assert rejection(record(path, mask=empty), settings).code == "empty_mask"
+    full = write_mask(tmp_path / "full.png", polygons_to_mask([TRIANGLE], HEIGHT, WIDTH))
+    listed = record(path, mask=full, label=Annotation({}), is_listed_negative=True)
+    assert rejection(listed, settings).code == "negative_has_objects"
