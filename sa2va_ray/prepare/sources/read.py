@@ -43,7 +43,7 @@ class Source:
         records: in the order of their index.
         unread: suffix -> number of its files, which are of no kind that is read.
         files: names of all files, as `Place` counts them from 1.
-    notes: what a user has to know of how it was read, without any name of a file.
+        notes: what a user has to know of how it was read, without any name of a file.
     """
 
     layouts: dict[str, int]

@@ -76,7 +76,7 @@ def test_a_data_set_is_known_by_the_names_of_its_files(name, below, tmp_path, re
     assert f"{name}: patients are told by the numbers in the names" in notes
     assert f"{len(files['others'])} label(s) of other observers" in notes if "others" in files else "other" not in notes
     views = {record.image_uri: record.field_of_view_uri for record in source.records}
-    for image, view in zip(files["images"], files.get("views", [None] * 9), strict=False):
+    for image, view in zip(files["images"], files.get("views", [None] * len(files["images"])), strict=True):
         assert views[f"{tmp_path}/{below}{image}"] == (view and f"{tmp_path}/{below}{view}")
     label = read_label(source.records[0])
     np.testing.assert_array_equal(rle_to_mask(label.objects["vessels"][0])[2:5, 4:9], True)
