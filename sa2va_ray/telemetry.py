@@ -12,6 +12,7 @@ from typing import Self
 LOGGER = logging.getLogger("sa2va_ray")
 
 _NUM_PROGRESS_LINES = 20
+_SHORTEST_PAUSE_S = 1.0
 _LONGEST_SILENCE_S = 8.0
 _PROGRESS = re.compile(r"progress (\w+) (\d+)/(\d+)")
 
@@ -33,8 +34,9 @@ def log_progress(what: str, done: int, total: int, detail: str = "") -> None:
 
 
 class Progress:
-    """Progress of a part of a job as a context manager: some twenty lines in all, and one every few seconds where
-    nothing gets done, so that a job which waits for a model can be told from one that hangs."""
+    """Progress of a part of a job as a context manager: some twenty lines in all, none within a second of another but
+    the last, and one every few seconds where nothing gets done, so that a job which waits for a model can be told from
+    one that hangs."""
 
     def __init__(self, what: str, total: int):
         self._what, self._total = what, total
@@ -50,26 +52,34 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._ended.set()
         self._ticker.join()
+        if self._logged < self._done < self._total:
+            self._log()
 
     def at(self, done: int, detail: str = "") -> None:
         """So much is done."""
         with self._lock:
             self._done, self._detail = done, detail
-            if done - self._logged >= self._total / _NUM_PROGRESS_LINES or done == self._total:
+            if done == self._total or self._is_due():
                 self._log()
 
     def step(self, detail: str) -> None:
         """One more is done."""
         self.at(self._done + 1, detail)
 
+    def _is_due(self) -> bool:
+        silent_s = time.monotonic() - self._logged_s
+        enough = self._done > self._logged and self._done - self._logged >= self._total / _NUM_PROGRESS_LINES
+        return silent_s >= (_SHORTEST_PAUSE_S if enough else _LONGEST_SILENCE_S)
+
     def _log(self) -> None:
         self._logged, self._logged_s = self._done, time.monotonic()
         log_progress(self._what, self._done, self._total, self._detail)
 
     def _tick(self) -> None:
-        while not self._ended.wait(max(0.0, self._logged_s + _LONGEST_SILENCE_S - time.monotonic())):
+        """Logs what was held back, and that nothing gets done."""
+        while not self._ended.wait(_SHORTEST_PAUSE_S):
             with self._lock:
-                if time.monotonic() - self._logged_s >= _LONGEST_SILENCE_S:
+                if self._is_due():
                     self._log()
 
 

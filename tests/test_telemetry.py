@@ -2,6 +2,7 @@
 
 import logging
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,16 +23,46 @@ def seen(caplog, monkeypatch):
     return read
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds, as a list of one number that a test sets."""
+    now = [0.0]
+    monkeypatch.setattr(telemetry, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
 @pytest.mark.parametrize(("total", "num_lines"), [(1, 1), (20, 20), (21, 11), (1000, 20)])
-def test_twenty_lines_the_last_at_the_end(seen, total, num_lines):
+def test_twenty_lines_the_last_at_the_end(seen, clock, total, num_lines):
     with Progress("work", total) as progress:
         for _ in range(total):
+            clock[0] += 30 / total
             progress.step("")
     assert len(seen()) == num_lines
     assert seen()[-1] == (total, total)
 
 
+def test_what_is_done_within_a_second_is_a_line(seen, clock):
+    """Sixteen images, four of them in a second, but for the last eight, which are done at once."""
+    with Progress("work", 16) as progress:
+        for done in range(1, 17):
+            clock[0] += 0.25 if done <= 8 else 0
+            progress.at(done)
+    assert seen() == [(4, 16), (8, 16), (16, 16)]
+
+
+def test_what_was_held_back_follows_and_an_end_before_all_is_done_is_told(seen, monkeypatch):
+    monkeypatch.setattr(telemetry, "_SHORTEST_PAUSE_S", 0.05)
+    with Progress("work", 10) as progress:
+        progress.at(3)
+        _wait_for(lambda: seen() == [(3, 10)])
+        monkeypatch.setattr(telemetry, "_SHORTEST_PAUSE_S", 60.0)
+        progress.at(4)
+        assert seen() == [(3, 10)]
+    assert seen() == [(3, 10), (4, 10)]
+
+
 def test_a_silence_is_broken(seen, monkeypatch):
+    monkeypatch.setattr(telemetry, "_SHORTEST_PAUSE_S", 0.02)
     monkeypatch.setattr(telemetry, "_LONGEST_SILENCE_S", 0.05)
     with Progress("work", 10) as progress:
         _wait_for(lambda: len(seen()) >= 2)
