@@ -76,6 +76,9 @@ class PrepareConfig(Config):
     Studio by its number, `label_studio://7`."""
     out: KeptUri
     """URI of the prepared data set. Empty, or a former prepared data set, which is replaced."""
+    nnunet_out: KeptUri | None = None
+    """Folder for the same samples in the layout of nnU-Net v2, for nnU-Net itself: `.../nnUNet_raw/Dataset001_vessels`.
+    Empty, or written so before. `jobs.baseline kind=nnunet` needs none."""
     label_studio: LabelStudioConfig | None = None
     """The server of `source=label_studio://PROJECT`. Its images lie in a temporary folder while the job works; in a
     cluster of several machines let TMPDIR name one that all of them see."""
@@ -140,6 +143,15 @@ class PrepareConfig(Config):
                     "label_studio.url=http://127.0.0.1:8080, and the token in the environment's LABEL_STUDIO_TOKEN"
                 )
         return self
+
+    @field_validator("nnunet_out")
+    @classmethod
+    def _is_found_by_nnunet(cls, uri: str | None) -> str | None:
+        if uri is not None and not re.search(r"/Dataset\d{3}_[\w.-]+/?$", uri):
+            raise ValueError(
+                "nnU-Net finds data sets by the names of their folders: end it with a name as Dataset001_vessels"
+            )
+        return uri
 
     @field_validator("private_table", "pseudonym_key_file")
     @classmethod

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from sa2va_ray import __version__, manifest, storage
 from sa2va_ray.config import UserError
+from sa2va_ray.data.nnunet_layout import check_nnunet_folder, write_nnunet_layout
 from sa2va_ray.data.sample import SPLITS
 from sa2va_ray.data.sample_kinds import KINDS, SampleKind, distinct_kinds
 from sa2va_ray.images.decode import to_png
@@ -74,6 +75,8 @@ def _prepare(config: PrepareConfig) -> str | None:
     source = _read(config)
     write.check_replaceable(config.out)
     storage.check_writable(config.out)
+    if config.nnunet_out:
+        _check_nnunet_out(config.nnunet_out, config)
     if config.private_table:
         private_table.check_place(config.private_table, config)
     key = read_key(config.pseudonym_key_file)
@@ -99,7 +102,20 @@ def _prepare(config: PrepareConfig) -> str | None:
         log_result(report, "jobs.prepare", "source=SOURCE", f"out={config.out}", *with_key)
         return None
     used = [task for task in tasks if outcomes[task.record.index]["split"]]
-    return _write_data_set(used, outcomes, facts, report_files, config)
+    data_sha256 = _write_data_set(used, outcomes, facts, report_files, config)
+    if config.nnunet_out:
+        write_nnunet_layout(config.out, config.nnunet_out)
+        LOGGER.info("the same in the layout of nnU-Net: %s", config.nnunet_out)
+    _warn_again(_counts(outcomes), config)
+    log_result(config.out, "jobs.train", "CONFIG.yaml", f"data_uri={config.out}", "runs_uri=RUNS", "name=NAME")
+    return data_sha256
+
+
+def _check_nnunet_out(uri: str, config: PrepareConfig) -> None:
+    storage.check_outside(uri, {"source": config.source, "out": config.out}, key="nnunet_out", replaced=True)
+    storage.check_outside(config.out, {"nnunet_out": uri}, replaced=True)
+    check_nnunet_folder(uri)
+    storage.check_writable(uri)
 
 
 def _read(config: PrepareConfig) -> Source:
@@ -206,8 +222,6 @@ def _write_data_set(
     LOGGER.info("prepared data set written, data_sha256 %s", data_sha256)
     if not facts["has_pseudonym_key"]:
         LOGGER.warning("WARNING: %s", WITHOUT_A_KEY)
-    _warn_again(counts, config)
-    log_result(config.out, "jobs.train", "CONFIG.yaml", f"data_uri={config.out}", "runs_uri=RUNS", "name=NAME")
     return data_sha256
 
 

@@ -13,6 +13,8 @@ from sa2va_ray.prepare.config import PrepareConfig
         ("phrase=''", "phrase"),
         ("private_table=s3://bucket/table.csv", "give a local path"),
         ("pseudonym_key_file=s3://bucket/key", "give a local path"),
+        ("nnunet_out=s3://bucket/nnUNet_raw/vessels", "end it with a name as Dataset001_vessels"),
+        ("nnunet_out=/data/Dataset1_vessels", "end it with a name as Dataset001_vessels"),
     ],
 )
 def test_wrong_values_are_named(override, message):

@@ -30,6 +30,7 @@ from sa2va_ray.prepare.run import DataRefused, prepare
 ROOT = Path(__file__).parents[2]
 SIZE = 64
 NAMES = ("synth0", "MuellerHans", "hospital")  # of patients, and of the source folder
+NNUNET = "Dataset001_vessels"
 SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
 SETTINGS = ["max_quarantined_fraction=0.3", "split.test_fraction=0.3"]
 
@@ -63,8 +64,8 @@ def job(source, ray_cluster, tmp_path_factory):
     """The job as a user starts it, with the output folder and all that it printed."""
     out = tmp_path_factory.mktemp("prepared") / "out"
     environment = {KEY_VARIABLE: "key", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    table = f"private_table={out.parent / 'table.csv'}"
-    command = [sys.executable, "-m", "jobs.prepare", f"source={source}", f"out={out}", table, *SETTINGS]
+    beside = [f"private_table={out.parent / 'table.csv'}", f"nnunet_out={out.parent / NNUNET}"]
+    command = [sys.executable, "-m", "jobs.prepare", f"source={source}", f"out={out}", *beside, *SETTINGS]
     run = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return out, run.stdout + run.stderr
@@ -151,6 +152,25 @@ def test_the_private_table_names_the_files_of_all_items(job, source):
     assert {row["sample_id"] for row in rows if row["status"].startswith("kept")} == {
         row["sample_id"] for _, row in rows_of(job[0])
     }
+
+
+def test_the_layout_of_nnunet_has_the_same_samples_and_no_name(job):
+    folder = job[0].parent / NNUNET
+    rows = [row for _, row in rows_of(job[0])]
+    for split, part in (("train", "Tr"), ("val", "Tr"), ("test", "Ts")):
+        for row in (row for row in rows if row["split"] == split):
+            label = cv2.imread(str(folder / f"labels{part}/{row['patient_id']}_{row['sample_id']}.png"), -1)
+            np.testing.assert_array_equal(label == 1, object_masks(row)[0])
+    assert len(list(folder.glob("labels*/*"))) == len(list(folder.glob("images*/*"))) == len(rows)
+    texts = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    texts += [path.read_text() for path in folder.glob("*.json")]
+    assert not [text for text in texts for name in NAMES if name in text]
+
+
+def test_a_layout_of_nnunet_in_the_data_set_is_refused(job, source):
+    for nnunet_out in (job[0] / NNUNET, source / NNUNET):
+        with pytest.raises(UserError, match="`nnunet_out` lies within"):
+            prepare(config_of(source, job[0], nnunet_out=str(nnunet_out)))
 
 
 def test_the_report_tells_the_same(job):
