@@ -13,6 +13,7 @@ from sa2va_ray.images.masks import rle_to_mask
 SPLITS = ("train", "val", "test")
 
 _RLE = pa.struct([("size", pa.list_(pa.int64())), ("counts", pa.string())])
+_OBJECTS = pa.list_(pa.struct([("phrase", pa.string()), ("rle", _RLE)]))
 
 SCHEMA = pa.schema(
     [
@@ -23,11 +24,12 @@ SCHEMA = pa.schema(
         ("image", pa.binary()),  # PNG without metadata
         ("height", pa.int64()),
         ("width", pa.int64()),
-        (
-            "objects",  # one per phrase; its polygons are united; an empty mask: there is none on the image
-            pa.list_(pa.struct([("phrase", pa.string()), ("rle", _RLE)])),
-        ),
+        ("objects", _OBJECTS),  # one per phrase; its polygons are united; an empty mask: there is none on the image
         ("ignored", _RLE),  # pixels that count neither as an object nor as background; null: all count
+        (
+            "annotators",  # what each of several drew, by pseudonym, of which `objects` are the consensus; null: one
+            pa.list_(pa.struct([("annotator", pa.string()), ("objects", _OBJECTS)])),
+        ),
         ("split", pa.string()),
         ("source_sha256", pa.string()),  # of the source image file
     ]
@@ -42,6 +44,17 @@ def decode_image(sample: Mapping[str, Any]) -> Image.Image:
 def object_masks(sample: Mapping[str, Any]) -> np.ndarray:
     """(N, H, W) bool: the masks of the sample's N objects, in their order; one that is not on the image is empty."""
     return np.stack([rle_to_mask(each["rle"]) for each in sample["objects"]])
+
+
+def annotator_masks(sample: Mapping[str, Any], phrase: str) -> np.ndarray:
+    """(R, H, W) bool: what each of the sample's R annotators drew of one phrase, perhaps nothing; R is 0 where the
+    sample does not tell several."""
+    masks = np.zeros((len(sample["annotators"] or ()), *sample["objects"][0]["rle"]["size"]), bool)
+    for mask, annotator in zip(masks, sample["annotators"] or (), strict=True):
+        for each in annotator["objects"]:
+            if each["phrase"] == phrase:
+                mask[:] = rle_to_mask(each["rle"])
+    return masks
 
 
 def ignored_mask(sample: Mapping[str, Any]) -> np.ndarray | None:

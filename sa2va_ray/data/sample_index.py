@@ -13,7 +13,8 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data.order import RUNS_PER_WINDOW
 from sa2va_ray.manifest import read_manifest
 
-_COLUMNS = ["sample_id", "patient_id", "image", "objects", "ignored"]
+_COLUMNS = ["sample_id", "patient_id", "image", "objects", "ignored", "annotators"]
+_NEWER = ["ignored", "annotators"]  # which older data sets do not have
 _NUM_READERS = 8  # files that are read at a time
 
 
@@ -58,8 +59,7 @@ class SampleIndex:
         return self.read(np.array([index]))[0]
 
     def read(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """`sample_id`, `patient_id`, `image`, `objects` and `ignored` of samples. All are asked for at once, so that a
-        store's latency is waited for once."""
+        """`_COLUMNS` of samples. All are asked for at once, so that a store's latency is waited for once."""
         wanted, places = np.unique(indices, return_inverse=True)
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
         files = np.unique(numbers).tolist()
@@ -69,7 +69,7 @@ class SampleIndex:
     def _read_file(self, number: int, indices: np.ndarray) -> list[dict[str, Any]]:
         row_groups = (indices - self._starts[number]).tolist()
         rows = self._file(number).read_row_groups(row_groups, columns=_COLUMNS, use_threads=False).to_pylist()
-        return [{"ignored": None, **row} for row in rows]  # data sets of before have no such column
+        return [{**dict.fromkeys(_NEWER), **row} for row in rows]
 
     def _open(self, number: int) -> pq.ParquetFile:
         filesystem, path = storage.resolve(self._uris[number])

@@ -7,6 +7,7 @@ from typing import Any
 
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample_index import read_split
+from sa2va_ray.images.consensus import Consensus
 from sa2va_ray.manifest import digest
 from sa2va_ray.models.model_manifest import read_model_manifest, update_model_manifest
 from sa2va_ray.predict.facts import ModelFacts
@@ -19,6 +20,7 @@ class Split:
 
     Attributes:
         sha256: over the hashes of the split's own files; `data_sha256` is over those of the whole data set.
+        consensus: how one truth is made of several annotators' masks.
     """
 
     data_uri: str
@@ -26,6 +28,7 @@ class Split:
     data_sha256: str
     sha256: str
     num_images: int
+    consensus: Consensus = "majority"
 
     @classmethod
     def read(cls, data_uri: str, name: str) -> "Split":
@@ -33,7 +36,8 @@ class Split:
         manifest, num_rows = read_split(data_uri, name)
         files = {file: manifest["files"][file]["sha256"] for file in num_rows}
         sha256 = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        return cls(data_uri, name, digest(manifest), sha256, sum(num_rows.values()))
+        consensus: Consensus = "staple" if manifest.get("consensus") == "staple" else "majority"
+        return cls(data_uri, name, digest(manifest), sha256, sum(num_rows.values()), consensus)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,11 @@ class PrepareConfig(Config):
     negatives_list: Uri | None = None
     """Text file with the path of an image below `source` on each line: images that have no object, whatever `negatives`
     says. They need no label."""
+    annotators: Literal["refuse", "majority", "staple"] = "refuse"
+    """What to do with an image that several people annotated. `refuse`: of Label Studio's tasks it is left out, of data
+    sets with a second observer the first one's label is the truth. `majority`: the truth is what more than half of them
+    drew. `staple`: what is likely when each weighs as much as the others bear him out (Warfield 2004). With both each
+    one's objects are kept, and `jobs.evaluate` measures how well people agree."""
     label_size: tuple[PositiveInt, PositiveInt] | None = None
     """(H, W) of the frame that polygons were drawn in, for images that their polygons do not fit. Only where the
     annotations do not state their size: what they state is used without being asked."""

@@ -6,12 +6,13 @@ No image leaves the workers here: an outcome is a row of a few hundred bytes.
 import hashlib
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from sa2va_ray.cluster.streams import map_items
@@ -41,6 +42,9 @@ SCHEMA = pa.schema(
         ("foreground", pa.float64()),  # share of the pixels
         ("ignored_fraction", pa.float64()),  # share of the pixels
         ("mask_dice", pa.float64()),  # of the polygons against the mask image
+        # of several annotators, each with the Dice against the consensus; null where there is one
+        ("annotators", pa.list_(pa.struct([("annotator", pa.string()), ("dice", pa.float64())]))),
+        ("agreement", pa.float64()),  # mean Dice of every two of them
         ("source_sha256", pa.string()),
         ("perceptual_hash", pa.binary()),
         ("pixels_sha256", pa.string()),
@@ -75,7 +79,13 @@ def content_sha256(checked: Checked) -> str:
     """Hash of what the label of a sample says."""
     rles = {phrase: mask_to_rle(mask) for phrase, mask in sorted(checked.masks.items())}
     ignored = [] if checked.ignored is None else [mask_to_rle(checked.ignored)]
-    return hashlib.sha256(json.dumps([rles, *ignored]).encode()).hexdigest()
+    several = [{who: to_objects(masks) for who, masks in checked.by_annotator.items()}] if checked.by_annotator else []
+    return hashlib.sha256(json.dumps([rles, *ignored, *several]).encode()).hexdigest()
+
+
+def to_objects(masks: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Phrase -> (H, W) bool as a sample's `objects`."""
+    return [{"phrase": phrase, "rle": mask_to_rle(mask)} for phrase, mask in masks.items()]
 
 
 def _examine(task: Task, config: PrepareConfig) -> dict[str, Any]:
@@ -103,6 +113,8 @@ def _row(task: Task, checked: Checked) -> dict[str, Any]:
         "phrases": list(checked.masks),
         "foreground": float(checked.union.mean()),
         "mask_dice": checked.mask_dice,
+        "annotators": [{"annotator": who, "dice": dice} for who, dice in checked.dice_of_annotators.items()] or None,
+        "agreement": checked.agreement,
         "source_sha256": checked.source_sha256,
         "perceptual_hash": perceptual_hash(checked.pixels),
         "pixels_sha256": hashlib.sha256(repr(checked.pixels.shape).encode() + checked.pixels.tobytes()).hexdigest(),

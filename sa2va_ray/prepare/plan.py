@@ -8,7 +8,7 @@ from sa2va_ray.prepare.examine import Task
 from sa2va_ray.prepare.identity.pattern_examples import describe_fitting
 from sa2va_ray.prepare.identity.pseudonyms import NAME_MISMATCH, Identity, Pseudonyms
 from sa2va_ray.prepare.identity.split import deal
-from sa2va_ray.prepare.records import Quarantined, Rejected
+from sa2va_ray.prepare.records import Label, Quarantined, Record, Rejected, SeveralLabels
 from sa2va_ray.prepare.sources import Source
 
 
@@ -35,8 +35,17 @@ def plan(source: Source, pseudonyms: Pseudonyms, config: SplitConfig) -> tuple[l
             rejected[record.index] = Rejected("not_listed", reason)
         else:
             # With the patient's name, which no text of the annotation may hold.
-            tasks.append(Task(replace(record, patient=pseudonyms.patient_of(record)), identity, split))
+            known = replace(record, patient=pseudonyms.patient_of(record), label=_of_pseudonyms(record, pseudonyms))
+            tasks.append(Task(known, identity, split))
     return tasks, [*_of_source(source, pseudonyms), *_of_names(source, rejected, pseudonyms)]
+
+
+def _of_pseudonyms(record: Record, pseudonyms: Pseudonyms) -> Label | SeveralLabels:
+    """The record's label, with pseudonyms of its annotators where there are several, in their order."""
+    if not isinstance(record.label, SeveralLabels):
+        return record.label
+    by_annotator = {pseudonyms.annotator_id(name): label for name, label in record.label.by_annotator.items()}
+    return replace(record.label, by_annotator=dict(sorted(by_annotator.items())))
 
 
 def _of_source(source: Source, pseudonyms: Pseudonyms) -> list[Quarantined]:

@@ -4,7 +4,7 @@ Names of the source carry patient names. They are in `Record` because the work n
 reasons and findings never hold them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,22 @@ class LabelFile:
     phrase: str
 
 
+Label = Annotation | LabelFile
+
+
+@dataclass(frozen=True)
+class SeveralLabels:
+    """What several annotators say of one image.
+
+    Attributes:
+        by_annotator: what the source calls an annotator, or the pseudonym -> the label; of two annotators at least.
+        findings: what is about none of them alone.
+    """
+
+    by_annotator: Mapping[str, Label] = field(repr=False)
+    findings: tuple[Finding, ...] = ()
+
+
 @dataclass(frozen=True)
 class Record:
     """An annotated image of the source, not yet opened."""
@@ -64,7 +80,7 @@ class Record:
     index: int  # place in the source's list
     name: str = field(repr=False)  # path relative to the source, unique: what pseudonyms are made from
     image_uri: str = field(repr=False)
-    label: Annotation | LabelFile = field(repr=False)
+    label: Label | SeveralLabels = field(repr=False)
     frame: int | None = None  # which frame of a multi-frame file, from 0
     mask_uri: str | None = field(default=None, repr=False)
     """A mask image of the same objects, with which the polygons are compared."""

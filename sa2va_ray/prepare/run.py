@@ -33,7 +33,7 @@ from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
 from sa2va_ray.prepare.identity.split import check_splits, explain_empty, explain_shares, find_leaks
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.prepare.plan import plan
-from sa2va_ray.prepare.report.numbers import build_report
+from sa2va_ray.prepare.report.numbers import annotators, build_report
 from sa2va_ray.prepare.report.page import render_report
 from sa2va_ray.prepare.report.pictures import ReportPictures, draw_pictures
 from sa2va_ray.prepare.sources import Source, SourceOptions, read_source
@@ -127,6 +127,7 @@ def _read(config: PrepareConfig) -> Source:
         frozenset(unicodedata.normalize("NFC", label.strip()) for label in config.ignore_labels),
         config.on_crowd,
         negatives_list=config.negatives_list,
+        annotators=config.annotators,
         classes=Classes(config.classes) if config.classes else None,
         label_pattern=LabelPattern(config.label_pattern) if config.label_pattern else None,
         patients_of_data_sets="patient_pattern" not in config.model_fields_set,
@@ -213,7 +214,9 @@ def _write_data_set(
     data_sha256 = manifest.digest({"files": files})
     counts = _counts(outcomes)
     num_rows = {each["name"]: each["rows"] for each in written}
-    content = manifest.to_json(files, {**facts, "counts": counts, "num_rows": num_rows, KINDS: _kinds(outcomes)})
+    used = _to_table({index: row for index, row in outcomes.items() if row["split"]})
+    found = {"counts": counts, "num_rows": num_rows, KINDS: _kinds(outcomes), "annotators": annotators(used)}
+    content = manifest.to_json(files, facts | found)
     storage.write_bytes(storage.join(config.out, MANIFEST), content)
     for split, count in counts.items():
         LOGGER.info("%s: %s", split, ", ".join(f"{number} {what}" for what, number in count.items()))
@@ -282,6 +285,7 @@ def _facts(source: Source, key: PseudonymKey, config: PrepareConfig) -> dict[str
         "num_ignored_labels": len(config.ignore_labels),
         "on_crowd": config.on_crowd,
         "negatives": config.negatives,
+        "consensus": config.annotators,
         "has_negatives_list": config.negatives_list is not None,
         "max_quarantined_fraction": config.max_quarantined_fraction,
         "version": __version__,

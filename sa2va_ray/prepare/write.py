@@ -25,7 +25,7 @@ from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.manifest import MANIFEST
 from sa2va_ray.prepare.checks.validate import check_sample
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.examine import Task, content_sha256
+from sa2va_ray.prepare.examine import Task, content_sha256, to_objects
 from sa2va_ray.prepare.records import Place, Rejected
 
 QUARANTINE = "quarantine.jsonl"
@@ -141,7 +141,7 @@ def clear(uri: str, keep: Iterable[str]) -> None:
 def _inputs_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
     columns = ("sample_id", "patient_id", "run_id", "frame", "split", "source_sha256", "pixels_sha256", "masks_sha256")
     return hashlib.sha256(
-        json.dumps([__version__, [[row[name] for name in columns] for row in rows]]).encode()
+        json.dumps([__version__, str(SCHEMA), [[row[name] for name in columns] for row in rows]]).encode()
     ).hexdigest()
 
 
@@ -192,7 +192,12 @@ def _row(task: Task, masks_sha256: str, config: PrepareConfig) -> dict[str, Any]
         "image": to_png(checked.pixels),
         "height": height,
         "width": width,
-        "objects": [{"phrase": phrase, "rle": mask_to_rle(mask)} for phrase, mask in checked.masks.items()],
+        "objects": to_objects(checked.masks),
+        "annotators": [
+            {"annotator": who, "objects": to_objects({phrase: mask for phrase, mask in masks.items() if mask.any()})}
+            for who, masks in checked.by_annotator.items()
+        ]
+        or None,
         "ignored": None if checked.ignored is None else mask_to_rle(checked.ignored),
         "split": task.split,
         "source_sha256": checked.source_sha256,

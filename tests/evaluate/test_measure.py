@@ -1,6 +1,7 @@
 """One answer against its truth."""
 
 import numpy as np
+import pytest
 
 from sa2va_ray.evaluate.passes.answers import NO_SEG, UNREADABLE, _to_row, _unreadable
 from sa2va_ray.evaluate.passes.measure import Truth, _measure_one
@@ -15,9 +16,10 @@ SQUARE[2:5, 2:5] = True
 IDS = {"row": 0, "place": 0, "sample_id": "s", "patient_id": "p", "phrase": "vessels"}
 
 
-def to_truth(mask: np.ndarray, ignored: np.ndarray | None = None) -> Truth:
+def to_truth(mask: np.ndarray, ignored: np.ndarray | None = None, annotators: list | None = None) -> Truth:
     rle = None if ignored is None else mask_to_rle(ignored)
-    return Truth.of({"objects": [{"rle": mask_to_rle(mask)}], "ignored": rle}, 0)
+    objects = [{"phrase": "vessels", "rle": mask_to_rle(mask)}]
+    return Truth.of({"objects": objects, "ignored": rle, "annotators": annotators}, 0)
 
 
 def measured(truth: np.ndarray, *masks: np.ndarray, ignored: np.ndarray | None = None) -> dict:
@@ -60,3 +62,29 @@ def test_what_is_ignored_counts_nowhere():
     assert found["widths"].sum() == SQUARE.sum()
     assert measured(right, right, ignored=right)["is_negative"]
     assert not measured(EMPTY, right, ignored=right)["is_false_alarm"]
+
+
+def test_each_annotator_and_the_model_are_measured_against_the_others():
+    shifted = np.roll(SQUARE, 1, axis=1)
+
+    def says(who: str, *drawn: np.ndarray) -> dict:
+        return {"annotator": who, "objects": [{"phrase": "vessels", "rle": mask_to_rle(each)} for each in drawn]}
+
+    def people(*annotators: dict, ignored: np.ndarray | None = None) -> np.ndarray:
+        answer = IDS | _to_row(Prediction("", SQUARE[None], SQUARE[None].astype(np.float32), 0.0, 0.5, NO_CLEANUP))
+        return _measure_one(answer, to_truth(SQUARE, ignored, list(annotators)), 1.0, "majority")["people"]
+
+    dice = METRICS.index("dice")
+    two = people(says("a", SQUARE), says("b", shifted))
+    assert two[:, dice] == pytest.approx([2 / 3, (2 / 3 + 1) / 2])
+    three = people(says("a", SQUARE), says("b", SQUARE), says("c", shifted))
+    # Of two others the majority is what both drew: 6 of 9 pixels for a and b.
+    assert three[:, dice] == pytest.approx([(0.8 + 0.8 + 2 / 3) / 3, (0.8 + 0.8 + 1) / 3])
+    assert people(says("a", SQUARE), says("b"))[:, dice] == pytest.approx([0, 0.5])
+    right = np.zeros((8, 8), bool)
+    right[:, 5:] = True
+    apart = people(says("a", SQUARE | right), says("b", SQUARE), ignored=right)
+    assert apart[:, dice] == pytest.approx([1, 1])
+    for one in (people(), people(says("a", SQUARE))):
+        assert np.isnan(one).all()
+        assert one.shape == (2, len(METRICS))

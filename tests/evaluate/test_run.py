@@ -187,6 +187,32 @@ def test_each_of_several_phrases_has_its_own_row(exported_uri, prepared_uri, tmp
     assert '<th scope="row">what lies between</th>' in page
 
 
+def test_people_are_measured_beside_the_model(exported_uri, prepared_uri, tmp_path):
+    """Two annotators, one of whom drew what is true; of one image there is one."""
+
+    def tamper(number: int, sample: dict) -> dict:
+        (vessels,) = sample["objects"]
+        moved = {**vessels, "rle": mask_to_rle(np.roll(rle_to_mask(vessels["rle"]), 1, axis=1))}
+        several = [{"annotator": "a", "objects": [vessels]}, {"annotator": "b", "objects": [moved]}]
+        return {**sample, "annotators": several if number else None}
+
+    data = copy_data(prepared_uri, tmp_path / "data", "test", tamper)
+    result = evaluate(config(exported_uri, data, tmp_path / "out"))
+    ceiling = result["human_ceiling"]
+    assert (ceiling["num_images"], ceiling["num_patients"]) == (8, 3)
+    samples = SampleIndex(data, "test")
+    truths = [object_masks(samples[place])[0] for place in range(1, 9)]
+    people = [overlap_metrics(np.roll(truth, 1, axis=1), truth)["dice"] for truth in truths]
+    assert ceiling["people"]["per_image"]["dice"] == pytest.approx(np.mean(people))
+    low, high = ceiling["people"]["interval_95"]["dice"]
+    assert low <= ceiling["people"]["per_patient"]["dice"] <= high
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["human_ceiling"]["people"] == json.loads(
+        json.dumps(ceiling["people"])
+    )
+    page = " ".join((tmp_path / "out/report.html").read_text().split())
+    assert "<h2>People and the model</h2> <p>8 images of 3 patients have several annotators" in page
+
+
 def test_a_split_that_was_trained_on_is_refused_unless_that_is_said(exported_uri, prepared_uri, tmp_path):
     data_sha256 = digest(read_manifest(prepared_uri))
     model = copy_model(exported_uri, tmp_path / "model", data_sha256=data_sha256, trained_splits=["train", "val"])

@@ -17,7 +17,8 @@ import ray
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.data.sample import SCHEMA, decode_image, object_masks
+from sa2va_ray.data.sample import SCHEMA, annotator_masks, decode_image, object_masks
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.data.sample_kinds import SampleKind, read_kinds
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.images.masks import polygons_to_mask
@@ -223,6 +224,43 @@ def test_images_without_the_object_are_samples_where_they_are_allowed(ray_cluste
     assert sorted(kind.is_negative for kind in read_kinds(manifest, "train")) == [False, True]
     report = (tmp_path / "out/report.html").read_text()
     assert "Without the object" in report
+
+
+def test_each_of_several_annotators_is_kept_beside_their_consensus(ray_cluster, tmp_path, monkeypatch):
+    """As of STARE, whose second observer has one image fewer."""
+    monkeypatch.setenv(KEY_VARIABLE, "key")
+    random, drawn = np.random.default_rng(0), {}
+    for folder in ("images", "labels-ah", "labels-vk"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for number in range(1, 4):
+        image = random.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"data/images/im000{number}.ppm"), image)
+        for observer, width in (("ah", 8), ("vk", 10)):
+            mask = np.zeros((SIZE, SIZE), np.uint8)
+            mask[10:30, 10 + number : 10 + number + width] = 255
+            drawn[number, observer] = mask > 0
+            if (number, observer) != (3, "vk"):
+                cv2.imwrite(str(tmp_path / f"data/labels-{observer}/im000{number}.{observer}.ppm"), mask)
+    split = {"method": "balanced", "test_fraction": 0, "val_fraction": 0}
+    prepare(config_of(tmp_path / "data", tmp_path / "out", annotators="majority", split=split))
+    pseudonyms = Pseudonyms(b"key", PrepareConfig.model_fields["patient_pattern"].default)
+    observers = {pseudonyms.annotator_id(f"stare/{place}"): name for place, name in ((1, "ah"), (2, "vk"))}
+    samples = SampleIndex(str(tmp_path / "out"), "train")
+    rows = sorted((samples[place] for place in range(3)), key=lambda row: int(object_masks(row)[0].argmax()))
+    for number, row in enumerate(rows, 1):
+        np.testing.assert_array_equal(object_masks(row)[0], drawn[number, "ah"])  # what both drew
+        names = [observers[each["annotator"]] for each in row["annotators"] or ()]
+        assert sorted(names) == (["ah", "vk"] if number < 3 else [])
+        for name, mask in zip(names, annotator_masks(row, "blood vessels"), strict=True):
+            np.testing.assert_array_equal(mask, drawn[number, name])
+        assert not annotator_masks(row, "something else").any()
+    found = read_manifest(str(tmp_path / "out"))["annotators"]
+    assert found["num_samples"] == {"1": 1, "2": 2}
+    assert found["agreement"] == pytest.approx(16 / 18)
+    assert [(observers[each["annotator"]], each["samples"]) for each in found["annotators"]] == [("vk", 2), ("ah", 2)]
+    report = (tmp_path / "out/report.html").read_text()
+    assert "the consensus by <code>annotators=majority</code>" in report
+    assert all(pseudonym in report for pseudonym in observers)
 
 
 def test_a_dry_run_leaves_a_data_set_as_it_is(job, source, tmp_path):

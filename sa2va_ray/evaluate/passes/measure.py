@@ -10,10 +10,12 @@ import numpy as np
 import ray
 
 from sa2va_ray.cluster.streams import stream_rows
-from sa2va_ray.data.sample import ignored_mask
+from sa2va_ray.data.sample import annotator_masks, ignored_mask
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import NO_SEG, UNREADABLE, mask_sha256, to_columns, to_rows
+from sa2va_ray.evaluate.passes.people import measure_people
+from sa2va_ray.images.consensus import Consensus
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.metrics import (
     METRICS,
@@ -37,13 +39,19 @@ def measure_answers(answers: ray.data.Dataset, split: Split, tolerance_px: float
         rows in the order of the samples: ids, `phrase`, `text`, `failure`, `is_negative`, whether there is no such
         object on the image, `is_false_alarm`, whether it was found there; `mask_sha256`, `rle` of the prediction,
         its `METRICS`, and `counts` (2, 256) of `probability_counts`, `reliability` (4, 15) of `calibration_counts`,
-        `widths` (3, 7) of `counts_by_width`. About 15 kB each.
+        `widths` (3, 7) of `counts_by_width`, `people` (2, `METRICS`) of `measure_people`. About 15 kB each.
 
     Raises:
         UserError: the model cannot be used.
     """
     measured = answers.map_batches(
-        partial(measure_batch, data_uri=split.data_uri, split=split.name, tolerance_px=tolerance_px),
+        partial(
+            measure_batch,
+            data_uri=split.data_uri,
+            split=split.name,
+            tolerance_px=tolerance_px,
+            consensus=split.consensus,
+        ),
         batch_size=BATCH_SIZE,
         num_cpus=CPUS_PER_TASK,
     )
@@ -65,9 +73,12 @@ def collect(dataset: ray.data.Dataset, what: str, num_images: int) -> Iterator[_
             yield row
 
 
-def measure_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str, tolerance_px: float) -> dict[str, list]:
+def measure_batch(
+    batch: Mapping[str, np.ndarray], data_uri: str, split: str, tolerance_px: float, consensus: Consensus
+) -> dict[str, list]:
     """A batch of answers as columns -> their rows of metrics and counts as columns."""
-    return to_columns([_measure_one(*pair, tolerance_px) for pair in with_truths(batch, data_uri, split)])
+    pairs = with_truths(batch, data_uri, split)
+    return to_columns([_measure_one(answer, truth, tolerance_px, consensus) for answer, truth in pairs])
 
 
 @dataclass(frozen=True)
@@ -76,18 +87,21 @@ class Truth:
 
     Attributes:
         mask: (H, W) bool of the object.
-        counts: (H, W) bool of the pixels that count; the mask has no others.
+        counts: (H, W) bool of the pixels that count; the masks have no others.
+        by_annotator: (R, H, W) bool of what each of several annotators drew; R is 0 of one.
     """
 
     mask: np.ndarray
     counts: np.ndarray
+    by_annotator: np.ndarray
 
     @classmethod
     def of(cls, sample: _Row, place: int) -> "Truth":
         """Of an object of a sample."""
-        mask, ignored = rle_to_mask(sample["objects"][place]["rle"]), ignored_mask(sample)
+        asked = sample["objects"][place]
+        mask, ignored = rle_to_mask(asked["rle"]), ignored_mask(sample)
         counts = np.ones_like(mask) if ignored is None else ~ignored
-        return cls(mask & counts, counts)
+        return cls(mask & counts, counts, annotator_masks(sample, asked["phrase"]) & counts)
 
 
 def with_truths(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> list[tuple[_Row, Truth]]:
@@ -110,7 +124,7 @@ def read_levels(answer: _Row, shape: tuple[int, int]) -> np.ndarray:
     return levels
 
 
-def _measure_one(answer: _Row, truth: Truth, tolerance_px: float) -> _Row:
+def _measure_one(answer: _Row, truth: Truth, tolerance_px: float, consensus: Consensus = "majority") -> _Row:
     is_unreadable = answer["failure"] == UNREADABLE
     whole = np.zeros_like(truth.mask) if is_unreadable else rle_to_mask(answer["rle"])
     mask = whole & truth.counts
@@ -127,4 +141,5 @@ def _measure_one(answer: _Row, truth: Truth, tolerance_px: float) -> _Row:
         "counts": probability_counts(levels, labels),
         "reliability": calibration_counts(dequantise(levels), labels),
         "widths": counts_by_width(mask, truth.mask),
+        "people": measure_people(mask, truth.by_annotator, truth.counts, consensus, tolerance_px),
     }

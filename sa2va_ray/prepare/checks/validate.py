@@ -7,7 +7,7 @@ may hold a path, leaves a Ray task.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,11 +19,19 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data.conversation import SEG
 from sa2va_ray.images.decode import ImageError, decode_image_bytes, decode_label_bytes, decode_mask_bytes
 from sa2va_ray.metrics import overlap_metrics
-from sa2va_ray.prepare.checks.polygons import draw_annotation
+from sa2va_ray.prepare.checks.annotators import (
+    Drawn,
+    against_truth,
+    agreement,
+    draw_one,
+    draw_several,
+    with_consensus,
+)
+from sa2va_ray.prepare.checks.field_of_view import read_field_of_view, with_field_of_view
 from sa2va_ray.prepare.classes import IGNORE, Classes
 from sa2va_ray.prepare.config import ChecksConfig, PrepareConfig
 from sa2va_ray.prepare.identity.pseudonyms import names_patient
-from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Record, Rejected
+from sa2va_ray.prepare.records import Annotation, Finding, Label, LabelFile, Record, Rejected, SeveralLabels
 
 _MAX_PHRASE_LENGTH = 200
 
@@ -39,6 +47,7 @@ class Checked:
         findings: what was repaired.
         mask_dice: Dice of the polygons against the mask image, None where there are not both.
         source_sha256: of the image file, and the frame's number where it holds several.
+        by_annotator: annotator -> phrase -> (H, W) bool of what each drew; empty where there is one.
     """
 
     pixels: np.ndarray
@@ -47,6 +56,22 @@ class Checked:
     findings: list[Finding]
     mask_dice: float | None
     source_sha256: str
+    by_annotator: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(H, W) bool: the pixels that count."""
+        return np.ones(self.pixels.shape[:2], bool) if self.ignored is None else ~self.ignored
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean Dice of every two annotators; None of one."""
+        return agreement(self.by_annotator, self.counts) if self.by_annotator else None
+
+    @property
+    def dice_of_annotators(self) -> dict[str, float]:
+        """Annotator -> Dice against the truth, where there are several."""
+        return against_truth(self.by_annotator, self.masks, self.counts)
 
     @property
     def num_objects(self) -> int:
@@ -77,26 +102,56 @@ def _check(record: Record, config: PrepareConfig, seen: dict[str, Any]) -> Check
     pixels = decode_image_bytes(data, config.checks.max_pixels, record.frame)
     height, width = pixels.shape[:2]
     seen |= {"height": height, "width": width}
-    annotation = read_annotation(record)
-    _check_phrases(annotation, record)
-    masks, ignored_by_label, findings = draw_annotation(annotation, height, width, config.label_size)
-    masks = masks or _absent((height, width), config)
+    annotations = read_annotations(record)
+    _check_phrases(annotations, record)
+    view = read_field_of_view(record, (height, width), config.checks.max_pixels)
+    drawn = _draw(record, annotations, (height, width), view, config)
+    masks = drawn.masks or _absent((height, width), config)
     seen |= {"num_objects": sum(bool(mask.any()) for mask in masks.values())}
     masks, mask_dice, more = _compare_with_mask_image(masks, record, config, seen)
-    _check_negative(masks, bool(annotation.objects), record, config)
+    _check_negative(masks, bool(drawn.masks), record, config)
     _check_negative_texts(masks)
     seen |= {"foreground": float(np.logical_or.reduce(list(masks.values())).mean())}
-    ignored = _with_field_of_view(ignored_by_label, record, masks, config)
+    ignored = with_field_of_view(drawn.ignored, view, masks)
     _check_foreground(masks, config.checks)
     masks, left_out = _without_ignored(masks, ignored)
     digest = hashlib.sha256(data + (b"" if record.frame is None else f"#{record.frame}".encode())).hexdigest()
-    return Checked(pixels, masks, ignored, [*findings, *more, *left_out], mask_dice, digest)
+    findings = [*drawn.findings, *more, *left_out]
+    return Checked(pixels, masks, ignored, findings, mask_dice, digest, drawn.by_annotator)
 
 
-def read_annotation(record: Record) -> Annotation:
-    """The record's label, out of its file if it has one of its own."""
-    label = record.label
+def read_annotations(record: Record) -> dict[str, Annotation]:
+    """Annotator, empty where there is one -> the record's label, out of its file if it has one of its own."""
+    labels = record.label.by_annotator if isinstance(record.label, SeveralLabels) else {"": record.label}
+    return {annotator: _read(label) for annotator, label in labels.items()}
+
+
+def _read(label: Label) -> Annotation:
     return label.read(storage.read_bytes(label.uri), label.phrase) if isinstance(label, LabelFile) else label
+
+
+def _draw(
+    record: Record,
+    annotations: dict[str, Annotation],
+    size: tuple[int, int],
+    view: np.ndarray | None,
+    config: PrepareConfig,
+) -> Drawn:
+    """The truth by the label, or by those of several annotators."""
+    if not isinstance(record.label, SeveralLabels):
+        return draw_one(annotations[""], size, config.label_size)
+    assert config.annotators != "refuse"  # the readers keep to it
+    drawn = draw_several(annotations, size, config.label_size)
+    silent = sum(not any(mask.any() for mask in masks.values()) for masks in drawn.by_annotator.values())
+    if silent and config.negatives == "refuse" and not record.is_listed_negative:
+        raise Rejected(
+            "no_objects",
+            f"{silent} of {len(annotations)} annotators drew no object, which cannot be told from a slip. If images "
+            "may be without the object, say negatives=allow, or list them in negatives_list; else cancel that "
+            "annotation, or leave out its file.",
+        )
+    agreed = with_consensus(drawn, config.annotators, None if view is None else ~view)
+    return replace(agreed, findings=[*record.label.findings, *agreed.findings])
 
 
 @contextmanager
@@ -119,11 +174,12 @@ def read_image_file(record: Record) -> bytes:
 _read_kept = lru_cache(maxsize=1)(storage.read_bytes)
 
 
-def _check_phrases(annotation: Annotation, record: Record) -> None:
-    longest = max(map(len, annotation.objects), default=0)
+def _check_phrases(annotations: dict[str, Annotation], record: Record) -> None:
+    phrases = {phrase for annotation in annotations.values() for phrase in annotation.objects}
+    longest = max(map(len, phrases), default=0)
     if longest > _MAX_PHRASE_LENGTH:
         raise Rejected("long_text", f"A text has {longest} characters, at most {_MAX_PHRASE_LENGTH} name an object.")
-    if record.patient and any(names_patient(phrase, record.patient) for phrase in annotation.objects):
+    if record.patient and any(names_patient(phrase, record.patient) for phrase in phrases):
         raise Rejected(
             "text_names_patient",
             "A text of the annotation (label, category, phrase) holds the patient's name or number; it must name the "
@@ -210,46 +266,6 @@ def _disagreement(polygons: np.ndarray, expected: np.ndarray, dice: float) -> tu
             f"The polygons fill {lost} px of loops that the mask image leaves open (Dice {dice:.3f}).",
         )
     return "polygons_differ", f"The polygons are too far from the mask image (Dice {dice:.3f}); were they simplified?"
-
-
-def _with_field_of_view(
-    ignored: np.ndarray, record: Record, masks: dict[str, np.ndarray], config: PrepareConfig
-) -> np.ndarray | None:
-    """What the label says to be neither object nor background, and what is outside of the field of view."""
-    if record.field_of_view_uri:
-        union = np.logical_or.reduce(list(masks.values()))
-        ignored = ignored | ~_read_field_of_view(record.field_of_view_uri, union, config.checks.max_pixels)
-    if ignored.all():
-        raise Rejected("nothing_counts", "The label says of every pixel that it does not count.")
-    return ignored if ignored.any() else None
-
-
-def _read_field_of_view(uri: str, objects: np.ndarray, max_pixels: int) -> np.ndarray:
-    """(H, W) bool, true inside, where most of the `objects` (H, W) are."""
-    try:
-        seen = decode_mask_bytes(storage.read_bytes(uri), max_pixels)
-    except ImageError as error:
-        if error.code != "mask_values":
-            raise
-        raise Rejected(
-            "field_of_view_values",
-            "The mask of the field of view has more than two values; save it with 0 outside and one greater value.",
-        ) from None
-    (height, width), (image_height, image_width) = seen.shape, objects.shape
-    if seen.shape != objects.shape:
-        raise Rejected(
-            "field_of_view_size",
-            f"The mask of the field of view has {width} x {height} px, its image {image_width} x {image_height} px. "
-            "Give them the same size.",
-        )
-    num_outside, num_pixels = int((objects & ~seen).sum()), int(objects.sum())
-    if 2 * num_outside > num_pixels:
-        raise Rejected(
-            "field_of_view_objects",
-            f"{num_outside} of the {num_pixels} pixels of objects are outside of the field of view. Is its mask "
-            "inverted, or that of another image?",
-        )
-    return seen
 
 
 def _without_ignored(

@@ -69,6 +69,10 @@ class Pseudonyms:
         """Pseudonym of a patient's name in the source."""
         return self._hash("patient", patient)
 
+    def annotator_id(self, annotator: str) -> str:
+        """Pseudonym of what the source calls an annotator."""
+        return self._hash("annotator", annotator)
+
     def _match(self, name: str) -> dict[str, str]:
         match = self._pattern.fullmatch(str(PurePosixPath(name).with_suffix("")))
         if not match:

@@ -39,10 +39,32 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
         "samples_per_patient": _histogram_of_counts([patient["samples"] for patient in patients]),
         "sizes": _sizes(outcomes),
         "num_with_ignored": pc.sum(pc.greater(used["ignored_fraction"], 0)).as_py() or 0,
+        "annotators": annotators(used),
         "foreground": _histogram(outcomes, "foreground", from_one=False),
         "mask_dice": _histogram(outcomes, "mask_dice", from_one=True),
         "facts": dict(facts),
     }
+
+
+def annotators(samples: pa.Table) -> dict[str, Any]:
+    """How many of some samples have how many annotators, and how well these agree: the mean over samples of the mean
+    Dice of every two, which is null without several; and of each annotator of several the samples, and the mean Dice
+    against the consensus, the lowest first."""
+    of_each: dict[str, list[float]] = {}
+    for each in pc.list_flatten(samples["annotators"]).to_pylist():
+        of_each.setdefault(each["annotator"], []).append(each["dice"])
+    rows = [{"annotator": who, "samples": len(dice), "dice": float(np.mean(dice))} for who, dice in of_each.items()]
+    return {
+        "num_samples": _numbers_of_annotators(samples),
+        "agreement": pc.mean(samples["agreement"]).as_py(),
+        "annotators": sorted(rows, key=lambda row: (row["dice"], row["annotator"])),
+    }
+
+
+def _numbers_of_annotators(samples: pa.Table) -> dict[str, int]:
+    """Number of annotators -> number of samples. JSON has texts for keys."""
+    counts = Counter(pc.fill_null(pc.list_value_length(samples["annotators"]), 1).to_pylist())
+    return {str(number): counts[number] for number in sorted(counts)}
 
 
 def _codes(outcomes: pa.Table) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from sa2va_ray.images.decode import decode_image_bytes
 from sa2va_ray.pictures.panels import label_panels
 from sa2va_ray.pictures.raw_polygons import draw_polygons
 from sa2va_ray.pictures.sheet import Picture
-from sa2va_ray.prepare.checks.validate import check_sample, read_annotation, read_image_file, rejecting
+from sa2va_ray.prepare.checks.validate import check_sample, read_annotations, read_image_file, rejecting
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import QUARANTINED
 from sa2va_ray.prepare.records import Record, Rejected
@@ -82,8 +82,9 @@ def _draw_quarantined(row: Mapping[str, Any], record: Record, config: PrepareCon
     try:
         with rejecting():
             pixels = decode_image_bytes(read_image_file(record), config.checks.max_pixels, record.frame)
-            objects = read_annotation(record).objects
+            annotations = read_annotations(record).values()
     except Rejected:
         return None
-    polygons = [shape for shapes in objects.values() for shape in shapes if isinstance(shape, np.ndarray)]
+    objects = [shapes for annotation in annotations for shapes in annotation.objects.values()]
+    polygons = [shape for shapes in objects for shape in shapes if isinstance(shape, np.ndarray)]
     return Picture(f"item {row['index']}: {row['findings'][0]['code']}", draw_polygons(pixels, polygons, PANEL_PX))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.label_pattern import LabelPattern
-from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
+from sa2va_ray.prepare.records import Label, Rejected, SeveralLabels
 
 if TYPE_CHECKING:
     from sa2va_ray.prepare.sources.folder import Folder
@@ -19,7 +19,7 @@ class SourceOptions:
     mask_threshold: grey value from which a pixel of a mask image counts; None leaves it to `decode_mask_bytes`.
     max_pixels: largest H * W of a mask.
     ignore_labels: objects of these names are left out, whatever their shape.
-    on_crowd: see `PrepareConfig`.
+    on_crowd, annotators: see `PrepareConfig`.
     classes: what the labels and mask values mean; None: labels are phrases, and masks of one class.
     label_pattern: where given, it alone says which labels there are.
     patients_of_data_sets: whether known data sets tell the patients, as no pattern does.
@@ -35,6 +35,7 @@ class SourceOptions:
     patients_of_data_sets: bool = True
     label_pattern: LabelPattern | None = None
     negatives_list: str | None = None
+    annotators: Literal["refuse", "majority", "staple"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Item:
 
     layout: str
     image: str | None = field(repr=False)  # name in the folder; None: not known
-    label: Annotation | LabelFile | Rejected = field(repr=False)
+    label: Label | SeveralLabels | Rejected = field(repr=False)
     frame: int | None = None  # from 0
     patient: str | None = field(default=None, repr=False)
     run: str | None = field(default=None, repr=False)
@@ -78,7 +79,7 @@ class Item:
         return replace(self, plain_name=plain_name)
 
 
-def build_item(layout: str, find_image: Callable[[], str], annotate: Callable[[], Annotation]) -> Item:
+def build_item(layout: str, find_image: Callable[[], str], annotate: Callable[[], Label | SeveralLabels]) -> Item:
     """What is rejected becomes an item that says why. Its image, if that was found, is named all the same."""
     image = None
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from sa2va_ray.config import UserError
 from sa2va_ray.images.files import kind_of
 from sa2va_ray.prepare.classes import Classes
-from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
+from sa2va_ray.prepare.records import Annotation, Label, LabelFile, Rejected, SeveralLabels
 from sa2va_ray.prepare.sources.datasets.nnunet import read_classes, without_channel
 from sa2va_ray.prepare.sources.datasets.table import DATA_SETS, NNUNET, DataSet
 from sa2va_ray.prepare.sources.folder import Folder
@@ -88,7 +88,7 @@ class DataSetFiles:
         classes = self._classes_of(found, image)
         return self._to_item(found, image, Annotation(classes.absent() if classes else {}))
 
-    def _to_item(self, found: _Found, image: str, label: Annotation | LabelFile | Rejected) -> Item:
+    def _to_item(self, found: _Found, image: str, label: Label | SeveralLabels | Rejected) -> Item:
         views = found.views.get(found.key_of(image), [])
         item = Item(
             found.data_set.name,
@@ -99,15 +99,20 @@ class DataSetFiles:
         )
         return item.called(without_channel(image)) if found.data_set is NNUNET else item
 
-    def _label(self, found: _Found, key: _Key) -> LabelFile | Rejected:
+    def _label(self, found: _Found, key: _Key) -> Label | SeveralLabels | Rejected:
         counts = [len(files.get(key, [])) for files in (found.images, found.labels[0], found.views)]
-        if max(counts) > 1:
+        names = {} if self._options.annotators == "refuse" else _annotators(found, key)
+        if max(counts) > 1 or any(len(files) > 1 for files in names.values()):
             return Rejected(
                 "ambiguous_pair",
                 f"{counts[0]} image(s), {counts[1]} label(s) and {counts[2]} mask(s) of the field of view have "
-                "the number of this image; one of each is read.",
+                "the number of this image; one of each is read, and of labels one of each observer.",
             )
-        name = found.labels[0][key][0]
+        if len(names) > 1:
+            return SeveralLabels({who: self._label_file(found, files[0]) for who, files in names.items()})
+        return self._label_file(found, found.labels[0][key][0])
+
+    def _label_file(self, found: _Found, name: str) -> LabelFile:
         return mask_label(self._folder, name, replace(self._options, classes=self._classes_of(found, name)))
 
     def _classes_of(self, found: _Found, file: str) -> Classes | None:
@@ -136,6 +141,13 @@ def _find(data_set: DataSet, paths: _Paths) -> _Found | None:
     unlabelled = [key for key in images if dict(key).get("part") not in labelled_parts]
     left = sorted(name for key in unlabelled for name in images.pop(key))
     return _Found(data_set, images, groups, labels, views, left)
+
+
+def _annotators(found: _Found, key: _Key) -> dict[str, list[str]]:
+    """Observer -> the labels of an image, of those who have one."""
+    return {
+        f"{found.data_set.name}/{number}": files[key] for number, files in enumerate(found.labels, 1) if key in files
+    }
 
 
 def _lonely(files: _Files, others: _Files) -> Iterator[str]:
@@ -181,7 +193,9 @@ def _notes(found: _Found, options: SourceOptions) -> Iterator[str]:
             f"{data_set.note}".strip()
         )
     others = sum(len(names) for files in found.labels[1:] for names in files.values())
-    if others:
+    if others and options.annotators != "refuse":
+        yield f"{data_set.name}: {others} label(s) of other observers are read beside the first one's."
+    elif others:
         yield f"{data_set.name}: {others} label(s) of other observers left; the first observer's are the truth."
     if found.views:
         yield f"{data_set.name}: {len(found.views)} masks of the field of view, which are no labels."

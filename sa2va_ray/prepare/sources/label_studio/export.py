@@ -2,15 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
 from sa2va_ray.images.files import IMAGE_KINDS, kind_of
-from sa2va_ray.prepare.records import Annotation, Finding, Rejected
+from sa2va_ray.prepare.records import Finding, Label, Rejected, SeveralLabels
 from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item
-from sa2va_ray.prepare.sources.label_studio.annotation import Result, annotate, is_labels, to_results, unknown_kind
+from sa2va_ray.prepare.sources.label_studio.annotation import Result, is_labels, to_results, unknown_kind
+from sa2va_ray.prepare.sources.label_studio.annotators import annotate_all
 from sa2va_ray.prepare.sources.label_studio.regions import kind_of_value
 from sa2va_ray.prepare.sources.label_studio.uploads import find_image, is_upload, without_prefix
 from sa2va_ray.prepare.sources.shapes import to_whole, wrong_type
@@ -76,28 +77,21 @@ def _read_task(folder: Folder, document: str, task: dict[str, Any], options: Sou
     return _build(folder, document, task["data"], lambda: _annotate_task(task, options))
 
 
-def _annotate_task(task: dict[str, Any], options: SourceOptions) -> Annotation:
-    """The one annotation that was submitted, whoever wrote it. Predictions are a model's."""
+def _annotate_task(task: dict[str, Any], options: SourceOptions) -> Label | SeveralLabels:
+    """The annotations that were submitted. Predictions are a model's."""
     annotations = task["annotations"]
     if not all(isinstance(each, dict) for each in annotations):
         raise Rejected("label_studio_form", "The annotations of a task are not written out. Export as JSON.")
     kept = [each for each in annotations if not (each.get("was_cancelled") or each.get("skipped"))]
     num_cancelled = len(annotations) - len(kept)
-    _check_number(len(kept), num_cancelled, task.get("predictions"))
-    annotation = annotate(to_results(kept[0].get("result")), options)
-    if not num_cancelled:
-        return annotation
-    found = Finding("cancelled", f"{num_cancelled} cancelled or skipped annotation(s) of the task were left out.")
-    return replace(annotation, findings=(*annotation.findings, found))
+    _check_annotated(len(kept), num_cancelled, task.get("predictions"))
+    detail = f"{num_cancelled} cancelled or skipped annotation(s) of the task were left out."
+    found = (Finding("cancelled", detail),) if num_cancelled else ()
+    pairs = [(each.get("completed_by"), partial(to_results, each.get("result"))) for each in kept]
+    return annotate_all(pairs, options, found)
 
 
-def _check_number(kept: int, cancelled: int, predictions: Any = None) -> None:
-    if kept > 1:
-        raise Rejected(
-            "several_annotators",
-            f"The task has {kept} annotations, of several annotators or of one; which is right is unknown. Keep one in "
-            "Label Studio, or cancel the others there.",
-        )
+def _check_annotated(kept: int, cancelled: int, predictions: Any = None) -> None:
     if not kept:
         number = len(predictions) if isinstance(predictions, list) else 0
         raise Rejected(
@@ -115,9 +109,10 @@ def _read_min(folder: Folder, document: str, entries: list[Any], options: Source
     return _build(folder, document, data, lambda: _annotate_min(entries, options))
 
 
-def _annotate_min(entries: list[dict[str, Any]], options: SourceOptions) -> Annotation:
-    _check_number(sum(entry["annotation_id"] is not None for entry in entries), 0)
-    return annotate([*_min_results(entries[0])], options)
+def _annotate_min(entries: list[dict[str, Any]], options: SourceOptions) -> Label | SeveralLabels:
+    kept = [entry for entry in entries if entry["annotation_id"] is not None]
+    _check_annotated(len(kept), 0)
+    return annotate_all([(entry["annotator"], partial(_min_results, entry)) for entry in kept], options)
 
 
 def _min_results(entry: dict[str, Any]) -> Iterator[Result]:
@@ -133,7 +128,9 @@ def _min_results(entry: dict[str, Any]) -> Iterator[Result]:
             yield Result(kind, (name, place), value, value)
 
 
-def _build(folder: Folder, document: str, data: dict[str, Any], annotate_it: Callable[[], Annotation]) -> Item:
+def _build(
+    folder: Folder, document: str, data: dict[str, Any], annotate_it: Callable[[], Label | SeveralLabels]
+) -> Item:
     path: list[Any] = []
 
     def find() -> str:

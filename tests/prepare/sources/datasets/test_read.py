@@ -10,7 +10,7 @@ from PIL import Image
 from sa2va_ray.config import UserError
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
-from sa2va_ray.prepare.records import Rejected
+from sa2va_ray.prepare.records import Rejected, SeveralLabels
 from sa2va_ray.prepare.sources import read_source
 from sa2va_ray.prepare.sources.datasets.table import DATA_SETS, DataSet
 from tests.prepare.sources.conftest import OPTIONS, codes, write_image, write_json, write_mask
@@ -80,6 +80,28 @@ def test_a_data_set_is_known_by_the_names_of_its_files(name, below, tmp_path, re
         assert views[f"{tmp_path}/{below}{image}"] == (view and f"{tmp_path}/{below}{view}")
     label = read_label(source.records[0])
     np.testing.assert_array_equal(rle_to_mask(label.objects["vessels"][0])[2:5, 4:9], True)
+
+
+@pytest.mark.parametrize("name", ["drive", "stare", "chase_db1"])
+def test_other_observers_are_annotators_where_the_config_says_so(name, tmp_path):
+    write(tmp_path, SETS[name])
+    source = read_source(str(tmp_path), replace(OPTIONS, annotators="staple"))
+    labels = {record.name: record.label for record in source.records}
+    several = {image: label.by_annotator for image, label in labels.items() if isinstance(label, SeveralLabels)}
+    assert len(labels) == len(SETS[name]["images"])
+    assert len(several) == len(SETS[name]["others"])
+    (first, second) = next(iter(several.values())).items()
+    assert [first[0], second[0]] == [f"{name}/1", f"{name}/2"]
+    assert first[1].uri == f"{tmp_path}/{SETS[name]['labels'][-2 if name == 'drive' else 0]}"
+    assert second[1].uri == f"{tmp_path}/{SETS[name]['others'][0]}"
+    assert f"{len(several)} label(s) of other observers are read beside the first one's" in " ".join(source.notes)
+
+
+def test_two_labels_of_one_other_observer_are_not_guessed(tmp_path):
+    write(tmp_path, STARE)
+    write_mask(tmp_path / "copy/im0001.vk.ppm")
+    assert codes(read_source(str(tmp_path), OPTIONS)) == {}
+    assert codes(read_source(str(tmp_path), replace(OPTIONS, annotators="majority"))) == {"ambiguous_pair": 1}
 
 
 def test_a_pattern_of_the_config_tells_the_patients(tmp_path):

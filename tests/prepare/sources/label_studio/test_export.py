@@ -1,6 +1,7 @@
 """Exports of Label Studio: two that its version 1.23.2 wrote (tests/fixtures/label_studio), and such as go wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,55 @@ def test_several_annotators_of_json_min_are_one_item(tmp_path):
     source = of_fixture(tmp_path, "export_min.json")
     assert source.layouts == {"label_studio": 6}
     assert codes(source) == {"several_annotators": 1, "not_annotated": 2, "orphan_image": 1}
+
+
+SEVERAL = replace(OPTIONS, annotators="majority")
+
+
+def by_annotator(who, *results):
+    return {"result": list(results), "completed_by": who}
+
+
+@pytest.fixture
+def read_several(tmp_path):
+    """Reads tasks of one image where several annotators are wanted."""
+
+    def read_it(*entries):
+        write_image(tmp_path / f"images/{HIDDEN}_frame_1.png", (H, W))
+        write_json(tmp_path / "result.json", entries)
+        return read_source(str(tmp_path), SEVERAL)
+
+    return read_it
+
+
+def test_each_of_several_annotators_is_read_where_the_config_says_so(read_several):
+    wide = polygon(value={"points": [[0, 0], [100, 0], [100, 100]], **VESSEL})
+    cancelled = {**by_annotator(5, polygon()), "was_cancelled": True}
+    people = [by_annotator(3, polygon()), by_annotator({"id": 4, "email": "a@b"}, wide), cancelled]
+    (record,) = read_several(task(annotations=people)).records
+    labels = record.label.by_annotator
+    assert list(labels) == ["label_studio/3", "label_studio/4"]
+    assert [len(label.objects["vessel"]) for label in labels.values()] == [1, 1]
+    assert [finding.code for finding in record.label.findings] == ["cancelled"]
+    assert "a@b" not in repr(record)
+    (record,) = read_several(task(annotations=people[:1])).records
+    assert list(record.label.objects) == ["vessel"]
+    own = {"annotation_id": 1, "id": 1, "image": f"{HIDDEN}_frame_1.png", "tag": [polygon()["value"] | SIZE]}
+    (record,) = read_several(*({**own, "annotator": who} for who in (3, 4))).records
+    assert list(record.label.by_annotator) == ["label_studio/3", "label_studio/4"]
+
+
+@pytest.mark.parametrize("who", [3, None])
+def test_several_annotations_of_one_annotator_are_refused(read_several, who):
+    source = read_several(task(annotations=[by_annotator(who, polygon()), by_annotator(3, polygon())]))
+    assert codes(source) == {"annotated_twice": 1}
+    assert "2 annotations of 1 annotator(s)" in source.quarantined[0].reason
+
+
+def test_several_annotators_are_refused_with_the_cure(read_task):
+    source = read_task(task(annotations=[by_annotator(3, polygon()), by_annotator(4, polygon())]))
+    assert codes(source) == {"several_annotators": 1}
+    assert "say annotators=majority or annotators=staple" in source.quarantined[0].reason
 
 
 def test_json_min_tells_regions_from_lists_of_the_task(read_task):

@@ -1,0 +1,47 @@
+"""The human ceiling: what people reach who are measured as a model is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sa2va_ray.evaluate.statistics.summary import differences
+from sa2va_ray.images.consensus import Consensus
+from sa2va_ray.metrics import METRICS
+from sa2va_ray.metrics.patients import Row, intervals, over_patients, per_image, per_patient
+
+
+def human_ceiling(rows: Sequence[Row], consensus: Consensus) -> dict[str, Any] | None:
+    """Of the images of several annotators: `people`, each annotator against the consensus of the others, and `model`,
+    the model against the same, both as means over images and patients with intervals; and their paired `differences`,
+    the model less the people. None where no image has several.
+
+    Args:
+        rows: each with `people` of `measure_people`.
+    """
+    several = [row for row in rows if not np.isnan(row["people"]).any()]
+    if not several:
+        return None
+    people, model = ([_of(row, place) for row in several] for place in (0, 1))
+    return {
+        "consensus": consensus,
+        "num_images": len({(row["patient_id"], row["sample_id"]) for row in several}),
+        "num_patients": len({row["patient_id"] for row in several}),
+        "people": _scores(people),
+        "model": _scores(model),
+        "differences": differences(model, people),
+    }
+
+
+def _of(row: Row, place: int) -> Row:
+    ids = {name: row[name] for name in ("patient_id", "sample_id")}
+    return ids | dict(zip(METRICS, np.asarray(row["people"])[place].tolist(), strict=True))
+
+
+def _scores(rows: Sequence[Row]) -> dict[str, Any]:
+    patients = per_patient(rows, METRICS)
+    return {
+        "per_image": per_image(rows, METRICS),
+        "per_patient": over_patients(patients, METRICS),
+        "interval_95": intervals(patients, METRICS),
+    }
