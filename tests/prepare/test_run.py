@@ -234,13 +234,13 @@ def test_each_of_several_annotators_is_kept_beside_their_consensus(ray_cluster, 
         (tmp_path / "data" / folder).mkdir(parents=True)
     for number in range(1, 4):
         image = random.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-        cv2.imwrite(str(tmp_path / f"data/images/im000{number}.ppm"), image)
+        cv2.imwrite(str(tmp_path / f"data/images/im000{number}.png"), image)
         for observer, width in (("ah", 8), ("vk", 10)):
             mask = np.zeros((SIZE, SIZE), np.uint8)
             mask[10:30, 10 + number : 10 + number + width] = 255
             drawn[number, observer] = mask > 0
             if (number, observer) != (3, "vk"):
-                cv2.imwrite(str(tmp_path / f"data/labels-{observer}/im000{number}.{observer}.ppm"), mask)
+                cv2.imwrite(str(tmp_path / f"data/labels-{observer}/im000{number}.{observer}.png"), mask)
     split = {"method": "balanced", "test_fraction": 0, "val_fraction": 0}
     prepare(config_of(tmp_path / "data", tmp_path / "out", annotators="majority", split=split))
     pseudonyms = Pseudonyms(b"key", PrepareConfig.model_fields["patient_pattern"].default)

@@ -11,6 +11,8 @@ from sa2va_ray.metrics import overlap_metrics
 from sa2va_ray.prepare.checks.polygons import draw_annotation
 from sa2va_ray.prepare.records import Annotation, Finding, Rejected
 
+_MIXED_UP = "Was an image or a label mixed up? Mend the labels, or leave out those that are wrong."
+
 Masks = dict[str, np.ndarray]
 """Phrase -> (H, W) bool."""
 
@@ -64,14 +66,15 @@ def draw_several(
     )
 
 
-def with_consensus(drawn: Drawn, method: Consensus, outside: np.ndarray | None) -> Drawn:
+def with_consensus(drawn: Drawn, method: Consensus, outside: np.ndarray | None, min_agreement: float) -> Drawn:
     """`draw_several`'s with the consensus as the truth; empty masks where most annotators drew nothing at all.
 
     Args:
         outside: (H, W) bool of what is not in the field of view; None: there is none.
+        min_agreement: least mean Dice of every two annotators.
 
     Raises:
-        Rejected: the annotators agree on no pixel of what most of them drew.
+        Rejected: the annotators agree on no pixel of what most of them drew, or too little.
     """
     counts = ~drawn.ignored if outside is None else ~(drawn.ignored | outside)
     number, everyone = len(drawn.by_annotator), list(drawn.by_annotator.values())
@@ -85,8 +88,14 @@ def with_consensus(drawn: Drawn, method: Consensus, outside: np.ndarray | None) 
         raise Rejected(
             "no_consensus",
             f"{number} annotators drew {len(agreed)} object(s), and agree by annotators={method} on no pixel of "
-            f"{len(lost) or len(agreed)} of them (mean Dice of two of them {agreement(drawn.by_annotator, counts):.3f}"
-            "). Was an image or a label mixed up? Mend the labels, or leave out those that are wrong.",
+            f"{len(lost) or len(agreed)} of them. {_MIXED_UP}",
+        )
+    found_agreement = agreement(drawn.by_annotator, counts)
+    if found_agreement < min_agreement:
+        raise Rejected(
+            "no_consensus",
+            f"The mean Dice of every two of {number} annotators is {found_agreement:.3f}, and checks.min_agreement "
+            f"{min_agreement:g}. {_MIXED_UP}",
         )
     if not kept:
         return replace(drawn, masks=agreed)

@@ -150,7 +150,7 @@ def _draw(
             "may be without the object, say negatives=allow, or list them in negatives_list; else cancel that "
             "annotation, or leave out its file.",
         )
-    agreed = with_consensus(drawn, config.annotators, None if view is None else ~view)
+    agreed = with_consensus(drawn, config.annotators, None if view is None else ~view, config.checks.min_agreement)
     return replace(agreed, findings=[*record.label.findings, *agreed.findings])
 
 

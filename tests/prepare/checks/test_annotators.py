@@ -90,10 +90,17 @@ def test_no_pixel_that_they_agree_on(check, annotators):
         rejected = rejection(check, label(vessel=LEFT), label(vessel=RIGHT))
         assert rejected.code == "no_consensus"
         assert "2 annotators drew 1 object(s), and agree by annotators=majority on no pixel of 1" in rejected.reason
-        assert "mean Dice of two of them 0.000" in rejected.reason
     other_phrases = rejection(check, label(artery=LEFT), label(vein=LEFT))
     assert other_phrases.code == "no_consensus"
     assert "on no pixel of 2 of them" in other_phrases.reason
+
+
+def test_annotators_who_hardly_agree(check):
+    drawn = [label(vessel=LEFT), label(vessel=RIGHT | box(5, 14, 15, 15))]
+    rejected = rejection(check, *drawn)
+    assert rejected.code == "no_consensus"
+    assert "every two of 2 annotators is 0.095, and checks.min_agreement 0.2." in rejected.reason
+    assert check(*drawn, checks={"min_agreement": 0.09}).num_objects == 1
 
 
 def test_an_annotator_who_drew_nothing_is_a_slip_unless_it_may_be(check):
