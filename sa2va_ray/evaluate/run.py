@@ -12,8 +12,6 @@ from sa2va_ray.evaluate.passes.answers import answer_questions
 from sa2va_ray.evaluate.passes.measure import measure_answers
 from sa2va_ray.evaluate.report.evaluation_page import render_evaluation
 from sa2va_ray.evaluate.report.extremes import draw_extremes
-from sa2va_ray.evaluate.report.wording import describe_ceiling
-from sa2va_ray.evaluate.statistics.people import human_ceiling
 from sa2va_ray.evaluate.statistics.summary import (
     by_phrase,
     by_width,
@@ -60,8 +58,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     )
     storage.write_bytes(storage.join(config.out, "metrics.json"), (json.dumps(result, indent=2) + "\n").encode())
     LOGGER.info("evaluated: %s", ", ".join(f"{name} {result['per_image'][name]:.4f}" for name in METRICS))
-    if ceiling := result["human_ceiling"]:
-        LOGGER.info("%s", describe_ceiling(ceiling))
     report = storage.join(config.out, "report.html")
     log_result(report, "jobs.predict", f"model={config.model}", "source=IMAGES", "out=PREDICTIONS")
     return result
@@ -85,7 +81,6 @@ def _result(
         "precision_recall": precision_recall(rows),
         "probability_calibration": probability_calibration(rows),
         "by_width": by_width(rows),
-        "human_ceiling": human_ceiling(rows, split.consensus),
     }
     if config.against:
         result["against"] = {"model": _facts(models[1], split), **summarize(measured[1])}

@@ -61,6 +61,22 @@ def intervals(patients: Mapping[str, Mapping[str, float]], names: Sequence[str])
     return {name: bootstrap_interval([values[name] for values in patients.values()]) for name in names}
 
 
+def paired_differences(
+    ours: Mapping[str, Mapping[str, float]], theirs: Mapping[str, Mapping[str, float]], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Of each metric, the mean over patients of our value less theirs, and its 95 % interval.
+
+    Args:
+        ours, theirs: from `per_patient`, of the same patients.
+    """
+    assert ours.keys() == theirs.keys()
+    patients = {
+        patient: {name: values[name] - theirs[patient][name] for name in names} for patient, values in ours.items()
+    }
+    means, bounds = over_patients(patients, names), intervals(patients, names)
+    return {name: {"mean": means[name], "interval_95": bounds[name]} for name in names}
+
+
 @dataclass(frozen=True)
 class PatientCurves:
     """Curves of each patient: by metric (patients, points), in the order of `patients`, which are sorted."""

@@ -39,7 +39,8 @@ def measure_answers(answers: ray.data.Dataset, split: Split, tolerance_px: float
         rows in the order of the samples: ids, `phrase`, `text`, `failure`, `is_negative`, whether there is no such
         object on the image, `is_false_alarm`, whether it was found there; `mask_sha256`, `rle` of the prediction,
         its `METRICS`, and `counts` (2, 256) of `probability_counts`, `reliability` (4, 15) of `calibration_counts`,
-        `widths` (3, 7) of `counts_by_width`, `people` (2, `METRICS`) of `measure_people`. About 15 kB each.
+        `widths` (3, 7) of `counts_by_width`, `people` (2, `METRICS`) of `measure_people`, by `consensus`. About
+        15 kB each.
 
     Raises:
         UserError: the model cannot be used.
@@ -141,5 +142,6 @@ def _measure_one(answer: _Row, truth: Truth, tolerance_px: float, consensus: Con
         "counts": probability_counts(levels, labels),
         "reliability": calibration_counts(dequantise(levels), labels),
         "widths": counts_by_width(mask, truth.mask),
+        "consensus": consensus,
         "people": measure_people(mask, truth.by_annotator, truth.counts, consensus, tolerance_px),
     }

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from sa2va_ray.metrics import Metric
-from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
 from sa2va_ray.predict.cleanup import CleanupConfig
 
 
@@ -17,24 +16,6 @@ def verdict(difference: dict, metric: Metric) -> str:
     if low <= 0 <= high:
         return "no difference shown"
     return "better" if (low > 0) == metric.higher_is_better else "worse"
-
-
-def describe_ceiling(ceiling: Mapping[str, Any]) -> str:
-    """E.g. "human ceiling on 9 images of 3 patients, against the consensus of the other annotators: people Dice 0.810
-    (0.790 to 0.830), clDice ...; the model there Dice ..."."""
-    people, model = (
-        ", ".join(_with_interval(ceiling[who], name) for name in HEADLINE_METRICS) for who in ("people", "model")
-    )
-    return (
-        f"human ceiling on {ceiling['num_images']} images of {ceiling['num_patients']} patients, against the consensus "
-        f"of the other annotators: people {people}; the model there {model}"
-    )
-
-
-def _with_interval(scores: Mapping[str, Any], name: str) -> str:
-    metric, interval = CATALOGUE[name], scores["interval_95"][name]
-    between = f" ({metric.format(interval[0])} to {metric.format(interval[1])})" if interval else ""
-    return f"{metric.label} {metric.format(scores['per_patient'][name])}{between}"
 
 
 def distinct_names(model: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str]:

@@ -5,31 +5,29 @@ from typing import Any
 
 import numpy as np
 
-from sa2va_ray.evaluate.statistics.summary import differences
-from sa2va_ray.images.consensus import Consensus
 from sa2va_ray.metrics import METRICS
-from sa2va_ray.metrics.patients import Row, intervals, over_patients, per_image, per_patient
+from sa2va_ray.metrics.patients import Row, intervals, over_patients, paired_differences, per_image, per_patient
 
 
-def human_ceiling(rows: Sequence[Row], consensus: Consensus) -> dict[str, Any] | None:
+def human_ceiling(rows: Sequence[Row]) -> dict[str, Any] | None:
     """Of the images of several annotators: `people`, each annotator against the consensus of the others, and `model`,
     the model against the same, both as means over images and patients with intervals; and their paired `differences`,
     the model less the people. None where no image has several.
 
     Args:
-        rows: each with `people` of `measure_people`.
+        rows: each with `people` of `measure_people`, and the `consensus` by which it was made.
     """
     several = [row for row in rows if not np.isnan(row["people"]).any()]
     if not several:
         return None
     people, model = ([_of(row, place) for row in several] for place in (0, 1))
     return {
-        "consensus": consensus,
+        "consensus": several[0]["consensus"],
         "num_images": len({(row["patient_id"], row["sample_id"]) for row in several}),
         "num_patients": len({row["patient_id"] for row in several}),
         "people": _scores(people),
         "model": _scores(model),
-        "differences": differences(model, people),
+        "differences": paired_differences(per_patient(model, METRICS), per_patient(people, METRICS), METRICS),
     }
 
 

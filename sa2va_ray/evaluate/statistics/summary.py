@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sa2va_ray.evaluate.statistics.people import human_ceiling
 from sa2va_ray.metrics import (
     METRICS,
     SWEPT_METRICS,
@@ -15,15 +16,23 @@ from sa2va_ray.metrics import (
     pooled_interval,
     sweep,
 )
-from sa2va_ray.metrics.patients import PatientCurves, Row, intervals, over_patients, per_image, per_patient
+from sa2va_ray.metrics.patients import (
+    PatientCurves,
+    Row,
+    intervals,
+    over_patients,
+    paired_differences,
+    per_image,
+    per_patient,
+)
 
 _DIGITS = 6  # of curves, which are many numbers
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     """Counts, means over images (`per_image`) and over patients (`per_patient`), the latter's 95 % intervals
-    (`interval_95`; null for one patient), each patient's own means (`patients`), the failures, and the
-    `false_alarms` (null where every object is on its image)."""
+    (`interval_95`; null for one patient), each patient's own means (`patients`), the failures, the `false_alarms`
+    (null where every object is on its image), and the `human_ceiling` (null where no image has several annotators)."""
     patients = per_patient(rows, METRICS)
     without_mask = [row for row in rows if row["failure"]]
     return {
@@ -37,6 +46,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
         "per_patient": over_patients(patients, METRICS),
         "interval_95": intervals(patients, METRICS),
         "patients": patients,
+        "human_ceiling": human_ceiling(rows),
     }
 
 
@@ -76,13 +86,7 @@ def differences(rows: Sequence[Row], against: Sequence[Row]) -> dict[str, dict[s
 
     Both have the same images.
     """
-    ours, theirs = per_patient(rows, METRICS), per_patient(against, METRICS)
-    assert ours.keys() == theirs.keys()
-    patients = {
-        patient: {name: values[name] - theirs[patient][name] for name in METRICS} for patient, values in ours.items()
-    }
-    means, bounds = over_patients(patients, METRICS), intervals(patients, METRICS)
-    return {name: {"mean": means[name], "interval_95": bounds[name]} for name in METRICS}
+    return paired_differences(per_patient(rows, METRICS), per_patient(against, METRICS), METRICS)
 
 
 def sweep_patients(rows: Sequence[Row], beta: float = 1.0) -> PatientCurves:
