@@ -1,7 +1,5 @@
 """What a job asks of the cluster, held against what is up and what its autoscaler may start."""
 
-import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,19 +8,15 @@ from typing import Any
 
 import ray
 import yaml
-from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sa2va_ray import storage
 from sa2va_ray.cluster.config import ClusterConfig, PoolConfig
-from sa2va_ray.cluster.worker_lines import quieten_job
 from sa2va_ray.config import UserError
-from sa2va_ray.submission import is_submitted
 from sa2va_ray.telemetry import LOGGER
 
 _AUTOSCALER = "--autoscaling-config="
 _HEAD = "node:__internal_head__"
-_LISTENS_WITHIN_S = 5.0
 _MAX_WORKERS = 2  # Ray's own, where a cluster's file does not say
 _POOL_CURE = "Lower num_actors or cpus_per_actor, set use_gpu=false, or add nodes."
 
@@ -42,61 +36,6 @@ class Capacity:
     most: Mapping[str, float]
     nodes: Sequence[Mapping[str, float]]
     num_nodes: int
-
-
-def connect() -> None:
-    """Connects this process to the cluster that `RAY_ADDRESS` names, or that it is a job of; without one, a cluster is
-    started on this machine. Nothing happens where it is connected already.
-
-    Raises:
-        UserError: `RAY_ADDRESS` is the dashboard's, no cluster answers there, or it refuses the token.
-    """
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith(("http://", "https://")):
-        raise UserError(
-            f"RAY_ADDRESS is {address}, the address of the dashboard, to which jobs are submitted. Submit the job: "
-            f"ray job submit --address {address} --working-dir . -- python -m jobs.VERB ...; or, on a machine of the "
-            "cluster, set RAY_ADDRESS=auto; or unset it, and the job starts a cluster of its own."
-        )
-    _check_listens(address)
-    try:
-        ray.init()
-    except (ConnectionError, AuthenticationError) as error:
-        raise UserError(
-            f"What listens at RAY_ADDRESS={address or 'auto'} does not let this process in: {first_sentence(error)} "
-            "The token of this shell is missing or another cluster's (`sa2va-ray env` says how it gets the right one), "
-            "or it is not the address of a cluster of this version of Ray."
-        ) from None
-    quieten_job()
-
-
-def first_sentence(error: Exception) -> str:
-    """What went wrong, of Ray's errors, which say much besides."""
-    return f"{str(error).splitlines()[0].partition('. ')[0].rstrip('.')}."
-
-
-def _check_listens(address: str) -> None:
-    """Ray itself waits for two minutes for a head that is gone.
-
-    Raises:
-        UserError: nothing listens at HOST:PORT.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or "://" in host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTENS_WITHIN_S).close()
-    except (OSError, OverflowError) as error:
-        cure = (
-            "Ray itself gave this job the address. Another account's cluster has left it in Ray's temporary folder: "
-            "start the head with RAY_TMPDIR=/tmp/ray_$USER, a folder of its own, and submit the job again."
-            if is_submitted()
-            else "Look with `ray status`, set the address of one that runs on this machine, or unset RAY_ADDRESS: the "
-            "job then starts its own."
-        )
-        raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address}: {error}. {cure}") from None
 
 
 def read_capacity() -> Capacity:

@@ -20,7 +20,7 @@ from ray.exceptions import AuthenticationError
 from ray.serve.schema import ServeDeploySchema
 
 from sa2va_ray import storage
-from sa2va_ray.cluster.resources import first_sentence
+from sa2va_ray.cluster.connect import first_sentence
 from sa2va_ray.cluster.streams import user_message
 from sa2va_ray.config import UserError
 from sa2va_ray.predict.facts import read_model_facts

@@ -6,7 +6,7 @@ import sys
 SCRIPT = """
 import logging, sys
 import ray
-from sa2va_ray.cluster.resources import connect
+from sa2va_ray.cluster.connect import connect
 
 connect()
 

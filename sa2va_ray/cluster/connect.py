@@ -1,0 +1,105 @@
+"""How a job reaches its cluster, and what it says where it does not."""
+
+import os
+import socket
+
+import ray
+from ray._common.utils import get_ray_address_file
+from ray._private.services import find_gcs_addresses
+from ray._private.utils import read_ray_address
+from ray.exceptions import AuthenticationError
+
+from sa2va_ray.cluster.worker_lines import quieten_job
+from sa2va_ray.config import UserError
+from sa2va_ray.submission import is_submitted
+
+_LISTENS_WITHIN_S = 5.0
+
+
+def connect() -> None:
+    """Connects this process to the cluster that `RAY_ADDRESS` names, or that it is a job of; without one, a cluster is
+    started on this machine. Nothing happens where it is connected already.
+
+    Raises:
+        UserError: `RAY_ADDRESS` is the dashboard's, no cluster answers there, or it refuses the token; or Ray has noted
+            a cluster of this machine that is gone.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS is {address}, the address of the dashboard, to which jobs are submitted. Submit the job: "
+            f"ray job submit --address {address} --working-dir . -- python -m jobs.VERB ...; or, on a machine of the "
+            "cluster, set RAY_ADDRESS=auto; or unset it, and the job starts a cluster of its own."
+        )
+    if address in ("", "auto"):
+        _check_noted_cluster(address)
+    else:
+        _check_listens(address)
+    try:
+        ray.init()
+    except (ConnectionError, AuthenticationError) as error:
+        raise UserError(
+            f"What listens at RAY_ADDRESS={address or 'auto'} does not let this process in: {first_sentence(error)} "
+            "The token of this shell is missing or another cluster's (`sa2va-ray env` says how it gets the right one), "
+            "or it is not the address of a cluster of this version of Ray."
+        ) from None
+    quieten_job()
+
+
+def first_sentence(error: Exception) -> str:
+    """What went wrong, of Ray's errors, which say much besides."""
+    return f"{str(error).splitlines()[0].partition('. ')[0].rstrip('.')}."
+
+
+def _check_listens(address: str) -> None:
+    """Ray itself waits for two minutes for a head that is gone.
+
+    Raises:
+        UserError: nothing listens at HOST:PORT.
+    """
+    if (fault := _fault_of(address)) is None:
+        return
+    cure = (
+        "Ray itself gave this job the address. Another account's cluster has left it in Ray's temporary folder: "
+        "start the head with RAY_TMPDIR=/tmp/ray_$USER, a folder of its own, and submit the job again."
+        if is_submitted()
+        else "Look with `ray status`, set the address of one that runs on this machine, or unset RAY_ADDRESS: the "
+        "job then starts its own."
+    )
+    raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address}: {fault}. {cure}")
+
+
+def _check_noted_cluster(address: str) -> None:
+    """Ray goes to the cluster that `ray start` has noted in a file, unless it looks (`auto`) and finds one at work, and
+    waits for minutes where that cluster was killed, whose file stays.
+
+    Args:
+        address: empty, or `auto`.
+
+    Raises:
+        UserError: nothing listens there.
+    """
+    noted = read_ray_address()
+    if not noted or (address == "auto" and len(find_gcs_addresses()) == 1) or (fault := _fault_of(noted)) is None:
+        return
+    file = get_ray_address_file(None)
+    raise UserError(
+        f"No Ray cluster answers at {noted}: {fault}. `ray start` noted this address in {file}, and the cluster ended "
+        "without taking it back: it was killed, or the machine was started anew. Start it again (`ray start --head`), "
+        f"or have it forgotten, rm {file}, and the job starts a cluster of its own. Where the file is another "
+        "account's, set RAY_TMPDIR=/tmp/ray_$USER."
+    )
+
+
+def _fault_of(address: str) -> OSError | OverflowError | None:
+    """Why nothing listens at HOST:PORT; None where something does, or where this is no such address."""
+    host, _, port = address.rpartition(":")
+    if not host or "://" in host or not port.isdigit():
+        return None
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTENS_WITHIN_S).close()
+    except (OSError, OverflowError) as error:
+        return error
+    return None
