@@ -5,6 +5,7 @@ What stands here was read line by line in the logs of jobs that went well. Every
 
 import logging
 import re
+import sys
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
@@ -98,3 +99,16 @@ def quieten_console(name: str) -> None:
         writes_to_terminal = isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
         if writes_to_terminal and not any(isinstance(each, RecordFilter) for each in handler.filters):
             handler.addFilter(RecordFilter())
+
+
+def _filter_input() -> None:
+    """Copies stdin to stdout but for what is harmless, line by line."""
+    sys.stdin.reconfigure(errors="surrogateescape")
+    sys.stdout.reconfigure(errors="surrogateescape", line_buffering=True)
+    lines = LineFilter()
+    for line in sys.stdin:
+        sys.stdout.writelines(lines.kept("stdin", [line]))
+
+
+if __name__ == "__main__":
+    _filter_input()

@@ -9,6 +9,7 @@ from ray._private.services import find_gcs_addresses
 from ray._private.utils import read_ray_address
 from ray.exceptions import AuthenticationError
 
+from sa2va_ray.cluster.core_lines import quieten_core
 from sa2va_ray.cluster.worker_lines import quieten_job
 from sa2va_ray.config import UserError
 from sa2va_ray.submission import is_submitted
@@ -38,7 +39,8 @@ def connect() -> None:
     else:
         _check_listens(address)
     try:
-        ray.init()
+        with quieten_core():
+            ray.init()
     except (ConnectionError, AuthenticationError) as error:
         raise UserError(
             f"What listens at RAY_ADDRESS={address or 'auto'} does not let this process in: {first_sentence(error)} "

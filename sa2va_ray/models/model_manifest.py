@@ -16,9 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from sa2va_ray import storage
-from sa2va_ray.manifest import read_manifest, to_json, write_manifest
+from sa2va_ray.manifest import DamagedError, read_manifest, to_json, write_manifest
 
 MODEL_MANIFEST = "sa2va_manifest.json"
+
+_EXPORT = "`sa2va-ray export checkpoint={uri} out=FOLDER` makes one of it"
+_OTHERS = {
+    "train_state.json": f"is a checkpoint, and no {{what}}: {_EXPORT}",
+    "run.json": f"is the folder of a training run, and no {{what}}: {_EXPORT}",
+    "quarantine.jsonl": "is a prepared data set, and no {what}",
+    "config.json": "has a config.json and no {name}, which an export writes last: it is base weights, of which "
+    "`sa2va-ray train` and then `sa2va-ray export` make one, or an export that was cut off and is to be run again",
+}
+"""File -> what a folder is that has it, and is not what was asked for."""
 
 
 def read_model_manifest(uri: str | Path, what: str = "exported model") -> dict[str, Any]:
@@ -28,9 +38,26 @@ def read_model_manifest(uri: str | Path, what: str = "exported model") -> dict[s
         what: the artefact's name in messages.
 
     Raises:
+        UserError: there is nothing.
         DamagedError: no manifest or one that cannot be read, or a file that is missing or of another size.
     """
-    return read_manifest(str(uri), MODEL_MANIFEST, what)
+    try:
+        return read_manifest(str(uri), MODEL_MANIFEST, what)
+    except DamagedError:
+        if not storage.exists(storage.join(str(uri), MODEL_MANIFEST)):
+            _refuse_other(str(uri), what)
+        raise
+
+
+def _refuse_other(uri: str, what: str) -> None:
+    """
+    Raises:
+        UserError: there is nothing, or something else that is known.
+    """
+    storage.check_exists(uri)
+    for file, meaning in _OTHERS.items():
+        if storage.exists(storage.join(uri, file)):
+            raise DamagedError(f"{uri} {meaning.format(uri=uri, what=what, name=MODEL_MANIFEST)}.") from None
 
 
 def write_model_manifest(folder: Path, facts: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ class ModelArgs(Config):
     """One model and its replicas."""
 
     uri: str
-    """Exported model, or baseline."""
+    """Exported model, or baseline: s3://... or a path in full."""
     default_prompt: str = Field("Please segment blood vessels in this image.", min_length=1)
     """Asked where a request brings no prompt."""
     num_replicas: int = Field(1, gt=0, le=_MAX_COPIES)
@@ -50,6 +50,16 @@ class ModelArgs(Config):
     """Requests that a replica holds at a time, waiting for their batch or in it."""
     max_queued_requests: int = Field(64, gt=0)
     """Requests that wait for a replica in each ingress; more are refused with 503."""
+
+    @field_validator("uri")
+    @classmethod
+    def _uri_is_absolute(cls, uri: str) -> str:
+        if "://" not in uri and not uri.startswith(("/", "~")):
+            raise ValueError(
+                "is relative, and the cluster's processes run in folders of their own: give the path in full, or "
+                "s3://bucket/key. A model of the Hugging Face hub is fetched, trained and exported first"
+            )
+        return uri
 
     @field_validator("autoscaling", mode="before")
     @classmethod

@@ -6,28 +6,23 @@ replicas that have failed. Here `args.revision` gets a text that tells both: the
 time of a deployment that is tried again.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import ray
 from pydantic import ValidationError
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.exceptions import AuthenticationError
 from ray.serve.schema import ServeDeploySchema
 
-from sa2va_ray import storage
 from sa2va_ray.cluster.connect import first_sentence
 from sa2va_ray.cluster.streams import user_message
 from sa2va_ray.config import UserError
-from sa2va_ray.predict.facts import read_model_facts
 from sa2va_ray.serve.config import ServeArgs
+from sa2va_ray.serve.deploy_checks import check_keys, is_head_here, models_hash
 from sa2va_ray.serve.deploy_config import DeployConfig
-from sa2va_ray.serve.guard.access import Access
-from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER, configure_logging
 
 _BUILDER = "sa2va_ray.serve.app:build_app"
@@ -52,12 +47,11 @@ def deploy(config: DeployConfig) -> list[str]:
     values = config.serve_values()
     args = [each for application in values["applications"] if (each := _args_of(application))]
     client = _client()
-    details = _details(client)
+    running, is_here = _details(client)["applications"], is_head_here(_dashboard())
     for each in args:
-        _check_keys(each.api_keys_file, details)
-    running = details["applications"]
+        check_keys(each.api_keys_file, is_here)
     values["applications"] = [
-        _with_revision(each, running.get(each.get("name", ""))) for each in values["applications"]
+        _with_revision(each, running.get(each.get("name", "")), is_here) for each in values["applications"]
     ]
     try:
         schema = ServeDeploySchema.model_validate(values)
@@ -80,14 +74,17 @@ def deploy(config: DeployConfig) -> list[str]:
 
 
 def _client() -> ServeSubmissionClient:
-    address = os.environ.get("RAY_DASHBOARD_ADDRESS") or os.environ.get("RAY_API_SERVER_ADDRESS") or _DASHBOARD
     try:
-        return ServeSubmissionClient(address)
+        return ServeSubmissionClient(_dashboard())
     except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
         raise UserError(
-            f"No Ray dashboard takes the deployment at {address}: {first_sentence(error)} Set RAY_DASHBOARD_ADDRESS "
-            "to the cluster's http://HOST:8265, and its token (`sa2va-ray env --help`)."
+            f"No Ray dashboard takes the deployment at {_dashboard()}: {first_sentence(error)} Set "
+            "RAY_DASHBOARD_ADDRESS to the cluster's http://HOST:8265, and its token (`sa2va-ray env --help`)."
         ) from None
+
+
+def _dashboard() -> str:
+    return os.environ.get("RAY_DASHBOARD_ADDRESS") or os.environ.get("RAY_API_SERVER_ADDRESS") or _DASHBOARD
 
 
 def _details(client: ServeSubmissionClient) -> dict[str, Any]:
@@ -102,39 +99,19 @@ def _args_of(application: Mapping[str, Any]) -> ServeArgs | None:
     return ServeArgs.parse(application.get("args") or {}) if application.get("import_path") == _BUILDER else None
 
 
-def _check_keys(path: str | None, details: Mapping[str, Any]) -> None:
-    """Reads the file of API keys as the endpoint will.
-
-    Args:
-        details: of Serve, which tells where the cluster is once it has run there.
-
-    Raises:
-        UserError: it holds no keys, or is not there, as far as this machine can tell.
-    """
-    if path is None:
-        return
-    head = (details.get("controller_info") or {}).get("node_ip")
-    try:
-        if storage.is_local(path) and not storage.exists(path) and head != ray.util.get_node_ip_address():
-            LOGGER.warning("api_keys_file %s is not on this machine; is it at this path on the cluster's?", path)
-        else:
-            Access.load(path)
-    except StorageError as error:
-        LOGGER.warning("this machine cannot look at api_keys_file, the cluster has to: %s", error)
-    except UserError as error:
-        raise UserError(f"Nothing was deployed. {error}") from None
-
-
-def _with_revision(application: dict[str, Any], running: Mapping[str, Any] | None) -> dict[str, Any]:
+def _with_revision(application: dict[str, Any], running: Mapping[str, Any] | None, is_here: bool) -> dict[str, Any]:
     """The application, with a `revision` that is another one where there is something to do anew.
 
     Args:
         running: what Serve tells of the application of this name.
+
+    Raises:
+        UserError: a model is not there, or is no exported model.
     """
     parsed = _args_of(application)
     if parsed is None:
         return application
-    wanted = f"{parsed.revision} {_models_hash(parsed)}".strip()
+    wanted = f"{parsed.revision} {models_hash(parsed, is_here) or _now()}".strip()
     deployed = _deployed_revision(running)
     if running and running["status"] in _FAILED:
         LOGGER.info("%s is %s: it is tried again", application.get("name"), running["status"])
@@ -144,34 +121,13 @@ def _with_revision(application: dict[str, Any], running: Mapping[str, Any] | Non
     return application | {"args": application["args"] | {"revision": wanted}}
 
 
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def _deployed_revision(running: Mapping[str, Any] | None) -> str:
     config = (running or {}).get("deployed_app_config") or {}
     return (config.get("args") or {}).get("revision", "")
-
-
-def _models_hash(args: ServeArgs) -> str:
-    """12 hex characters that are others where a model's weights are; the time where this machine cannot read one.
-
-    Raises:
-        UserError: a store that answers has no such model.
-    """
-    found = []
-    for name, model in args.models.items():
-        try:
-            found.append(f"{name} {read_model_facts(model.uri).sha256}")
-        except StorageError as error:
-            LOGGER.warning("this machine cannot look at the model %s, the cluster has to: %s", name, error)
-            return _now()
-        except UserError as error:
-            if not storage.is_local(model.uri):
-                raise UserError(f"Nothing was deployed. {error}") from None
-            LOGGER.warning("the model %s is not on this machine; is it at the same path on the cluster's?", name)
-            return _now()
-    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _wait(client: ServeSubmissionClient, names: list[str], wait_s: float) -> dict[str, Any]:

@@ -4,11 +4,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from sa2va_ray.config import UserError
 from sa2va_ray.models.model_manifest import update_model_manifest, write_model_manifest
@@ -27,7 +27,7 @@ class Cluster:
     """Serve on a cluster, whose application has in turn these states after each deployment."""
 
     def __init__(self, *states: dict[str, Any]):
-        self.states, self.sent, self.applications, self.node_ip = states, [], {}, "192.0.2.77"
+        self.states, self.sent, self.applications, self.is_here = states, [], {}, False
         self.proxies = ["HEALTHY"]
 
     def get_serve_details(self) -> dict[str, Any]:
@@ -37,7 +37,6 @@ class Cluster:
             "applications": self.applications,
             "proxies": {str(number): {"status": status} for number, status in enumerate(self.proxies)},
             "http_options": {"host": "0.0.0.0", "port": 8000},
-            "controller_info": {"node_ip": self.node_ip},
         }
 
     def deploy_applications(self, config: dict[str, Any]) -> None:
@@ -62,6 +61,7 @@ def run(monkeypatch, model):
 
     def deploy_on(cluster: Cluster, uri: str = str(model), **changes: Any) -> list[str]:
         monkeypatch.setattr(deploy_module, "_client", lambda: cluster)
+        monkeypatch.setattr(deploy_module, "is_head_here", lambda _: cluster.is_here)
         values = DeployConfig.load([str(ROOT / "serve_configs/local_cpu.yaml")]).model_dump(exclude_unset=True)
         values["applications"][0]["args"]["models"]["demo"]["uri"] = uri
         return deploy(DeployConfig.parse(values | changes))
@@ -100,6 +100,34 @@ def test_a_model_of_another_machine_is_left_to_the_cluster(run, tmp_path):
     run(cluster, uri=str(tmp_path / "elsewhere"))
     run(cluster, uri=str(tmp_path / "elsewhere"))
     assert cluster.sent == ["time 0", "time 1"], "it may be another one by now"
+
+
+def test_a_model_that_is_not_there_or_is_none_is_told_before_anything_is_sent(run, tmp_path):
+    cluster = Cluster({"status": "RUNNING"})
+    cluster.is_here = True
+    with pytest.raises(UserError, match=r"^Nothing was deployed\. models\.demo\.uri: There is nothing at .*elsewhere"):
+        run(cluster, uri=str(tmp_path / "elsewhere"))
+    for file, what in {"train_state.json": "checkpoint", "quarantine.jsonl": "data set", "run.json": "run"}.items():
+        folder = tmp_path / what
+        folder.mkdir()
+        (folder / file).write_text("{}")
+        with pytest.raises(
+            UserError, match=rf"^Nothing was deployed\. models\.demo\.uri: .* {what}, and no exported mod"
+        ):
+            run(cluster, uri=str(folder))
+    with pytest.raises(UserError, match=r"models\.demo\.uri.* is relative, .* Hugging Face hub is fetched"):
+        run(cluster, uri="ByteDance/Sa2VA-4B")
+    assert cluster.sent == []
+
+
+def test_a_wrong_address_is_told_by_a_real_cluster_before_serve_is_started(stack, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", stack.dashboard_url)
+    values = DeployConfig.load([str(ROOT / "serve_configs/local_cpu.yaml")]).model_dump(exclude_unset=True)
+    values["applications"][0]["args"]["models"]["demo"]["uri"] = str(tmp_path / "none")
+    start_s = time.monotonic()
+    with pytest.raises(UserError, match=r"^Nothing was deployed\. models\.demo\.uri: There is nothing at "):
+        deploy(DeployConfig.parse(values))
+    assert time.monotonic() - start_s < 20
 
 
 def test_a_deployment_that_takes_too_long_goes_on_and_says_how_far_it_is(run):
@@ -169,7 +197,7 @@ def test_a_file_of_api_keys_that_is_not_here_may_be_on_the_cluster_unless_that_i
     cluster = Cluster({"status": "RUNNING"})
     run(cluster, applications=with_keys(model, model / "keys.json"))
     assert len(cluster.sent) == 1
-    cluster.node_ip = ray.util.get_node_ip_address()
+    cluster.is_here = True
     with pytest.raises(UserError, match=r"Nothing was deployed\. There is no file of API keys at .*keys\.json"):
         run(cluster, applications=with_keys(model, model / "keys.json"))
     assert len(cluster.sent) == 1
