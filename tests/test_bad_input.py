@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sa2va_ray.cluster.connect import connect
+from sa2va_ray.cluster.resources import connect
 from sa2va_ray.config import UserError
 from sa2va_ray.console.verbs import run_verb
 from sa2va_ray.submission import JOB_CONFIG_VARIABLE
@@ -68,7 +68,7 @@ def test_a_cluster_that_is_gone_is_told_at_once(address, monkeypatch):
 def test_a_cluster_that_ray_noted_and_that_is_gone_is_told_at_once(address, monkeypatch, tmp_path):
     """`ray start` writes its address to a file, which stays where the head is killed. Ray waits there for minutes."""
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("sa2va_ray.cluster.connect.find_gcs_addresses", lambda: set())
+    monkeypatch.setattr("sa2va_ray.cluster.addresses.find_gcs_addresses", lambda: set())
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", address) if address else monkeypatch.delenv("RAY_ADDRESS", raising=False)
     file = tmp_path / "ray/ray_current_cluster"

@@ -1,9 +1,12 @@
 """What a user does not see, and that nothing else is kept from them. The lines are Ray's own, of a real job."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 
+from sa2va_ray import noise
 from sa2va_ray.noise import LineFilter, RecordFilter, quieten_console
 
 _ACTOR = "core_worker.cc:2465: Actor with class name:"
@@ -86,3 +89,11 @@ def test_files_get_what_the_terminal_does_not(tmp_path, capsys):
     assert len((tmp_path / "log").read_text().splitlines()) == 2
     assert len(console.filters) == 1
     assert isinstance(console.filters[0], RecordFilter)
+
+
+def test_as_a_process_it_passes_on_the_last_words_of_one_that_ends():
+    told = "core_worker.cc:1: the raylet is gone \udcff"
+    lines = "\n".join([*HARMLESS, told, "without an end of line"]).encode(errors="surrogateescape")
+    done = subprocess.run([sys.executable, "-I", noise.__file__], input=lines, capture_output=True, timeout=60)
+    assert done.stdout.decode(errors="surrogateescape") == f"{told}\nwithout an end of line"
+    assert done.stderr == b""

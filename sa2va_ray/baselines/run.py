@@ -9,8 +9,7 @@ from sa2va_ray.baselines.config import BaselineConfig, BaselineKind
 from sa2va_ray.baselines.filter_fitting import fit_filter
 from sa2va_ray.baselines.fitted import FittedBaseline
 from sa2va_ray.baselines.unet_training import train_unet
-from sa2va_ray.cluster.connect import connect
-from sa2va_ray.cluster.resources import check_paths
+from sa2va_ray.cluster.resources import check_paths, connect
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, write_model_manifest

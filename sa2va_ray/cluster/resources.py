@@ -1,5 +1,6 @@
 """What a job asks of the cluster, held against what is up and what its autoscaler may start."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,10 +9,14 @@ from typing import Any
 
 import ray
 import yaml
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sa2va_ray import storage
+from sa2va_ray.cluster.addresses import check_address
 from sa2va_ray.cluster.config import ClusterConfig, PoolConfig
+from sa2va_ray.cluster.core_lines import quieten_core
+from sa2va_ray.cluster.worker_lines import quieten_job
 from sa2va_ray.config import UserError
 from sa2va_ray.telemetry import LOGGER
 
@@ -36,6 +41,35 @@ class Capacity:
     most: Mapping[str, float]
     nodes: Sequence[Mapping[str, float]]
     num_nodes: int
+
+
+def connect() -> None:
+    """Connects this process to the cluster that `RAY_ADDRESS` names, or that it is a job of; without one, a cluster is
+    started on this machine. Nothing happens where it is connected already.
+
+    Raises:
+        UserError: `RAY_ADDRESS` is the dashboard's, no cluster answers there, or it refuses the token; or Ray has noted
+            a cluster of this machine that is gone.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "")
+    check_address(address)
+    try:
+        with quieten_core():
+            ray.init()
+    except (ConnectionError, AuthenticationError) as error:
+        raise UserError(
+            f"What listens at RAY_ADDRESS={address or 'auto'} does not let this process in: {first_sentence(error)} "
+            "The token of this shell is missing or another cluster's (`sa2va-ray env` says how it gets the right one), "
+            "or it is not the address of a cluster of this version of Ray."
+        ) from None
+    quieten_job()
+
+
+def first_sentence(error: Exception) -> str:
+    """What went wrong, of Ray's errors, which say much besides."""
+    return f"{str(error).splitlines()[0].partition('. ')[0].rstrip('.')}."
 
 
 def read_capacity() -> Capacity:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
-from sa2va_ray.cluster.connect import connect
+from sa2va_ray.cluster.resources import connect
 from sa2va_ray.config import UserError
 from sa2va_ray.telemetry import Progress
 

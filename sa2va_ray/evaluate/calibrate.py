@@ -13,7 +13,7 @@ import numpy as np
 import ray
 
 from sa2va_ray import __version__, storage
-from sa2va_ray.cluster.connect import connect
+from sa2va_ray.cluster.resources import connect
 from sa2va_ray.cluster.streams import user_errors
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sa2va_ray import __version__, storage
-from sa2va_ray.cluster.connect import connect
+from sa2va_ray.cluster.resources import connect
 from sa2va_ray.evaluate.config import EvaluateConfig
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.evaluate.passes.answers import answer_questions

@@ -17,7 +17,7 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.exceptions import AuthenticationError
 from ray.serve.schema import ServeDeploySchema
 
-from sa2va_ray.cluster.connect import first_sentence
+from sa2va_ray.cluster.resources import first_sentence
 from sa2va_ray.cluster.streams import user_message
 from sa2va_ray.config import UserError
 from sa2va_ray.serve.config import ServeArgs

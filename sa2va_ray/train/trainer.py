@@ -12,8 +12,7 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from sa2va_ray import storage
-from sa2va_ray.cluster.connect import connect
-from sa2va_ray.cluster.resources import check_cluster, check_paths, decide_use_gpu, least_gpu_bytes
+from sa2va_ray.cluster.resources import check_cluster, check_paths, connect, decide_use_gpu, least_gpu_bytes
 from sa2va_ray.cluster.streams import user_message
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest

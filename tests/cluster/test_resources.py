@@ -68,7 +68,7 @@ AUTOSCALER = {  # as cluster.yaml: a head without CPUs, no worker yet
 def test_a_cluster_that_wants_another_token_is_told_so(stack):
     """In a process of its own, which has no token yet. Ray itself says that there is no cluster."""
     environment = {**os.environ, "RAY_AUTH_TOKEN": "wrong", "RAY_ADDRESS": stack.ray_address}
-    code = "from sa2va_ray.cluster.connect import connect; connect()"
+    code = "from sa2va_ray.cluster.resources import connect; connect()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert re.search(r"UserError: What listens at RAY_ADDRESS=.* The token of this shell is missing or an", done.stderr)
 

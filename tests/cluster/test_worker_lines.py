@@ -1,12 +1,14 @@
-"""Ray hands a driver the lines of its workers by the door that we stand in."""
+"""Ray hands a driver the lines of its workers by the door that we stand in, and its core writes past it."""
 
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import logging, sys
 import ray
-from sa2va_ray.cluster.connect import connect
+from sa2va_ray.cluster.resources import connect
 
 connect()
 
@@ -31,6 +33,29 @@ def test_a_driver_prints_what_tells_something(stack):
     assert "and this" in output
     assert "TrainingReport" not in output
     assert "Requesting resources" not in output
+
+
+CORE = """
+import os, sys
+from pathlib import Path
+import ray
+from sa2va_ray.cluster.resources import connect
+
+connect()
+actor = type(sys.argv[1], (), {"answer": lambda self: 0})
+actor = ray.remote(num_cpus=0.1, max_restarts=1)(actor).remote(ray.put(0))
+logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+(log,) = logs.glob(f"python-core-driver-*_{os.getpid()}.log")
+assert "has constructor arguments" in log.read_text()
+"""
+
+
+@pytest.mark.parametrize(("actor", "is_told"), [("MapWorker(MapBatches(Ours))", False), ("AnswerActor", True)])
+def test_what_the_core_of_a_driver_says(stack, actor, is_told):
+    """Ray's own line about an actor that can be started again, to the terminal and to a file of its logs."""
+    done = subprocess.run([sys.executable, "-c", CORE, actor], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert ("has constructor arguments" in done.stderr) == is_told
 
 
 STOPPED_AT_ITS_END = """

@@ -11,8 +11,7 @@ from functools import partial
 from typing import Any
 
 from sa2va_ray import storage
-from sa2va_ray.cluster.connect import connect
-from sa2va_ray.cluster.resources import check_paths
+from sa2va_ray.cluster.resources import check_paths, connect
 from sa2va_ray.cluster.streams import IO_TASK, stream_tables
 from sa2va_ray.config import UserError
 from sa2va_ray.hub import is_on_hub

@@ -1,33 +1,25 @@
-"""How a job reaches its cluster, and what it says where it does not."""
+"""The addresses by which a job finds its cluster, looked at before Ray waits there."""
 
-import os
 import socket
 
-import ray
 from ray._common.utils import get_ray_address_file
 from ray._private.services import find_gcs_addresses
 from ray._private.utils import read_ray_address
-from ray.exceptions import AuthenticationError
 
-from sa2va_ray.cluster.core_lines import quieten_core
-from sa2va_ray.cluster.worker_lines import quieten_job
 from sa2va_ray.config import UserError
 from sa2va_ray.submission import is_submitted
 
 _LISTENS_WITHIN_S = 5.0
 
 
-def connect() -> None:
-    """Connects this process to the cluster that `RAY_ADDRESS` names, or that it is a job of; without one, a cluster is
-    started on this machine. Nothing happens where it is connected already.
+def check_address(address: str) -> None:
+    """
+    Args:
+        address: `RAY_ADDRESS`: HOST:PORT; empty, or `auto`.
 
     Raises:
-        UserError: `RAY_ADDRESS` is the dashboard's, no cluster answers there, or it refuses the token; or Ray has noted
-            a cluster of this machine that is gone.
+        UserError: it is the dashboard's, or nothing listens there or where Ray would go without one.
     """
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith(("http://", "https://")):
         raise UserError(
             f"RAY_ADDRESS is {address}, the address of the dashboard, to which jobs are submitted. Submit the job: "
@@ -38,21 +30,6 @@ def connect() -> None:
         _check_noted_cluster(address)
     else:
         _check_listens(address)
-    try:
-        with quieten_core():
-            ray.init()
-    except (ConnectionError, AuthenticationError) as error:
-        raise UserError(
-            f"What listens at RAY_ADDRESS={address or 'auto'} does not let this process in: {first_sentence(error)} "
-            "The token of this shell is missing or another cluster's (`sa2va-ray env` says how it gets the right one), "
-            "or it is not the address of a cluster of this version of Ray."
-        ) from None
-    quieten_job()
-
-
-def first_sentence(error: Exception) -> str:
-    """What went wrong, of Ray's errors, which say much besides."""
-    return f"{str(error).splitlines()[0].partition('. ')[0].rstrip('.')}."
 
 
 def _check_listens(address: str) -> None:
