@@ -5,7 +5,6 @@ What stands here was read line by line in the logs of jobs that went well. Every
 
 import logging
 import re
-import sys
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
@@ -103,11 +102,10 @@ def quieten_console(name: str) -> None:
 
 def _filter_input() -> None:
     """Copies stdin to stdout but for what is harmless, line by line."""
-    sys.stdin.reconfigure(errors="surrogateescape")
-    sys.stdout.reconfigure(errors="surrogateescape", line_buffering=True)
     lines = LineFilter()
-    for line in sys.stdin:
-        sys.stdout.writelines(lines.kept("stdin", [line]))
+    with open(0, errors="surrogateescape") as read, open(1, "w", errors="surrogateescape", buffering=1) as written:
+        for line in read:
+            written.writelines(lines.kept("stdin", [line]))
 
 
 if __name__ == "__main__":
