@@ -1,15 +1,15 @@
 """Bodies of the replies to Label Studio: predictions, in which each mask is a region of brush strokes."""
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from sa2va_ray.images.brush_rle import mask_to_brush_rle
+from sa2va_ray.label_studio.interface import LabelConfig
+from sa2va_ray.label_studio.prediction import brush_region, model_version
 from sa2va_ray.serve.http.encode.polygons import num_points
 from sa2va_ray.serve.http.encode.replies import check_num_points, encode_json
-from sa2va_ray.serve.http.label_studio.requests import LabelConfig
 from sa2va_ray.serve.http.model_handles import SegmentedImage
 from sa2va_ray.serve.http.record import RequestRecord
 from sa2va_ray.serve.messages import ModelReply
@@ -19,11 +19,6 @@ from sa2va_ray.serve.problems import Problem
 def health_reply() -> dict[str, Any]:
     """Body of the reply of `/health`."""
     return {"status": "UP", "model_class": "Sa2VA"}
-
-
-def model_version(name: str, sha256: str) -> str:
-    """Name and beginning of the hash of a model. Label Studio shows it beside a prediction."""
-    return f"{name}@{sha256[:12]}"
 
 
 def setup_reply(version: str) -> dict[str, Any]:
@@ -53,7 +48,7 @@ def task_prediction(config: LabelConfig, model_name: str, reply: ModelReply) -> 
         reply: with a result for each label, in order.
     """
     regions = [
-        _region(config, label, result.score, mask)
+        brush_region(config, label, result.score, mask.shape, mask_to_brush_rle(mask))
         for label, result in zip(config.labels, reply.results, strict=True)
         for mask in result.masks()
         if mask.any()
@@ -83,17 +78,3 @@ def _result(prediction: dict[str, Any] | Problem, version: str, request_id: str 
         return prediction
     failed = {"model_version": f"{version} failed: {prediction.title}", "problem": prediction.document(request_id)}
     return {"result": [], "score": 0.0, **failed}
-
-
-def _region(config: LabelConfig, label: str, score: float, mask: np.ndarray) -> dict[str, Any]:
-    return {
-        "id": uuid.uuid4().hex[:10],
-        "from_name": config.from_name,
-        "to_name": config.to_name,
-        "type": "brushlabels",
-        "original_height": mask.shape[0],
-        "original_width": mask.shape[1],
-        "image_rotation": 0,
-        "score": score,
-        "value": {"format": "rle", "rle": mask_to_brush_rle(mask), "brushlabels": [label]},
-    }

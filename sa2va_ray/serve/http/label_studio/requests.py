@@ -7,28 +7,12 @@ import base64
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
-from xml.etree import ElementTree
 
 from sa2va_ray.data.conversation import evaluation_prompt
-from sa2va_ray.label_studio.interface import data_key, parse_interface
+from sa2va_ray.label_studio import interface
+from sa2va_ray.label_studio.interface import LabelConfig
 from sa2va_ray.serve.http.protocol import MAX_PROMPT_CHARACTERS
 from sa2va_ray.serve.problems import Problem
-
-
-@dataclass(frozen=True)
-class LabelConfig:
-    """What a project's labelling interface says of brush masks.
-
-    Attributes:
-        from_name, to_name: of its BrushLabels tag and of the Image tag that it marks.
-        data_key: of a task's data, where its image is.
-        labels: values of the labels, in order.
-    """
-
-    from_name: str
-    to_name: str
-    data_key: str
-    labels: tuple[str, ...]
 
 
 def read_label_config(text: str) -> LabelConfig:
@@ -37,22 +21,16 @@ def read_label_config(text: str) -> LabelConfig:
     Raises:
         Problem: not XML, with a DTD, without BrushLabels for an Image, or with a label too long to ask for.
     """
-    root = _parse_xml(text)
-    brush = next((tag for tag in root.iter("BrushLabels") if tag.get("name") and tag.get("toName")), None)
-    if brush is None:
-        raise _wrong_config("It has no BrushLabels tag with name and toName.")
-    key = data_key(next((tag for tag in root.iter("Image") if tag.get("name") == brush.get("toName")), None))
-    if not key:
-        raise _wrong_config("BrushLabels belongs to no Image tag with a value such as $image.")
-    labels = tuple(label.get("value", "") for label in brush.iter("Label"))
-    if not labels or not all(labels):
-        raise _wrong_config("BrushLabels has no Label tag, or one without a value.")
-    longest = max(map(len, map(evaluation_prompt, labels)))
+    try:
+        config = interface.read_label_config(text)
+    except ValueError as error:
+        raise _wrong_config(str(error)) from None
+    longest = max(map(len, map(evaluation_prompt, config.labels)))
     if longest > MAX_PROMPT_CHARACTERS:
         raise _wrong_config(
             f"The question for a label has {longest:,} characters, the limit is {MAX_PROMPT_CHARACTERS:,}."
         )
-    return LabelConfig(brush.attrib["name"], brush.attrib["toName"], key, labels)
+    return config
 
 
 @dataclass(frozen=True)
@@ -109,19 +87,12 @@ def _image_of_task(task: Any, position: int, key: str) -> TaskImage:
     return TaskImage(task["id"], data[key])
 
 
-def _parse_xml(text: str) -> ElementTree.Element:
-    try:
-        return parse_interface(text)
-    except ValueError as error:
-        raise _wrong_config(str(error)) from None
-
-
 def _wrong_config(detail: str) -> Problem:
     return Problem(
         422,
         "Wrong label_config",
         f"The labelling interface cannot be used: {detail}",
-        'It wants <Image name="image" value="$image"/> and <BrushLabels name="tag" toName="image"> with a <Label/>.',
+        interface.CURE,
     )
 
 

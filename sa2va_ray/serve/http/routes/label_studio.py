@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from sa2va_ray.data.conversation import evaluation_prompt
+from sa2va_ray.label_studio.interface import LabelConfig
+from sa2va_ray.label_studio.prediction import model_version
 from sa2va_ray.serve.http import openapi
 from sa2va_ray.serve.http.encode.replies import encode_json
 from sa2va_ray.serve.http.endpoint import CurrentEndpoint, Endpoint
@@ -14,11 +16,10 @@ from sa2va_ray.serve.http.label_studio.images import fetch_image
 from sa2va_ray.serve.http.label_studio.replies import (
     encode_prediction,
     health_reply,
-    model_version,
     predict_reply,
     setup_reply,
 )
-from sa2va_ray.serve.http.label_studio.requests import LabelConfig, TaskImage, read_data_uri, read_tasks
+from sa2va_ray.serve.http.label_studio.requests import TaskImage, read_data_uri, read_tasks
 from sa2va_ray.serve.http.protocol import ModelInfo, SegmentOptions
 from sa2va_ray.serve.http.record import RequestRecord
 from sa2va_ray.serve.problems import Problem, as_problem

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sa2va_ray.label_studio.interface import LabelConfig
 from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.predictor import Prediction
 from sa2va_ray.serve.http.encode.output_forms import OUTPUT_FORMS
 from sa2va_ray.serve.http.encode.polygons import num_points
 from sa2va_ray.serve.http.encode.replies import encode_reply, encode_union_png
 from sa2va_ray.serve.http.label_studio.replies import encode_prediction
-from sa2va_ray.serve.http.label_studio.requests import LabelConfig
 from sa2va_ray.serve.http.model_handles import SegmentedImage
 from sa2va_ray.serve.http.record import RequestRecord
 from sa2va_ray.serve.messages import Calibration, ModelReply, PromptResult

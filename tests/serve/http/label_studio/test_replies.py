@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from sa2va_ray.images.brush_rle import mask_to_brush_rle
+from sa2va_ray.label_studio.interface import LabelConfig
+from sa2va_ray.label_studio.prediction import model_version
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.predictor import Prediction
-from sa2va_ray.serve.http.label_studio.replies import model_version, predict_reply, setup_reply, task_prediction
-from sa2va_ray.serve.http.label_studio.requests import LabelConfig
+from sa2va_ray.serve.http.label_studio.replies import predict_reply, setup_reply, task_prediction
 from sa2va_ray.serve.messages import Calibration, ModelReply, PromptResult
 from sa2va_ray.serve.problems import Problem
 

@@ -2,8 +2,8 @@ import base64
 
 import pytest
 
+from sa2va_ray.label_studio.interface import LabelConfig
 from sa2va_ray.serve.http.label_studio.requests import (
-    LabelConfig,
     TaskImage,
     read_data_uri,
     read_label_config,
