@@ -18,9 +18,10 @@ from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.job.columns import PREDICTION_SCHEMA, PROBABILITY_STEPS
 from sa2va_ray.predict.job.config import PredictOptions
-from sa2va_ray.predict.job.tta import predict_augmented
+from sa2va_ray.predict.job.tta import Averaged, predict_augmented
+from sa2va_ray.predict.job.uncertainty import mean_entropy
 from sa2va_ray.predict.load import load_predictor
-from sa2va_ray.predict.predictor import Prediction, Query, most_masks
+from sa2va_ray.predict.predictor import Query, most_masks
 
 
 class PredictImages:
@@ -59,10 +60,10 @@ class PredictImages:
         most = most_masks(image.height, image.width)
         return Query(image, prompt, threshold=self._options.threshold, cleanup=self._options.cleanup, max_masks=most)
 
-    def _predict(self, queries: list[Query]) -> list[Prediction | str]:
+    def _predict(self, queries: list[Query]) -> list[Averaged | str]:
         """A prediction for each query, or why there is none: an answer of too many masks costs the others nothing."""
         try:
-            return list(predict_augmented(self._predictor, queries, self._options.tta))
+            return [*predict_augmented(self._predictor, queries, self._options.tta)]
         except TooManyMasksError as error:
             if len(queries) == 1:
                 return [f"too_many_masks: {error}"]
@@ -91,15 +92,18 @@ def map_predictions(
     return rows.map_batches(PredictImages, fn_constructor_args=(model_uri, options), batch_format="pyarrow", **actors)
 
 
-def _to_columns(prediction: Prediction | str) -> dict[str, Any]:
-    if isinstance(prediction, str):
-        return {"error": prediction}
+def _to_columns(averaged: Averaged | str) -> dict[str, Any]:
+    if isinstance(averaged, str):
+        return {"error": averaged}
+    prediction = averaged.prediction
     greatest = prediction.probabilities.max(axis=0, initial=0.0)
     return {
         "height": greatest.shape[0],
         "width": greatest.shape[1],
         "text": prediction.text,
         "score": prediction.score,
+        "entropy": mean_entropy(greatest),
+        "disagreement": averaged.disagreement,
         "masks": [mask_to_rle(mask) for mask in prediction.masks],
         "probability": np.rint(greatest * PROBABILITY_STEPS).astype("<u2").tobytes(),
     }

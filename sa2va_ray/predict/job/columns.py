@@ -22,6 +22,8 @@ PREDICTION_SCHEMA = pa.schema(
         ("width", pa.int64()),
         ("text", pa.string()),
         ("score", pa.float64()),
+        ("entropy", pa.float64()),  # see `uncertainty.py`; null where the model sees nothing
+        ("disagreement", pa.float64()),  # the same; null without test-time augmentation, and without a mask
         ("masks", pa.list_(RLE_TYPE)),  # COCO RLE, one for each [SEG] in the text
         ("probability", pa.large_binary()),  # see `probability_map`
     ]

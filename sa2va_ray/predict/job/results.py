@@ -37,6 +37,8 @@ RESULT_SCHEMA = pa.schema(
         ("num_masks", pa.int64()),  # of the [SEG] in the text
         ("area_fraction", pa.float64()),  # of the union of the masks, in [0, 1]
         ("score", pa.float64()),
+        ("entropy", pa.float64()),  # in [0, 1]; null where the model sees nothing
+        ("disagreement", pa.float64()),  # in [0, 1]; null without test-time augmentation, and without a mask
         ("height", pa.int64()),
         ("width", pa.int64()),
         ("mask", pa.string()),  # file of the union, below `out`

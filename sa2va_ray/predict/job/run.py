@@ -19,7 +19,7 @@ from sa2va_ray.predict.facts import ModelFacts, read_model_facts
 from sa2va_ray.predict.job.batch import map_predictions
 from sa2va_ray.predict.job.config import PredictConfig
 from sa2va_ray.predict.job.items import ImageItem
-from sa2va_ray.predict.job.results import read_rows, replace_rows, write_results
+from sa2va_ray.predict.job.results import RESULT_SCHEMA, read_rows, replace_rows, write_results
 from sa2va_ray.predict.job.sources import SourceFile, find_sources, takes
 from sa2va_ray.predict.job.stages import list_images, name_of, read_rows_of, stem_of
 from sa2va_ray.predict.job.write import mask_file, picture_files, write_block
@@ -89,7 +89,8 @@ def _check_stems(items: Sequence[ImageItem], config: PredictConfig) -> None:
 def _finished_rows(
     items: Sequence[ImageItem], model: ModelFacts, config: PredictConfig
 ) -> dict[tuple[str, str | None], dict[str, Any]]:
-    """Rows of a former run that this one would write again as they are: same image, model, question and masks."""
+    """Rows of a former run that this one would write again as they are: same image, model, question and masks, and
+    of no version that told less of an image."""
     files = storage.list_files(config.out)
     common = {
         "model_sha256": model.sha256,
@@ -103,7 +104,11 @@ def _finished_rows(
         if files.keys() >= set(picture_files(stem_of(item, config), config))
     }
     rows = {(row["id"], row["name"]): row for row in read_rows(config.out)}
-    return {key: row for key, row in rows.items() if key in expected and row.items() >= expected[key].items()}
+    return {
+        key: row
+        for key, row in rows.items()
+        if key in expected and row.items() >= expected[key].items() and set(RESULT_SCHEMA.names) <= row.keys()
+    }
 
 
 def _predict(items: Sequence[ImageItem], config: PredictConfig) -> None:

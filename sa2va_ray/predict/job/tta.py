@@ -1,20 +1,31 @@
 """Test-time augmentation: the image is shown mirrored as well, and the probabilities are averaged."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from sa2va_ray.predict.cleanup import to_masks
 from sa2va_ray.predict.job.config import TTA
+from sa2va_ray.predict.job.uncertainty import disagreement
 from sa2va_ray.predict.load import Predictor
 from sa2va_ray.predict.predictor import Prediction, Query, rgb_images
 
 _FLIPS = ((False, True), (True, False), (True, True))  # (vertical, horizontal), beside the image as it is
 
 
-def predict_augmented(predictor: Predictor, queries: Sequence[Query], tta: TTA) -> list[Prediction]:
+@dataclass(frozen=True)
+class Averaged:
+    """Attributes:
+    disagreement: of the views (see `uncertainty.py`); None where there is one only, or no mask.
+    """
+
+    prediction: Prediction
+    disagreement: float | None
+
+
+def predict_augmented(predictor: Predictor, queries: Sequence[Query], tta: TTA) -> list[Averaged]:
     """`predictor.predict`, with the mean of the probabilities of all variants; the masks are made from that mean.
 
     What is said, and with it the number of masks, is that of the image as it is: the mirrored variants are given this
@@ -25,8 +36,9 @@ def predict_augmented(predictor: Predictor, queries: Sequence[Query], tta: TTA) 
     queries = [replace(query, image=image) for query, image in zip(queries, images, strict=True)]
     plain = predictor.predict(queries)
     if tta == "none":
-        return plain
+        return [Averaged(prediction, None) for prediction in plain]
     sums = [prediction.probabilities.astype(np.float64) for prediction in plain]
+    views = [[_view(prediction.probabilities, prediction.threshold)] for prediction in plain]
     scores = [prediction.score for prediction in plain]
     for flip in _FLIPS:
         mirrored = [
@@ -35,18 +47,28 @@ def predict_augmented(predictor: Predictor, queries: Sequence[Query], tta: TTA) 
         ]
         for index, variant in enumerate(predictor.predict(mirrored)):
             # An answer cut off by its length may end in a [SEG] that has no mask until it is given as an answer.
-            sums[index] += _flipped(variant.probabilities, *flip)[: len(sums[index])]
+            probabilities = _flipped(variant.probabilities, *flip)[: len(sums[index])]
+            sums[index] += probabilities
+            views[index].append(_view(probabilities, variant.threshold))
             scores[index] += variant.score
     num_variants = 1 + len(_FLIPS)
     return [
-        _mean(prediction, total / num_variants, score / num_variants)
-        for prediction, total, score in zip(plain, sums, scores, strict=True)
+        Averaged(
+            _mean(prediction, total / num_variants, score / num_variants),
+            disagreement(masks) if len(prediction.masks) else None,
+        )
+        for prediction, total, score, masks in zip(plain, sums, scores, views, strict=True)
     ]
 
 
 def _mean(plain: Prediction, probabilities: np.ndarray, score: float) -> Prediction:
     masks = to_masks(probabilities, plain.threshold, plain.cleanup)
     return replace(plain, masks=masks, probabilities=probabilities.astype(np.float32), score=score)
+
+
+def _view(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """(N, H, W) -> (H, W) bool: the union of one view's masks, before any clean-up."""
+    return np.any(probabilities > threshold, axis=0)
 
 
 def _flipped_image(image: Image.Image, vertical: bool, horizontal: bool) -> Image.Image:

@@ -21,6 +21,7 @@ from sa2va_ray.predict.job import batch
 from sa2va_ray.predict.job.batch import PredictImages
 from sa2va_ray.predict.job.columns import PREDICTION_SCHEMA, probability_map
 from sa2va_ray.predict.job.config import PredictOptions
+from sa2va_ray.predict.job.uncertainty import mean_entropy
 from sa2va_ray.predict.predictor import Query
 
 pytestmark = pytest.mark.soak
@@ -72,6 +73,8 @@ def test_it_gives_what_the_predictor_says(actor, png):
     assert expected.masks.any()
     assert row["text"] == expected.text
     assert row["score"] == pytest.approx(expected.score)
+    assert 0 < row["entropy"] == mean_entropy(expected.probabilities.max(axis=0)) < 1
+    assert row["disagreement"] is None
     np.testing.assert_array_equal([rle_to_mask(rle) for rle in row["masks"]], expected.masks)
     probability = probability_map(row["probability"], row["height"], row["width"])
     np.testing.assert_allclose(probability / 65_535, expected.probabilities.max(axis=0), atol=0.5 / 65_535 + 1e-7)

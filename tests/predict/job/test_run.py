@@ -218,6 +218,18 @@ def test_a_second_start_does_what_is_missing(job, ray_cluster, model_uri, folder
     ]
 
 
+def test_rows_of_a_version_that_told_less_are_made_anew(job, ray_cluster, model_uri, folder, tmp_path):
+    out = tmp_path / "out"
+    storage.download_folder(job[0], out)
+    pq.write_table(
+        pq.read_table(out / "results.parquet").drop_columns(["entropy", "disagreement"]), out / "results.parquet"
+    )
+    assert predict(config(model_uri, folder, out, "threshold=0.4"))["predicted"] == 6
+    good = [row for row in rows_of(out) if row["error"] is None]
+    assert all(0 < row["entropy"] < 1 for row in good)
+    assert {row["disagreement"] for row in good} == {None}
+
+
 def test_other_settings_make_all_masks_anew(job, ray_cluster, model_uri, folder, tmp_path):
     out = tmp_path / "out"
     storage.download_folder(job[0], out)

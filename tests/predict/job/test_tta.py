@@ -1,5 +1,7 @@
 """The mean over mirror images."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -21,14 +23,21 @@ def image():
     return Image.fromarray(np.random.default_rng(5).integers(0, 256, (40, 56, 3), np.uint8))
 
 
+def pairs(*arguments):
+    """(prediction, disagreement) of each query"""
+    return [(each.prediction, each.disagreement) for each in predict_augmented(*arguments)]
+
+
 def test_none_is_the_predictor_itself(predictor, image):
     query = Query(image, PROMPT, answer="[SEG]")
-    ours, plain = predict_augmented(predictor, [query], "none")[0], predictor.predict([query])[0]
+    ((ours, told),) = pairs(predictor, [query], "none")
+    plain = predictor.predict([query])[0]
+    assert told is None
     np.testing.assert_array_equal(ours.probabilities, plain.probabilities)
 
 
 def test_it_is_the_mean_over_the_four_images_each_turned_back(predictor, image):
-    (ours,) = predict_augmented(predictor, [Query(image, PROMPT, answer="[SEG] [SEG]", threshold=0.4)], "flips")
+    ((ours, told),) = pairs(predictor, [Query(image, PROMPT, answer="[SEG] [SEG]", threshold=0.4)], "flips")
     maps = []
     for turn in (lambda i: i, ImageOps.mirror, ImageOps.flip, lambda i: ImageOps.flip(ImageOps.mirror(i))):
         (plain,) = predictor.predict([Query(turn(image), PROMPT, answer="[SEG] [SEG]")])
@@ -37,24 +46,28 @@ def test_it_is_the_mean_over_the_four_images_each_turned_back(predictor, image):
     assert (ours.probabilities != maps[0]).any()
     np.testing.assert_array_equal(ours.masks, ours.probabilities > 0.4)
     assert ours.threshold == 0.4
+    views = [(np.stack(each) > 0.4).any(axis=0) for each in maps]
+    dices = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in combinations(views, 2)]
+    assert 0.001 < told == pytest.approx(1 - np.mean(dices), abs=1e-3)
 
 
 def test_a_mirrored_image_gives_the_mirrored_masks(predictor, image):
-    (ours,) = predict_augmented(predictor, [Query(image, PROMPT, answer="[SEG]")], "flips")
-    (mirrored,) = predict_augmented(predictor, [Query(ImageOps.mirror(image), PROMPT, answer="[SEG]")], "flips")
+    ((ours, _),) = pairs(predictor, [Query(image, PROMPT, answer="[SEG]")], "flips")
+    ((mirrored, _),) = pairs(predictor, [Query(ImageOps.mirror(image), PROMPT, answer="[SEG]")], "flips")
     np.testing.assert_allclose(mirrored.probabilities[:, :, ::-1], ours.probabilities, atol=1e-5)
 
 
 def test_what_is_said_is_said_of_the_image_as_it_is(predictor, image):
     """Also where the answer is cut off behind a [SEG], which then has no mask, but has one when it is given."""
     queries = [Query(image, PROMPT), Query(ImageOps.mirror(image), "What is it?", answer="No [SEG], or none.")]
-    for ours, plain in zip(predict_augmented(predictor, queries, "flips"), predictor.predict(queries), strict=True):
+    for (ours, _), plain in zip(pairs(predictor, queries, "flips"), predictor.predict(queries), strict=True):
         assert ours.text == plain.text
         assert ours.masks.shape == plain.masks.shape
 
 
 def test_answers_without_masks_stay_without(predictor, image):
-    (ours,) = predict_augmented(predictor, [Query(image, PROMPT, answer="No vessel.")], "flips")
+    ((ours, told),) = pairs(predictor, [Query(image, PROMPT, answer="No vessel.")], "flips")
+    assert told is None
     assert ours.masks.shape == (0, 40, 56)
     assert ours.score == 0.0
     assert predict_augmented(predictor, [], "flips") == []
@@ -62,6 +75,6 @@ def test_answers_without_masks_stay_without(predictor, image):
 
 def test_the_clean_up_comes_after_the_mean(predictor, image):
     query = Query(image, PROMPT, answer="[SEG]", threshold=0.0, cleanup=CleanupConfig(min_component_px=40 * 56 + 1))
-    (ours,) = predict_augmented(predictor, [query], "flips")
+    ((ours, _),) = pairs(predictor, [query], "flips")
     assert (ours.probabilities > 0).all()
     assert not ours.masks.any()
