@@ -127,7 +127,7 @@ def test_commands_are_found_in_the_pages():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_other_commands_of_the_console_are_there(page):
-    for word in re.findall(r"sa2va-ray ([a-z]+)", page.read_text()):
+    for word in re.findall(r"sa2va-ray ([a-z_]+)", page.read_text()):
         assert word in main.commands, word
 
 

@@ -122,6 +122,18 @@ VERBS = {
         ("model=s3://bucket/models/NAME source=/data/new out=s3://bucket/predictions/NAME overlays=true",),
         "The same command, with the same `out`, predicts what is missing.",
     ),
+    "label_queue": Verb(
+        "Queues images for labelling, where the model is least sure first: tasks of Label Studio with its masks, as a "
+        "file or in a project.",
+        "sa2va_ray.labelling.config:LabelQueueConfig",
+        "sa2va_ray.labelling.run:label_queue",
+        (
+            "predictions=s3://bucket/predictions/NAME source=s3://bucket/new out=s3://bucket/queues/NAME",
+            "predictions=PREDICTIONS source=/data/new out=QUEUE project=label_studio://7 "
+            "label_studio.url=http://127.0.0.1:8080",
+        ),
+        "The same command goes on: images that it has put into the project are found there.",
+    ),
     "deploy": Verb(
         "Deploys a file of serve_configs/ to a running cluster, waits until it answers and prints its addresses. Takes "
         "a model that was exported anew, and tries again what has failed, where `serve deploy` sees no change.",

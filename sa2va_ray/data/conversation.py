@@ -9,6 +9,7 @@ import numpy as np
 SEG = "[SEG]"
 """By this an answer says that there is a mask."""
 _IMAGE_MARKER = "<image>"  # where a processor puts the image
+_EVALUATION = "Please segment {} in this image."
 
 # Upstream's ten, with their multiplicity in its list of sixteen.
 _QUESTIONS = {
@@ -40,7 +41,19 @@ _ANSWERS_WITHOUT = [  # upstream has none
 
 def evaluation_prompt(phrase: str) -> str:
     """The question by which a phrase is asked for outside training."""
-    return f"{_IMAGE_MARKER}\nPlease segment {_normalized(phrase)} in this image."
+    return f"{_IMAGE_MARKER}\n{_EVALUATION.format(_normalized(phrase))}"
+
+
+def asks_for(prompt: str, phrase: str) -> bool:
+    """Whether a question is the one of `evaluation_prompt`, with the image's marker or without it."""
+    return prompt.removeprefix(f"{_IMAGE_MARKER}\n") == _EVALUATION.format(_normalized(phrase))
+
+
+def phrase_of(prompt: str) -> str | None:
+    """The phrase that `evaluation_prompt` made a question of; None for other questions."""
+    before, after = _EVALUATION.split("{}")
+    phrase = prompt.removeprefix(f"{_IMAGE_MARKER}\n").removeprefix(before).removesuffix(after)
+    return phrase if asks_for(prompt, phrase) else None
 
 
 def training_turns(objects: Iterable[tuple[str, bool]], random: np.random.Generator) -> list[tuple[str, str]]:

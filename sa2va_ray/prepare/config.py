@@ -1,6 +1,5 @@
 """Config of the prepare job."""
 
-import re
 import unicodedata
 from typing import Annotated, Literal, Self
 
@@ -9,6 +8,7 @@ from pydantic import Field, PositiveInt, StrictInt, field_validator, model_valid
 from sa2va_ray.config import Config, Seed
 from sa2va_ray.label_studio.address import SCHEME, LabelStudioConfig, project_number
 from sa2va_ray.prepare.classes import Classes
+from sa2va_ray.prepare.identity.patient_pattern import DEFAULT_PATIENT_PATTERN, PatientPattern
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.storage import KeptUri, Uri, is_local
 
@@ -85,7 +85,7 @@ class PrepareConfig(Config):
     label_studio: LabelStudioConfig | None = None
     """The server of `source=label_studio://PROJECT`. Its images lie in a temporary folder while the job works; in a
     cluster of several machines let TMPDIR name one that all of them see."""
-    patient_pattern: str = r"(?:.*/)?(?P<patient>[^_/]+)_frame_(?P<frame>\d+)"
+    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN
     """Regular expression that matches the whole path of an image below `source`, without its suffix. Group `patient`
     is needed; without `run` a patient has one run; without `frame` (a whole number) every image is frame 0. DICOM
     files say it themselves."""
@@ -179,14 +179,3 @@ class PrepareConfig(Config):
         if pattern is None:
             return None
         return LabelPattern(unicodedata.normalize("NFC", pattern)).text  # as names of files are compared
-
-    @field_validator("patient_pattern")
-    @classmethod
-    def _has_patient(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groupindex
-        except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
-        if "patient" not in groups:
-            raise ValueError("has no group (?P<patient>...), so images could not be split by patient")
-        return pattern

@@ -21,7 +21,8 @@ class FakeLabelStudio:
     """Attributes:
     url: its address.
     asked: path and query of each request.
-    tasks: of project 7.
+    tasks: of project 7; what is imported is added.
+    uploads: names of files that were uploaded.
     files: path -> bytes, or the address that it redirects to.
     """
 
@@ -31,6 +32,7 @@ class FakeLabelStudio:
         self.tokens: list[str] = []
         self.interface = INTERFACE
         self.tasks: list[dict[str, Any]] = []
+        self.uploads: list[str] = []
         self.files: dict[str, bytes | str] = {}
         self.legacy_is_off = False
 
@@ -47,10 +49,30 @@ class FakeLabelStudio:
             page, size = int(request.query["page"]), int(request.query["page_size"])
             part = self.tasks[(page - 1) * size : page * size]
             return web.json_response({"total": len(self.tasks), "tasks": part})
+        if request.method == "POST" and request.path.startswith("/api/projects/7/import"):
+            return await self._import(request)
+        if request.path.startswith("/api/import/file-upload/"):
+            return web.json_response({"file": f"upload/7/{self.uploads[int(request.path.rpartition('/')[2])]}"})
         found = self.files.get(request.path_qs)
         if isinstance(found, str):
             return web.Response(status=303, headers={"Location": found})
         return web.Response(body=found) if found is not None else web.json_response({"detail": "Not found"}, status=404)
+
+    async def _import(self, request: web.Request) -> web.Response:
+        if request.content_type == "multipart/form-data":
+            file = (await request.post())["file"]
+            assert isinstance(file, web.FileField)
+            self.uploads.append(f"1a2b3c4d-{file.filename}")
+            return web.json_response({"task_count": 1, "file_upload_ids": [len(self.uploads) - 1]}, status=201)
+        sent = await request.json()
+        if request.path.endswith("/predictions"):
+            for each in sent:
+                (task,) = [task for task in self.tasks if task["id"] == each["task"]]
+                task["predictions"].append(each)
+            return web.json_response({"created": len(sent)}, status=201)
+        first = 1 + max((task["id"] for task in self.tasks), default=0)
+        self.tasks += [{"id": first + place, "annotations": [], **task} for place, task in enumerate(sent)]
+        return web.json_response({"task_ids": [first + place for place in range(len(sent))]}, status=201)
 
     def _refused(self, authorization: str) -> str:
         self.tokens.append(authorization)

@@ -9,8 +9,8 @@ import hmac
 import re
 import unicodedata
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
+from sa2va_ray.prepare.identity.patient_pattern import match_path
 from sa2va_ray.prepare.records import Record, Rejected
 
 NAME_MISMATCH = "name_mismatch"
@@ -74,10 +74,10 @@ class Pseudonyms:
         return self._hash("annotator", annotator)
 
     def _match(self, name: str) -> dict[str, str]:
-        match = self._pattern.fullmatch(str(PurePosixPath(name).with_suffix("")))
-        if not match:
+        groups = match_path(self._pattern, name)
+        if groups is None:
             raise Rejected(NAME_MISMATCH, "The file's path does not match `patient_pattern`; the patient is unknown.")
-        return match.groupdict()
+        return groups
 
     def _hash(self, *parts: str) -> str:
         return hmac.new(self._key, "\0".join(parts).encode(), hashlib.sha256).hexdigest()[:_NUM_HEX]

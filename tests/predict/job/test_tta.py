@@ -37,18 +37,19 @@ def test_none_is_the_predictor_itself(predictor, image):
 
 
 def test_it_is_the_mean_over_the_four_images_each_turned_back(predictor, image):
-    ((ours, told),) = pairs(predictor, [Query(image, PROMPT, answer="[SEG] [SEG]", threshold=0.4)], "flips")
     maps = []
     for turn in (lambda i: i, ImageOps.mirror, ImageOps.flip, lambda i: ImageOps.flip(ImageOps.mirror(i))):
         (plain,) = predictor.predict([Query(turn(image), PROMPT, answer="[SEG] [SEG]")])
         maps.append([np.asarray(turn(Image.fromarray(each))) for each in plain.probabilities])
+    middle = float(np.median(maps))  # so that no mask is empty, and none full
+    ((ours, told),) = pairs(predictor, [Query(image, PROMPT, answer="[SEG] [SEG]", threshold=middle)], "flips")
     np.testing.assert_allclose(ours.probabilities, np.mean(maps, axis=0), atol=1e-5)  # float32, another order
     assert (ours.probabilities != maps[0]).any()
-    np.testing.assert_array_equal(ours.masks, ours.probabilities > 0.4)
-    assert ours.threshold == 0.4
-    views = [(np.stack(each) > 0.4).any(axis=0) for each in maps]
+    np.testing.assert_array_equal(ours.masks, ours.probabilities > middle)
+    assert ours.threshold == middle
+    views = [(np.stack(each) > middle).any(axis=0) for each in maps]
     dices = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in combinations(views, 2)]
-    assert 0.001 < told == pytest.approx(1 - np.mean(dices), abs=1e-3)
+    assert 0.05 < told == pytest.approx(1 - np.mean(dices), abs=0.01)  # a pixel at the threshold may fall either way
 
 
 def test_a_mirrored_image_gives_the_mirrored_masks(predictor, image):

@@ -4,7 +4,7 @@ long as the job, and are read there as an export is."""
 import asyncio
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,10 @@ from yarl import URL
 from sa2va_ray.config import UserError
 from sa2va_ray.label_studio.address import LabelStudioConfig
 from sa2va_ray.label_studio.interface import data_key, parse_interface
+from sa2va_ray.label_studio.project import get_project, pages
 from sa2va_ray.label_studio.server import LabelStudio, LabelStudioError
 from sa2va_ray.telemetry import LOGGER
 
-_TASKS_PER_PAGE = 20
-_MAX_PAGES = 100_000
-_MAX_PROJECT_BYTES = 16 * 2**20
-_MAX_PAGE_BYTES = 2**30  # a brush stroke of an image takes some 100 KB, as JSON
 _MAX_IMAGE_BYTES = 2**30
 _IMAGES_AT_A_TIME = 4
 
@@ -46,9 +43,9 @@ def pulled(project: int, config: LabelStudioConfig) -> Iterator[str]:
 
 
 async def _pull(project: int, server: LabelStudio, folder: Path) -> None:
-    key = _image_key(await _get_project(project, server))
+    key = _image_key(await get_project(project, server))
     num_tasks, tasks = 0, []
-    async for page in _pages(project, server):
+    async for page in pages(project, server):
         num_tasks += len(page)
         tasks += [_Task.of(task, key, server.config) for task in page if task.get("annotations")]
     _check_addresses(tasks)
@@ -57,19 +54,6 @@ async def _pull(project: int, server: LabelStudio, folder: Path) -> None:
     turns = asyncio.Semaphore(_IMAGES_AT_A_TIME)
     once = {task.name: task for task in tasks}
     await asyncio.gather(*(_fetch(task, server, folder, turns) for task in once.values()))
-
-
-async def _get_project(project: int, server: LabelStudio) -> dict[str, Any]:
-    try:
-        content = await server.get_json(server.config.address(f"/api/projects/{project}"), _MAX_PROJECT_BYTES)
-    except LabelStudioError as error:
-        if error.kind != "missing":
-            raise
-        raise UserError(
-            f"Label Studio at {server.config.url} has no project {project} that the token's user may see. The number "
-            "is the one in the address of the project's page."
-        ) from None
-    return _mapping(content, server)
 
 
 def _image_key(project: dict[str, Any]) -> str:
@@ -86,23 +70,6 @@ def _image_key(project: dict[str, Any]) -> str:
             "needed, since a sample is one image. Make a project of its own for each image."
         )
     return key
-
-
-async def _pages(project: int, server: LabelStudio) -> AsyncIterator[list[dict[str, Any]]]:
-    """The tasks of a project, with all of their annotations, page by page."""
-    num_seen = 0
-    for page in range(1, _MAX_PAGES + 1):
-        url = server.config.address(
-            "/api/tasks", project=project, fields="all", resolve_uri="false", page=page, page_size=_TASKS_PER_PAGE
-        )
-        content = _mapping(await server.get_json(url, _MAX_PAGE_BYTES), server)
-        tasks, total = content.get("tasks"), content.get("total")
-        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks) or type(total) is not int:
-            raise _not_understood(server)
-        yield tasks
-        num_seen += len(tasks)
-        if not tasks or num_seen >= total:
-            return
 
 
 @dataclass(frozen=True)
@@ -165,15 +132,3 @@ async def _fetch(task: _Task, server: LabelStudio, folder: Path, turns: asyncio.
     path = folder / task.name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(found)
-
-
-def _mapping(content: Any, server: LabelStudio) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise _not_understood(server)
-    return content
-
-
-def _not_understood(server: LabelStudio) -> UserError:
-    return UserError(
-        f"What {server.config.url} answers is not as Label Studio 1.x answers. Check label_studio.url, and its version."
-    )

@@ -23,6 +23,16 @@ def without_prefix(path: str) -> str:
     return folders + slash + _UPLOAD_PREFIX.sub("", name, count=1)
 
 
+def upload_name(path: str) -> str:
+    """Name of a file as Label Studio spells it when it is uploaded, without the digits that it puts before it."""
+    return _spelt(without_prefix(path).rpartition("/")[2])
+
+
+def _spelt(name: str) -> str:
+    """Spaces are underscores, and what is no letter, digit, dot, hyphen or underscore is left out."""
+    return _NO_LETTER.sub("", name.replace(" ", "_"))
+
+
 def find_image(folder: Folder, document: str, path: Any) -> str:
     """Name of the image that a file of Label Studio calls `path`, with the prefix of an upload or without it, and as
     it was spelt before it was uploaded.
@@ -50,6 +60,5 @@ def find_image(folder: Folder, document: str, path: Any) -> str:
 
 @lru_cache(maxsize=1)
 def _by_spelling(folder: Folder) -> dict[str, list[str]]:
-    """Images by the name that they would have as uploads: spaces are underscores, and what is no letter, digit, dot,
-    hyphen or underscore is left out."""
-    return group_by((_NO_LETTER.sub("", name.rpartition("/")[2].replace(" ", "_")), name) for name in folder.images)
+    """Images by the name that they would have as uploads."""
+    return group_by((_spelt(name.rpartition("/")[2]), name) for name in folder.images)
