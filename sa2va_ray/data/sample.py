@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ),
         ("split", pa.string()),
         ("source_sha256", pa.string()),  # of the source image file
+        ("annotations_sha256", pa.list_(pa.string())),  # of the ids of Label Studio's annotations; null: another label
     ]
 )
 

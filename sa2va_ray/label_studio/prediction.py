@@ -7,6 +7,9 @@ from typing import Any
 
 from sa2va_ray.label_studio.interface import LabelConfig
 
+PROVENANCE = "sa2va"
+"""Field of a task's data that says which image it shows, and what was predicted; `jobs.label_queue` writes it."""
+
 _VERSION = re.compile(r".+@[0-9a-f]{12}", re.DOTALL)
 
 

@@ -11,9 +11,10 @@ from sa2va_ray.config import UserError
 from sa2va_ray.images.files import suffix_of
 from sa2va_ray.label_studio import interface, project
 from sa2va_ray.label_studio.interface import LabelConfig
+from sa2va_ray.label_studio.prediction import PROVENANCE
 from sa2va_ray.label_studio.server import LabelStudio
 from sa2va_ray.labelling.ranking import Candidate
-from sa2va_ray.labelling.tasks import PROVENANCE, Queued, Tasks
+from sa2va_ray.labelling.tasks import Queued, Tasks
 from sa2va_ray.prepare.sources.label_studio.uploads import upload_name
 from sa2va_ray.telemetry import Progress
 

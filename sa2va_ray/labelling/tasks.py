@@ -7,12 +7,9 @@ from typing import Any
 from sa2va_ray.config import UserError
 from sa2va_ray.data.conversation import asks_for, phrase_of
 from sa2va_ray.label_studio.interface import LabelConfig
-from sa2va_ray.label_studio.prediction import brush_region, model_version
+from sa2va_ray.label_studio.prediction import PROVENANCE, brush_region, model_version
 from sa2va_ray.labelling.candidates import Predictions
 from sa2va_ray.labelling.ranking import Candidate
-
-PROVENANCE = "sa2va"
-"""Field of a task's data that says which image it shows, and what was predicted."""
 
 _DIGITS = 4
 

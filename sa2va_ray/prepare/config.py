@@ -1,5 +1,6 @@
 """Config of the prepare job."""
 
+import re
 import unicodedata
 from typing import Annotated, Literal, Self
 

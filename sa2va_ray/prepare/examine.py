@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from sa2va_ray.cluster.streams import map_items
 from sa2va_ray.images.masks import mask_to_rle
+from sa2va_ray.prepare.checks.corrections import corrections_of
 from sa2va_ray.prepare.checks.duplicates import perceptual_hash
 from sa2va_ray.prepare.checks.validate import Checked, check_sample
 from sa2va_ray.prepare.config import PrepareConfig
@@ -45,6 +46,10 @@ SCHEMA = pa.schema(
         # of several annotators, each with the Dice against the consensus; null where there is one
         ("annotators", pa.list_(pa.struct([("annotator", pa.string()), ("dice", pa.float64())]))),
         ("agreement", pa.float64()),  # mean Dice of every two of them
+        ("annotations_sha256", pa.list_(pa.string())),  # of the ids of what the label was made of; null: not told
+        ("lead_time_s", pa.float64()),  # that people had the image open; null: not told
+        ("predicted_by", pa.string()),  # version of our model that drew first; null: none did
+        ("correction_dice", pa.float64()),  # of its masks and the label; null where there are none that can be read
         ("source_sha256", pa.string()),
         ("perceptual_hash", pa.binary()),
         ("pixels_sha256", pa.string()),
@@ -116,6 +121,7 @@ def _row(task: Task, checked: Checked) -> dict[str, Any]:
         "annotators": [{"annotator": who, "dice": dice} for who, dice in checked.dice_of_annotators.items()] or None,
         "agreement": checked.agreement,
         "source_sha256": checked.source_sha256,
+        **corrections_of(task.record, checked),
         "perceptual_hash": perceptual_hash(checked.pixels),
         "pixels_sha256": hashlib.sha256(repr(checked.pixels.shape).encode() + checked.pixels.tobytes()).hexdigest(),
         "masks_sha256": content_sha256(checked),

@@ -74,6 +74,23 @@ class SeveralLabels:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Where the label of an image came from, in a tool that keeps an account of it.
+
+    Attributes:
+        annotations_sha256: of the annotations that it was made of, a hash of each one's id.
+        lead_time_s: how long people had the task open; None where the tool does not tell.
+        model_version: of our model that drew first; None where people began with nothing.
+        prediction: what it drew; None where it cannot be read.
+    """
+
+    annotations_sha256: tuple[str, ...]
+    lead_time_s: float | None = None
+    model_version: str | None = None
+    prediction: Annotation | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Record:
     """An annotated image of the source, not yet opened."""
 
@@ -92,6 +109,7 @@ class Record:
     is_listed_negative: bool = False
     """Whether the user has listed the image as one without objects."""
     place: Place = Place()
+    provenance: Provenance | None = None
     field_of_view_uri: str | None = field(default=None, repr=False)
     """A mask image of what the camera saw: outside of it nothing is known, and nothing to be learnt."""
 

@@ -33,6 +33,7 @@ from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
 from sa2va_ray.prepare.identity.split import check_splits, explain_empty, explain_shares, find_leaks
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.prepare.plan import plan
+from sa2va_ray.prepare.report.corrections import describe_corrections, summarize_corrections
 from sa2va_ray.prepare.report.numbers import annotators, build_report
 from sa2va_ray.prepare.report.page import render_report
 from sa2va_ray.prepare.report.pictures import ReportPictures, draw_pictures
@@ -85,7 +86,7 @@ def _prepare(config: PrepareConfig) -> str | None:
     leaks = _compare(outcomes, config)
     if config.private_table:
         private_table.write(config.private_table, source, outcomes)
-    facts = _facts(source, key, config)
+    facts = {**_facts(source, key, config), "corrections": _corrections(outcomes)}
     notes = explain_shares(_counts(outcomes), config.split) + explain_empty(_counts(outcomes), config.split)
     for note in notes:
         LOGGER.warning("%s", note)
@@ -149,6 +150,15 @@ def _compare(outcomes: Outcomes, config: PrepareConfig) -> list[str]:
     hashes = {index: row["perceptual_hash"] for index, row in used.items()}
     splits = {index: row["split"] for index, row in used.items()}
     return find_leaks(_to_table(outcomes), near_duplicates(hashes, splits, config.checks.near_duplicate_bits))
+
+
+def _corrections(outcomes: Outcomes) -> dict[str, Any]:
+    """What became of our models' predictions, told."""
+    used = [row for rows in _by_split(outcomes).values() for row in rows]
+    corrections = summarize_corrections(used)
+    for line in describe_corrections(corrections):
+        LOGGER.info("%s", line)
+    return corrections
 
 
 def _which_files(config: PrepareConfig) -> str:

@@ -139,7 +139,17 @@ def clear(uri: str, keep: Iterable[str]) -> None:
 
 
 def _inputs_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
-    columns = ("sample_id", "patient_id", "run_id", "frame", "split", "source_sha256", "pixels_sha256", "masks_sha256")
+    columns = (
+        "sample_id",
+        "patient_id",
+        "run_id",
+        "frame",
+        "split",
+        "source_sha256",
+        "pixels_sha256",
+        "masks_sha256",
+        "annotations_sha256",
+    )
     return hashlib.sha256(
         json.dumps([__version__, str(SCHEMA), [[row[name] for name in columns] for row in rows]]).encode()
     ).hexdigest()
@@ -201,4 +211,5 @@ def _row(task: Task, masks_sha256: str, config: PrepareConfig) -> dict[str, Any]
         "ignored": None if checked.ignored is None else mask_to_rle(checked.ignored),
         "split": task.split,
         "source_sha256": checked.source_sha256,
+        "annotations_sha256": list(task.record.provenance.annotations_sha256) if task.record.provenance else None,
     }

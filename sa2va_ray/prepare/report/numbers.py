@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from sa2va_ray.data.sample import SPLITS
 from sa2va_ray.prepare.examine import QUARANTINED, VERDICTS
+from sa2va_ray.prepare.report.corrections import list_corrections
 
 _NUM_ITEMS_PER_CODE = 10
 _NUM_SIZES = 20
@@ -24,7 +25,8 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
     Args:
         outcomes: one row of `examine.SCHEMA` per item of the source, in any order.
         facts: how it was made, JSON-able and without names of the source; shown as given.
-            `max_quarantined_fraction`, `has_pseudonym_key`, `split_notes` and `source_notes` (sentences) must be there.
+            `corrections` (of `summarize_corrections`), `max_quarantined_fraction`, `has_pseudonym_key`, `split_notes`
+            and `source_notes` (sentences) must be there.
     """
     outcomes = outcomes.sort_by("index")
     used = outcomes.filter(pc.not_equal(outcomes["verdict"], QUARANTINED))
@@ -42,6 +44,7 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
         "annotators": annotators(used),
         "foreground": _histogram(outcomes, "foreground", from_one=False),
         "mask_dice": _histogram(outcomes, "mask_dice", from_one=True),
+        "corrections": list_corrections(used.to_pylist()),
         "facts": dict(facts),
     }
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.label_pattern import LabelPattern
-from sa2va_ray.prepare.records import Label, Rejected, SeveralLabels
+from sa2va_ray.prepare.records import Label, Provenance, Rejected, SeveralLabels
 
 if TYPE_CHECKING:
     from sa2va_ray.prepare.sources.folder import Folder
@@ -67,6 +67,7 @@ class Item:
     """`image` without what a tool put into it; it tells the patient."""
     field_of_view: str | None = field(default=None, repr=False)
     """Mask image of what the camera saw."""
+    provenance: Provenance | None = None
     document: str | None = field(default=None, repr=False)
     """Name of the label file."""
     place: str | None = None

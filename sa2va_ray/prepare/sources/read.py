@@ -211,6 +211,7 @@ def _to_record(index: int, item: Item, folder: Folder, pairs: MaskPairs | None) 
         plain_name=item.plain_name,
         place=_place(item, folder),
         field_of_view_uri=item.field_of_view and folder.uri_of(item.field_of_view),
+        provenance=item.provenance,
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from sa2va_ray.pictures.sheet import Picture
 from sa2va_ray.prepare.examine import SCHEMA
+from sa2va_ray.prepare.report.corrections import describe_corrections, summarize_corrections
 from sa2va_ray.prepare.report.numbers import build_report
 from sa2va_ray.prepare.report.page import render_report
 from sa2va_ray.prepare.report.pictures import ReportPictures
@@ -17,6 +18,7 @@ NEEDED = {
     "has_pseudonym_key": True,
     "split_notes": [],
     "source_notes": ["drive: 2 left."],
+    "corrections": {},
 }
 FACTS = {**NEEDED, "layouts": {"guide": 7}, "config": {"split_seed": 3}}
 NO_PICTURES = ReportPictures([], [])
@@ -249,3 +251,33 @@ def test_report_of_all_or_nothing(rows):
     assert ("Nothing was wrong" in text) == (is_used or not rows)
     assert text.count("No samples to count.") == (1 if is_used else 2)
     assert "There is no sample to show." in text
+
+
+def test_what_corrections_changed_is_told():
+    told = {"annotations_sha256": ["a" * 64], "predicted_by": "octa@0123456789ab"}
+    rows = [
+        item(0, sample_id="s0", **told, correction_dice=1.0, lead_time_s=60.0),
+        item(1, sample_id="s1", **told, correction_dice=0.8, lead_time_s=180.0),
+        item(2, sample_id="s2", **told, correction_dice=None, lead_time_s=None),
+        item(3, sample_id="s3", annotations_sha256=["b" * 64], lead_time_s=600.0),
+        item(4, sample_id="s4"),
+    ]
+    summary = summarize_corrections(table(rows).to_pylist())
+    (model,) = summary["by_model"]
+    assert (model["images"], model["unchanged"], model["not_compared"]) == (3, 1, 1)
+    assert model["dice"]["median"] == pytest.approx(0.9)
+    assert model["minutes"] == {"known": 2, "total": 4.0, "median": 2.0}
+    assert summary["from_scratch"] == {"images": 1, "minutes": {"known": 1, "total": 10.0, "median": 10.0}}
+    assert [*describe_corrections(summary)] == [
+        "corrections of octa@0123456789ab: 3 images, Dice of prediction and correction 0.900 (median), 1 left as they "
+        "were, 1 cannot be compared; 2.0 minutes an image (median of 2), 4 in all",
+        "labels drawn from nothing: 1 images; 10.0 minutes an image (median of 1), 10 in all",
+    ]
+    report = build_report(table(rows), {**FACTS, "corrections": summary})
+    assert [each["sample_id"] for each in report["corrections"]] == ["s1", "s0", "s2"]
+    page = render_report(report, NO_PICTURES).decode()
+    assert "What the corrections changed" in page
+    assert "0.900 (0.810 to 0.990)" in page
+    assert (
+        "What the corrections changed" not in render_report(build_report(table(rows[4:]), FACTS), NO_PICTURES).decode()
+    )

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -10,6 +11,7 @@ from sa2va_ray.images.files import IMAGE_KINDS, kind_of
 from sa2va_ray.prepare.records import Finding, Label, Rejected, SeveralLabels
 from sa2va_ray.prepare.sources.folder import Folder
 from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item
+from sa2va_ray.prepare.sources.label_studio import provenance
 from sa2va_ray.prepare.sources.label_studio.annotation import Result, is_labels, to_results, unknown_kind
 from sa2va_ray.prepare.sources.label_studio.annotators import annotate_all
 from sa2va_ray.prepare.sources.label_studio.regions import kind_of_value
@@ -74,7 +76,8 @@ def _unknown_form() -> Rejected:
 
 
 def _read_task(folder: Folder, document: str, task: dict[str, Any], options: SourceOptions) -> Item:
-    return _build(folder, document, task["data"], lambda: _annotate_task(task, options))
+    item = _build(folder, document, task["data"], lambda: _annotate_task(task, options))
+    return replace(item, provenance=provenance.of_task(task, options))
 
 
 def _annotate_task(task: dict[str, Any], options: SourceOptions) -> Label | SeveralLabels:
@@ -106,7 +109,8 @@ def _read_min(folder: Folder, document: str, entries: list[Any], options: Source
         rejected = _unknown_form() if isinstance(entries[0], dict) else wrong_type("A task", "a mapping", entries[0])
         return Item(LAYOUT, None, rejected)
     data = {key: value for key, value in entries[0].items() if key not in _MIN_OWN_KEYS}
-    return _build(folder, document, data, lambda: _annotate_min(entries, options))
+    item = _build(folder, document, data, lambda: _annotate_min(entries, options))
+    return replace(item, provenance=provenance.of_min_entries(entries))
 
 
 def _annotate_min(entries: list[dict[str, Any]], options: SourceOptions) -> Label | SeveralLabels:
@@ -138,6 +142,8 @@ def _build(
         return find_image(folder, document, path[0])
 
     item = build_item(LAYOUT, find, annotate_it)
+    if item.image and (name := provenance.plain_name(data)):
+        return item.called(name)
     return item.called(without_prefix(item.image)) if item.image and is_upload(path[0]) else item
 
 

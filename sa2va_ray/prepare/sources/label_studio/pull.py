@@ -16,6 +16,7 @@ from yarl import URL
 from sa2va_ray.config import UserError
 from sa2va_ray.label_studio.address import LabelStudioConfig
 from sa2va_ray.label_studio.interface import data_key, parse_interface
+from sa2va_ray.label_studio.prediction import PROVENANCE
 from sa2va_ray.label_studio.project import get_project, pages
 from sa2va_ray.label_studio.server import LabelStudio, LabelStudioError
 from sa2va_ray.telemetry import LOGGER
@@ -91,7 +92,8 @@ class _Task:
         address = config.image_address(image, number) if isinstance(image, str) and type(number) is int else None
         name = _name(image) if isinstance(image, str) else ""
         kept = {field: task.get(field) for field in ("id", "annotations", "predictions")}
-        return cls({**kept, "data": {"image": name}}, name, address if name else None)
+        told = {PROVENANCE: data[PROVENANCE]} if isinstance(data, dict) and PROVENANCE in data else {}
+        return cls({**kept, "data": {"image": name, **told}}, name, address if name else None)
 
 
 def _name(image: str) -> str:
