@@ -5,12 +5,12 @@ from typing import Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from sa2va_ray.cluster.config import ClusterConfig, WorkersConfig
-from sa2va_ray.config import Seed
+from sa2va_ray.config import Config, Seed
 from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.models.baselines.config import FilterConfig, UnetConfig
 from sa2va_ray.storage import KeptUri, Uri
 
-BaselineKind = Literal["unet", "vessel_filter"]
+BaselineKind = Literal["unet", "vessel_filter", "nnunet"]
 """Each has its settings under a key of its own name."""
 
 
@@ -43,6 +43,27 @@ class FilterFittingConfig(FilterConfig):
     """Whether vessels are brighter or darker than what is around them; `auto` takes what has the higher Dice."""
 
 
+class NnunetTrainingConfig(Config):
+    """nnU-Net plans by itself: network, sizes of patch and batch, augmentation, SGD whose learning rate falls from 0.01
+    to zero. One task trains it."""
+
+    num_epochs: int = Field(1000, gt=0, le=100_000)
+    """nnU-Net's own is 1000."""
+    steps_per_epoch: int = Field(250, gt=0, le=100_000)
+    """nnU-Net's own are 250, however many images there are."""
+    gpu_memory_gb: float = Field(8.0, gt=0, le=1000)
+    """The planned patch and batch fit on a GPU of this memory, in GB; nnU-Net's own is 8. A smaller one makes smaller
+    patches, for a CPU."""
+    use_gpu: bool | None = None
+    """`false`: CPUs only; null: a GPU if the cluster has any or may start any."""
+    num_cpus: int = Field(4, gt=0)
+    """CPUs of the task. With a GPU, all but one of them augment images; on CPUs, all of them compute."""
+
+    def resources(self) -> dict[str, float]:
+        """What the task wants of one node."""
+        return {"CPU": float(self.num_cpus)} | ({"GPU": 1.0} if self.use_gpu else {})
+
+
 class BaselineConfig(ClusterConfig):
     """One baseline."""
 
@@ -55,6 +76,7 @@ class BaselineConfig(ClusterConfig):
     """Folder of the model."""
     unet: UnetTrainingConfig = Field(default_factory=UnetTrainingConfig)
     vessel_filter: FilterFittingConfig = Field(default_factory=FilterFittingConfig)
+    nnunet: NnunetTrainingConfig = Field(default_factory=NnunetTrainingConfig)
 
     @model_validator(mode="after")
     def _keys_are_of_this_kind(self) -> Self:

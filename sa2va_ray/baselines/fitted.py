@@ -1,4 +1,4 @@
-"""The result of fitting a baseline, of either kind."""
+"""The result of fitting a baseline, of any kind."""
 
 from dataclasses import dataclass
 

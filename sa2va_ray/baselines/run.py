@@ -8,6 +8,7 @@ from sa2va_ray import __version__, storage
 from sa2va_ray.baselines.config import BaselineConfig, BaselineKind
 from sa2va_ray.baselines.filter_fitting import fit_filter
 from sa2va_ray.baselines.fitted import FittedBaseline
+from sa2va_ray.baselines.nnunet_training import train_nnunet
 from sa2va_ray.baselines.unet_training import train_unet
 from sa2va_ray.cluster.resources import check_paths, connect
 from sa2va_ray.config import UserError
@@ -18,6 +19,7 @@ from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
 FITTERS: Mapping[BaselineKind, Callable[[BaselineConfig], FittedBaseline]] = {
     "unet": train_unet,
     "vessel_filter": fit_filter,
+    "nnunet": train_nnunet,
 }
 
 

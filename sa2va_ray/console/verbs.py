@@ -88,13 +88,15 @@ VERBS = {
         ),
     ),
     "baseline": Verb(
-        "Fits a baseline on the training patients of a prepared data set: a small U-Net or a classical vessel filter. "
+        "Fits a baseline on the training patients of a prepared data set: a small U-Net, a classical vessel filter or "
+        "nnU-Net. "
         "What it writes is a model like any other.",
         "sa2va_ray.baselines.config:BaselineConfig",
         "sa2va_ray.baselines.run:fit_baseline",
         (
             "jobs/configs/baseline_unet.yaml data_uri=s3://bucket/data out=s3://bucket/models/unet",
             "jobs/configs/baseline_filter.yaml data_uri=s3://bucket/data out=s3://bucket/models/filter",
+            "jobs/configs/baseline_nnunet.yaml data_uri=s3://bucket/data out=s3://bucket/models/nnunet",
         ),
     ),
     "calibrate": Verb(

@@ -5,7 +5,7 @@ Export and baselines write it last; whoever loads, serves, evaluates or replaces
 
 | key | meaning | where it is missing |
 | --- | --- | --- |
-| `kind` | which predictor loads it: `sa2va`, `unet`, `vessel_filter` | `sa2va` |
+| `kind` | which predictor loads it: `sa2va`, `unet`, `vessel_filter`, `nnunet` | `sa2va` |
 | `name` | name of the model, shown in every result | `sa2va` |
 | `threshold`, `cleanup` | the model's own, for queries that give none | 0.5, none |
 | `data_sha256`, `trained_splits` | what it was trained on | not known, `train` |

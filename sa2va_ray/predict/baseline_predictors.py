@@ -6,7 +6,7 @@ They have no language: `Query.prompt` and `Query.answer` are ignored, and `Predi
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -15,13 +15,16 @@ from safetensors.torch import load_file
 
 from sa2va_ray import storage
 from sa2va_ray.manifest import digest, verify_files
-from sa2va_ray.models.baselines.config import UnetConfig
+from sa2va_ray.models.baselines.config import NnunetModel, UnetConfig, check_nnunet
 from sa2va_ray.models.baselines.unet import Unet, resize_maps, to_square
 from sa2va_ray.models.baselines.vessel_filter import FittedFilter
 from sa2va_ray.models.loading.place import check_finite_weights
 from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_masks
 from sa2va_ray.predict.predictor import Prediction, Query, rgb_images
+
+if TYPE_CHECKING:  # slow to import, and from an extra
+    from sa2va_ray.models.baselines.nnunet import NnunetNetwork
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -134,3 +137,25 @@ class VesselFilterPredictor(BaselinePredictor):
 
     def _probabilities(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
         return [self._fitted.probabilities(image) for image in images]
+
+
+class NnunetPredictor(BaselinePredictor):
+    """A trained nnU-Net, which tiles, mirrors and resizes by itself. Of several phrases it gives the union, too."""
+
+    def __init__(self, network: "NnunetNetwork", device: str, manifest: dict[str, Any]):
+        super().__init__(manifest)
+        self._network, self.device = network, torch.device(device)
+
+    @classmethod
+    def _load(cls, folder: Path, manifest: dict[str, Any], device: str) -> Self:
+        check_nnunet()
+        from sa2va_ray.models.baselines.nnunet import NnunetNetwork
+
+        model = NnunetModel.model_validate_json((folder / CONFIG_FILE).read_bytes())
+        weights = folder / WEIGHTS_FILE
+        for name, tensor in load_file(weights).items():
+            check_finite_weights(tensor, name, weights)
+        return cls(NnunetNetwork(model, weights, device), device, manifest)
+
+    def _probabilities(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
+        return [self._network.probabilities(image) for image in images]

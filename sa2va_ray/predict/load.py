@@ -8,7 +8,7 @@ import torch
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
-from sa2va_ray.predict.baseline_predictors import UnetPredictor, VesselFilterPredictor
+from sa2va_ray.predict.baseline_predictors import NnunetPredictor, UnetPredictor, VesselFilterPredictor
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
 
@@ -55,6 +55,7 @@ LOADERS: dict[str, Callable[[str, str | None], Predictor]] = {
     "sa2va": Sa2VAPredictor.from_pretrained,
     "unet": UnetPredictor.from_folder,
     "vessel_filter": VesselFilterPredictor.from_folder,
+    "nnunet": NnunetPredictor.from_folder,
 }
 """Kind of model -> its loader, which takes a URI and a device and checks the folder hash by hash."""
 

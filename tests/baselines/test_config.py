@@ -13,7 +13,9 @@ from sa2va_ray.predict.load import LOADERS
 CONFIGS = Path(__file__).parents[2] / "jobs/configs"
 
 
-@pytest.mark.parametrize(("name", "kind"), [("baseline_unet", "unet"), ("baseline_filter", "vessel_filter")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("baseline_unet", "unet"), ("baseline_filter", "vessel_filter"), ("baseline_nnunet", "nnunet")]
+)
 def test_a_config_fits_what_its_name_says(name, kind):
     assert BaselineConfig.load([str(CONFIGS / f"{name}.yaml")]).kind == kind
 
