@@ -77,7 +77,7 @@ def train(
         trainer.num_val_iterations_per_epoch = -(-steps_per_epoch // _STEPS_PER_VALIDATION_STEP)
         trainer.disable_checkpointing = True  # they are pickles, and nobody reads them
         trainer.run_training()
-    network = getattr(trainer.network, "_orig_mod", trainer.network)  # what torch.compile wraps
+    network: Any = getattr(trainer.network, "_orig_mod", trainer.network)  # what torch.compile wraps
     model = NnunetModel(plans=plans, dataset=dataset, mirroring_axes=trainer.inference_allowed_mirroring_axes)
     return TrainedNnunet(network.cpu(), model, trainer.logger.get_value("train_losses", step=-1))
 
