@@ -117,8 +117,8 @@ async def push(
     numbers = {each.candidate.id: task for task, each in old.items()}
     lacking = [task for task in old if tasks.model_version not in versions[task]]
     with Progress("push", len(queue)) as progress:
-        for part in chunks(lacking, _TASKS_AT_A_TIME):
-            found = [{"task": task, **tasks.prediction(old[task].candidate, old[task].rles)} for task in part]
+        for present in chunks(lacking, _TASKS_AT_A_TIME):
+            found = [{"task": task, **tasks.prediction(old[task].candidate, old[task].rles)} for task in present]
             await project.add_predictions(number, server, found)
         progress.at(len(numbers))
         for part in chunks(new, _TASKS_AT_A_TIME):

@@ -26,13 +26,12 @@ def corrections_of(record: Record, checked: Checked) -> dict[str, Any]:
 def _dice(prediction: Annotation, checked: Checked) -> float | None:
     """Of all phrases together, a pixel of each counted by itself, over the pixels that count; None for a prediction
     that does not fit its image."""
-    size = checked.pixels.shape[:2]
+    height, width = checked.pixels.shape[:2]
     try:
-        drawn, _, _ = draw_annotation(prediction, *size, None)
+        drawn, _, _ = draw_annotation(prediction, height, width, None)
     except Rejected:
         return None
-    counts = np.ones(size, bool) if checked.ignored is None else ~checked.ignored
-    nothing = np.zeros(size, bool)
+    counts, nothing = checked.counts, np.zeros((height, width), bool)
     pairs = [
         (drawn.get(phrase, nothing) & counts, checked.masks.get(phrase, nothing) & counts)
         for phrase in drawn.keys() | checked.masks.keys()
