@@ -19,7 +19,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.evaluate.passes.answers import answer_questions, to_columns
-from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup, try_cleanups
+from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, CleanupScores, choose_cleanup, try_cleanups
 from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, collect, failure_of, read_levels, with_truths
 from sa2va_ray.evaluate.report.calibration_page import render_calibration
 from sa2va_ray.evaluate.statistics.choose import choose_threshold, rows_of_objective, warn_of_choice
@@ -45,7 +45,7 @@ class _Choice:
     threshold: float
     cleanup: CleanupConfig
     values: np.ndarray
-    scores: PatientCurves | None
+    scores: CleanupScores | None
 
 
 def calibrate(config: CalibrateConfig) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _choose(answers: ray.data.Dataset, split: Split, curves: PatientCurves, conf
         return _Choice(threshold, CleanupConfig(), curves.values[config.objective][:, place], None)
     scores = try_cleanups(answers, split, threshold, config)
     best = choose_cleanup(scores, config)
-    return _Choice(threshold, CLEANUPS[best], scores.values[config.objective][:, best], scores)
+    return _Choice(threshold, CLEANUPS[best], scores.of_objective.values[config.objective][:, best], scores)
 
 
 def _facts(

@@ -10,6 +10,7 @@ from sa2va_ray.models.checkpoint import (
     STATE_FILE,
     StoredCheckpoint,
     find_checkpoint,
+    is_silent,
     list_checkpoints,
     ranked_checkpoints,
     read_stored_checkpoint,
@@ -57,6 +58,12 @@ def _best(uri: str, found: list[StoredCheckpoint]) -> ChosenCheckpoint:
             LOGGER.warning("checkpoint %s is passed over: %s", saved.uri, error)
             continue
         state = saved.state
+        if is_silent(state.metrics):
+            LOGGER.warning(
+                "WARNING: the best checkpoint answers with a mask for %.0f %% of what is on the validation images, and "
+                "has those right that have nothing. Train for longer.",
+                100 * state.metrics["val/seg_share"],
+            )
         measured = f", measured at step {state.metrics['val/step']:.0f}" if "val/step" in state.metrics else ""
         reason = f"the best of {len(found)} of its run by {metric}, {state.metrics[metric]:.4f}{measured}"
         return ChosenCheckpoint(saved.uri, reason)

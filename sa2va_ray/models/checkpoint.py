@@ -9,7 +9,7 @@ What the manifest does not name is not of the checkpoint, and is never read: a s
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,6 +23,9 @@ from sa2va_ray.manifest import MANIFEST, DamagedError, parse_manifest, read_mani
 from sa2va_ray.telemetry import LOGGER
 
 T = TypeVar("T")
+
+LEAST_SEG_SHARE = 0.5
+"""Of the objects on the images, the least that a model has to answer with a [SEG], or it has not learnt to."""
 
 MODEL, OPTIMIZER, STATE_FILE, CONFIG_FILE = "model", "optimizer", "train_state.json", "config.yaml"
 
@@ -136,13 +139,21 @@ def read_verified_checkpoint(uri: str) -> StoredCheckpoint:
     return saved
 
 
+def is_silent(metrics: Mapping[str, float]) -> bool:
+    """Whether, by its validation, a model says of less than half of what is on the images that it is there, while there
+    are images without the object. These it has all right, so that its scores may be above those of one that has
+    learnt something."""
+    return "val/false_alarm_share" in metrics and metrics["val/seg_share"] < LEAST_SEG_SHARE
+
+
 def ranked_checkpoints(found: Iterable[StoredCheckpoint], metric: str) -> list[StoredCheckpoint]:
     """Those that have the metric, the best first: the highest `metric`, and of several with the score of one validation
-    the one that was saved soonest after it."""
+    the one that was saved soonest after it. Silent ones (`is_silent`) come last."""
 
-    def rank(saved: StoredCheckpoint) -> tuple[float, float, int]:
+    def rank(saved: StoredCheckpoint) -> tuple[bool, float, float, int]:
         state = saved.state
-        return state.metrics[metric], state.metrics.get("val/step", state.step) - state.step, state.step
+        age = state.metrics.get("val/step", state.step) - state.step
+        return not is_silent(state.metrics), state.metrics[metric], age, state.step
 
     scored = [saved for saved in found if math.isfinite(saved.state.metrics.get(metric, math.nan))]
     return sorted(scored, key=rank, reverse=True)

@@ -14,6 +14,7 @@ from sa2va_ray.prepare.records import Rejected, Shape
 IGNORE = "ignore"
 """In place of a phrase: what is to count neither as an object nor as background."""
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+_NEARLY_COLOUR = re.compile(r"#([0-9a-fA-F]{3,5}|[0-9a-fA-F]{7,8})")
 _MAX_NAMED = 8
 
 
@@ -37,14 +38,21 @@ class Classes:
     def parse(cls, named: Iterable[tuple[str, Sequence[int | str]]]) -> "Classes":
         """From pairs of a phrase and its meaning, as people write them.
 
-        Raises `ValueError` for phrases that ask the same question, for empty labels, and what no mask can mean.
+        Raises `ValueError` for phrases that ask the same question, for empty labels, colours of other than six
+        digits, and what no mask can mean.
         """
         pairs = [(_to_phrase(phrase), tuple(map(_stripped, own))) for phrase, own in named]
         times = Counter(phrase.lower().removesuffix(".") for phrase, _ in pairs)
         if max(times.values(), default=1) > 1:
             raise ValueError("has a phrase twice; upper and lower case and blanks around it do not count")
-        if any(each == "" for _, own in pairs for each in own):
-            raise ValueError("has an empty label")
+        for each in (each for _, own in pairs for each in own if isinstance(each, str)):
+            if not each:
+                raise ValueError("has an empty label")
+            if _NEARLY_COLOUR.fullmatch(each):
+                raise ValueError(
+                    f"has {each!r}, which has {len(each) - 1} digits behind the #: a colour has six, as '#ff0000', and "
+                    "no label is written so"
+                )
         return cls(dict(pairs))
 
     @cached_property

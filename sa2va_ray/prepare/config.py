@@ -126,7 +126,7 @@ class PrepareConfig(Config):
     """(H, W) of the frame that polygons were drawn in, for images that their polygons do not fit. Only where the
     annotations do not state their size: what they state is used without being asked."""
     mask_threshold: int | None = Field(None, ge=1)
-    """In mask images with more than two values, the least value of the foreground."""
+    """In mask images with more than two values, the least value of the foreground. Not beside `classes` of values."""
     checks: ChecksConfig = ChecksConfig()
     split: SplitConfig = SplitConfig()
     private_table: KeptUri | None = None
@@ -173,6 +173,15 @@ class PrepareConfig(Config):
     @classmethod
     def _are_classes(cls, classes: dict[str, tuple[int | str, ...]]) -> dict[str, tuple[int | str, ...]]:
         return {phrase: tuple(meaning) for phrase, meaning in Classes.parse(classes.items()).meanings.items()}
+
+    @model_validator(mode="after")
+    def _mask_is_read_in_one_way(self) -> Self:
+        if self.mask_threshold is not None and Classes(self.classes).has_values:
+            raise ValueError(
+                f"mask_threshold {self.mask_threshold} and classes with values or colours of masks: a mask is read by "
+                "one of the two. Leave mask_threshold out; or list no values, and all above it is one `phrase`"
+            )
+        return self
 
     @field_validator("label_pattern")
     @classmethod

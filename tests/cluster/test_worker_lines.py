@@ -42,7 +42,7 @@ import ray
 from sa2va_ray.cluster.resources import connect
 
 connect()
-actor = type(sys.argv[1], (), {"answer": lambda self: 0})
+actor = type(sys.argv[1], (), {"__init__": lambda self, value: None, "answer": lambda self: 0})
 actor = ray.remote(num_cpus=0.1, max_restarts=1)(actor).remote(ray.put(0))
 logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
 (log,) = logs.glob(f"python-core-driver-*_{os.getpid()}.log")

@@ -64,6 +64,38 @@ def test_what_is_ignored_counts_nowhere():
     assert not measured(EMPTY, right, ignored=right)["is_false_alarm"]
 
 
+VESSEL = np.zeros((8, 8), bool)
+VESSEL[3] = True
+MIDDLE = np.zeros((8, 8), bool)
+MIDDLE[:, 3:5] = True
+
+
+def test_outlines_and_pieces_are_those_of_masks_that_are_both_cleared_where_nothing_counts():
+    """A vessel that crosses what is ignored is cut in both masks at the same place, whatever either has in between."""
+    names = ("hd95", "surface_dice", "betti0_error", "betti1_error")
+    gone, bent = VESSEL & ~MIDDLE, VESSEL ^ MIDDLE
+    for drawn in (VESSEL, gone, bent):
+        found = measured(VESSEL, drawn, ignored=MIDDLE)
+        assert [found[name] for name in names] == [0, 1, 0, 0]
+    assert measured(VESSEL, gone)["betti0_error"] == 1  # where all counts, it is a break
+    assert measured(VESSEL, bent)["hd95"] > 1
+
+
+def test_at_the_border_of_what_is_ignored_an_outline_is_one():
+    """One mask reaches the border and the other stops before it: that is told, as anywhere else."""
+    short = VESSEL.copy()
+    short[3, :3] = False
+    found = measured(VESSEL, short, ignored=MIDDLE)
+    assert (found["betti0_error"], found["hd95"] > 1) == (1, True)
+    around = np.ones((8, 8), bool)
+    broken = around.copy()
+    broken[3, 5:] = False
+    hole = np.zeros((8, 8), bool)
+    hole[3:5, 3:5] = True
+    assert measured(around, around, ignored=hole)["betti1_error"] == 0
+    assert measured(around, broken, ignored=hole)["betti1_error"] == 1  # what lies around it is a loop
+
+
 def test_each_annotator_and_the_model_are_measured_against_the_others():
     shifted = np.roll(SQUARE, 1, axis=1)
 

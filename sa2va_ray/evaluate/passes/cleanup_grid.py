@@ -1,6 +1,7 @@
 """What each clean-up of the masks would give at one threshold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from sa2va_ray.evaluate.passes.answers import to_columns
 from sa2va_ray.evaluate.passes.measure import BATCH_SIZE, CPUS_PER_TASK, Truth, collect, read_levels, with_truths
 from sa2va_ray.evaluate.statistics.choose import rows_of_objective
 from sa2va_ray.metrics import NUM_LEVELS, SWEPT_METRICS, dequantise, probability_counts, sweep
-from sa2va_ray.metrics.patients import PatientCurves
+from sa2va_ray.metrics.patients import PatientCurves, Row
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 
 CLEANUPS = tuple(
@@ -24,29 +25,47 @@ CLEANUPS = tuple(
 """None first. Closing and opening are left out: they change the width of the vessels."""
 
 
-def try_cleanups(answers: ray.data.Dataset, split: Split, threshold: float, config: CalibrateConfig) -> PatientCurves:
-    """`SWEPT_METRICS` of each patient, the points being `CLEANUPS`, of the objects that the objective is about."""
+@dataclass(frozen=True)
+class CleanupScores:
+    """`SWEPT_METRICS` of each patient, the points being `CLEANUPS`.
+
+    Attributes:
+        of_objective: of the objects that the objective is about.
+        of_all: of all, so that a clean-up which takes false alarms away counts.
+    """
+
+    of_objective: PatientCurves
+    of_all: PatientCurves
+
+
+def try_cleanups(answers: ray.data.Dataset, split: Split, threshold: float, config: CalibrateConfig) -> CleanupScores:
+    """What each of `CLEANUPS` gives at a threshold."""
     beta = config.beta or 1.0
     scored = answers.map_batches(
         partial(_score_batch, data_uri=split.data_uri, split=split.name, threshold=threshold, beta=beta),
         batch_size=BATCH_SIZE,
         num_cpus=CPUS_PER_TASK,
     )
-    rows = rows_of_objective(list(collect(scored, "clean", split.num_images)), config)
+    rows = list(collect(scored, "clean", split.num_images))
+    return CleanupScores(_curves(rows_of_objective(rows, config)), _curves(rows))
+
+
+def choose_cleanup(scores: CleanupScores, config: CalibrateConfig) -> int:
+    """Place in `CLEANUPS` of the best by the objective, the one that does least where several are equally good.
+
+    With a recall target, the best Dice of all images among those that keep to it where the object is; doing nothing
+    does.
+    """
+    if config.objective != "recall":
+        return int(np.argmax(scores.of_objective.mean(config.objective)))
+    keeps = scores.of_objective.mean("recall") >= config.recall_target
+    return int(np.argmax(np.where(keeps, scores.of_all.mean("dice"), -1.0)))
+
+
+def _curves(rows: Sequence[Row]) -> PatientCurves:
     return PatientCurves.from_rows(
         rows, lambda row: dict(zip(SWEPT_METRICS, row["scores"], strict=True)), SWEPT_METRICS
     )
-
-
-def choose_cleanup(scores: PatientCurves, config: CalibrateConfig) -> int:
-    """Place in `CLEANUPS` of the best by the objective, the one that does least where several are equally good.
-
-    With a recall target, the best Dice among those that keep to it; doing nothing does.
-    """
-    if config.objective != "recall":
-        return int(np.argmax(scores.mean(config.objective)))
-    keeps = scores.mean("recall") >= config.recall_target
-    return int(np.argmax(np.where(keeps, scores.mean("dice"), -1.0)))
 
 
 def _score_batch(

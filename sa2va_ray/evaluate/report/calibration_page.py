@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split
-from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS
+from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, CleanupScores
 from sa2va_ray.evaluate.report.evaluation_page import render
 from sa2va_ray.evaluate.report.model_charts import reliability_chart, threshold_chart
 from sa2va_ray.evaluate.report.wording import describe_cleanup
 from sa2va_ray.metrics import CATALOGUE
-from sa2va_ray.metrics.patients import PatientCurves
 
 _MAX_ROWS = 10
 
@@ -20,7 +19,7 @@ def render_calibration(
     facts: Mapping[str, Any],
     curves: Mapping[str, Any],
     probabilities: Mapping[str, Any],
-    scores: PatientCurves | None,
+    scores: CleanupScores | None,
 ) -> bytes:
     """The page that `jobs.calibrate` leaves.
 
@@ -60,8 +59,8 @@ def _objective_label(calibration: Mapping[str, Any]) -> str:
     return f"F{calibration['beta']:g}" if objective == "fbeta" else CATALOGUE[objective].label
 
 
-def _cleanups(scores: PatientCurves) -> Iterator[tuple[str, float, float]]:
-    """What is done, mean Dice and mean recall of the clean-ups that are best by Dice."""
-    dice, recall = scores.mean("dice"), scores.mean("recall")
+def _cleanups(scores: CleanupScores) -> Iterator[tuple[str, float, float]]:
+    """What is done, mean Dice of all images and mean recall of the clean-ups that are best by Dice."""
+    dice, recall = scores.of_all.mean("dice"), scores.of_objective.mean("recall")
     for place in (-dice).argsort(kind="stable")[:_MAX_ROWS]:
         yield describe_cleanup(CLEANUPS[place]), dice[place], recall[place]

@@ -15,7 +15,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.images.checks import is_dicom
 from sa2va_ray.images.decode import ImageError
 from sa2va_ray.images.files import kind_of
-from sa2va_ray.prepare.records import LabelFile, Rejected
+from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
 from sa2va_ray.prepare.sources.folder import Folder, group_by, key_of, label_keys
 from sa2va_ray.prepare.sources.items import Item, SourceOptions
 from sa2va_ray.prepare.sources.mask_images import mask_label
@@ -53,8 +53,8 @@ class DicomFrames:
 
     def read(self, options: SourceOptions) -> Iterator[Item]:
         """An item for each frame that a mask names. Raises `UserError` where that needs pydicom and there is none."""
-        if self._of_frame and importlib.util.find_spec("pydicom") is None:
-            raise UserError("`source` has DICOM files; to read them: pip install 'sa2va-ray[dicom]'.")
+        if self._of_frame:
+            _check_pydicom()
         numbers: dict[str, list[int | None]] = defaultdict(list)
         for file, number in sorted(self._of_frame, key=lambda target: (target[0], target[1] or 0)):
             numbers[file].append(number)
@@ -63,6 +63,16 @@ class DicomFrames:
                 for number in numbers[file]:
                     item = self._to_item(file, number, facts, options)
                     yield item.at(self._of_frame[file, number][0], None)
+
+    def negatives(self, file: str) -> list[Item]:
+        """Items of the frames of a file, said to have no object, that no mask names."""
+        _check_pydicom()
+        facts = self._read_facts(file)
+        if isinstance(facts, Rejected):
+            return [Item(LAYOUT, file, facts)]
+        labelled = {(number or 1) - 1 for name, number in self._of_frame if name == file}
+        frames = [frame for frame in range(facts.num_frames) if frame not in labelled]
+        return [self._of_patient(file, frame, facts, Annotation({})) for frame in frames]
 
     def _read_facts(self, file: str) -> "DicomFacts | Rejected":
         from sa2va_ray.images.formats.dicom import read_facts
@@ -80,6 +90,9 @@ class DicomFrames:
             label = self._label(file, number, options)
         except Rejected as rejected:
             return Item(LAYOUT, file, rejected.with_traceback(None))
+        return self._of_patient(file, frame, facts, label)
+
+    def _of_patient(self, file: str, frame: int, facts: "DicomFacts", label: LabelFile | Annotation) -> Item:
         if not facts.patient_id:
             reason = "The DICOM file has no PatientID, so it is unknown which other files are of the same patient."
             return Item(LAYOUT, file, Rejected("patient_missing", reason), frame)
@@ -90,6 +103,11 @@ class DicomFrames:
         if len(masks) > 1 or masks[0] in self._unclear:
             raise Rejected("ambiguous_pair", "Several masks name this frame, or its mask fits several DICOM files.")
         return mask_label(self._folder, masks[0], options)
+
+
+def _check_pydicom() -> None:
+    if importlib.util.find_spec("pydicom") is None:
+        raise UserError("`source` has DICOM files; to read them: pip install 'sa2va-ray[dicom]'.")
 
 
 def _is_dicom_file(folder: Folder, name: str) -> bool:

@@ -16,6 +16,7 @@ LAYOUT = "mask_images"
 class MaskPairs:
     """Attributes:
     images: names of the image files that are no masks, sorted.
+    masks: names of the mask images that an image belongs to.
     lonely: names of the mask images that no image belongs to, sorted.
     """
 
@@ -29,6 +30,7 @@ class MaskPairs:
         known = set(self.images)
         keys = {name: self._find_key(name) for name in files if name not in known}
         self._masks = group_by((key, name) for name, key in keys.items() if key is not None)
+        self.masks = {name for name, key in keys.items() if key is not None}
         self.lonely = [name for name, key in keys.items() if key is None]
 
     def masks_of(self, image: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import posixpath
 import unicodedata
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 
 from sa2va_ray import storage
@@ -15,8 +15,12 @@ LAYOUT = "negatives_list"
 _MAX_LINES_TOLD = 10
 
 
-def read_negatives_list(folder: Folder, uri: str | None) -> frozenset[str]:
-    """Names of the images that the text file at `uri` lists, a path below the source on each line.
+def read_negatives_list(folder: Folder, uri: str | None, dicoms: Iterable[str]) -> frozenset[str]:
+    """Names of the images that the text file at `uri` lists, a path below the source on each line. A DICOM file stands
+    for all of its frames that have no mask.
+
+    Args:
+        dicoms: names of the DICOM files that are read.
 
     Raises:
         UserError: no such file, not UTF-8, or lines that name no image file of the source; it tells their numbers.
@@ -31,7 +35,7 @@ def read_negatives_list(folder: Folder, uri: str | None) -> frozenset[str]:
             "each line."
         ) from None
     lines = [_to_name(line.strip()) for line in text.splitlines()]
-    images = set(folder.images)
+    images = {*folder.images, *dicoms}
     unknown = [number for number, line in enumerate(lines, start=1) if line and line not in images]
     if unknown:
         told = ", ".join(map(str, unknown[:_MAX_LINES_TOLD])) + (", ..." if len(unknown) > _MAX_LINES_TOLD else "")
@@ -59,13 +63,16 @@ def check_no_labels(negatives: Set[str], labels: Set[str | None]) -> None:
         )
 
 
-def items_without_label(
-    negatives: Set[str], labelled: Set[str | None], of_data_set: Callable[[str], Item | None]
-) -> list[Item]:
-    """An item for each listed image that no label is about, sorted.
+def items_without_label(negatives: Set[str], of_others: Callable[[str], Sequence[Item] | None]) -> list[Item]:
+    """Items of listed images, sorted.
 
     Args:
-        of_data_set: makes the item of an image, of which the data set that it is in knows more; None for any other.
+        negatives: those that no label is about, and DICOM files.
+        of_others: makes the items of a file, of which the data set that it is in knows more, or which is no plain
+            image; None for any other.
     """
-    items = [of_data_set(name) or Item(LAYOUT, name, Annotation({})) for name in sorted(negatives - labelled)]
+    items: list[Item] = []
+    for name in sorted(negatives):
+        found = of_others(name)
+        items += [Item(LAYOUT, name, Annotation({}))] if found is None else found
     return [replace(item, layout=LAYOUT) for item in items]

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
@@ -75,14 +76,13 @@ def read_source(source: str, options: SourceOptions) -> Source:
         UserError: no such source, or none of the layouts that are read. It says what is there by kind, never by name.
     """
     folder = _open(source)
-    negatives = read_negatives_list(folder, options.negatives_list)
     found = (
         _read_by_pattern(folder, options.label_pattern, options) if options.label_pattern else _look(folder, options)
     )
-    labels = {name for item in found.items for name in (item.document, item.field_of_view)}
-    check_no_labels(negatives, labels | {orphan.name for orphan in found.orphans if orphan.code == "orphan_label"})
-    of_data_set = found.data_sets.negative if found.data_sets else lambda _: None
-    unlabelled = items_without_label(negatives, {item.image for item in found.items}, of_data_set)
+    negatives = read_negatives_list(folder, options.negatives_list, found.dicoms)
+    check_no_labels(negatives, found.labels())
+    labelled = {item.image for item in found.items} - found.dicoms
+    unlabelled = items_without_label(negatives - labelled, found.negatives_of)
     found = replace(found, items=[*found.items, *unlabelled])
     orphans = [orphan for orphan in found.orphans if orphan.name not in negatives]
     orphans += [_Orphan("name_twice", name) for name in folder.clashes]
@@ -93,16 +93,35 @@ def read_source(source: str, options: SourceOptions) -> Source:
 @dataclass(frozen=True)
 class _Found:
     """Attributes:
-    dicoms: files that are read as DICOM, whatever they are called.
+    frames: those of files that are read as DICOM, whatever they are called.
     masks: mask images to compare other labels with.
     """
 
     items: list[Item]
     orphans: "list[_Orphan]"
     notes: list[str]
-    dicoms: Set[str] = frozenset()
+    frames: DicomFrames | None = None
     masks: MaskPairs | None = None
     data_sets: DataSetFiles | None = None
+
+    @cached_property
+    def dicoms(self) -> Set[str]:
+        """Names of the files that are read as DICOM."""
+        return set(self.frames.files) if self.frames else set()
+
+    def labels(self) -> set[str | None]:
+        """Names of the files that are no images."""
+        named = {name for item in self.items for name in (item.document, item.field_of_view)}
+        named |= {orphan.name for orphan in self.orphans if orphan.code == "orphan_label"}
+        named |= self.masks.masks if self.masks else set()
+        return named | (self.data_sets.labels if self.data_sets else set())
+
+    def negatives_of(self, file: str) -> list[Item] | None:
+        """Items of an image that is said to have no object, and is of a data set or DICOM; None for any other."""
+        if self.frames and file in self.dicoms:
+            return self.frames.negatives(file)
+        item = self.data_sets.negative(file) if self.data_sets else None
+        return None if item is None else [item]
 
 
 def _read_by_pattern(folder: Folder, pattern: LabelPattern, options: SourceOptions) -> _Found:
@@ -130,7 +149,7 @@ def _look(folder: Folder, options: SourceOptions) -> _Found:
     if data_sets:
         orphans += [_Orphan("orphan_image", name) for name in data_sets.lonely_images]
         orphans += [_Orphan("orphan_label", name) for name in data_sets.lonely_labels]
-    return _Found(items, orphans, data_sets.notes if data_sets else [], set(frames.files), pairs, data_sets)
+    return _Found(items, orphans, data_sets.notes if data_sets else [], frames, pairs, data_sets)
 
 
 def _open(source: str) -> Folder:

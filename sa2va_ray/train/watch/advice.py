@@ -26,12 +26,17 @@ def no_masks(num_steps: int) -> str:
     )
 
 
-def no_seg(seg_share: float) -> str:
+def no_seg(seg_share: float, is_silent: bool) -> str:
+    """`is_silent`: as `models.checkpoint` says it."""
+    kept = (
+        " The scores count the images without the object as right, and such a checkpoint comes last in best_metric "
+        "whatever they are."
+    )
     return (
         f"[SEG] was produced for {seg_share:.0%} of the validation images; without it there is no mask. Early in a run "
         "this passes. If it stays: does train/loss_language fall, are the rows of [SEG] trained "
         "(model.trainable.embeddings), do the prompts of validation read like those of training? More steps help, or a "
-        "higher optim.lr."
+        f"higher optim.lr.{kept if is_silent else ''}"
     )
 
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
+from sa2va_ray.models.checkpoint import LEAST_SEG_SHARE, is_silent
 from sa2va_ray.models.parts import needs_masks
 from sa2va_ray.train.config import OptimConfig, TrainConfig
 from sa2va_ray.train.engine.group_state import GroupState
@@ -18,7 +19,6 @@ WARN_AFTER_STEPS = 10
 FAIL_AFTER_STEPS = 20
 CHECK_EVERY_STEPS = 100
 
-_LEAST_SEG_SHARE = 0.5
 _FALLS_IN_A_ROW = 3
 _LOSS_WINDOW_STEPS = 50
 _ROUNDING = 1e-7  # of a second moment, relative, in one step; a usual gradient adds 1e-3
@@ -135,8 +135,8 @@ class ValidationMonitor:
 
     def after_validation(self, step: int, metrics: Mapping[str, float]) -> None:
         seg_share = metrics["val/seg_share"]
-        self._warn_once("seg", seg_share < _LEAST_SEG_SHARE, step, advice.no_seg(seg_share))
-        no_overlap = metrics["val/dice"] == 0 and seg_share >= _LEAST_SEG_SHARE
+        self._warn_once("seg", seg_share < LEAST_SEG_SHARE, step, advice.no_seg(seg_share, is_silent(metrics)))
+        no_overlap = metrics["val/dice"] == 0 and seg_share >= LEAST_SEG_SHARE
         self._warn_once("overlap", no_overlap, step, advice.no_overlap())
         self._history.append((metrics["val/dice"], statistics.fmean(self._losses)))
         self._losses = []

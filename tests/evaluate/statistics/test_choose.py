@@ -5,7 +5,7 @@ import pytest
 
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import CalibrateConfig
-from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, choose_cleanup
+from sa2va_ray.evaluate.passes.cleanup_grid import CLEANUPS, CleanupScores, choose_cleanup
 from sa2va_ray.evaluate.statistics.choose import choose_threshold, rows_of_objective, warn_of_choice
 from sa2va_ray.evaluate.statistics.summary import sweep_patients
 from sa2va_ray.metrics import THRESHOLDS, probability_counts, quantise
@@ -95,11 +95,13 @@ def test_an_objective_without_its_number_is_refused(values):
         config(**values)
 
 
-def scores(dice: dict[int, float], recall: dict[int, float]) -> PatientCurves:
+def scores(dice: dict[int, float], recall: dict[int, float], dice_of_all: dict[int, float] | None = None):
     def column(known: dict[int, float]) -> np.ndarray:
         return np.array([[known.get(place, 0.5) for place in range(len(CLEANUPS))]])
 
-    return PatientCurves(["a"], {"dice": column(dice), "fbeta": column(dice), "recall": column(recall)})
+    found = PatientCurves(["a"], {"dice": column(dice), "fbeta": column(dice), "recall": column(recall)})
+    of_all = found if dice_of_all is None else PatientCurves(["a", "b"], {"dice": column(dice_of_all)})
+    return CleanupScores(found, of_all)
 
 
 def test_cleanups():
@@ -109,6 +111,13 @@ def test_cleanups():
     target = config(objective="recall", recall_target=0.8)
     keeps = {0: 0.81, 3: 0.85, 7: 0.7}
     assert choose_cleanup(scores({0: 0.5, 3: 0.55, 7: 0.6}, keeps), target) == 3
+
+
+def test_a_cleanup_that_takes_false_alarms_away_counts_beside_a_recall():
+    """Where the object is, doing nothing is as good; elsewhere an empty mask is right."""
+    target = config(objective="recall", recall_target=0.8)
+    recall = dict.fromkeys(range(len(CLEANUPS)), 0.9)
+    assert choose_cleanup(scores({0: 0.7, 6: 0.7}, recall, {0: 0.4, 6: 0.8}), target) == 6
 
 
 @pytest.mark.parametrize(("threshold", "is_told"), [(THRESHOLDS[0], True), (0.5, False), (THRESHOLDS[-1], True)])

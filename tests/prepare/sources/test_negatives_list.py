@@ -8,6 +8,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.prepare.records import Annotation
 from sa2va_ray.prepare.sources import read_source
 from tests.prepare.sources.conftest import HIDDEN, OPTIONS, codes, write_image, write_json, write_mask
+from tests.prepare.sources.test_dicom_frames import write_dicom
 
 
 def listed(folder, *lines: str):
@@ -36,6 +37,7 @@ def test_listed_images_need_no_label_and_others_stay_orphans(tmp_path):
 def test_lines_that_name_no_image_are_told_by_their_numbers(tmp_path):
     folder = tmp_path / "data"
     write_image(folder / "images/a.png")
+    write_mask(folder / "masks/a.png")
     with pytest.raises(UserError, match=r"2 line\(s\) .* \(lines 1, 3\)") as caught:
         read_source(str(folder), listed(folder, HIDDEN, "images/a.png", f"images/{HIDDEN}.png"))
     assert HIDDEN not in str(caught.value)
@@ -43,6 +45,7 @@ def test_lines_that_name_no_image_are_told_by_their_numbers(tmp_path):
 
 def test_a_list_that_is_missing_is_told(tmp_path):
     write_image(tmp_path / "images/a.png")
+    write_mask(tmp_path / "masks/a.png")
     with pytest.raises(UserError, match="`negatives_list` is missing"):
         read_source(str(tmp_path), replace(OPTIONS, negatives_list=str(tmp_path / HIDDEN)))
 
@@ -55,6 +58,43 @@ def test_masks_are_no_images_without_objects(tmp_path, name):
         write_mask(folder / f"masks/{stem}.png")
     with pytest.raises(UserError, match="1 of 1 images in `negatives_list` are masks"):
         read_source(str(folder), listed(folder, name))
+
+
+@pytest.mark.parametrize("observer", ["1stHO", "2ndHO"])
+def test_masks_of_any_observer_are_no_images_without_objects(tmp_path, observer):
+    folder = tmp_path / "chase"
+    write_image(folder / "Image_01L.jpg")
+    for name in ("1stHO", "2ndHO"):
+        write_mask(folder / f"Image_01L_{name}.png")
+    with pytest.raises(UserError, match="1 of 1 images in `negatives_list` are masks"):
+        read_source(str(folder), listed(folder, f"Image_01L_{observer}.png"))
+
+
+def test_a_mask_that_polygons_are_compared_with_is_no_image(tmp_path):
+    folder = tmp_path / "data"
+    write_image(folder / "images/a.png")
+    write_mask(folder / "masks/a.png")
+    write_json(folder / "images/a.json", {"imagePath": "a.png", "shapes": []})
+    with pytest.raises(UserError, match="1 of 1 images in `negatives_list` are masks"):
+        read_source(str(folder), listed(folder, "masks/a.png"))
+
+
+def test_a_dicom_file_stands_for_its_frames_that_have_no_mask(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_dicom(folder / "run.dcm", num_frames=3)
+    write_dicom(folder / "still.dcm")
+    write_dicom(folder / "other.dcm")
+    write_mask(folder / "run_2.png")
+    source = read_source(str(folder), listed(folder, "run.dcm", "still.dcm"))
+    assert [(each.name, each.is_listed_negative) for each in source.records] == [
+        ("run.dcm#1", True),  # is not without objects, which is told when its mask is read
+        ("run.dcm#0", True),
+        ("run.dcm#2", True),
+        ("still.dcm#0", True),
+    ]
+    assert source.records[1].patient == source.records[3].patient == HIDDEN
+    assert codes(source) == {"orphan_image": 1}
 
 
 def test_lines_as_find_and_windows_write_them(tmp_path):

@@ -130,6 +130,17 @@ def test_the_best_is_kept_where_saves_and_validations_differ(tmp_path, run_uri, 
     assert [read_stored_checkpoint(uri).state.step for uri in list_checkpoints(run_uri)] == [5, 20]
 
 
+def test_a_model_that_finds_nothing_is_not_the_best_where_images_without_the_object_are_right(
+    tmp_path, run_uri, config
+):
+    scores = {5: (0.6, 0.0), 10: (0.4, 0.9), 15: (0.7, 0.3), 20: (0.3, 1.0)}
+    for step, (dice, seg_share) in scores.items():
+        metrics = {"val/dice": dice, "val/seg_share": seg_share, "val/false_alarm_share": 0.5}
+        save(tmp_path / "disk", step, config, metrics=metrics)
+    delete_old_checkpoints(run_uri, keep_newest=1, keep_best=1, metric="val/dice")
+    assert [read_stored_checkpoint(uri).state.step for uri in list_checkpoints(run_uri)] == [10, 20]
+
+
 @pytest.mark.parametrize("dice", [float("nan"), float("inf"), float("-inf")])
 def test_a_score_that_is_no_number_is_not_the_best(tmp_path, run_uri, config, dice):
     for step, score in ((5, 0.6), (10, dice), (15, 0.4), (20, dice)):

@@ -130,6 +130,15 @@ def test_no_seg_is_warned_of_when_it_comes_and_when_it_comes_back(warnings):
     assert warnings[0][1].startswith("[SEG] was produced for 0% of the validation images")
 
 
+@pytest.mark.parametrize("alarms", [{}, {"val/false_alarm_share": 0.0}])
+def test_that_a_silent_model_comes_last_is_told_where_there_are_images_without_the_object(warnings, alarms):
+    monitor = ValidationMonitor(warnings)
+    monitor.after_step(LOSSES)
+    monitor.after_validation(100, {"val/dice": 0.6, "val/seg_share": 0.0, **alarms})
+    [(_, message)] = warnings
+    assert ("comes last in best_metric" in message) == bool(alarms)
+
+
 def test_masks_without_a_right_pixel_are_warned_of_where_seg_is_there(warnings):
     validations(warnings, [0.0, 0.0, 0.0, 0.3], [1.0] * 4, seg_shares=[0.0, 1.0, 1.0, 1.0])
     assert [(step, message.startswith("No validation mask")) for step, message in warnings] == [

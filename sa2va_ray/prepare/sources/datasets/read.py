@@ -80,6 +80,12 @@ class DataSetFiles:
                 for image in images:
                     yield self._to_item(found, image, self._label(found, key)).at(found.labels[0][key][0], None)
 
+    @property
+    def labels(self) -> set[str]:
+        """Names of all that are no images: masks of every observer, and of the field of view."""
+        groups = [files for found in self._found for files in (*found.labels, found.views)]
+        return {name for files in groups for names in files.values() for name in names}
+
     def negative(self, image: str) -> Item | None:
         """The item of an image that is said to have no object; None for an image of no data set."""
         found = next((each for each in self._found if image in each.groups), None)
