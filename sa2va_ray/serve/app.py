@@ -9,6 +9,7 @@ from sa2va_ray.serve.http.ingress import Ingress
 from sa2va_ray.serve.http.protocol import ModelInfo
 from sa2va_ray.serve.model.deployment import SegmentationModel
 from sa2va_ray.serve.model.weights import ModelSource
+from sa2va_ray.serve.retraining import check_state
 
 _INGRESS_CPUS = 0.1
 _ONE_LOOP = {
@@ -23,12 +24,14 @@ def build_app(args: ServeArgs) -> serve.Application:
     """One ingress, and one model deployment for each model.
 
     Raises:
-        UserError: a model that is not there, API keys that cannot be read, or no token of Label Studio; found before a
-            replica is started.
+        UserError: a model that is not there, API keys that cannot be read, no token of Label Studio, or no place for
+            the count of annotations; found before a replica is started.
     """
     Access.load(args.api_keys_file)
     if args.label_studio:
         args.label_studio.read_token()
+    if args.retrain:
+        check_state(args.retrain)
     sources = {name: ModelSource.read(model.uri) for name, model in args.models.items()}
     models = {name: _bind_model(name, model, sources[name], args) for name, model in args.models.items()}
     infos = {name: _info(name, model, sources[name], args) for name, model in args.models.items()}

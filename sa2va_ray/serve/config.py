@@ -9,6 +9,7 @@ from ray.serve.config import AutoscalingConfig
 from sa2va_ray.config import Config
 from sa2va_ray.label_studio.address import LabelStudioConfig
 from sa2va_ray.serve.guard.fetch import UriPolicy
+from sa2va_ray.serve.retraining import RetrainConfig
 
 _MAX_COPIES = 1024
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -144,6 +145,9 @@ class ServeArgs(Config):
     label_studio: LabelStudioConfig | None = None
     """Label Studio whose tasks are answered: images that it holds (uploads, local files, files of its cloud storages)
     are fetched from it, with its token, for `/label_studio/predict` alone."""
+    retrain: RetrainConfig | None = None
+    """The job that starts when Label Studio has told `/label_studio/webhook` of enough new annotations; none by
+    default."""
     revision: str = ""
     """Any text. Serve reads nothing again while the args are as they were: another text here has a model served that
     was exported anew at its URI, and a deployment tried again that has failed. `sa2va-ray deploy` adds to it."""

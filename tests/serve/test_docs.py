@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from sa2va_ray.serve.config import BatchingConfig, LimitsConfig, ModelArgs, ServeArgs
 from sa2va_ray.serve.guard.fetch import UriPolicy
 from sa2va_ray.serve.http.ingress import build_api
+from sa2va_ray.serve.retraining import RetrainConfig
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs/en/serve_reference.md").read_text()
@@ -37,7 +38,7 @@ def test_every_problem_is_in_the_table_of_errors():
     assert titles == set(re.findall(r"`([A-Z][^`]+)`", errors)) - {"Not Found", "Method Not Allowed", "Retry-After"}
 
 
-@pytest.mark.parametrize("config", [ServeArgs, ModelArgs, BatchingConfig, LimitsConfig, UriPolicy])
+@pytest.mark.parametrize("config", [ServeArgs, ModelArgs, BatchingConfig, LimitsConfig, UriPolicy, RetrainConfig])
 def test_every_key_is_in_the_table_of_the_configuration(config: type[BaseModel]):
     table = DOC.split("## Configuration")[1].split("## Routes")[0]
     assert not [key for key in config.model_fields if not re.search(rf"[`.]{key}[`.]", table)]

@@ -13,6 +13,7 @@ OPEN_ROUTES = ["/", "/page.js", "/livez", "/readyz", "/v2", "/v2/health/live", "
 READ_ROUTES = [*OPEN_ROUTES, "/v1/models", "/v1/models/tiny", "/v2/models/tiny", "/v2/models/tiny/ready"]
 READ_ROUTES += ["/label_studio/health"]
 POST_ROUTES = ["/v1/segment", "/v1/segment/batch", "/label_studio/setup", "/label_studio/predict"]
+POST_ROUTES += ["/label_studio/webhook"]
 HTTP = httpx.Client(timeout=60)
 CONFIG = (
     '<View><Image name="image" value="$image"/>'
@@ -120,6 +121,9 @@ def test_values_that_are_no_json_or_no_text_in_every_field(endpoint, base64_png,
         refused(post_json(f"{endpoint}/v1/segment", f'{{"{field}": {value}}}'))
     refused(post_json(f"{endpoint}/v1/segment/batch", f'{{"images": [{value}]}}'))
     refused(post_json(f"{endpoint}/label_studio/setup", f'{{"project": {value}}}'))
+    refused(post_json(f"{endpoint}/label_studio/webhook", f'{{"action": {value}}}'))
+    told = f'{{"action": "ANNOTATION_CREATED", "annotation": {{"id": {value}}}}}'
+    refused(post_json(f"{endpoint}/label_studio/webhook", told))
     for task, labels in (
         (f'{{"id": 1, "data": {data}}}', value),
         (f'{{"id": {value}, "data": {data}}}', config),

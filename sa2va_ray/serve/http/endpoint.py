@@ -22,6 +22,7 @@ from sa2va_ray.serve.http.read.body import BodyReader
 from sa2va_ray.serve.http.record import Recorder, RequestRecord
 from sa2va_ray.serve.http.served_models import ServedModels
 from sa2va_ray.serve.metrics import RequestMetrics
+from sa2va_ray.serve.retraining import RetrainingCounter
 from sa2va_ray.telemetry import LOGGER
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class Endpoint:
     limits: LimitsConfig
     uris: UriPolicy
     label_studio: LabelStudio | None
+    retraining: RetrainingCounter | None
     served: ServedModels
     models: ModelHandles
     bodies: BodyReader
@@ -54,6 +56,7 @@ class Endpoint:
             limits=args.limits,
             uris=args.uris,
             label_studio=LabelStudio(args.label_studio) if args.label_studio else None,
+            retraining=RetrainingCounter(args.retrain) if args.retrain else None,
             served=ServedModels(infos, args),
             models=ModelHandles(handles, args),
             bodies=BodyReader(args.limits, args.uris),

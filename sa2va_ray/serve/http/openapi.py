@@ -112,6 +112,14 @@ _TASK = {
         "data": {"type": "object", "description": "The image, as URI or data URI, in the field that is labelled."},
     },
 }
+LABEL_EVENT = _label_studio(
+    {
+        "type": "object",
+        "required": ["action"],
+        "properties": {"action": {"type": "string"}, "annotation": {"description": "An object with `id`, or several."}},
+    },
+    {"action": "ANNOTATION_CREATED", "annotation": {"id": 1}},
+)
 LABEL_SETUP = _label_studio({"type": "object"}, {"project": "1.1700000000", "schema": _LABEL_CONFIG})
 LABEL_TASKS = _label_studio(
     {

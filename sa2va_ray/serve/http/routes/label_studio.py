@@ -20,6 +20,7 @@ from sa2va_ray.serve.http.label_studio.replies import (
     setup_reply,
 )
 from sa2va_ray.serve.http.label_studio.requests import TaskImage, read_data_uri, read_tasks
+from sa2va_ray.serve.http.label_studio.webhook import new_annotations
 from sa2va_ray.serve.http.protocol import ModelInfo, SegmentOptions
 from sa2va_ray.serve.http.record import RequestRecord
 from sa2va_ray.serve.problems import Problem, as_problem
@@ -53,6 +54,20 @@ async def label_studio_predict(request: Request, endpoint: CurrentEndpoint) -> R
         results = await asyncio.gather(*(_predict(endpoint, info, whole, config, image, at_a_time) for image in images))
         reply = predict_reply(results, _version(info), request.state.id)
         encoded = await endpoint.workers.run(encode_json, reply, alone=False)
+        return Response(encoded, media_type="application/json")
+
+
+@router.post("/label_studio/webhook", **openapi.LABEL_EVENT)
+async def label_studio_webhook(request: Request, endpoint: CurrentEndpoint) -> Response:
+    """What Label Studio tells of its own accord: new annotations are counted, where the config says what for."""
+    async with endpoint.recorder.record(request, "label_studio") as record:
+        annotations = new_annotations(await endpoint.bodies.json_object(request))
+        reply: dict[str, Any] = {"counted": 0}
+        if endpoint.retraining and annotations:
+            told = await asyncio.to_thread(endpoint.retraining.count, annotations)
+            reply = {"counted": len(annotations), **told}
+        encoded = encode_json(reply)
+        record.set_output(encoded)
         return Response(encoded, media_type="application/json")
 
 

@@ -1,0 +1,78 @@
+"""The count, and the jobs of a real cluster that it starts."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import ray
+from ray.job_submission import JobSubmissionClient
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.serve.retraining import RetrainConfig, RetrainingCounter, check_state
+
+
+@pytest.fixture
+def config(bucket_uri):
+    return RetrainConfig(retrain_after=3, entrypoint="sleep 60", state_uri=f"{bucket_uri}/state.json")
+
+
+@pytest.fixture
+def client(stack):
+    return JobSubmissionClient(stack.dashboard_url)
+
+
+def state(config):
+    return json.loads(storage.read_bytes(config.state_uri))
+
+
+def end(client, job):
+    client.stop_job(job)
+    while not client.get_job_status(job).is_terminal():
+        time.sleep(0.2)
+
+
+def test_counts_of_several_ingresses_are_one_and_one_job_runs_at_a_time(ray_cluster, config, client):
+    first, second = RetrainingCounter(config), RetrainingCounter(config)
+    assert first.count([1]) == {"annotations": 1, "retrain_after": 3, "job": None}
+    assert second.count([1, 2])["annotations"] == 2, "each annotation counts once"
+    job = second.count([None])["job"]
+    assert client.get_job_info(job).entrypoint == "sleep 60"
+    assert state(config) == {"ids": [], "num_untold": 0, "submitting": None}
+    with ThreadPoolExecutor(4) as threads:
+        told = list(threads.map(lambda number: (first, second)[number % 2].count([number]), range(10, 16)))
+    assert {each["job"] for each in told} == {None}, "the first job still runs"
+    assert sorted(each["annotations"] for each in told) == [1, 2, 3, 4, 5, 6]
+    end(client, job)
+    ray.kill(first._actor)
+    again = RetrainingCounter(config).count([16])  # another actor goes on from the file
+    assert again["job"] == f"{job[:-1]}2"
+    end(client, again["job"])
+
+
+def test_a_job_that_was_submitted_before_its_actor_died_is_not_submitted_again(ray_cluster, config, client):
+    counter = RetrainingCounter(config)
+    job = counter.count([1, 2, 3])["job"]
+    cut_off = {"ids": [1, 2, 3], "num_untold": 0, "submitting": job}
+    storage.write_bytes(config.state_uri, json.dumps(cut_off).encode())
+    assert counter.count([])["job"] == job
+    assert state(config)["ids"] == []
+    end(client, job)
+    storage.delete_files(config.state_uri.rpartition("/")[0], ["state.json"])  # counted from 0, jobs go on
+    another = counter.count([1, 2, 3])["job"]
+    assert another == f"{job[:-1]}2"
+    end(client, another)
+
+
+def test_a_file_that_is_none_of_ours_is_refused(stack, config):
+    check_state(config)
+    storage.write_bytes(config.state_uri, b'{"ids": "x"}')
+    with pytest.raises(UserError, match="delete the file to count from 0"):
+        check_state(config)
+
+
+@pytest.mark.parametrize("fields", [{"retrain_after": 0}, {"retrain_after": 100_001}, {"entrypoint": ""}])
+def test_bounds(fields):
+    with pytest.raises(UserError, match=next(iter(fields))):
+        RetrainConfig.parse({"retrain_after": 1, "entrypoint": "true", "state_uri": "/tmp/x", **fields})
