@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -59,6 +60,9 @@ def _train(data_uri: str, values: dict[str, Any]) -> FittedBaseline:
     check_nnunet()
     config = NnunetTrainingConfig.parse(values)
     os.environ["nnUNet_def_n_proc"] = str(config.num_cpus)  # noqa: SIM112  # read when nnU-Net is imported
+    # nnU-Net ends its helpers by this signal. They are forked with Ray's handler, which Python loses a signal of that
+    # comes while a process is young, and nnU-Net would wait for it for ever.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(config.num_cpus)
     from sa2va_ray.models.baselines import nnunet
 
