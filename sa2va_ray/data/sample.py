@@ -47,6 +47,11 @@ def object_masks(sample: Mapping[str, Any]) -> np.ndarray:
     return np.stack([rle_to_mask(each["rle"]) for each in sample["objects"]])
 
 
+def phrase_masks(sample: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Phrase -> (H, W) bool, empty where it is not on the image."""
+    return {each["phrase"]: rle_to_mask(each["rle"]) for each in sample["objects"]}
+
+
 def annotator_masks(sample: Mapping[str, Any], phrase: str) -> np.ndarray:
     """(R, H, W) bool: what each of the sample's R annotators drew of one phrase, perhaps nothing; R is 0 where the
     sample does not tell several."""

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.order import RUNS_PER_WINDOW
+from sa2va_ray.data.sample_kinds import read_phrases
 from sa2va_ray.manifest import read_manifest
 
 _COLUMNS = ["sample_id", "patient_id", "image", "objects", "ignored", "annotators"]
@@ -42,11 +43,15 @@ class SampleIndex:
     Its Parquet files hold one row per row group, so that reading a row is one range read. At most 64 files are open,
     about 1 MB each: as many as `EpochPlan` mixes at a time.
 
+    Attributes:
+        phrases: of the whole data set, sorted.
+
     Raises: as `read_split`.
     """
 
     def __init__(self, data_uri: str, split: str):
-        _, num_rows = read_split(data_uri, split)
+        manifest, num_rows = read_split(data_uri, split)
+        self.phrases = read_phrases(manifest)
         self._uris = [storage.join(data_uri, name) for name in num_rows]
         self._starts = np.cumsum([0, *num_rows.values()])  # of each file, and the end of the last
         self._file = lru_cache(RUNS_PER_WINDOW)(self._open)

@@ -74,6 +74,12 @@ def read_kinds(manifest: Mapping[str, Any], split: str) -> list[SampleKind] | No
         ) from None
 
 
+def read_phrases(manifest: Mapping[str, Any]) -> list[str]:
+    """The phrases of a prepared data set, of all its splits, sorted; empty where its manifest does not tell them."""
+    kinds = [kind for split in manifest.get(KINDS, ()) for kind in read_kinds(manifest, split) or ()]
+    return sorted({phrase for kind in kinds for phrase in kind.phrases})
+
+
 def _listed(phrases: Any) -> list[Any]:
     if not isinstance(phrases, list):  # the letters of a text would be taken for phrases
         raise TypeError

@@ -1,11 +1,11 @@
 """Panels side by side: an image, its mask, and both together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from sa2va_ray.pictures.overlay import fit, hatched, outlined, tinted, to_rgb
-from sa2va_ray.pictures.palette import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE
+from sa2va_ray.pictures.palette import FALSE_NEGATIVE, FALSE_POSITIVE, MASK, TRUE_POSITIVE, Rgb
 
 MAX_PANEL_PX = 512
 """Longer side of a panel of `mask_panels` and `three_panels`; smaller images stay as they are."""
@@ -19,7 +19,7 @@ PANEL_LEGEND = tuple(
 )
 """What the colours of `three_panels` mean, for the macro `legend` of a page."""
 _GAP_PX = 4
-_IGNORED_GREY = 96
+IGNORED_GREY = 96
 _FILL_OPACITY, _EDGE_OPACITY = 0.45, 0.6  # an image shows through its label
 
 
@@ -33,7 +33,7 @@ def mask_panels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     Returns:
         RGB uint8.
     """
-    return _side_by_side([_at_most(panel) for panel in (image, _white(mask), tinted(image, mask))])
+    return side_by_side([at_most(panel) for panel in (image, _white(mask), tinted(image, mask))])
 
 
 def three_panels(
@@ -55,39 +55,48 @@ def three_panels(
     compared = tinted(compared, truth & ~prediction & counts, FALSE_NEGATIVE)
     compared = tinted(compared, prediction & ~truth & counts, FALSE_POSITIVE)
     shown = _white(truth & counts)
-    shown[~counts] = _IGNORED_GREY
-    return _side_by_side([_at_most(panel) for panel in (image, shown, hatched(compared, ~counts))])
+    shown[~counts] = IGNORED_GREY
+    return side_by_side([at_most(panel) for panel in (image, shown, hatched(compared, ~counts))])
 
 
-def label_panels(image: np.ndarray, mask: np.ndarray, side_px: int, ignored: np.ndarray | None = None) -> np.ndarray:
-    """The image, and beside it the same with a label's mask tinted and its outline around it, and what does not count
-    hatched. The vessel shows through, and one of a single pixel is seen however large the image is.
+def label_panels(
+    image: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    side_px: int,
+    ignored: np.ndarray | None = None,
+    colours: Mapping[str, Rgb] | None = None,
+) -> np.ndarray:
+    """The image, and beside it the same with a label's masks tinted and their outlines around them, and what does not
+    count hatched. The vessel shows through, and one of a single pixel is seen however large the image is.
 
     Args:
         image: (H, W) or (H, W, 3) uint8.
-        mask: (H, W) bool.
+        masks: phrase -> (H, W) bool.
         side_px: longer side of a panel.
         ignored: (H, W) bool of the pixels that do not count; None: all do.
+        colours: of the phrases; that of every mask by default.
 
     Returns:
         RGB uint8.
     """
-    shown, coverage = to_rgb(fit(image, side_px)), fit(mask.astype(np.float32), side_px)
-    marked = outlined(tinted(shown, coverage, opacity=_FILL_OPACITY), coverage, opacity=_EDGE_OPACITY)
+    shown = marked = to_rgb(fit(image, side_px))
+    for phrase, mask in masks.items():
+        coverage, colour = fit(mask.astype(np.float32), side_px), (colours or {}).get(phrase, MASK)
+        marked = outlined(tinted(marked, coverage, colour, _FILL_OPACITY), coverage, colour, _EDGE_OPACITY)
     if ignored is not None:
         marked = hatched(marked, fit(ignored.astype(np.float32), side_px) > 0.5)
-    return _side_by_side([shown, marked])
+    return side_by_side([shown, marked])
 
 
 def _white(mask: np.ndarray) -> np.ndarray:
     return to_rgb(mask * np.uint8(255))
 
 
-def _at_most(panel: np.ndarray) -> np.ndarray:
+def at_most(panel: np.ndarray) -> np.ndarray:
     return fit(panel, MAX_PANEL_PX) if max(panel.shape) > MAX_PANEL_PX else panel
 
 
-def _side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
+def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
     """Panels of one height, with white gaps."""
     gap = np.full((len(panels[0]), _GAP_PX, 3), 255, np.uint8)
     parts = [panels[0]]

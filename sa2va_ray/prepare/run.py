@@ -22,6 +22,7 @@ from sa2va_ray.data.sample_kinds import KINDS, SampleKind, distinct_kinds
 from sa2va_ray.images.decode import to_png
 from sa2va_ray.label_studio.address import project_number
 from sa2va_ray.manifest import MANIFEST
+from sa2va_ray.pictures.classes import with_legend
 from sa2va_ray.pictures.sheet import contact_sheet
 from sa2va_ray.prepare import examine, private_table, write
 from sa2va_ray.prepare.checks.duplicates import equal_images, near_duplicates
@@ -206,7 +207,8 @@ def _report(source: Source, outcomes: Outcomes, facts: dict[str, Any], config: P
 def _sheet(pictures: ReportPictures) -> dict[str, bytes]:
     if not pictures.contact:
         return {}
-    return {"contact_sheet.png": to_png(contact_sheet(pictures.contact, _SHEET_COLUMNS))}
+    sheet = with_legend(contact_sheet(pictures.contact, _SHEET_COLUMNS), pictures.colours)
+    return {"contact_sheet.png": to_png(sheet)}
 
 
 def _write_data_set(

@@ -46,7 +46,7 @@ def test_label_panels_shows_a_vessel_of_one_pixel(side):
     image = np.full((side, side), 128, np.uint8)
     mask = np.zeros((side, side), bool)
     mask[:, side // 2] = True
-    panels = label_panels(image, mask, PANEL_PX).astype(int)
+    panels = label_panels(image, {"vessel": mask}, PANEL_PX).astype(int)
     original, marked = panels[:, :PANEL_PX], panels[:, -PANEL_PX:]
     assert (original == 128).all()
     changed = np.abs(marked - 128).sum(axis=2)[PANEL_PX // 2] > 20
@@ -56,7 +56,7 @@ def test_label_panels_shows_a_vessel_of_one_pixel(side):
 
 
 def test_label_panels_takes_colour_and_keeps_the_shape_of_the_image():
-    picture = label_panels(np.zeros((100, 400, 3), np.uint8), np.zeros((100, 400), bool), PANEL_PX)
+    picture = label_panels(np.zeros((100, 400, 3), np.uint8), {"vessel": np.zeros((100, 400), bool)}, PANEL_PX)
     assert picture.shape == (PANEL_PX // 4, 2 * PANEL_PX + 4, 3)
 
 
@@ -72,5 +72,5 @@ def test_what_does_not_count_has_no_colour_and_is_hatched():
     assert len(np.unique(compared[:, 32:].reshape(-1, 3), axis=0)) == 2
     assert (np.ptp(compared[:, 32:].astype(int), axis=2) == 0).all()
     assert (np.ptp(compared[:12, :32].astype(int), axis=2) > 0).all()
-    labelled = label_panels(image, truth, 64, ignored)
-    assert not np.array_equal(labelled, label_panels(image, truth, 64))
+    labelled = label_panels(image, {"vessel": truth}, 64, ignored)
+    assert not np.array_equal(labelled, label_panels(image, {"vessel": truth}, 64))

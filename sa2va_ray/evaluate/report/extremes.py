@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from sa2va_ray.data.sample import decode_image, ignored_mask, object_masks
+from sa2va_ray.data.sample import decode_image, ignored_mask, phrase_masks
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import UNREADABLE
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
-from sa2va_ray.pictures.panels import three_panels
+from sa2va_ray.pictures.classes import Colours, answer_panels, phrase_colours
 from sa2va_ray.pictures.sheet import Picture
 
 _NUM_OF_EACH = 3
@@ -19,14 +19,15 @@ _Row = dict[str, Any]
 
 
 def draw_extremes(rows: Sequence[_Row], split: Split) -> list[Picture]:
-    """Up to three images of each rank by Dice, none twice: `three_panels` of each, the worst first."""
+    """Up to three images of each rank by Dice, none twice: `answer_panels` of each, the worst first."""
     by_image: dict[int, list[_Row]] = {}
     for row in rows:
         by_image.setdefault(row["row"], []).append(row)
     ordered = sorted(by_image.values(), key=lambda of_image: -_mean(of_image, "dice"))
     samples = SampleIndex(split.data_uri, split.name)
+    colours = phrase_colours(samples.phrases)
     return [
-        Picture(caption(rank, ordered[place]), _draw(ordered[place], samples[ordered[place][0]["row"]]))
+        Picture(caption(rank, ordered[place]), _draw(ordered[place], samples[ordered[place][0]["row"]], colours))
         for rank, places in _places(len(ordered)).items()
         for place in places
     ]
@@ -57,9 +58,11 @@ def _places(num_images: int) -> dict[str, Sequence[int]]:
     }
 
 
-def _draw(rows: Sequence[_Row], sample: _Row) -> np.ndarray:
-    truth, ignored = np.logical_or.reduce(object_masks(sample)), ignored_mask(sample)
+def _draw(rows: Sequence[_Row], sample: _Row, colours: Colours) -> np.ndarray:
+    truths, ignored = phrase_masks(sample), ignored_mask(sample)
+    predictions = {phrase: np.zeros_like(truth) for phrase, truth in truths.items()}
     if rows[0]["failure"] == UNREADABLE:
-        return three_panels(np.zeros((*truth.shape, 3), np.uint8), truth, np.zeros_like(truth), ignored)
-    prediction = np.logical_or.reduce([rle_to_mask(row["rle"]) for row in rows])
-    return three_panels(np.asarray(decode_image(sample)), truth, prediction, ignored)
+        image = np.zeros((*next(iter(truths.values())).shape, 3), np.uint8)
+        return answer_panels(image, truths, predictions, colours, ignored)
+    predictions |= {row["phrase"]: rle_to_mask(row["rle"]) for row in rows}
+    return answer_panels(np.asarray(decode_image(sample)), truths, predictions, colours, ignored)

@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sa2va_ray.images.decode import decode_image_bytes
+from sa2va_ray.pictures.classes import Colours, phrase_colours
+from sa2va_ray.pictures.palette import Rgb
 from sa2va_ray.pictures.panels import label_panels
 from sa2va_ray.pictures.raw_polygons import draw_polygons
 from sa2va_ray.pictures.sheet import Picture
@@ -29,19 +31,22 @@ class ReportPictures:
     """Attributes:
     contact: samples that are used, with their masks.
     worst: samples in quarantine and repaired ones; the caption has the reason.
+    colours: of the phrases in `contact`.
     """
 
     contact: list[Picture]
     worst: list[Picture]
+    colours: dict[str, Rgb] = field(default_factory=dict)
 
 
 def draw_pictures(records: Mapping[int, Record], outcomes: Mapping[int, Any], config: PrepareConfig) -> ReportPictures:
     """Good samples for the contact sheet, and some of each thing that was found."""
     used = [row for row in outcomes.values() if row["verdict"] != QUARANTINED]
     used.sort(key=lambda row: row["sample_id"])  # a hash: a fair and stable choice
-    contact = [_draw_used(row, records, config) for row in used[:_NUM_CONTACT]]
-    worst = [picture for row in _worst(outcomes.values()) if (picture := _draw(row, records, config))]
-    return ReportPictures(contact, worst)
+    colours = phrase_colours(phrase for row in used for phrase in row["phrases"])
+    contact = [_draw_used(row, records, config, colours) for row in used[:_NUM_CONTACT]]
+    worst = [picture for row in _worst(outcomes.values()) if (picture := _draw(row, records, config, colours))]
+    return ReportPictures(contact, worst, colours)
 
 
 def _worst(rows: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -62,19 +67,23 @@ def _agreement(row: Mapping[str, Any]) -> tuple[float, int]:
     return (1.0 if dice is None else dice), row["index"]
 
 
-def _draw(row: Mapping[str, Any], records: Mapping[int, Record], config: PrepareConfig) -> Picture | None:
+def _draw(
+    row: Mapping[str, Any], records: Mapping[int, Record], config: PrepareConfig, colours: Colours
+) -> Picture | None:
     if row["index"] not in records:
         return None  # the source's list itself was wrong there: nothing to open
     if row["verdict"] == QUARANTINED:
         return _draw_quarantined(row, records[row["index"]], config)
-    return _draw_used(row, records, config)
+    return _draw_used(row, records, config, colours)
 
 
-def _draw_used(row: Mapping[str, Any], records: Mapping[int, Record], config: PrepareConfig) -> Picture:
+def _draw_used(
+    row: Mapping[str, Any], records: Mapping[int, Record], config: PrepareConfig, colours: Colours
+) -> Picture:
     checked = check_sample(records[row["index"]], config)
     codes = ", ".join(each["code"] for each in row["findings"])
     caption = f"item {row['index']}, {row['split']}, {row['foreground']:.1%}" + (f": {codes}" if codes else "")
-    return Picture(caption, label_panels(checked.pixels, checked.union, PANEL_PX, checked.ignored))
+    return Picture(caption, label_panels(checked.pixels, checked.masks, PANEL_PX, checked.ignored, colours))
 
 
 def _draw_quarantined(row: Mapping[str, Any], record: Record, config: PrepareConfig) -> Picture | None:

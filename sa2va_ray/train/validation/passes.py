@@ -21,10 +21,10 @@ from sa2va_ray.data.augment import AugmentConfig
 from sa2va_ray.data.batch import collate
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.data.pipeline import Undecodable, preprocess
-from sa2va_ray.data.sample import decode_image, ignored_mask, object_masks
+from sa2va_ray.data.sample import decode_image, ignored_mask, object_masks, phrase_masks
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.metrics import VALIDATION_METRICS, compute_metrics
-from sa2va_ray.pictures.panels import three_panels
+from sa2va_ray.pictures.classes import answer_panels, phrase_colours
 from sa2va_ray.predict.predictor import Prediction, Query, Sa2VAPredictor
 from sa2va_ray.train.collectives import any_rank, gather_objects
 from sa2va_ray.train.config import TrainConfig
@@ -82,20 +82,24 @@ def score_predictions(
     Returns:
         for each sample, in order: `sample_id`, `patient_id`, the means over its objects of `VALIDATION_METRICS`,
         `seg_share`, how many of the objects that are on the image were answered with a [SEG], and `false_alarm_share`,
-        how many of those that are not were answered with a mask, each None where there are no such objects; and the
-        pictures of the first `num_drawn` samples by pseudonym. The same on all ranks.
+        how many of those that are not were answered with a mask, each None where there are no such objects;
+        `by_phrase`, the Dice of each of its phrases; and the pictures of the first `num_drawn` samples by pseudonym.
+        The same on all ranks.
     """
     images: list[_Row] = []
     pictures: dict[str, np.ndarray] = {}
+    colours = phrase_colours(samples.phrases)
     found = _predictions(engine, processor, samples, config)
     for index, group in groupby(found, key=lambda each: each[0]):
         _, same_sample, predictions = zip(*group, strict=True)
         sample, truths, ignored = same_sample[0], object_masks(same_sample[0]), ignored_mask(same_sample[0])
         ids = {name: sample[name] for name in ("sample_id", "patient_id")}
-        images.append({"index": index, **ids, **_quality(predictions, truths, ignored)})
+        phrases, quality = [each["phrase"] for each in sample["objects"]], _quality(predictions, truths, ignored)
+        by_phrase = dict(zip(phrases, quality.pop("dices"), strict=True))
+        images.append({"index": index, **ids, **quality, "by_phrase": by_phrase})
         if sample["sample_id"] in _drawn([*pictures, sample["sample_id"]], config):
-            union = np.logical_or.reduce([prediction.union() for prediction in predictions])
-            picture = three_panels(np.asarray(decode_image(sample)), np.logical_or.reduce(truths), union, ignored)
+            drawn = dict(zip(phrases, (prediction.union() for prediction in predictions), strict=True))
+            picture = answer_panels(np.asarray(decode_image(sample)), phrase_masks(sample), drawn, colours, ignored)
             pictures = {**pictures, sample["sample_id"]: picture}
             pictures = {sample_id: pictures[sample_id] for sample_id in _drawn(pictures, config)}
     pictures = dict(_gathered(list(pictures.items())))
@@ -125,16 +129,16 @@ def _predictions(
             yield index, sample, prediction
 
 
-def _quality(
-    predictions: Sequence[Prediction], truths: np.ndarray, ignored: np.ndarray | None
-) -> dict[str, float | None]:
-    """Means over the objects of a sample, whose masks are `truths` (N, H, W) bool; `ignored` (H, W) bool."""
+def _quality(predictions: Sequence[Prediction], truths: np.ndarray, ignored: np.ndarray | None) -> dict[str, Any]:
+    """Means over the objects of a sample, whose masks are `truths` (N, H, W) bool; and `dices`, of each. `ignored`
+    (H, W) bool."""
     counts = np.ones(truths.shape[1:], bool) if ignored is None else ~ignored
     unions, truths = [prediction.union() & counts for prediction in predictions], truths & counts
     rows = [compute_metrics(*pair, VALIDATION_METRICS) for pair in zip(unions, truths, strict=True)]
     triples = list(zip(predictions, unions, truths, strict=True))
     return {
         **{name: _mean(row[name] for row in rows) for name in VALIDATION_METRICS},
+        "dices": [row["dice"] for row in rows],
         "seg_share": _mean(len(prediction.masks) > 0 for prediction, _, truth in triples if truth.any()),
         "false_alarm_share": _mean(union.any() for _, union, truth in triples if not truth.any()),
     }
