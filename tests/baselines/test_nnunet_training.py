@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from PIL import Image
 
 from sa2va_ray import storage
 from sa2va_ray.baselines.config import BaselineConfig
-from sa2va_ray.baselines.run import fit_baseline
 from sa2va_ray.config import UserError
 from sa2va_ray.data.nnunet_layout import write_nnunet_layout
 from sa2va_ray.data.sample import decode_image, object_masks
@@ -36,15 +36,16 @@ SMALL = [
 ]
 
 
-def fit(data_uri: str, out: str, *overrides: str) -> str:
-    return fit_baseline(BaselineConfig.load([CONFIG, f"data_uri={data_uri}", f"out={out}", *SMALL, *overrides]))
+@pytest.fixture(scope="module")
+def job(prepared_uri: str, submit_job: Callable[..., str]) -> tuple[str, str]:
+    """(URI of the model, what the job printed)."""
+    uri = f"{prepared_uri}-nnunet"
+    return uri, submit_job("baseline", CONFIG, f"data_uri={prepared_uri}", f"out={uri}", *SMALL)
 
 
 @pytest.fixture(scope="module")
-def nnunet_uri(prepared_uri: str) -> str:
-    uri = f"{prepared_uri}-nnunet"
-    fit(prepared_uri, uri)
-    return uri
+def nnunet_uri(job: tuple[str, str]) -> str:
+    return job[0]
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +88,11 @@ def test_jobs_evaluate_takes_it(nnunet_uri, prepared_uri, tmp_path):
 
 
 @pytest.mark.soak
-def test_it_is_told_how_far_it_is(prepared_uri, bucket_uri, submit_job):
-    output = submit_job(
-        "baseline", CONFIG, f"data_uri={prepared_uri}", f"out={bucket_uri}", *SMALL, "nnunet.steps_per_epoch=2"
-    )
-    done = [found for line in output.splitlines() if (found := parse_progress(line)) and found[0] == "nnunet"]
-    assert {("nnunet", 2, 4), ("nnunet", 4, 4)} <= set(done)
-    assert "epoch 2, loss" in output
-    assert "Please cite" not in output
+def test_it_is_told_how_far_it_is(job):
+    done = [found for line in job[1].splitlines() if (found := parse_progress(line)) and found[0] == "nnunet"]
+    assert {("nnunet", STEPS, 2 * STEPS), ("nnunet", 2 * STEPS, 2 * STEPS)} <= set(done)
+    assert "epoch 2, loss" in job[1]
+    assert "Please cite" not in job[1]
 
 
 @pytest.mark.soak
