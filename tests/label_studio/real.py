@@ -15,7 +15,7 @@ import httpx
 from sa2va_ray.demo.stack import SCRIPTS_DIR, free_port
 
 PACKAGES = ("label-studio==1.23.2", "label-studio-sdk==2.1.2")
-_START_S = 180
+_START_S = 400
 
 
 def make_environment() -> Path:

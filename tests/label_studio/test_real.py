@@ -12,30 +12,20 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from sa2va_ray import storage
 from sa2va_ray.data.sample import decode_image, object_masks
-from sa2va_ray.demo.request import wait_ready
-from sa2va_ray.demo.stack import SCRIPTS_DIR, free_port
 from sa2va_ray.images.decode import to_png
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.identity.pseudonym_key import KEY_VARIABLE
 from sa2va_ray.prepare.run import prepare
-from tests.label_studio.real import make_environment, personal_token, real_label_studio
+from tests.label_studio.real import make_environment, personal_token
 
 pytestmark = pytest.mark.soak
 
-ROOT = Path(__file__).parents[2]
 TOKEN = os.environ["LABEL_STUDIO_TOKEN"]
 H, W = 96, 128
 NAMES = [f"p{patient}_frame_{frame}" for patient in range(5) for frame in (1, 2)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with real_label_studio(tmp_path_factory.mktemp("label_studio"), TOKEN) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -88,23 +78,6 @@ def test_masks_come_back_bit_for_bit(robot, server, ray_cluster, tmp_path, monke
             np.testing.assert_array_equal(masks[image.tobytes()], by_sdk >= 128, err_msg=way)
         for image, mask in ways["pull"].items():
             np.testing.assert_array_equal(masks[image], mask, err_msg=way)
-
-
-@pytest.fixture
-def endpoint(stack, exported_uri, server, tmp_path):
-    """With the server in its config. The token is in the environment of the session's Ray processes."""
-    config = yaml.safe_load((ROOT / "serve_configs/local_cpu.yaml").read_text())
-    config["http_options"]["port"] = port = free_port(preferred=8000)
-    args = config["applications"][0]["args"]
-    for model in args["models"].values():
-        model["uri"] = exported_uri
-    args |= {"label_studio": {"url": server}, "cache_dir": str(tmp_path / "models")}
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    subprocess.run([SCRIPTS_DIR / "serve", "deploy", path], check=True, timeout=120, capture_output=True)
-    wait_ready(f"http://127.0.0.1:{port}")
-    yield f"http://127.0.0.1:{port}"
-    subprocess.run([SCRIPTS_DIR / "serve", "shutdown", "--yes"], check=True, timeout=120, capture_output=True)
 
 
 def test_label_studio_gets_predictions_for_what_was_uploaded_to_it(endpoint, robot, server):
