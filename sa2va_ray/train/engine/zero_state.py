@@ -48,7 +48,7 @@ def restore(engine, read: Callable[[str, str], Tensor], num_steps: int) -> None:
 def _create_optimizer_state(engine, num_steps: int) -> None:
     """AdamW makes its state in its first step; it is needed before."""
     for flat in _flat_parameters(engine):
-        step = torch.tensor(float(num_steps))
+        step = torch.tensor(float(num_steps), device=flat.device)  # where fused AdamW wants it
         state = {moment: torch.zeros_like(flat) for moment in MOMENTS}
         engine.optimizer.optimizer.state[flat] = {"step": step, **state}
     if not _is_partitioned(engine):
