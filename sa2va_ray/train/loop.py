@@ -9,14 +9,13 @@ import torch
 
 from sa2va_ray.data.batch import Batch
 from sa2va_ray.data.order import EpochPlan
-from sa2va_ray.data.pipeline import stream_steps
 from sa2va_ray.telemetry import Stopwatch, configure_logging
 from sa2va_ray.train.checkpoints.save import save_checkpoint
 from sa2va_ray.train.collectives import any_rank
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.group_state import group_states
 from sa2va_ray.train.schedule import learning_rate
-from sa2va_ray.train.session import Session, open_session
+from sa2va_ray.train.session import Session, open_session, steps_ahead
 from sa2va_ray.train.step import MicroBatch, train_step
 from sa2va_ray.train.validation.validate import validate
 from sa2va_ray.train.watch.health import HealthMonitor
@@ -105,7 +104,7 @@ def _epochs(session: Session) -> Iterator[tuple[EpochPlan, Iterator[list[Batch |
     first, *others = session.plans[session.progress.epoch :]
     yield first, session.first_steps
     for plan in others:
-        yield plan, stream_steps(config.data_uri, plan, config.pipeline, session.processor)
+        yield plan, steps_ahead(config, plan, session.processor)
 
 
 def _steps(

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.data.ahead import one_ahead
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import Undecodable, preprocess, stream_steps
@@ -119,7 +120,7 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
         times.lap("checkpoint")
         progress = RunProgress.from_state(point.state) if point else RunProgress()
         plans = plan_epochs(config, dist.get_rank(), dist.get_world_size())
-        first_steps = _ask_for_first_steps(config, plans, progress, processor)
+        first_steps = steps_ahead(config, plans[progress.epoch], processor, progress.step_in_epoch)
         model, base_sha256 = _build_model(config, PRECISIONS[precision], hashing)
         times.lap("weights")
         make_trainable(model, processor, config.model.trainable)
@@ -170,21 +171,15 @@ def _build_model(
     return model, hashing.submit(weights_sha256, model.state_dict()).result
 
 
-def _ask_for_first_steps(
-    config: TrainConfig, plans: Sequence[EpochPlan], progress: RunProgress, processor: Sa2VAProcessor
+def steps_ahead(
+    config: TrainConfig, plan: EpochPlan, processor: Sa2VAProcessor, start_step: int = 0
 ) -> Iterator[list[Batch | None]]:
-    """The steps that are left of the epoch, of which the first is made while the model is built."""
-    plan = plans[progress.epoch]
-    steps = stream_steps(config.data_uri, plan, config.pipeline, processor, progress.step_in_epoch)
-    pool = ThreadPoolExecutor(1)
-    first = pool.submit(next, steps)
-
-    def all_of_them() -> Iterator[list[Batch | None]]:
-        yield first.result()
-        pool.shutdown()
-        yield from steps
-
-    return all_of_them()
+    """This rank's micro batches of each step of an epoch from `start_step` on. The first step's are made from now on,
+    others while the step before is trained."""
+    steps = stream_steps(config.data_uri, plan, config.pipeline, processor, start_step)
+    if config.use_gpu:
+        steps = ([batch and batch.pinned() for batch in batches] for batches in steps)
+    return one_ahead(steps)
 
 
 def plan_epochs(config: TrainConfig, rank: int, world_size: int) -> list[EpochPlan]:
