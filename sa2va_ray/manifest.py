@@ -7,6 +7,7 @@ The file is JSON: `{"files": {name: {"sha256", "size"}}, ...facts}`. The digest 
 import hashlib
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +17,7 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 
 MANIFEST = "manifest.json"
+_HASHED_AT_ONCE = 4  # files, each by one core: 16 GB take ten seconds otherwise
 
 
 class DamagedError(UserError):
@@ -32,10 +34,12 @@ _FILES = TypeAdapter(dict[str, _File])
 
 def write_manifest(folder: Path, facts: dict[str, Any], name: str = MANIFEST) -> str:
     """Hashes every file in a local folder and writes the manifest. Returns the digest (64 hex characters)."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / name]
+    with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
+        hashes = list(pool.map(sha256_of_file, paths))
     files = {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_of_file(path), "size": path.stat().st_size}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / name
+        path.relative_to(folder).as_posix(): {"sha256": sha256, "size": path.stat().st_size}
+        for path, sha256 in zip(paths, hashes, strict=True)
     }
     (folder / name).write_bytes(to_json(files, facts))
     return digest({"files": files})
@@ -99,7 +103,7 @@ def parse_manifest(data: bytes) -> dict[str, Any]:
 
 
 def verify_files(folder: Path | str, manifest: dict[str, Any], names: Iterable[str] | None = None) -> None:
-    """Hashes an artefact against its manifest, file by file, wherever it is; nothing is copied.
+    """Hashes an artefact against its manifest, several files at a time, wherever it is; nothing is copied.
 
     Args:
         folder: a local folder or a URI.
@@ -108,14 +112,22 @@ def verify_files(folder: Path | str, manifest: dict[str, Any], names: Iterable[s
     Raises:
         DamagedError: the first file whose content differs.
     """
-    for file in manifest["files"] if names is None else names:
-        place = storage.join(str(folder), file)
-        try:
-            found = storage.sha256(place)
-        except FileNotFoundError:
-            raise DamagedError(f"{place} is gone. Fetch it again.") from None
-        if found != manifest["files"][file]["sha256"]:
-            raise DamagedError(f"{place} does not have the content that the manifest names. Fetch it again.")
+    files = list(manifest["files"] if names is None else names)
+    places = [storage.join(str(folder), file) for file in files]
+    with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
+        for file, place, found in zip(files, places, pool.map(_sha256_or_none, places), strict=True):
+            if found is None:
+                raise DamagedError(f"{place} is gone. Fetch it again.")
+            if found != manifest["files"][file]["sha256"]:
+                raise DamagedError(f"{place} does not have the content that the manifest names. Fetch it again.")
+
+
+def _sha256_or_none(place: str) -> str | None:
+    """None where there is no such file."""
+    try:
+        return storage.sha256(place)
+    except FileNotFoundError:
+        return None
 
 
 def sha256_of_file(path: Path) -> str:

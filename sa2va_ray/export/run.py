@@ -1,10 +1,13 @@
 """jobs.export: a checkpoint becomes a folder that others can load, and is published when it has passed its checks."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sa2va_ray import __version__, storage
 from sa2va_ray.config import UserError
@@ -45,6 +48,7 @@ from sa2va_ray.models.model_manifest import (
 )
 from sa2va_ray.models.sa2va.processing_sa2va import NEW_TOKENS, token_id
 from sa2va_ray.models.trained_weights import LocalCheckpoint, build_base, open_checkpoint
+from sa2va_ray.submission import is_submitted
 from sa2va_ray.telemetry import LOGGER, Progress, configure_logging, log_result
 
 _NUM_STAGES = 2 + CHECK_STAGES
@@ -64,6 +68,8 @@ def export(config: ExportConfig) -> str:
             pass its checks, which is not left behind; a hub that refuses.
     """
     configure_logging()
+    if is_submitted():
+        _use_all_cores()
     if config.hub_repo:
         check_hub(config.hub_repo)
     if config.verify is not None:
@@ -83,6 +89,14 @@ def export(config: ExportConfig) -> str:
     else:
         log_result(config.out, "jobs.calibrate", f"model={config.out}", "data_uri=DATA")
     return model_sha256
+
+
+def _use_all_cores() -> None:
+    """Ray leaves the process of a submitted job one thread, with which it takes minutes to merge 8B of weights. The
+    checks' processes inherit the variable."""
+    num_cores = len(os.sched_getaffinity(0))
+    os.environ["OMP_NUM_THREADS"] = str(num_cores)
+    torch.set_num_threads(num_cores)
 
 
 def _export_checkpoint(staged: Path, config: ExportConfig) -> str:

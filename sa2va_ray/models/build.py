@@ -54,7 +54,7 @@ def build_model(config: ModelConfig, precision: torch.dtype = torch.float32) -> 
         loaded = load_model(arguments.pop("source"), **arguments, dtype=precision, seed=config.init_seed)
         return loaded.model, loaded.processor
     model_config, tokenizer = random_architecture(config.architecture)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.init_seed)
         model = Sa2VAModel(model_config)
     for tensor in model.state_dict(
@@ -72,7 +72,7 @@ def build_unfilled(config: ModelConfig, precision: torch.dtype) -> Sa2VAModel:
         UserError: the base is no model folder, or of another family.
     """
     architecture, _ = read_architecture(config)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         model = build_empty_model(architecture)
     for name in model.state_dict():
         allocate(model, name, "cpu", precision)
@@ -109,7 +109,7 @@ def random_architecture(architecture: dict[str, Any] | None) -> tuple[Sa2VAConfi
             **sizes, seg_token_id=token_id(tokenizer, SEG_TOKEN), image_token_id=token_id(tokenizer, IMAGE_TOKEN)
         )
         config.llm_config.vocab_size = len(tokenizer)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             build_empty_model(deepcopy(config))
     except _NO_MODEL as error:
         raise UserError(

@@ -69,7 +69,8 @@ def _paused(engine) -> Iterator[None]:
     modes = [(module, module.training) for module in engine.modules()]
     engine.eval()
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        devices = [engine.device] if engine.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.no_grad():
             yield
     finally:
         for module, mode in modes:
