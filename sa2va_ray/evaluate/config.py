@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from sa2va_ray.cluster.config import PoolConfig
 from sa2va_ray.metrics import TOLERANCE_PX
+from sa2va_ray.predict.job.config import TTA
 from sa2va_ray.storage import KeptUri, Uri
 
 
@@ -18,6 +19,8 @@ class PassConfig(PoolConfig):
     """Prepared data set."""
     allow_train_split: bool = False
     """Go on where the model was trained on the split; the report then says so in its title."""
+    tta: TTA = "none"
+    """Test-time augmentation: `flips` averages over the image and its three mirror images, as `jobs.predict` does."""
 
 
 class EvaluateConfig(PassConfig):

@@ -74,6 +74,7 @@ def _result(
         "split": split.name,
         "split_sha256": split.sha256,
         "surface_tolerance_px": config.surface_tolerance_px,
+        "tta": config.tta,
         "tool_version": __version__,
         **summarize(rows),
         "by_phrase": by_phrase(rows),

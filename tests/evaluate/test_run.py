@@ -22,6 +22,7 @@ from sa2va_ray.evaluate.run import evaluate
 from sa2va_ray.images.masks import mask_to_rle, rle_to_mask
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.metrics import METRICS, betti_errors, cldice, overlap_metrics, surface_metrics
+from sa2va_ray.predict.job.tta import predict_augmented
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 from tests.evaluate.copies import copy_data, copy_model
 
@@ -79,6 +80,22 @@ def test_it_measures_what_the_predictor_says(evaluated, exported_uri, prepared_u
             expected = {**overlap, **surface_metrics(mask, truth), **betti_errors(mask, truth)}
             assert {name: row[name] for name in METRICS} == pytest.approx({**expected, "cldice": cldice(mask, truth)})
     assert num_equal >= 5
+
+
+def test_mirror_images_are_averaged_as_in_a_prediction(ray_cluster, exported_uri, prepared_uri, tmp_path):
+    result = evaluate(config(exported_uri, prepared_uri, tmp_path, split="val", tta="flips"))
+    assert result["tta"] == "flips"
+    assert "flips" in (tmp_path / "report.html").read_text()
+    rows = {row["sample_id"]: row for row in read_rows(tmp_path)}
+    predictor, sample = Sa2VAPredictor.from_pretrained(exported_uri), SampleIndex(prepared_uri, "val")[0]
+    query = Query(Image.open(io.BytesIO(sample["image"])), evaluation_prompt("blood vessels"))
+    truth = object_masks(sample)[0]
+    plain, averaged = (
+        overlap_metrics(predict_augmented(predictor, [query], tta)[0].prediction.union(), truth)["dice"]
+        for tta in ("none", "flips")
+    )
+    assert abs(plain - averaged) > 0.01
+    assert rows[sample["sample_id"]]["dice"] == pytest.approx(averaged, abs=5e-3)
 
 
 def test_no_task_of_ray_data_takes_a_whole_cpu(ray_cluster, exported_uri, prepared_uri):

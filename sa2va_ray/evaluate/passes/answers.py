@@ -24,6 +24,8 @@ from sa2va_ray.images.checks import codec_errors
 from sa2va_ray.images.decode import ImageError
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.metrics import quantise
+from sa2va_ray.predict.job.config import TTA
+from sa2va_ray.predict.job.tta import predict_augmented
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Prediction, Query
 
@@ -53,7 +55,7 @@ def answer_questions(model: MeasuredModel, split: Split, config: PassConfig) -> 
         batch_size=None,
         num_cpus=_CPUS_PER_READER,
     )
-    return questions.map_batches(AnswerActor, fn_constructor_args=(model,), **actors)
+    return questions.map_batches(AnswerActor, fn_constructor_args=(model, config.tta), **actors)
 
 
 def read_questions(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> dict[str, list]:
@@ -86,7 +88,8 @@ class AnswerActor:
         UserError: the model cannot be loaded, or is not any more what `model` says.
     """
 
-    def __init__(self, model: MeasuredModel):
+    def __init__(self, model: MeasuredModel, tta: TTA):
+        self._tta = tta
         loaded = self._predictor = load_predictor(model.uri)
         expected = (model.facts.sha256, model.facts.threshold, model.facts.cleanup)
         if (loaded.sha256, loaded.threshold, loaded.cleanup) != expected:
@@ -95,7 +98,8 @@ class AnswerActor:
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list]:
         questions = to_rows(batch)
         queries = [_query(question) for question in questions]
-        predictions = iter(self._predictor.predict([query for query in queries if query]))
+        asked = [query for query in queries if query]
+        predictions = (each.prediction for each in predict_augmented(self._predictor, asked, self._tta))
         return to_columns(
             [
                 {name: value for name, value in question.items() if name != "image"}

@@ -66,6 +66,7 @@ def _facts(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{name}: threshold", f"{model['threshold']:.6g}, {_cleanup(model['cleanup'])}"
     yield "Data", f"SHA-256 {result['data_sha256']}"
     yield "Split", f"{result['split']}, SHA-256 over its files {result['split_sha256']}"
+    yield "Test-time augmentation", result["tta"]
     yield "Tolerance of the surface Dice", f"{result['surface_tolerance_px']:g} px"
     yield "sa2va_ray", result["tool_version"]
 
