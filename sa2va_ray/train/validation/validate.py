@@ -3,6 +3,8 @@
 Training goes on afterwards as if there had been none.
 """
 
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.validation.passes import compute_losses, score_predictions
 
+_MOST_PHRASES = 12  # that have a curve of their own
+
 
 @dataclass(frozen=True)
 class ValidationResult:
@@ -28,10 +32,10 @@ class ValidationResult:
             over a patient's images, and where there are two patients or more its 95 % interval as `val/dice_low`,
             `val/dice_high` and so on; `val/seg_share`, the mean over images of the share of answers with a [SEG], of
             what is on the image; `val/false_alarm_share`, that of answers with a mask about what is not, where the
-            split has such images;
+            split has such images; where it has several phrases, `val/dice_of/PHRASE`, of the most frequent ones;
             `val/loss_language`, `val/loss_mask` and so on, weighted as in training, and `val/loss`, their sum.
         patients: of each patient, by pseudonym, `num_images` and the means of `VALIDATION_METRICS`.
-        pictures: of the first samples by pseudonym: the pseudonym, and `three_panels` of the sample, RGB uint8.
+        pictures: of the first samples by pseudonym: the pseudonym, and `answer_panels` of the sample, RGB uint8.
     """
 
     metrics: dict[str, float]
@@ -58,7 +62,7 @@ def validate(engine, processor: Sa2VAProcessor, config: TrainConfig) -> Validati
         images, pictures = score_predictions(engine, processor, samples, config)
     assert len(images) == len(samples), f"{len(images)} of {len(samples)} validation samples were measured"
     patients = per_patient(images, VALIDATION_METRICS)
-    metrics = _summarize(patients) | _answered(images)
+    metrics = _summarize(patients) | _answered(images) | _of_phrases(images)
     metrics |= {f"val/loss_{name}": value for name, value in losses.items()} | {"val/loss": sum(losses.values())}
     return ValidationResult(metrics, patients, pictures)
 
@@ -84,6 +88,30 @@ def _answered(images: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         if known := [image for image in images if image[name] is not None]:
             shares[f"val/{name}"] = per_image(known, [name])[name]
     return shares
+
+
+def _of_phrases(images: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The Dice of each phrase where there are several, of the most frequent ones: the mean over patients."""
+    rows: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for image in images:
+        for phrase, dice in image["by_phrase"].items():
+            rows[phrase].append({**image, "dice": dice})
+    if len(rows) < 2:
+        return {}
+    frequent = sorted(rows, key=lambda phrase: (-len(rows[phrase]), phrase))[:_MOST_PHRASES]
+    names = _curve_names(sorted(rows))
+    return {
+        f"val/dice_of/{names[phrase]}": over_patients(per_patient(rows[phrase], ["dice"]), ["dice"])["dice"]
+        for phrase in sorted(frequent)
+    }
+
+
+def _curve_names(phrases: Sequence[str]) -> dict[str, str]:
+    """As MLflow and Prometheus take them. A phrase of other than Latin letters, and one whose name another has, is told
+    by its place among all."""
+    names = {phrase: re.sub(r"[^A-Za-z0-9]+", "_", phrase).strip("_") for phrase in phrases}
+    clear = {phrase for phrase, name in names.items() if phrase.isascii() and Counter(names.values())[name] == 1}
+    return {phrase: names[phrase] if phrase in clear else f"phrase_{place}" for place, phrase in enumerate(phrases, 1)}
 
 
 def _summarize(patients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -32,6 +32,7 @@ from sa2va_ray.train.watch.trackers.tracker import TrackedRun
 
 _SEND_EVERY_S = 60.0
 _LAST_SEND_S = 60.0
+_OF = "val/dice_of/"
 
 
 class Reporter:
@@ -215,7 +216,9 @@ def _validation_line(metrics: dict[str, float]) -> str:
     scores = ", ".join(_with_interval(name, metrics) for name in VALIDATION_METRICS)
     alarms = metrics.get("val/false_alarm_share")
     told = "" if alarms is None else f", false alarms on {alarms:.0%} of the images without the object"
-    return f"{scores}, [SEG] in {metrics['val/seg_share']:.0%}{told}"
+    own = [f"{name.removeprefix(_OF)} {value:.3f}" for name, value in metrics.items() if name.startswith(_OF)]
+    phrases = f", dice of {', '.join(own)}" if own else ""
+    return f"{scores}, [SEG] in {metrics['val/seg_share']:.0%}{told}{phrases}"
 
 
 def _with_interval(name: str, metrics: dict[str, float]) -> str:

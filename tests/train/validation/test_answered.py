@@ -6,7 +6,7 @@ import pytest
 from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.predictor import Prediction
 from sa2va_ray.train.validation.passes import _quality
-from sa2va_ray.train.validation.validate import _answered
+from sa2va_ray.train.validation.validate import _answered, _of_phrases
 
 SQUARE = np.zeros((8, 8), bool)
 SQUARE[2:5, 2:5] = True
@@ -47,3 +47,21 @@ def test_shares_are_means_over_the_images_that_they_can_be_told_of():
     ]
     assert _answered(images) == pytest.approx({"val/seg_share": 0.5, "val/false_alarm_share": 0.5})
     assert _answered(images[:1]) == {"val/seg_share": 1.0}
+
+
+def of(patient: str, sample: str, **dices: float) -> dict:
+    return {"patient_id": patient, "sample_id": sample, "by_phrase": dices}
+
+
+def test_each_phrase_has_its_own_dice_where_there_are_several():
+    images = [of("a", "1", artery=0.2, vein=1.0), of("a", "2", artery=0.4), of("b", "3", artery=0.9)]
+    assert _of_phrases(images) == pytest.approx({"val/dice_of/artery": 0.6, "val/dice_of/vein": 1.0})
+    assert _of_phrases([of("a", "1", vessel=0.2)]) == {}
+
+
+def test_curves_of_phrases_have_names_that_trackers_take_and_are_a_dozen_at_most():
+    named = {"blood vessels": 0.1, "a b": 0.2, "a_b": 0.3, "\u9759\u8109": 0.4}
+    assert set(_of_phrases([of("a", "1", **named)])) == {
+        f"val/dice_of/{name}" for name in ("blood_vessels", "phrase_1", "phrase_2", "phrase_4")
+    }
+    assert len(_of_phrases([of("a", "1", **{f"phrase {n}": 1.0 for n in range(20)})])) == 12
