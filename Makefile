@@ -57,7 +57,9 @@ test-gpu: install
 browser:
 	command -v chromium chromium-browser >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends chromium; } >/dev/null || true
 
+# nnU-Net, which only its own soak tests need, draws in 500 MB.
 soak: install
+	$(UV_INSTALL) --editable '.[nnunet]'
 	$(BIN)/python -m pytest -m soak
 
 check: install
