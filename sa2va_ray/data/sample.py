@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
             "annotators",  # what each of several drew, by pseudonym, of which `objects` are the consensus; null: one
             pa.list_(pa.struct([("annotator", pa.string()), ("objects", _OBJECTS)])),
         ),
+        ("pixel_spacing_mm", pa.list_(pa.float64())),  # from row to row, from column to column; null: not known
         ("split", pa.string()),
         ("source_sha256", pa.string()),  # of the source image file
         ("annotations_sha256", pa.list_(pa.string())),  # of the ids of Label Studio's annotations; null: another label

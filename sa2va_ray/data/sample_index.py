@@ -14,8 +14,8 @@ from sa2va_ray.data.order import RUNS_PER_WINDOW
 from sa2va_ray.data.sample_kinds import read_phrases
 from sa2va_ray.manifest import read_manifest
 
-_COLUMNS = ["sample_id", "patient_id", "image", "objects", "ignored", "annotators"]
-_NEWER = ["ignored", "annotators"]  # which older data sets do not have
+_NEWER = ["ignored", "annotators", "pixel_spacing_mm"]  # which older data sets do not have
+_COLUMNS = ["sample_id", "patient_id", "image", "objects", *_NEWER]
 _NUM_READERS = 8  # files that are read at a time
 
 

@@ -43,8 +43,7 @@ _READERS: dict[bytes, type[ImageFile.ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
     b"BM": BmpImageFile,
     gif.SIGNATURE: GifImageFile,
-    b"II": TiffImageFile,
-    b"MM": TiffImageFile,
+    **dict.fromkeys(tiff.SIGNATURES, TiffImageFile),
     b"RIFF": WebPImageFile,
 }
 _GZIP = b"\x1f\x8b"
@@ -60,14 +59,14 @@ def read_size(data: bytes) -> tuple[int, int]:
         ImageError: no header of an image that is read.
     """
     if is_dicom(data):
-        facts = _dicom().read_facts(data)
+        facts = dicom_reader().read_facts(data)
         return facts.height, facts.width
     if pnm.is_pnm(data):
         header = pnm.read_header(data)
         return header.height, header.width
     reader = _reader(data)
     if reader is TiffImageFile:
-        page = _select_page(tiff.read_pages(data), None)
+        page = select_page(tiff.read_pages(data), None)
         return page.height, page.width
     if reader is GifImageFile:
         return gif.read_size(data)
@@ -143,6 +142,15 @@ def decode_label_bytes(data: bytes, max_pixels: int, as_colours: bool = False) -
     return turned(rgb.astype(np.int64) @ np.array([0x10000, 0x100, 1]), stored.orientation)
 
 
+def padding_of(data: bytes, max_pixels: int, frame: int | None = None) -> np.ndarray | None:
+    """(H, W) bool of the pixels that a file itself says to be no part of its image: a DICOM file's padding. None: all
+    are.
+
+    Args and raises: as `decode_image_bytes`.
+    """
+    return dicom_reader().frame_padding(data, frame or 0, max_pixels) if is_dicom(data) else None
+
+
 def to_png(pixels: np.ndarray) -> bytes:
     """(H, W) or (H, W, 3) uint8 -> PNG, made from pixels alone, so that no metadata of a source can come along."""
     buffer = io.BytesIO()
@@ -161,7 +169,8 @@ class _Stored:
     white: int | None = None
 
 
-def _dicom() -> ModuleType:
+def dicom_reader() -> ModuleType:
+    """The module that reads DICOM, which needs an extra. Raises `ImageError` without it."""
     try:
         from sa2va_ray.images.formats import dicom
     except ModuleNotFoundError:
@@ -172,7 +181,7 @@ def _dicom() -> ModuleType:
 
 
 def _decode_dicom(data: bytes, max_pixels: int, frame: int | None) -> np.ndarray:
-    dicom = _dicom()
+    dicom = dicom_reader()
     if frame is None:
         num_frames = dicom.read_facts(data).num_frames
         if num_frames > 1:
@@ -240,7 +249,7 @@ def _open(reader: type[ImageFile.ImageFile], data: bytes, max_pixels: int) -> Im
 
 
 def _load_tiff(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
-    page = _select_page(tiff.read_pages(data), frame)
+    page = select_page(tiff.read_pages(data), frame)
     check_num_pixels(page.height, page.width, max_pixels)
     check_num_pixels(*page.segment, max_pixels)  # a tile is allocated whole, for the smallest image
     check_num_pixels(*tiff.padded_size(page), _PADDED * max_pixels)
@@ -258,7 +267,8 @@ def _load_tiff(data: bytes, max_pixels: int, frame: int | None) -> _Stored:
     return _Stored(np.asarray(image), orientation_of(image), image)
 
 
-def _select_page(pages: list[tiff.Page], frame: int | None) -> tiff.Page:
+def select_page(pages: list[tiff.Page], frame: int | None) -> tiff.Page:
+    """The page of a TIFF file that is its image, or `frame`. Raises `ImageError` for several, or none."""
     if frame is not None:
         if not 0 <= frame < len(pages):
             raise _no_frame(frame)

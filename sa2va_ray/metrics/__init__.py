@@ -8,7 +8,7 @@ from sa2va_ray.metrics.bootstrap import Interval, bootstrap_interval, pooled_int
 from sa2va_ray.metrics.calibration import calibration_counts, calibration_errors
 from sa2va_ray.metrics.catalogue import CATALOGUE, METRICS, VALIDATION_METRICS, Metric, compute_metrics
 from sa2va_ray.metrics.overlap import cldice, overlap_metrics
-from sa2va_ray.metrics.surface import TOLERANCE_PX, surface_metrics
+from sa2va_ray.metrics.surface import TOLERANCE_PX, hd95_in, surface_metrics
 from sa2va_ray.metrics.thresholds import (
     NUM_LEVELS,
     SWEPT_METRICS,
@@ -40,6 +40,7 @@ __all__ = [
     "compute_metrics",
     "counts_by_width",
     "dequantise",
+    "hd95_in",
     "overlap_metrics",
     "pooled_interval",
     "probability_counts",

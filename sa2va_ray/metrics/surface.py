@@ -9,6 +9,7 @@ import math
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from sa2va_ray.metrics.overlap import check_shapes
 
@@ -16,17 +17,11 @@ TOLERANCE_PX = 1.0
 """Tolerance of the surface Dice. Two people's outlines of one vessel, and two ways to fill a polygon, differ by up to
 about a pixel; with 2 px, a line beside a vessel of 2 px that does not touch it would count as right."""
 
+Spacing = tuple[float, float]
+"""From row to row, and from column to column, in a unit of length."""
+
 _PERCENTILE = 0.95
-_HALF_DIAGONAL = math.sqrt(0.5)
-_LENGTHS = np.array(  # of the outline at a corner, by which of its four pixels (1, 2 above, 4, 8 below) are mask
-    [
-        0.0,
-        *(_HALF_DIAGONAL, _HALF_DIAGONAL, 1.0),
-        *(_HALF_DIAGONAL, 1.0, 2 * _HALF_DIAGONAL, _HALF_DIAGONAL),
-        *(_HALF_DIAGONAL, 2 * _HALF_DIAGONAL, 1.0, _HALF_DIAGONAL),
-        *(1.0, _HALF_DIAGONAL, _HALF_DIAGONAL, 0.0),
-    ]
-)
+_SQUARE = (1.0, 1.0)
 
 
 def surface_metrics(prediction: np.ndarray, truth: np.ndarray, tolerance_px: float = TOLERANCE_PX) -> dict[str, float]:
@@ -59,15 +54,49 @@ def surface_metrics(prediction: np.ndarray, truth: np.ndarray, tolerance_px: flo
     }
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
+def hd95_in(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing) -> float:
+    """`hd95` of `surface_metrics` in the unit of `spacing`, which may differ from row to row and from column to column.
+
+    Args:
+        prediction, truth: (H, W) bool.
+
+    Raises:
+        ValueError: masks of different shapes.
+    """
+    check_shapes(prediction, truth)
+    if not prediction.any() or not truth.any():
+        diagonal = math.hypot(truth.shape[0] * spacing[0], truth.shape[1] * spacing[1])
+        return diagonal if prediction.any() or truth.any() else 0.0
+    lengths, true_lengths = _outline(prediction, spacing), _outline(truth, spacing)
+    ways = ((lengths, true_lengths), (true_lengths, lengths))
+    return max(_percentile(*_distances(*way, spacing)) for way in ways)
+
+
+def _outline(mask: np.ndarray, spacing: Spacing = _SQUARE) -> np.ndarray:
     """(H + 1, W + 1) float: length of outline at each corner of the pixels, 0 where there is none."""
     padded = np.pad(mask, 1).astype(np.uint8)
-    return _LENGTHS[padded[:-1, :-1] + 2 * padded[:-1, 1:] + 4 * padded[1:, :-1] + 8 * padded[1:, 1:]]
+    return _lengths(*spacing)[padded[:-1, :-1] + 2 * padded[:-1, 1:] + 4 * padded[1:, :-1] + 8 * padded[1:, 1:]]
 
 
-def _distances(outline: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each point of an outline: the distance to the other in pixels, and its length."""
-    to_other = cv2.distanceTransform((other == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+def _lengths(row: float, column: float) -> np.ndarray:
+    """(16,): of the outline at a corner, by which of its four pixels (1, 2 above, 4, 8 below) are mask."""
+    slanted = math.hypot(row, column) / 2
+    return np.array(
+        [
+            *(0.0, slanted, slanted, column),
+            *(slanted, row, 2 * slanted, slanted),
+            *(slanted, 2 * slanted, row, slanted),
+            *(column, slanted, slanted, 0.0),
+        ]
+    )
+
+
+def _distances(outline: np.ndarray, other: np.ndarray, spacing: Spacing = _SQUARE) -> tuple[np.ndarray, np.ndarray]:
+    """For each point of an outline: the distance to the other, and its length."""
+    if spacing == _SQUARE:
+        to_other = cv2.distanceTransform((other == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    else:
+        to_other = ndimage.distance_transform_edt(other == 0, sampling=spacing)
     return to_other[outline > 0], outline[outline > 0]
 
 

@@ -7,12 +7,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveInt, StrictInt, field_validator, model_validator
 
 from sa2va_ray.config import Config, Seed
+from sa2va_ray.images.spacing import MAX_SPACING_MM, MIN_SPACING_MM
 from sa2va_ray.label_studio.address import SCHEME, LabelStudioConfig, project_number
 from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.identity.patient_pattern import DEFAULT_PATIENT_PATTERN, PatientPattern
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.storage import KeptUri, Uri, is_local
 
+_Spacing = Annotated[float, Field(ge=MIN_SPACING_MM, le=MAX_SPACING_MM)]
 MAX_PIXELS = 8192 * 8192
 MAX_NEAR_DUPLICATE_BITS = 15  # what `duplicates.near_duplicates` finds without comparing all with all
 
@@ -127,6 +129,9 @@ class PrepareConfig(Config):
     annotations do not state their size: what they state is used without being asked."""
     mask_threshold: int | None = Field(None, ge=1)
     """In mask images with more than two values, the least value of the foreground. Not beside `classes` of values."""
+    pixel_spacing_mm: tuple[_Spacing, _Spacing] | None = None
+    """(row, column): how far rows and columns of all images are apart, in millimetres, whatever their files say.
+    Without it DICOM and TIFF files are asked. Evaluations use it; nothing is resized."""
     checks: ChecksConfig = ChecksConfig()
     split: SplitConfig = SplitConfig()
     private_table: KeptUri | None = None

@@ -45,6 +45,7 @@ SCHEMA = pa.schema(
         ("mask_dice", pa.float64()),  # of the polygons against the mask image
         # of several annotators, each with the Dice against the consensus; null where there is one
         ("annotators", pa.list_(pa.struct([("annotator", pa.string()), ("dice", pa.float64())]))),
+        ("pixel_spacing_mm", pa.list_(pa.float64())),  # (row, column); null: not known
         ("agreement", pa.float64()),  # mean Dice of every two of them
         ("annotations_sha256", pa.list_(pa.string())),  # of the ids of what the label was made of; null: not told
         ("lead_time_s", pa.float64()),  # that people had the image open; null: not told
@@ -120,6 +121,7 @@ def _row(task: Task, checked: Checked) -> dict[str, Any]:
         "mask_dice": checked.mask_dice,
         "annotators": [{"annotator": who, "dice": dice} for who, dice in checked.dice_of_annotators.items()] or None,
         "agreement": checked.agreement,
+        "pixel_spacing_mm": checked.spacing and list(checked.spacing),
         "source_sha256": checked.source_sha256,
         **corrections_of(task.record, checked),
         "perceptual_hash": perceptual_hash(checked.pixels),

@@ -35,7 +35,7 @@ from sa2va_ray.prepare.identity.split import check_splits, explain_empty, explai
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.prepare.plan import plan
 from sa2va_ray.prepare.report.corrections import describe_corrections, summarize_corrections
-from sa2va_ray.prepare.report.numbers import annotators, build_report
+from sa2va_ray.prepare.report.numbers import annotators, build_report, pixel_spacing
 from sa2va_ray.prepare.report.page import render_report
 from sa2va_ray.prepare.report.pictures import ReportPictures, draw_pictures
 from sa2va_ray.prepare.sources import Source, SourceOptions, read_source
@@ -227,7 +227,8 @@ def _write_data_set(
     counts = _counts(outcomes)
     num_rows = {each["name"]: each["rows"] for each in written}
     used = _to_table({index: row for index, row in outcomes.items() if row["split"]})
-    found = {"counts": counts, "num_rows": num_rows, KINDS: _kinds(outcomes), "annotators": annotators(used)}
+    found = {"counts": counts, "num_rows": num_rows, KINDS: _kinds(outcomes)}
+    found |= {"annotators": annotators(used), "pixel_spacing_mm": pixel_spacing(used)}
     content = manifest.to_json(files, facts | found)
     storage.write_bytes(storage.join(config.out, MANIFEST), content)
     for split, count in counts.items():

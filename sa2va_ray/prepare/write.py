@@ -149,6 +149,7 @@ def _inputs_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
         "pixels_sha256",
         "masks_sha256",
         "annotations_sha256",
+        "pixel_spacing_mm",
     )
     return hashlib.sha256(
         json.dumps([__version__, str(SCHEMA), [[row[name] for name in columns] for row in rows]]).encode()
@@ -209,6 +210,7 @@ def _row(task: Task, masks_sha256: str, config: PrepareConfig) -> dict[str, Any]
         ]
         or None,
         "ignored": None if checked.ignored is None else mask_to_rle(checked.ignored),
+        "pixel_spacing_mm": checked.spacing and list(checked.spacing),
         "split": task.split,
         "source_sha256": checked.source_sha256,
         "annotations_sha256": list(task.record.provenance.annotations_sha256) if task.record.provenance else None,

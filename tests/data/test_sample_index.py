@@ -1,11 +1,15 @@
 """Samples are found by their number, in whichever file they are."""
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sa2va_ray.config import UserError
 from sa2va_ray.data import sample_index
+from sa2va_ray.data.sample import SCHEMA, annotator_masks, ignored_mask
 from sa2va_ray.data.sample_index import SampleIndex
+from sa2va_ray.manifest import write_manifest
+from tests.data.conftest import to_row
 
 
 def test_samples_are_found_across_files(damaged_uri):
@@ -33,3 +37,15 @@ def test_few_files_are_open_at_a_time(damaged_uri, monkeypatch):
 def test_an_empty_split_is_an_error(damaged_uri):
     with pytest.raises(UserError, match="no samples in the split 'test'"):
         SampleIndex(damaged_uri, "test")
+
+
+def test_data_sets_of_before_are_read(tmp_path):
+    """They have none of the columns that came later."""
+    later = {"ignored", "annotators", "pixel_spacing_mm"}
+    schema = pa.schema([field for field in SCHEMA if field.name not in later])
+    pq.write_table(pa.Table.from_pylist([to_row(0)], schema=schema), tmp_path / "train-00000.parquet", row_group_size=1)
+    write_manifest(tmp_path, {"num_rows": {"train-00000.parquet": 1}})
+    sample = SampleIndex(str(tmp_path), "train")[0]
+    assert {name: sample[name] for name in later} == dict.fromkeys(later)
+    assert ignored_mask(sample) is None
+    assert annotator_masks(sample, "line").shape == (0, 64, 64)

@@ -1,5 +1,7 @@
 """One answer against its truth."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -16,10 +18,15 @@ SQUARE[2:5, 2:5] = True
 IDS = {"row": 0, "place": 0, "sample_id": "s", "patient_id": "p", "phrase": "vessels"}
 
 
-def to_truth(mask: np.ndarray, ignored: np.ndarray | None = None, annotators: list | None = None) -> Truth:
+def to_truth(
+    mask: np.ndarray,
+    ignored: np.ndarray | None = None,
+    annotators: list | None = None,
+    spacing: list[float] | None = None,
+) -> Truth:
     rle = None if ignored is None else mask_to_rle(ignored)
     objects = [{"phrase": "vessels", "rle": mask_to_rle(mask)}]
-    return Truth.of({"objects": objects, "ignored": rle, "annotators": annotators}, 0)
+    return Truth.of({"objects": objects, "ignored": rle, "annotators": annotators, "pixel_spacing_mm": spacing}, 0)
 
 
 def measured(truth: np.ndarray, *masks: np.ndarray, ignored: np.ndarray | None = None) -> dict:
@@ -120,3 +127,12 @@ def test_each_annotator_and_the_model_are_measured_against_the_others():
     for one in (people(), people(says("a", SQUARE))):
         assert np.isnan(one).all()
         assert one.shape == (2, len(METRICS))
+
+
+@pytest.mark.parametrize(("spacing", "hd95_mm"), [([0.5, 0.5], 1.0), ([0.5, 0.2], 0.4), (None, math.nan)])
+def test_distances_in_millimetres_where_the_spacing_is_known(spacing, hd95_mm):
+    moved = np.roll(SQUARE, 2, axis=1)
+    answer = IDS | _to_row(Prediction("", moved[None], moved[None].astype(np.float32), 0.0, 0.5, NO_CLEANUP))
+    row = _measure_one(answer, to_truth(SQUARE, spacing=spacing), 1.0)
+    assert row["hd95"] == 2
+    assert row["hd95_mm"] == pytest.approx(hd95_mm, nan_ok=True)

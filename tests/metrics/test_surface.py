@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sa2va_ray.metrics import surface_metrics
+from sa2va_ray.metrics import hd95_in, surface_metrics
 
 EMPTY = np.zeros((30, 40), bool)
 
@@ -52,3 +52,20 @@ def test_a_line_beside_a_thin_vessel_is_wrong():
 def test_masks_of_other_sizes_are_refused():
     with pytest.raises(ValueError, match="differ in size"):
         surface_metrics(EMPTY, np.zeros((40, 30), bool))
+
+
+def test_distances_in_another_unit():
+    mask, other = np.zeros((30, 40), bool), np.zeros((30, 40), bool)
+    mask[5:15, 5:15] = other[8:20, 9:15] = True
+    hd95 = surface_metrics(mask, other)["hd95"]
+    assert hd95_in(mask, other, (0.25, 0.25)) == pytest.approx(0.25 * hd95)
+    assert hd95_in(mask, other, (1, 1)) == hd95
+    line, moved = np.zeros((30, 40), bool), np.zeros((30, 40), bool)
+    line[5] = moved[8] = True
+    assert hd95_in(line, moved, (0.5, 0.1)) == pytest.approx(1.5)
+    assert hd95_in(line.T, moved.T, (0.1, 0.5)) == pytest.approx(1.5)
+    tall = np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1)
+    assert hd95_in(tall, tall, (0.5, 0.1)) == 0
+    nothing = np.zeros((30, 40), bool)
+    assert hd95_in(mask, nothing, (0.5, 0.1)) == pytest.approx(np.hypot(15, 4))
+    assert hd95_in(nothing, nothing, (0.5, 0.1)) == 0

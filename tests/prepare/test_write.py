@@ -69,7 +69,7 @@ def test_files_are_by_split_and_rows_by_patient_run_and_frame(shards, config, mo
 def test_a_split_larger_than_a_file_goes_on_in_the_next(tasks, config, monkeypatch):
     monkeypatch.setattr(write, "MAX_ROWS_PER_FILE", 2)
     columns = ["sample_id", "patient_id", "run_id", "frame", "split", "source_sha256", "pixels_sha256", "masks_sha256"]
-    columns += ["annotations_sha256"]
+    columns += ["annotations_sha256", "pixel_spacing_mm"]
     outcomes = {task.record.index: dict.fromkeys(columns, "x") for task in tasks}
     shards = write.plan_shards(tasks, outcomes)
     assert [(shard.name, len(shard.tasks)) for shard in shards] == [

@@ -1,5 +1,6 @@
 """Where answers meet the truth: one row of metrics and counts per object."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import NO_SEG, UNREADABLE, mask_sha256, to_columns, to_rows
 from sa2va_ray.evaluate.passes.people import measure_people
+from sa2va_ray.evaluate.statistics.people import describe_ceiling, human_ceiling
 from sa2va_ray.images.consensus import Consensus
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.metrics import (
@@ -23,9 +25,10 @@ from sa2va_ray.metrics import (
     compute_metrics,
     counts_by_width,
     dequantise,
+    hd95_in,
     probability_counts,
 )
-from sa2va_ray.telemetry import Progress
+from sa2va_ray.telemetry import LOGGER, Progress
 
 BATCH_SIZE = 4
 CPUS_PER_TASK = 0.5  # so that two cores hold an actor, a reader and a task
@@ -33,14 +36,14 @@ _Row = dict[str, Any]
 
 
 def measure_answers(answers: ray.data.Dataset, split: Split, tolerance_px: float) -> list[_Row]:
-    """Measures every answer against its truth, on the cluster.
+    """Measures every answer against its truth, on the cluster; logs the human ceiling, where there is one.
 
     Returns:
         rows in the order of the samples: ids, `phrase`, `text`, `failure`, `is_negative`, whether there is no such
         object on the image, `is_false_alarm`, whether it was found there; `mask_sha256`, `rle` of the prediction,
         its `METRICS`, and `counts` (2, 256) of `probability_counts`, `reliability` (4, 15) of `calibration_counts`,
-        `widths` (3, 7) of `counts_by_width`, `people` (2, `METRICS`) of `measure_people`, by `consensus`. About
-        15 kB each.
+        `widths` (3, 7) of `counts_by_width`, `people` (2, `METRICS`) of `measure_people`, by `consensus`;
+        `spacing_mm` (2,) and `hd95_mm`, NaN where the spacing is not known. About 15 kB each.
 
     Raises:
         UserError: the model cannot be used.
@@ -56,7 +59,10 @@ def measure_answers(answers: ray.data.Dataset, split: Split, tolerance_px: float
         batch_size=BATCH_SIZE,
         num_cpus=CPUS_PER_TASK,
     )
-    return sorted(collect(measured, "evaluate", split.num_images), key=lambda row: (row["row"], row["place"]))
+    rows = sorted(collect(measured, "evaluate", split.num_images), key=lambda row: (row["row"], row["place"]))
+    if ceiling := human_ceiling(rows):
+        LOGGER.info("%s", describe_ceiling(ceiling))
+    return rows
 
 
 def collect(dataset: ray.data.Dataset, what: str, num_images: int) -> Iterator[_Row]:
@@ -90,11 +96,13 @@ class Truth:
         mask: (H, W) bool of the object.
         counts: (H, W) bool of the pixels that count; the masks have no others.
         by_annotator: (R, H, W) bool of what each of several annotators drew; R is 0 of one.
+        spacing_mm: from row to row, and from column to column; NaN where it is not known.
     """
 
     mask: np.ndarray
     counts: np.ndarray
     by_annotator: np.ndarray
+    spacing_mm: tuple[float, float]
 
     @classmethod
     def of(cls, sample: _Row, place: int) -> "Truth":
@@ -102,7 +110,8 @@ class Truth:
         asked = sample["objects"][place]
         mask, ignored = rle_to_mask(asked["rle"]), ignored_mask(sample)
         counts = np.ones_like(mask) if ignored is None else ~ignored
-        return cls(mask & counts, counts, annotator_masks(sample, asked["phrase"]) & counts)
+        row, column = sample["pixel_spacing_mm"] or (math.nan, math.nan)
+        return cls(mask & counts, counts, annotator_masks(sample, asked["phrase"]) & counts, (row, column))
 
 
 def with_truths(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> list[tuple[_Row, Truth]]:
@@ -130,6 +139,7 @@ def _measure_one(answer: _Row, truth: Truth, tolerance_px: float, consensus: Con
     whole = np.zeros_like(truth.mask) if is_unreadable else rle_to_mask(answer["rle"])
     mask = whole & truth.counts
     levels, labels = read_levels(answer, whole.shape)[truth.counts], truth.mask[truth.counts]
+    measured = compute_metrics(mask, truth.mask, METRICS, tolerance_px)
     kept = ("row", "place", "sample_id", "patient_id", "phrase", "text", "rle")
     return {
         **{name: answer[name] for name in kept},
@@ -138,10 +148,18 @@ def _measure_one(answer: _Row, truth: Truth, tolerance_px: float, consensus: Con
         "is_negative": not truth.mask.any(),
         "is_false_alarm": bool(mask.any() and not truth.mask.any()),
         "mask_sha256": mask_sha256(whole),
-        **compute_metrics(mask, truth.mask, METRICS, tolerance_px),
+        **measured,
+        "hd95_mm": _hd95_mm(measured["hd95"], mask, truth),
+        "spacing_mm": np.array(truth.spacing_mm),
         "counts": probability_counts(levels, labels),
         "reliability": calibration_counts(dequantise(levels), labels),
         "widths": counts_by_width(mask, truth.mask),
         "consensus": consensus,
         "people": measure_people(mask, truth.by_annotator, truth.counts, consensus, tolerance_px),
     }
+
+
+def _hd95_mm(hd95_px: float, mask: np.ndarray, truth: Truth) -> float:
+    row, column = truth.spacing_mm
+    is_square = math.isclose(row, column, rel_tol=1e-6) or math.isnan(row)
+    return hd95_px * row if is_square else hd95_in(mask, truth.mask, truth.spacing_mm)

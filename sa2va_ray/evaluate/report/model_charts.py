@@ -75,6 +75,8 @@ def width_chart(result: _Result) -> Chart:
     classes = result["by_width"]
     total = sum(each["num_pixels"] for each in classes)
     names = [_width_name(each) for each in classes]
+    mm_per_px = (result["millimetres"] or {}).get("mm_per_px")
+    in_mm = [[_width_mm(each, mm_per_px)] if mm_per_px else [] for each in classes]
     layers = []
     for name, style, label, shift in (("recall", "one", "recall", -0.08), ("dice", "two", "Dice", 0.08)):
         dots = [(place + shift, each[name]) for place, each in enumerate(classes)]
@@ -90,10 +92,10 @@ def width_chart(result: _Result) -> Chart:
         Axis("local width of the true vessel, px", -0.5, len(classes) - 0.5, list(enumerate(names))),
         unit_axis("recall, Dice"),
         layers,
-        header=("Width, px", "Share of the vessels' area", "Recall", "Dice"),
+        header=("Width, px", *(["mm"] if mm_per_px else []), "Share of the vessels' area", "Recall", "Dice"),
         rows=[
-            [name, f"{each['num_pixels'] / total:.1%}", f"{each['recall']:.3f}", f"{each['dice']:.3f}"]
-            for name, each in zip(names, classes, strict=True)
+            [name, *mm, f"{each['num_pixels'] / total:.1%}", f"{each['recall']:.3f}", f"{each['dice']:.3f}"]
+            for name, mm, each in zip(names, in_mm, classes, strict=True)
         ],
     )
 
@@ -170,3 +172,9 @@ def _width_name(each: Mapping[str, Any]) -> str:
         return f"{low}+"
     high = int(each["to_px"])
     return str(low) if low == high else f"{low} to {high}"
+
+
+def _width_mm(each: Mapping[str, Any], mm_per_px: float) -> str:
+    """The ends of a class, which lie between whole widths."""
+    low = f"{each['from_px'] * mm_per_px:.3g}"
+    return f"{low}+" if each["to_px"] is None else f"{low} to {each['to_px'] * mm_per_px:.3g}"

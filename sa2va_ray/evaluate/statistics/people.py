@@ -1,11 +1,12 @@
 """The human ceiling: what people reach who are measured as a model is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from sa2va_ray.metrics import METRICS
+from sa2va_ray.metrics import CATALOGUE, METRICS
+from sa2va_ray.metrics.catalogue import HEADLINE_METRICS
 from sa2va_ray.metrics.patients import Row, intervals, over_patients, paired_differences, per_image, per_patient
 
 
@@ -43,3 +44,21 @@ def _scores(rows: Sequence[Row]) -> dict[str, Any]:
         "per_patient": over_patients(patients, METRICS),
         "interval_95": intervals(patients, METRICS),
     }
+
+
+def describe_ceiling(ceiling: Mapping[str, Any]) -> str:
+    """E.g. "human ceiling on 9 images of 3 patients, against the consensus of the other annotators: people Dice 0.810
+    (0.790 to 0.830), clDice ...; the model there Dice ..."."""
+    people, model = (
+        ", ".join(_with_interval(ceiling[who], name) for name in HEADLINE_METRICS) for who in ("people", "model")
+    )
+    return (
+        f"human ceiling on {ceiling['num_images']} image(s) of {ceiling['num_patients']} patient(s), against the "
+        f"consensus of the other annotators: people {people}; the model there {model}"
+    )
+
+
+def _with_interval(scores: Mapping[str, Any], name: str) -> str:
+    metric, interval = CATALOGUE[name], scores["interval_95"][name]
+    between = f" ({metric.format(interval[0])} to {metric.format(interval[1])})" if interval else ""
+    return f"{metric.label} {metric.format(scores['per_patient'][name])}{between}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sa2va_ray.evaluate.statistics.millimetres import in_millimetres
 from sa2va_ray.evaluate.statistics.people import human_ceiling
 from sa2va_ray.metrics import (
     METRICS,
@@ -32,7 +33,8 @@ _DIGITS = 6  # of curves, which are many numbers
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     """Counts, means over images (`per_image`) and over patients (`per_patient`), the latter's 95 % intervals
     (`interval_95`; null for one patient), each patient's own means (`patients`), the failures, the `false_alarms`
-    (null where every object is on its image), and the `human_ceiling` (null where no image has several annotators)."""
+    (null where every object is on its image), the `human_ceiling` (null where no image has several annotators), and
+    what can be told in `millimetres` (null where an image does not tell its pixel spacing)."""
     patients = per_patient(rows, METRICS)
     without_mask = [row for row in rows if row["failure"]]
     return {
@@ -47,6 +49,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
         "interval_95": intervals(patients, METRICS),
         "patients": patients,
         "human_ceiling": human_ceiling(rows),
+        "millimetres": in_millimetres(rows),
     }
 
 

@@ -29,7 +29,7 @@ from sa2va_ray.images.formats.dicom_pixels import (
     read_padding,
     read_stored,
 )
-from sa2va_ray.images.formats.dicom_view import View, read_view
+from sa2va_ray.images.formats.dicom_view import View, read_spacing, read_view
 from sa2va_ray.models.sa2va.pixels_sa2va import ImageError, to_8_bits, to_grey
 
 _META_START = 132
@@ -98,6 +98,33 @@ def decode_frame(data: bytes, frame: int, max_pixels: int) -> np.ndarray:
         return np.ascontiguousarray(to_grey(_colours(stored.values, dataset, layout)))
     inside = None if padding is None else ~is_padding(stored, layout, padding)
     return np.ascontiguousarray(_grey(stored.values, layout, view, inside))
+
+
+def frame_spacing(data: bytes, frame: int) -> tuple[float, float] | None:
+    """From row to row, and from column to column, in millimetres: `PixelSpacing`, the frame's own where it has one,
+    else `ImagerPixelSpacing`, that at the detector; None where the file has neither.
+
+    Raises:
+        ImageError: the file is broken.
+    """
+    with codec_errors(BytesLengthException, InvalidDicomError):
+        return read_spacing(_read_header(data)[0], frame)
+
+
+def frame_padding(data: bytes, frame: int, max_pixels: int) -> np.ndarray | None:
+    """(H, W) bool of the pixels of a grey frame that are padding (`PixelPaddingValue`); None where the file names no
+    such value.
+
+    Args and raises: as `decode_frame`.
+    """
+    with codec_errors(BytesLengthException, InvalidDicomError):
+        dataset, start = _read_header(data)
+        layout = read_layout(dataset)
+        padding = read_padding(dataset, layout) if layout.photometric in GREYS else None
+    if padding is None:
+        return None
+    check_num_pixels(layout.height, layout.width, max_pixels)
+    return is_padding(read_stored(dataset, layout, data, start, frame), layout, padding)
 
 
 def _read_header(data: bytes) -> tuple[Dataset, int]:

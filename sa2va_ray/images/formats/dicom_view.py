@@ -84,6 +84,20 @@ def read_view(dataset: Dataset, frame: int) -> View:
     )
 
 
+def read_spacing(dataset: Dataset, frame: int) -> tuple[float, float] | None:
+    """Millimetres from row to row, and from column to column; see `dicom.frame_spacing`.
+
+    Raises:
+        ImageError: what stands there is no number.
+    """
+    measures = _macro(dataset, frame, "PixelMeasuresSequence")
+    for source, name in ((measures, "PixelSpacing"), (dataset, "ImagerPixelSpacing")):
+        row, column = _number(source, name), _number(source, name, place=1)
+        if row is not None:
+            return row, row if column is None else column
+    return None
+
+
 def _macro(dataset: Dataset, frame: int, name: str) -> Dataset:
     """Where the attributes of a kind are: in the frame's own group, in that of all frames, or in the file itself."""
     own = (dataset.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1]
@@ -100,8 +114,8 @@ def _rescale(macro: Dataset) -> tuple[float, float] | None:
     return slope, intercept
 
 
-def _number(dataset: Dataset, name: str) -> float | None:
-    """The first of the numbers in a tag, which some programs write with a decimal comma; None where it is empty."""
+def _number(dataset: Dataset, name: str, place: int = 0) -> float | None:
+    """A number in a tag, by its place; some programs write a decimal comma. None where it is empty."""
     if name not in dataset:
         return None
     element = dataset.get_item(name)  # as it is stored, where it can be: pydicom refuses a comma
@@ -109,7 +123,7 @@ def _number(dataset: Dataset, name: str) -> float | None:
     if isinstance(stored, bytes):
         stored = stored.decode("latin-1").split("\\")
     values = list(stored) if isinstance(stored, (list, tuple)) or hasattr(stored, "append") else [stored]
-    text = "" if not values or values[0] is None else str(values[0]).strip(" \0").replace(",", ".")
+    text = "" if len(values) <= place or values[place] is None else str(values[place]).strip(" \0").replace(",", ".")
     if not text:
         return None
     try:

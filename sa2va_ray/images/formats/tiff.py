@@ -18,11 +18,15 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from sa2va_ray.models.sa2va.pixels_sa2va import ImageError, white_is_zero
 
+SIGNATURES = (b"II", b"MM")
+
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _STRIP_SIZES, _PLANAR = 273, 274, 277, 278, 279, 284
 _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES = 317, 322, 323, 324, 325
 _SUBFILE, _OLD_SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 254, 255, 338, 339
-_TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # unsigned integers, which all these tags are
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+# Unsigned integers, which all these tags are; a fraction is two of them.
+_TYPES = {1: "B", 3: "H", 4: "I", 5: "II", 13: "I", 16: "Q", 18: "Q"}
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _UNCOMPRESSED, _PACKBITS, _DEFLATE = 1, 32773, (8, 32946)
@@ -193,7 +197,7 @@ def _directory(data: bytes, endian: str, big: bool, position: int) -> tuple[dict
         start = at + size - inline
         if length * _SIZES[kind] > inline:
             (start,) = struct.unpack_from(endian + ("Q" if big else "I"), data, start)
-        tags[tag] = struct.unpack_from(f"{endian}{length}{_TYPES[kind]}", data, start)
+        tags[tag] = struct.unpack_from(f"{endian}{length * len(_TYPES[kind])}{_TYPES[kind][0]}", data, start)
     (following,) = struct.unpack_from(endian + ("Q" if big else "I"), data, position + count * size)
     return tags, following
 
@@ -202,7 +206,7 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _WANTED = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIP_OFFSETS, _ORIENTATION, _SAMPLES),
     *(_ROWS_PER_STRIP, _STRIP_SIZES, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES),
-    *(_SUBFILE, _OLD_SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT),
+    *(_SUBFILE, _OLD_SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT),
 }
 
 

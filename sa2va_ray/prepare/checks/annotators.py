@@ -1,6 +1,6 @@
 """What several annotators drew of one image, and the one truth that is made of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -66,17 +66,17 @@ def draw_several(
     )
 
 
-def with_consensus(drawn: Drawn, method: Consensus, outside: np.ndarray | None, min_agreement: float) -> Drawn:
+def with_consensus(drawn: Drawn, method: Consensus, unseen: Sequence[np.ndarray], min_agreement: float) -> Drawn:
     """`draw_several`'s with the consensus as the truth; empty masks where most annotators drew nothing at all.
 
     Args:
-        outside: (H, W) bool of what is not in the field of view; None: there is none.
+        unseen: (H, W) bool of what is no part of the picture.
         min_agreement: least mean Dice of every two annotators.
 
     Raises:
         Rejected: the annotators agree on no pixel of what most of them drew, or too little.
     """
-    counts = ~drawn.ignored if outside is None else ~(drawn.ignored | outside)
+    counts = ~np.logical_or.reduce([drawn.ignored, *unseen])
     number, everyone = len(drawn.by_annotator), list(drawn.by_annotator.values())
     votes = {phrase: np.stack(each) for phrase, each in _by_phrase(everyone)}
     agreed = {phrase: consensus(each, method, counts) for phrase, each in votes.items()}

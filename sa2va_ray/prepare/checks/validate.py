@@ -18,6 +18,7 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.conversation import SEG
 from sa2va_ray.images.decode import ImageError, decode_image_bytes, decode_label_bytes, decode_mask_bytes
+from sa2va_ray.images.spacing import Spacing, read_pixel_spacing
 from sa2va_ray.metrics import overlap_metrics
 from sa2va_ray.prepare.checks.annotators import (
     Drawn,
@@ -27,7 +28,7 @@ from sa2va_ray.prepare.checks.annotators import (
     draw_several,
     with_consensus,
 )
-from sa2va_ray.prepare.checks.field_of_view import read_field_of_view, with_field_of_view
+from sa2va_ray.prepare.checks.field_of_view import read_unseen, with_unseen
 from sa2va_ray.prepare.classes import IGNORE, Classes
 from sa2va_ray.prepare.config import ChecksConfig, PrepareConfig
 from sa2va_ray.prepare.identity.pseudonyms import names_patient
@@ -48,6 +49,7 @@ class Checked:
         mask_dice: Dice of the polygons against the mask image, None where there are not both.
         source_sha256: of the image file, and the frame's number where it holds several.
         by_annotator: annotator -> phrase -> (H, W) bool of what each drew; empty where there is one.
+        spacing: (row, column) in millimetres, where it is known.
     """
 
     pixels: np.ndarray
@@ -57,6 +59,7 @@ class Checked:
     mask_dice: float | None
     source_sha256: str
     by_annotator: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    spacing: Spacing | None = None
 
     @property
     def counts(self) -> np.ndarray:
@@ -104,20 +107,31 @@ def _check(record: Record, config: PrepareConfig, seen: dict[str, Any]) -> Check
     seen |= {"height": height, "width": width}
     annotations = read_annotations(record)
     _check_phrases(annotations, record)
-    view = read_field_of_view(record, (height, width), config.checks.max_pixels)
-    drawn = _draw(record, annotations, (height, width), view, config)
+    unseen = read_unseen(record, data, (height, width), config.checks.max_pixels)
+    drawn = _draw(record, annotations, (height, width), unseen, config)
     masks = drawn.masks or _absent((height, width), config)
     seen |= {"num_objects": sum(bool(mask.any()) for mask in masks.values())}
     masks, mask_dice, more = _compare_with_mask_image(masks, record, config, seen)
     _check_negative(masks, bool(drawn.masks), record, config)
     _check_negative_texts(masks)
     seen |= {"foreground": float(np.logical_or.reduce(list(masks.values())).mean())}
-    ignored = with_field_of_view(drawn.ignored, view, masks)
+    ignored = with_unseen(drawn.ignored, unseen, masks)
     _check_foreground(masks, config.checks)
     masks, left_out = _without_ignored(masks, ignored)
     digest = hashlib.sha256(data + (b"" if record.frame is None else f"#{record.frame}".encode())).hexdigest()
-    findings = [*drawn.findings, *more, *left_out]
-    return Checked(pixels, masks, ignored, findings, mask_dice, digest, drawn.by_annotator)
+    spacing, wrong = _spacing(data, record, config)
+    findings = [*drawn.findings, *more, *left_out, *wrong]
+    return Checked(pixels, masks, ignored, findings, mask_dice, digest, drawn.by_annotator, spacing)
+
+
+def _spacing(data: bytes, record: Record, config: PrepareConfig) -> tuple[Spacing | None, list[Finding]]:
+    """Where the file tells numbers that cannot be, none is known."""
+    if config.pixel_spacing_mm:
+        return config.pixel_spacing_mm, []
+    try:
+        return read_pixel_spacing(data, record.frame), []
+    except ImageError as error:
+        return None, [Finding("pixel_spacing", f"{error.reason} It was left out.")]
 
 
 def read_annotations(record: Record) -> dict[str, Annotation]:
@@ -134,7 +148,7 @@ def _draw(
     record: Record,
     annotations: dict[str, Annotation],
     size: tuple[int, int],
-    view: np.ndarray | None,
+    unseen: dict[str, np.ndarray],
     config: PrepareConfig,
 ) -> Drawn:
     """The truth by the label, or by those of several annotators."""
@@ -150,7 +164,7 @@ def _draw(
             "may be without the object, say negatives=allow, or list them in negatives_list; else cancel that "
             "annotation, or leave out its file.",
         )
-    agreed = with_consensus(drawn, config.annotators, None if view is None else ~view, config.checks.min_agreement)
+    agreed = with_consensus(drawn, config.annotators, list(unseen.values()), config.checks.min_agreement)
     return replace(agreed, findings=[*record.label.findings, *agreed.findings])
 
 

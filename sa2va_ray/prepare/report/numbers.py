@@ -42,6 +42,7 @@ def build_report(outcomes: pa.Table, facts: Mapping[str, Any]) -> dict[str, Any]
         "sizes": _sizes(outcomes),
         "num_with_ignored": pc.sum(pc.greater(used["ignored_fraction"], 0)).as_py() or 0,
         "annotators": annotators(used),
+        "pixel_spacing_mm": pixel_spacing(used),
         "foreground": _histogram(outcomes, "foreground", from_one=False),
         "mask_dice": _histogram(outcomes, "mask_dice", from_one=True),
         "corrections": list_corrections(used.to_pylist()),
@@ -61,6 +62,16 @@ def annotators(samples: pa.Table) -> dict[str, Any]:
         "num_samples": _numbers_of_annotators(samples),
         "agreement": pc.mean(samples["agreement"]).as_py(),
         "annotators": sorted(rows, key=lambda row: (row["dice"], row["annotator"])),
+    }
+
+
+def pixel_spacing(samples: pa.Table) -> dict[str, Any]:
+    """How many of some samples tell their pixel spacing, and the least and the greatest, which are null without any."""
+    known = pc.list_flatten(samples["pixel_spacing_mm"])
+    return {
+        "num_samples": len(samples) - samples["pixel_spacing_mm"].null_count,
+        "least": pc.min(known).as_py(),
+        "greatest": pc.max(known).as_py(),
     }
 
 

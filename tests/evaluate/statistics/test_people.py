@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sa2va_ray.evaluate.statistics.people import human_ceiling
+from sa2va_ray.evaluate.statistics.people import describe_ceiling, human_ceiling
 from sa2va_ray.metrics import METRICS
 
 
@@ -21,11 +21,16 @@ def test_people_and_the_model_are_paired_on_the_images_of_several():
     assert ceiling["people"]["interval_95"]["dice"] == pytest.approx((0.7, 0.9))
     assert ceiling["model"]["per_patient"]["cldice"] == pytest.approx(0.55)
     assert ceiling["differences"]["dice"] == {"mean": pytest.approx(-0.25), "interval_95": pytest.approx((-0.4, -0.1))}
+    text = describe_ceiling(ceiling)
+    assert "human ceiling on 3 image(s) of 2 patient(s)" in text
+    assert "people Dice 0.800 (0.700 to 0.900), clDice 0.800" in text
+    assert "the model there Dice 0.550 (0.500 to 0.600)" in text
 
 
 def test_one_patient_has_no_interval():
     ceiling = human_ceiling([row("a", "1", 0.8, 0.6)])
     assert ceiling["people"]["interval_95"]["dice"] is None
+    assert "people Dice 0.800, clDice" in describe_ceiling(ceiling)
 
 
 def test_without_several_annotators_there_is_no_ceiling():
