@@ -95,7 +95,6 @@ def test_the_loop(endpoint, server, truths, exported_uri, submit_job, ray_cluste
     split = {"method": "balanced", "val_fraction": 0.2, "test_fraction": 0.3}
     any_mask = {"min_foreground_fraction": 0, "max_foreground_fraction": 1}  # one is as the tiny model drew it
     fields = {"source": connection["project"], "label_studio": connection["label_studio"], "split": split}
-    fields |= {"max_quarantined_fraction": 1.5 / QUEUED}  # the one that was skipped
     prepare(PrepareConfig(out=data, negatives="allow", checks=any_mask, **fields))
     lap("pull and prepare")
     manifest = json.loads(storage.read_bytes(f"{data}/manifest.json"))
