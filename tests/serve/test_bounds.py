@@ -204,5 +204,5 @@ def test_an_answer_that_takes_too_long_is_a_problem_and_its_memory_is_free(png):
 
 
 def test_the_default_question_is_one_that_models_are_trained_on():
-    asked = "<image>\n" + ModelArgs(uri="here").default_prompt
+    asked = "<image>\n" + ModelArgs(uri="/here").default_prompt
     assert asked == evaluation_prompt("blood vessels") == PredictConfig(model="m", source="s", out="o").prompt

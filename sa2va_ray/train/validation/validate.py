@@ -73,7 +73,7 @@ def _paused(engine) -> Iterator[None]:
     modes = [(module, module.training) for module in engine.modules()]
     engine.eval()
     try:
-        devices = [engine.device] if engine.device.type == "cuda" else []
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices), torch.no_grad():
             yield
     finally:
