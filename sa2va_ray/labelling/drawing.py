@@ -52,4 +52,5 @@ def _picture(candidate: Candidate, masks: Sequence[np.ndarray], max_pixels: int)
     size = (candidate.row["height"], candidate.row["width"])
     if pixels is None or pixels.shape[:2] != size:
         return None
-    return label_panels(pixels, np.any([np.zeros(size, bool), *masks], axis=0), _PANEL_PX)
+    union: np.ndarray = np.any([np.zeros(size, bool), *masks], axis=0)
+    return label_panels(pixels, {"prediction": union}, _PANEL_PX)
