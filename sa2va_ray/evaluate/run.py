@@ -12,6 +12,7 @@ from sa2va_ray.evaluate.passes.answers import answer_questions
 from sa2va_ray.evaluate.passes.measure import measure_answers
 from sa2va_ray.evaluate.report.evaluation_page import render_evaluation
 from sa2va_ray.evaluate.report.extremes import draw_extremes
+from sa2va_ray.evaluate.statistics.silence import describe_silences
 from sa2va_ray.evaluate.statistics.summary import (
     by_phrase,
     by_width,
@@ -58,6 +59,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     )
     storage.write_bytes(storage.join(config.out, "metrics.json"), (json.dumps(result, indent=2) + "\n").encode())
     LOGGER.info("evaluated: %s", ", ".join(f"{name} {result['per_image'][name]:.4f}" for name in METRICS))
+    for told in describe_silences(result):
+        LOGGER.warning("%s", told)
     report = storage.join(config.out, "report.html")
     log_result(report, "jobs.predict", f"model={config.model}", "source=IMAGES", "out=PREDICTIONS")
     return result

@@ -39,6 +39,9 @@ def test_no_mask_is_a_failure_where_there_is_something_to_find():
     assert measured(SQUARE)["failure"] == NO_SEG
     assert measured(SQUARE)["dice"] == 0
     assert not measured(SQUARE)["is_negative"]
+    assert measured(SQUARE)["is_empty"]
+    assert measured(SQUARE, EMPTY)["is_empty"]
+    assert not measured(SQUARE, EMPTY, SQUARE)["is_empty"]
 
 
 def test_no_mask_is_right_where_there_is_nothing():

@@ -167,7 +167,9 @@ def silent_model(exported_uri, tmp_path_factory) -> str:
     return copy_model(str(folder), folder.with_name("copy"), name="silent")
 
 
-def test_an_answer_without_seg_counts_and_two_models_are_paired(silent_model, exported_uri, prepared_uri, tmp_path):
+def test_an_answer_without_seg_counts_and_two_models_are_paired(
+    silent_model, exported_uri, prepared_uri, tmp_path, caplog
+):
     result = evaluate(config(silent_model, prepared_uri, tmp_path, split="val", against=exported_uri))
     assert result["num_without_mask"] == result["num_images"] == 3
     assert {failure["failure"] for failure in result["failures"]} == {"no_seg"}
@@ -181,7 +183,13 @@ def test_an_answer_without_seg_counts_and_two_models_are_paired(silent_model, ex
     ]
     assert result["differences"]["dice"]["mean"] == pytest.approx(np.mean(means))
     assert result["against"]["per_patient"]["dice"] == pytest.approx(-np.mean(means))
-    assert "silent against" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "silent against" in page
+    (silence,) = result["silence"]
+    assert (silence["num_objects"], silence["num_no_seg"], silence["num_empty"]) == (3, 3, 0)
+    assert result["against"]["silence"] == []
+    for told in ("\n".join(each.getMessage() for each in caplog.records if each.levelname == "WARNING"), page):
+        assert "silent is SILENT: it found nothing on 3 of the 3 image(s)" in told
 
 
 def test_each_of_several_phrases_has_its_own_row(exported_uri, prepared_uri, tmp_path):

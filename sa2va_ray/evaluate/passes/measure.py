@@ -40,10 +40,11 @@ def measure_answers(answers: ray.data.Dataset, split: Split, tolerance_px: float
 
     Returns:
         rows in the order of the samples: ids, `phrase`, `text`, `failure`, `is_negative`, whether there is no such
-        object on the image, `is_false_alarm`, whether it was found there; `mask_sha256`, `rle` of the prediction,
-        its `METRICS`, and `counts` (2, 256) of `probability_counts`, `reliability` (4, 15) of `calibration_counts`,
-        `widths` (3, 7) of `counts_by_width`, `people` (2, `METRICS`) of `measure_people`, by `consensus`;
-        `spacing_mm` (2,) and `hd95_mm`, NaN where the spacing is not known. About 15 kB each.
+        object on the image, `is_false_alarm`, whether it was found there; `is_empty`, whether nothing was found;
+        `mask_sha256`, `rle` of the prediction, its `METRICS`, and `counts` (2, 256) of `probability_counts`,
+        `reliability` (4, 15) of `calibration_counts`, `widths` (3, 7) of `counts_by_width`, `people` (2, `METRICS`)
+        of `measure_people`, by `consensus`; `spacing_mm` (2,) and `hd95_mm`, NaN where the spacing is
+        not known. About 15 kB each.
 
     Raises:
         UserError: the model cannot be used.
@@ -147,6 +148,7 @@ def _measure_one(answer: _Row, truth: Truth, tolerance_px: float, consensus: Con
         "failure": failure_of(answer, truth),
         "is_negative": not truth.mask.any(),
         "is_false_alarm": bool(mask.any() and not truth.mask.any()),
+        "is_empty": not whole.any(),
         "mask_sha256": mask_sha256(whole),
         **measured,
         "hd95_mm": _hd95_mm(measured["hd95"], mask, truth),

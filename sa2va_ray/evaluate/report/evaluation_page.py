@@ -6,6 +6,7 @@ from typing import Any
 
 from sa2va_ray.evaluate.report import model_charts
 from sa2va_ray.evaluate.report.wording import describe_cleanup, distinct_names, verdict
+from sa2va_ray.evaluate.statistics.silence import describe_silences
 from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
 from sa2va_ray.pictures.pages import render_page
 from sa2va_ray.pictures.panels import PANEL_LEGEND
@@ -44,6 +45,7 @@ def render_evaluation(
         histograms=[model_charts.histogram(result, rows, metric) for metric in CATALOGUE],
         names=distinct_names(model, result["against"]["model"]) if "against" in result else (),
         pairs_chart=model_charts.pairs_chart(result) if "against" in result else None,
+        silences=describe_silences(result),
         facts=list(_facts(result)),
         max_rows=_MAX_ROWS,
     )

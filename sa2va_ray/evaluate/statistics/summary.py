@@ -8,6 +8,7 @@ import numpy as np
 
 from sa2va_ray.evaluate.statistics.millimetres import in_millimetres
 from sa2va_ray.evaluate.statistics.people import human_ceiling
+from sa2va_ray.evaluate.statistics.silence import silence
 from sa2va_ray.metrics import (
     METRICS,
     SWEPT_METRICS,
@@ -32,7 +33,8 @@ _DIGITS = 6  # of curves, which are many numbers
 
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     """Counts, means over images (`per_image`) and over patients (`per_patient`), the latter's 95 % intervals
-    (`interval_95`; null for one patient), each patient's own means (`patients`), the failures, the `false_alarms`
+    (`interval_95`; null for one patient), each patient's own means (`patients`), the failures, the `silence` (of what
+    the model does not see; else empty), the `false_alarms`
     (null where every object is on its image), the `human_ceiling` (null where no image has several annotators), and
     what can be told in `millimetres` (null where an image does not tell its pixel spacing)."""
     patients = per_patient(rows, METRICS)
@@ -42,6 +44,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
         "num_objects": len(rows),
         "num_patients": len(patients),
         "num_without_mask": len(without_mask),
+        "silence": silence(rows),
         "failures": [{name: row[name] for name in ("sample_id", "phrase", "failure", "text")} for row in without_mask],
         "false_alarms": _false_alarms(rows),
         "per_image": per_image(rows, METRICS),

@@ -26,6 +26,7 @@ def row(patient: str, sample: str, value: float, **values) -> dict:
         "has_mask": True,
         "is_negative": False,
         "is_false_alarm": False,
+        "is_empty": False,
         "spacing_mm": np.full(2, np.nan),
         "people": np.full((2, len(METRICS)), np.nan),
     }
