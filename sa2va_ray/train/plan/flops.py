@@ -18,7 +18,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sa2va_ray.data.batch import Batch
-from sa2va_ray.models.parts import LANGUAGE_MODEL, LM_HEAD, PROJECTOR, SEG_HEAD, TOKEN_EMBEDDING, VISION_ENCODER
+from sa2va_ray.models.parts import (
+    LANGUAGE_MODEL,
+    LM_HEAD,
+    PROJECTOR,
+    SEG_HEAD,
+    TOKEN_EMBEDDING,
+    VISION_ENCODER,
+    Part,
+)
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 
 # Dense bf16 on tensor cores with float32 accumulation, FLOP/s, from NVIDIA's data sheets and architecture white papers
@@ -78,26 +86,32 @@ def count_flops(model: Sa2VAModel) -> FlopCounts:
     def language_model(length: int) -> float:
         embeddings = _meta(1, length, width, requires_grad=trains_input)
         mask = _meta(1, 1, length, length)
-        return _count(
-            empty.get_submodule(LANGUAGE_MODEL.module), inputs_embeds=embeddings, attention_mask=mask, use_cache=False
+        layers = empty.get_submodule(LANGUAGE_MODEL.module)
+        return _count_all_layers(
+            empty,
+            LANGUAGE_MODEL,
+            lambda: _count(layers, inputs_embeds=embeddings, attention_mask=mask, use_cache=False),
         )
 
-    def grounding(num_objects: int) -> float:
-        images = _meta(1, 3, config.grounding_size, config.grounding_size)
+    image = _meta(1, 3, config.grounding_size, config.grounding_size)
+    encoder, features = _count_and_keep(empty.grounding_encoder.encode, image)
+
+    def decoder(num_objects: int) -> float:
         embeddings = _meta(num_objects, empty.grounding_encoder.embedding_size, requires_grad=True)
-        index = torch.zeros(num_objects, dtype=torch.int64, device="meta")
-        return _count(empty.grounding_encoder, images, embeddings, index)
+        of_objects = [_meta(num_objects, *each.shape[1:], requires_grad=each.requires_grad) for each in features]
+        return _count(empty.grounding_encoder.decode, *of_objects, embeddings)
 
     length = 256
     short, long = language_model(length), language_model(2 * length)
     per_token_pair = (long - 2 * short) / (2 * length**2)
-    one, two = grounding(1), grounding(2)
+    one, two = decoder(1), decoder(2)
+    tile = _meta(1, 3, config.tile_size, config.tile_size)
     return FlopCounts(
-        per_tile=_count(empty.encode_tiles, _meta(1, 3, config.tile_size, config.tile_size)),
+        per_tile=_count_all_layers(empty, VISION_ENCODER, lambda: _count(empty.encode_tiles, tile)),
         per_token=short / length - per_token_pair * length,
         per_token_pair=per_token_pair,
         per_target=_count(empty.get_submodule(LM_HEAD.module), _meta(1, width, requires_grad=True)),
-        per_image=2 * one - two,
+        per_image=encoder + 2 * one - two,
         per_object=two - one + _count(empty.get_submodule(SEG_HEAD.module), _meta(1, width, requires_grad=True)),
     )
 
@@ -129,15 +143,35 @@ def _meta(*shape: int, requires_grad: bool = False) -> Tensor:
     return torch.empty(*shape, device="meta", requires_grad=requires_grad)
 
 
+def _count_all_layers(model: Sa2VAModel, part: Part, count: Callable[[], float]) -> float:
+    """`count()` with all layers of a part, from what it gives with one and with two: each further one is like the second.
+    Layer by layer it would take a worker ten seconds of an 8B model's start."""
+    owner, _, name = part.layers_module.rpartition(".")
+    parent: Any = model.get_submodule(owner)
+    layers = getattr(parent, name)
+    counts = []
+    for number in (1, 2):
+        setattr(parent, name, layers[:number])
+        counts.append(count())
+    setattr(parent, name, layers)
+    one, two = counts
+    return one + (len(layers) - 1) * (two - one)
+
+
 def _count(function: Callable[..., Any], *arguments: Tensor, **options: Any) -> float:
     """Operations of a call, and of the backward pass from all that it returns."""
+    return _count_and_keep(function, *arguments, **options)[0]
+
+
+def _count_and_keep(function: Callable[..., Any], *arguments: Tensor, **options: Any) -> tuple[float, list[Tensor]]:
+    """The same, and what it returns."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         output = function(*arguments, **options)
         tensors = _tensors(output)
         differentiable = [tensor.sum() for tensor in tensors if tensor.requires_grad]
         if differentiable:
             torch.autograd.backward(differentiable)
-    return float(counter.get_total_flops())
+    return float(counter.get_total_flops()), tensors
 
 
 def _tensors(output: Any) -> list[Tensor]:

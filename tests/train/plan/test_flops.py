@@ -12,7 +12,7 @@ from sa2va_ray.models.sa2va.processing_sa2va import IMAGE_TOKEN, SEG_TOKEN, Sa2V
 from sa2va_ray.models.tokenizer import build_tokenizer
 from sa2va_ray.train.plan.flops import FlopCounts, count_flops, named_peak
 
-WIDTH, LAYERS, INNER, RANK = 32, 2, 64, 4
+WIDTH, LAYERS, INNER, RANK = 32, 5, 64, 4
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def processor():
     tokenizer = build_tokenizer()
     config = Sa2VAConfig(
         vision_config=dict(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=56
+            hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, image_size=56
         ),
         llm_config=dict(
             hidden_size=WIDTH,
