@@ -4,6 +4,7 @@ One actor of the cluster counts for all ingresses. Its state is in a file, so th
 and the cluster.
 """
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Iterable
@@ -73,6 +74,21 @@ class RetrainingCounter:
     def __init__(self, config: RetrainConfig):
         self._config = config
         self._actor: Any = None
+        self._told: list[int | None] = []  # and not asked for yet
+        self._next: asyncio.Task[dict[str, Any]] | None = None  # which will ask for these
+        self._turn = asyncio.Lock()
+
+    async def tell(self, annotations: Iterable[int | None]) -> dict[str, Any]:
+        """As `count`, together with all that is told while the actor is busy, and also where the caller goes away:
+        Label Studio waits for a second, and does not tell again."""
+        self._told += annotations
+        self._next = self._next or asyncio.create_task(self._count_all())
+        return await asyncio.shield(self._next)
+
+    async def _count_all(self) -> dict[str, Any]:
+        async with self._turn:
+            told, self._told, self._next = self._told, [], None
+            return await asyncio.to_thread(self.count, told)
 
     def count(self, annotations: Iterable[int | None]) -> dict[str, Any]:
         """As `Retraining.count`. To be called in a thread: it waits.

@@ -1,5 +1,6 @@
 """The count, and the jobs of a real cluster that it starts."""
 
+import asyncio
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,24 @@ def test_counts_of_several_ingresses_are_one_and_one_job_runs_at_a_time(ray_clus
     again = RetrainingCounter(config).count([16])  # another actor goes on from the file
     assert again["job"] == f"{job[:-1]}2"
     end(client, again["job"])
+
+
+def test_what_is_told_at_once_is_counted_also_where_nobody_waits_for_the_reply(ray_cluster, config):
+    """As Label Studio does, which closes its connection after a second."""
+    config = config.model_copy(update={"retrain_after": 1000})
+
+    async def tell_all():
+        counter = RetrainingCounter(config)
+        told = [asyncio.wait_for(counter.tell([number]), 0.05) for number in range(1, 301)]
+        replies = await asyncio.gather(*told, return_exceptions=True)
+        assert {type(each) for each in replies} <= {dict, TimeoutError}
+        assert any(isinstance(each, TimeoutError) for each in replies)
+        began = time.monotonic()
+        return await counter.tell([301]), time.monotonic() - began
+
+    reply, took_s = asyncio.run(tell_all())
+    assert reply["annotations"] == 301
+    assert took_s < 20, "they are counted together, and not each by a round of its own through the store"
 
 
 def test_a_job_that_was_submitted_before_its_actor_died_is_not_submitted_again(ray_cluster, config, client):

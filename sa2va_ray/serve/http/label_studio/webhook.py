@@ -9,11 +9,12 @@ from typing import Any
 from sa2va_ray.serve.problems import Problem
 
 _CREATED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED")
+_NUMBERS = range(1, 2**63)  # of a database
 
 
 def new_annotations(body: dict[str, Any]) -> list[int | None]:
-    """The numbers of the annotations that were submitted, None for one that is not told; none of other actions, and
-    none of those that were skipped.
+    """The numbers of the annotations that were submitted, each once, None for one that is not told; none of other
+    actions, and none of those that were skipped.
 
     Raises:
         Problem: the body is not as Label Studio sends it.
@@ -27,9 +28,13 @@ def new_annotations(body: dict[str, Any]) -> list[int | None]:
     if told is None:
         return [None]
     annotations = told if isinstance(told, list) else [told]
-    if not all(isinstance(each, dict) and type(each.get("id")) is int for each in annotations):
-        raise _wrong("An annotation has no whole number 'id'.")
-    return [each["id"] for each in annotations if not each.get("was_cancelled")]
+    if not all(isinstance(each, dict) and _is_number(each.get("id")) for each in annotations):
+        raise _wrong("An annotation has no whole number 'id' from 1 to 2^63 - 1.")
+    return list(dict.fromkeys(each["id"] for each in annotations if not each.get("was_cancelled")))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and value in _NUMBERS
 
 
 def _wrong(detail: str) -> Problem:

@@ -64,7 +64,7 @@ async def label_studio_webhook(request: Request, endpoint: CurrentEndpoint) -> R
         annotations = new_annotations(await endpoint.bodies.json_object(request))
         reply: dict[str, Any] = {"counted": 0}
         if endpoint.retraining and annotations:
-            told = await asyncio.to_thread(endpoint.retraining.count, annotations)
+            told = await endpoint.retraining.tell(annotations)
             reply = {"counted": len(annotations), **told}
         encoded = encode_json(reply)
         record.set_output(encoded)

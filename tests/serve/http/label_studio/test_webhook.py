@@ -14,6 +14,7 @@ from sa2va_ray.serve.problems import Problem
             {"action": "ANNOTATIONS_CREATED", "annotation": [{"id": 3}, {"id": 4}, {"id": 5, "was_cancelled": True}]},
             [3, 4],
         ),
+        ({"action": "ANNOTATIONS_CREATED", "annotation": [{"id": 3}, {"id": 3}]}, [3]),
         ({"action": "ANNOTATION_UPDATED", "annotation": {"id": 3}}, []),
         ({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 3}]}, []),
         ({"action": "TASKS_CREATED", "tasks": []}, []),
@@ -32,6 +33,8 @@ def test_what_is_new(body, expected):
         {"action": "ANNOTATION_CREATED", "annotation": 3},
         {"action": "ANNOTATION_CREATED", "annotation": {"id": "3"}},
         {"action": "ANNOTATION_CREATED", "annotation": {"id": True}},
+        {"action": "ANNOTATION_CREATED", "annotation": {"id": 0}},
+        {"action": "ANNOTATION_CREATED", "annotation": {"id": 2**63}},
         {"action": "ANNOTATIONS_CREATED", "annotation": [{"id": 3}, None]},
     ],
 )
