@@ -357,6 +357,7 @@ def _foreground(values: np.ndarray, threshold: int | None) -> np.ndarray:
         raise ImageError(
             "mask_values",
             f"The mask image has {len(present)} different values from {present[0]} to {present[-1]}; a mask has 0 and "
-            "one greater value. Set mask_threshold in the config: foreground is value >= mask_threshold.",
+            "one greater value. Set mask_threshold in the config: foreground is value >= mask_threshold; or, where "
+            "values are classes, list them in `classes`.",
         )
     return values > 0

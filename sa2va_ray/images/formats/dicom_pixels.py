@@ -118,11 +118,17 @@ def read_padding(dataset: Dataset, layout: Layout) -> tuple[int, int] | None:
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None:
         return None
-    size, half = 1 << layout.allocated, 1 << (layout.allocated - 1)
-    ends = [int(each) % size for each in (value, value if limit is None else limit)]
-    if layout.is_signed:
-        ends = [each - size if each >= half else each for each in ends]
+    ends = [_as_cell(int(each), layout) for each in (value, value if limit is None else limit)]
     return min(ends), max(ends)
+
+
+def _as_cell(number: int, layout: Layout) -> int:
+    """A number as a cell of pixels would hold it, where its sign was written otherwise; one that no cell can hold as it
+    is."""
+    size, half = 1 << layout.allocated, 1 << (layout.allocated - 1)
+    if layout.is_signed:
+        return number - size if half <= number < size else number
+    return number + size if -half <= number < 0 else number
 
 
 def is_padding(stored: Stored, layout: Layout, ends: tuple[int, int]) -> np.ndarray:

@@ -492,6 +492,13 @@ def test_padding_written_with_the_other_sign_or_beyond_the_stored_bits():
     outside_is_black(decoded(beyond), bright)
 
 
+def test_padding_that_no_cell_can_hold_is_none():
+    values = BYTES[:1] // 2  # 4096 and 12 as 8 bits are 0 and 12
+    np.testing.assert_array_equal(decoded(dataset(values, PixelPaddingValue=4096)), values[0])
+    ranged = decoded(dataset(values, PixelPaddingValue=100, PixelPaddingRangeLimit=4096))
+    np.testing.assert_array_equal(ranged, np.where(values[0] < 100, values[0], 0))
+
+
 def test_padding_of_8_bit_frames_and_a_frame_of_nothing_else():
     ds = dataset(np.where(ROUND, BYTES[0], 255)[None].astype(np.uint8), PixelPaddingValue=255)
     np.testing.assert_array_equal(decoded(ds), np.where(ROUND & (BYTES[0] < 255), BYTES[0], 0))
