@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from sa2va_ray.storage.stores import resolve, translated
+from sa2va_ray.storage.stores import NotUtf8Error, resolve, translated
 from sa2va_ray.storage.uris import is_local, join
 
 PARTIAL = ".partial"
@@ -152,19 +152,28 @@ def _walk(path: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator
 
     Raises:
         OSError: a folder that cannot be read.
-        UnicodeDecodeError: a name that is not UTF-8.
+        NotUtf8Error: a name that is no text.
     """
     if not os.path.isdir(path):
         return
     with os.scandir(path) as entries:
         for entry in entries:
-            name = prefix + os.fsencode(entry.name).decode()
+            name = prefix + _text(entry.name)
             if os.path.isfile(entry):  # not entry.is_file(), which raises for a link to itself
                 yield name, entry.stat().st_size
             elif os.path.isdir(entry):
                 info = entry.stat()
                 if (info.st_dev, info.st_ino) not in above:
                     yield from _walk(entry.path, f"{name}/", above | {(info.st_dev, info.st_ino)})
+
+
+def _text(name: str) -> str:
+    try:
+        return os.fsencode(name).decode()
+    except UnicodeDecodeError:
+        raise NotUtf8Error(
+            "A folder that is to be listed has file names that are not UTF-8. Rename them, for example with convmv."
+        ) from None
 
 
 def _base(uri: str) -> str:

@@ -23,6 +23,10 @@ class StorageError(UserError):
     """The store does not answer, or refuses."""
 
 
+class NotUtf8Error(UserError):
+    """A name of a file that is no text, so that no table or report could hold it."""
+
+
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """Filesystem and path of a URI. Raises as `path_of` does."""
     path = path_of(uri)

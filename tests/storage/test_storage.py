@@ -196,7 +196,7 @@ def test_links_back_up_the_tree_are_not_followed_and_others_are(tmp_path: Path) 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path.joinpath("a") / "b\udcff.png").touch()
-    with pytest.raises(UnicodeDecodeError):
+    with pytest.raises(storage.NotUtf8Error, match="Rename them"):
         storage.list_files(str(tmp_path))
 
 

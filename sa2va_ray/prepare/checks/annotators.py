@@ -1,6 +1,7 @@
 """What several annotators drew of one image, and the one truth that is made of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -39,6 +40,16 @@ def draw_one(annotation: Annotation, size: tuple[int, int], label_size: tuple[in
     return Drawn(*draw_annotation(annotation, *size, label_size), {})
 
 
+@contextmanager
+def of_annotator(place: int, number: int) -> Iterator[str]:
+    """Puts before a rejection which of several annotators it is about; yields these words."""
+    who = f"Of annotator {place} of {number}:"
+    try:
+        yield who
+    except Rejected as rejected:
+        raise Rejected(rejected.code, f"{who} {rejected.reason}") from None
+
+
 def draw_several(
     annotations: Mapping[str, Annotation], size: tuple[int, int], label_size: tuple[int, int] | None
 ) -> Drawn:
@@ -52,11 +63,8 @@ def draw_several(
         raise Rejected("many_annotators", f"The image has {number} annotators; at most {MAX_ANNOTATORS} are weighed.")
     drawn: list[Drawn] = []
     for place, annotation in enumerate(annotations.values(), 1):
-        who = f"Of annotator {place} of {number}:"
-        try:
+        with of_annotator(place, number) as who:
             one = draw_one(annotation, size, label_size)
-        except Rejected as rejected:
-            raise Rejected(rejected.code, f"{who} {rejected.reason}") from None
         drawn.append(replace(one, findings=[Finding(each.code, f"{who} {each.detail}") for each in one.findings]))
     return Drawn(
         {},
@@ -74,9 +82,11 @@ def with_consensus(drawn: Drawn, method: Consensus, unseen: Sequence[np.ndarray]
         min_agreement: least mean Dice of every two annotators.
 
     Raises:
-        Rejected: the annotators agree on no pixel of what most of them drew, or too little.
+        Rejected: no pixel counts, or the annotators agree on none of what most of them drew, or too little.
     """
     counts = ~np.logical_or.reduce([drawn.ignored, *unseen])
+    if not counts.any():
+        raise Rejected("nothing_counts", "By the labels of all annotators together no pixel counts.")
     number, everyone = len(drawn.by_annotator), list(drawn.by_annotator.values())
     votes = {phrase: np.stack(each) for phrase, each in _by_phrase(everyone)}
     agreed = {phrase: consensus(each, method, counts) for phrase, each in votes.items()}

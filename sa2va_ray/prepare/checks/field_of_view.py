@@ -56,7 +56,7 @@ def _read_field_of_view(uri: str, size: tuple[int, int], max_pixels: int) -> np.
         seen = decode_mask_bytes(storage.read_bytes(uri), max_pixels)
     except ImageError as error:
         if error.code != "mask_values":
-            raise
+            raise Rejected(error.code, f"Of the mask of the field of view: {error.reason}") from None
         raise Rejected(
             "field_of_view_values",
             "The mask of the field of view has more than two values; save it with 0 outside and one greater value.",

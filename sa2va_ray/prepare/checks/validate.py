@@ -26,6 +26,7 @@ from sa2va_ray.prepare.checks.annotators import (
     agreement,
     draw_one,
     draw_several,
+    of_annotator,
     with_consensus,
 )
 from sa2va_ray.prepare.checks.field_of_view import read_unseen, with_unseen
@@ -136,8 +137,14 @@ def _spacing(data: bytes, record: Record, config: PrepareConfig) -> tuple[Spacin
 
 def read_annotations(record: Record) -> dict[str, Annotation]:
     """Annotator, empty where there is one -> the record's label, out of its file if it has one of its own."""
-    labels = record.label.by_annotator if isinstance(record.label, SeveralLabels) else {"": record.label}
-    return {annotator: _read(label) for annotator, label in labels.items()}
+    if not isinstance(record.label, SeveralLabels):
+        return {"": _read(record.label)}
+    annotations = {}
+    labels = record.label.by_annotator
+    for place, (annotator, label) in enumerate(labels.items(), 1):
+        with of_annotator(place, len(labels)), rejecting():
+            annotations[annotator] = _read(label)
+    return annotations
 
 
 def _read(label: Label) -> Annotation:

@@ -159,6 +159,11 @@ def check_splits(counts: Mapping[str, Mapping[str, int]]) -> str:
             )
     if counts["train"]["samples"]:
         return ""
+    if not any(counts[split]["samples"] for split in SPLITS):
+        return (
+            "No sample can be used: all are in quarantine, which says why of each. Mend the source, or the keys of the "
+            "config that the reasons name."
+        )
     return (
         f"The split `train` is empty (patients: {_patients(counts)}). There are too few patients for these fractions: "
         "add data, lower split.val_fraction and split.test_fraction, or set split.method=balanced."

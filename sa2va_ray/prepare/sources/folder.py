@@ -223,13 +223,13 @@ def _unnamed_errors(name: str) -> Iterator[None]:
 def _list_files(uri: str) -> Iterable[str]:
     try:
         return storage.list_files(uri)
+    except storage.NotUtf8Error:
+        raise UserError("`source` has file names that are not UTF-8. Rename them, for example with convmv.") from None
     except UserError:
         raise UserError(
             "`source` cannot be listed. Check that the disk or the store is there and the bucket exists, the "
             "permissions, and the credentials in the environment."
         ) from None
-    except UnicodeDecodeError:
-        raise UserError("`source` has file names that are not UTF-8. Rename them, for example with convmv.") from None
 
 
 def _above_labels(folder: str) -> str:

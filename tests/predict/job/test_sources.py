@@ -1,5 +1,8 @@
 """What `source` may be."""
 
+import os
+from pathlib import Path
+
 import huggingface_hub.constants
 import pytest
 
@@ -39,6 +42,13 @@ def test_a_folder_is_all_images_and_videos_below_it(folder):
     assert [source.name for source in sources] == sorted(NAMES)
     assert {source.name for source in sources if source.kind == "video"} == {"run.MP4"}
     assert all(storage.read_bytes(source.uri) == b"x" for source in sources)
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller.jpg")).touch()
+    with pytest.raises(UserError, match=r"not UTF-8") as refused:
+        find_sources(str(tmp_path))
+    assert "ller" not in str(refused.value)
 
 
 def test_globs(folder):

@@ -1,5 +1,7 @@
 """Samples that several people annotated."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +10,8 @@ from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.prepare.checks.validate import check_sample
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import content_sha256
-from sa2va_ray.prepare.records import Annotation, Finding, Record, Rejected, SeveralLabels
+from sa2va_ray.prepare.records import Annotation, Finding, LabelFile, Record, Rejected, SeveralLabels
+from sa2va_ray.prepare.sources.mask_images import read_mask
 
 SIZE = (20, 40)
 PHRASE = "blood vessels"
@@ -125,6 +128,13 @@ def test_what_one_ignores_counts_for_none(check):
     assert checked.agreement == 1
 
 
+@pytest.mark.parametrize("annotators", ["majority", "staple"])
+def test_where_all_together_ignore_everything_that_is_the_reason(check, annotators):
+    halves = [box(0, 0, 20, 20), box(0, 20, 20, 40)]
+    drawn = [Annotation({"vessel": [mask_to_rle(LEFT)]}, ignored=(mask_to_rle(half),)) for half in halves]
+    assert rejection(check, *drawn, annotators=annotators).code == "nothing_counts"
+
+
 def test_the_field_of_view_is_that_of_all(check):
     view = box(0, 0, 20, 22)
     checked = check(label(vessel=LEFT | RIGHT), label(vessel=LEFT), field_of_view=view)
@@ -133,7 +143,7 @@ def test_the_field_of_view_is_that_of_all(check):
     assert rejection(check, *[label(vessel=RIGHT)] * 2, field_of_view=view).code == "field_of_view_objects"
 
 
-def test_what_is_wrong_says_of_which_annotator(check):
+def test_what_is_wrong_says_of_which_annotator(check, tmp_path):
     short = Annotation({"vessel": [np.array([[1.0, 1.0], [2.0, 2.0]])]})
     rejected = rejection(check, label(vessel=LEFT), short)
     assert (rejected.code, rejected.reason[:22]) == ("short_polygon", "Of annotator 2 of 2: 1")
@@ -142,6 +152,9 @@ def test_what_is_wrong_says_of_which_annotator(check):
     assert [each.code for each in found] == ["cancelled", "size_rescaled"]
     assert found[1].detail.startswith("Of annotator 2 of 2: The label was scaled")
     assert rejection(check, *[label(vessel=LEFT)] * 17).code == "many_annotators"
+    (tmp_path / "cut_off.png").write_bytes(b"x")
+    cut_off = LabelFile(str(tmp_path / "cut_off.png"), partial(read_mask, threshold=None, max_pixels=10**6), PHRASE)
+    assert rejection(check, label(vessel=LEFT), cut_off).reason.startswith("Of annotator 2 of 2: Of the mask:")
     assert rejection(check, label(vessel=LEFT), label(**{"x" * 201: LEFT})).code == "long_text"
 
 

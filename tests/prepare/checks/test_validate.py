@@ -219,6 +219,10 @@ def test_most_of_an_object_outside_of_the_field_of_view_tells_that_its_mask_is_w
     grey = tmp_path / "grey.png"
     Image.fromarray(np.tile(np.arange(WIDTH, dtype=np.uint8), (HEIGHT, 1))).save(grey)
     assert rejection(replace(item, field_of_view_uri=str(grey))).code == "field_of_view_values"
+    colours = tmp_path / "colours.png"
+    Image.fromarray(np.full((HEIGHT, WIDTH, 3), (255, 0, 0), np.uint8)).save(colours)
+    found = rejection(replace(item, field_of_view_uri=str(colours)))
+    assert found.reason.startswith("Of the mask of the field of view:")
 
 
 def test_an_object_of_which_no_pixel_counts_is_left_out(tmp_path):

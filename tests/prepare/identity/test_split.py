@@ -124,6 +124,7 @@ def test_what_stands_in_two_splits_is_named():
 def test_nothing_to_train_on_is_said_with_the_numbers():
     assert "train 0, val 1, test 2" in check_splits(counts(train=0, val=1, test=2))
     assert check_splits(counts(train=1, val=0, test=0)) == ""
+    assert "all are in quarantine" in check_splits(counts(train=0, val=0, test=0))
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,12 @@ class DataSetFiles:
     def _label(self, found: _Found, key: _Key) -> Label | SeveralLabels | Rejected:
         counts = [len(files.get(key, [])) for files in (found.images, found.labels[0], found.views)]
         names = {} if self._options.annotators == "refuse" else _annotators(found, key)
+        if found.data_set is NNUNET and counts[0] > 1:
+            return Rejected(
+                "ambiguous_pair",
+                f"The case has {counts[0]} channels in files of their own (_0000, _0001, ...); images of one file are "
+                "read. Put the channels into one image, or leave out all but one of them.",
+            )
         if max(counts) > 1 or any(len(files) > 1 for files in names.values()):
             return Rejected(
                 "ambiguous_pair",

@@ -224,7 +224,9 @@ def test_nnunet_of_several_channels_is_quarantined(tmp_path, read):
     for channel in range(2):
         write_image(tmp_path / f"imagesTr/a_000{channel}.png")
     write_mask(tmp_path / "labelsTr/a.png")
-    assert codes(read()) == {"ambiguous_pair": 2}
+    source = read()
+    assert codes(source) == {"ambiguous_pair": 2}
+    assert all("The case has 2 channels" in each.reason for each in source.quarantined)
 
 
 @pytest.mark.parametrize(
