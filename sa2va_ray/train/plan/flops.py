@@ -144,8 +144,8 @@ def _meta(*shape: int, requires_grad: bool = False) -> Tensor:
 
 
 def _count_all_layers(model: Sa2VAModel, part: Part, count: Callable[[], float]) -> float:
-    """`count()` with all layers of a part, from what it gives with one and with two: each further one is like the second.
-    Layer by layer it would take a worker ten seconds of an 8B model's start."""
+    """`count()` with all layers of a part, from what it gives with one and with two: each further one is like the
+    second. Layer by layer it would take a worker ten seconds of an 8B model's start."""
     owner, _, name = part.layers_module.rpartition(".")
     parent: Any = model.get_submodule(owner)
     layers = getattr(parent, name)
