@@ -12,12 +12,16 @@ _FEW, _MORE = 1, 4
 _SHARE = 0.9  # the rest is for pieces that are free and too small
 
 
-def images_that_fit(predict: Callable[[Sequence[Query]], object], prompt: str, device: torch.device) -> int:
-    """The most images of one megapixel that `predict` has room for, 1 at least, by what one and four of them take.
-    What fits by that may fail to, if the free memory lies in pieces: a batch that fails has to be answered in parts.
+def images_that_fit(
+    predict: Callable[[Sequence[Query]], object], prompt: str, device: torch.device, wanted: int
+) -> int:
+    """The most images of one megapixel that `predict` has room for, 1 at least: by what one and four of them take, and
+    then, up to `wanted` of them, by trying. Large batches run otherwise than small ones, which compiled models have
+    graphs for, so what four take says too little: of 16 images that should have fitted in 24 GB, 8 did.
 
     Args:
         prompt: a usual one.
+        wanted: a number that is worth the second or two of a trial.
     """
     torch.cuda.empty_cache()
     free = _SHARE * free_bytes(device)
@@ -26,7 +30,19 @@ def images_that_fit(predict: Callable[[Sequence[Query]], object], prompt: str, d
     except torch.OutOfMemoryError:
         return 1
     of_one = max(1.0, (more - few) / (_MORE - _FEW))
-    return max(1, int(_FEW + (free - few) / of_one))
+    most = max(1, int(_FEW + (free - few) / of_one))
+    tried = min(most, wanted)
+    while tried > _MORE and not _fits(predict, tried, prompt):
+        most = tried = max(_MORE, tried // 2)
+    return most
+
+
+def _fits(predict: Callable[[Sequence[Query]], object], number: int, prompt: str) -> bool:
+    try:
+        predict(_queries(number, prompt))
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def free_bytes(device: torch.device) -> int:
@@ -41,5 +57,9 @@ def _peak_bytes(predict: Callable[[Sequence[Query]], object], number: int, promp
     """What `number` images take beyond what is allocated already."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    predict([Query(Image.new("RGB", _SIZE), prompt) for _ in range(number)])
+    predict(_queries(number, prompt))
     return torch.cuda.max_memory_allocated(device) - before
+
+
+def _queries(number: int, prompt: str) -> list[Query]:
+    return [Query(Image.new("RGB", _SIZE), prompt) for _ in range(number)]

@@ -43,7 +43,7 @@ def run_ranks(script: str, num_workers: int, folder: Path):
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(num_workers),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     workers = [
         subprocess.Popen(

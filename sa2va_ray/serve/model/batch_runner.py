@@ -49,12 +49,13 @@ class BatchRunner:
             running = self._running.submit(self._predictor.run, prepared).result()
             self._finishing.submit(self._predictor.finish, running).result()
 
-    def images_that_fit(self, prompt: str) -> int | None:
-        """Most images of one megapixel in a batch, by what is free of the GPU's memory; None on a CPU."""
+    def images_that_fit(self, prompt: str, wanted: int) -> int | None:
+        """Most images of one megapixel in a batch, by what is free of the GPU's memory, tried up to `wanted`; None on a
+        CPU."""
         if self._predictor.device.type != "cuda":
             return None
         predict, device = self._predictor.predict, self._predictor.device
-        return self._running.submit(images_that_fit, predict, prompt, device).result()
+        return self._running.submit(images_that_fit, predict, prompt, device, wanted).result()
 
     async def answer(self, questions: Sequence[Question]) -> list[Predicted]:
         """Whatever one image does to the model, it must not take the others with it, nor must a batch fail that has no

@@ -59,7 +59,7 @@ class SegmentationModel:
         warm_up = [Query(Image.new("RGB", (side, side)), args.default_prompt) for side in _WARM_UP_SIDES]
         self._runner.warm_up(warm_up, compiled=args.compile)
         times.lap("compiled and warmed up" if args.compile else "warmed up")
-        self._room = self._runner.images_that_fit(args.default_prompt)
+        self._room = self._runner.images_that_fit(args.default_prompt, args.batching.max_batch_megapixels)
         self._cleaning = ThreadPoolExecutor(_NUM_CLEANING)
         self._gate, self._memory = BatchingGate(), WeightedSemaphore(0)  # until `reconfigure`
         times.lap("room for batches found")
