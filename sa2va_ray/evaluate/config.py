@@ -31,7 +31,7 @@ class EvaluateConfig(PassConfig):
     out: KeptUri
     """Folder for `metrics.json`, `images.jsonl` and `report.html`."""
     split: Literal["train", "val", "test"] = "test"
-    surface_tolerance_px: float = Field(TOLERANCE_PX, ge=0)
+    surface_tolerance_px: float = Field(TOLERANCE_PX, ge=0, le=256)
     """How far an outline may be off and still count as right, in the surface Dice."""
 
 

@@ -35,10 +35,11 @@ def staple(masks: np.ndarray, counts: np.ndarray | None = None) -> tuple[np.ndar
     """
     assert len(masks) <= MAX_ANNOTATORS
     # Pixels on which all annotators say the same share their fate: at most 2^R of these.
-    codes = np.tensordot(1 << np.arange(len(masks)), masks, axes=1)
-    patterns, places = np.unique(codes, return_inverse=True)
-    places = places.reshape(codes.shape)
-    sizes = np.bincount(places[counts] if counts is not None else places.ravel(), minlength=len(patterns))
+    codes = np.zeros(masks.shape[1:], np.uint16)
+    for bit, mask in enumerate(masks):
+        codes |= mask.astype(np.uint16) << bit
+    patterns = np.flatnonzero(np.bincount(codes.ravel()))
+    sizes = np.bincount(codes[counts] if counts is not None else codes.ravel(), minlength=patterns[-1] + 1)[patterns]
     votes = (patterns[:, None] >> np.arange(len(masks)) & 1).astype(bool)
     truth = votes.mean(axis=1)
     prior = sizes @ truth / sizes.sum()
@@ -50,7 +51,9 @@ def staple(masks: np.ndarray, counts: np.ndarray | None = None) -> tuple[np.ndar
         truth = with_it / (with_it + without)
         if np.abs(rates - before).max() < _TOLERANCE:
             break
-    return truth[places], rates[0], rates[1]
+    of_code = np.zeros(patterns[-1] + 1)
+    of_code[patterns] = truth
+    return of_code[codes], rates[0], rates[1]
 
 
 def _rates(weights: np.ndarray, votes: np.ndarray) -> np.ndarray:

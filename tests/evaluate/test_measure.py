@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from sa2va_ray.config import UserError
+from sa2va_ray.evaluate.config import EvaluateConfig
 from sa2va_ray.evaluate.passes.answers import NO_SEG, UNREADABLE, _to_row, _unreadable
 from sa2va_ray.evaluate.passes.measure import Truth, _measure_one
 from sa2va_ray.images.masks import mask_to_rle
@@ -139,3 +141,8 @@ def test_distances_in_millimetres_where_the_spacing_is_known(spacing, hd95_mm):
     row = _measure_one(answer, to_truth(SQUARE, spacing=spacing), 1.0)
     assert row["hd95"] == 2
     assert row["hd95_mm"] == pytest.approx(hd95_mm, nan_ok=True)
+
+
+def test_the_tolerance_of_outlines_has_a_bound():
+    with pytest.raises(UserError, match=r"surface_tolerance_px.* 256"):
+        EvaluateConfig.parse({"model": "m", "data_uri": "d", "out": "o", "surface_tolerance_px": 1e300})

@@ -107,11 +107,15 @@ def _of_phrases(images: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _curve_names(phrases: Sequence[str]) -> dict[str, str]:
-    """As MLflow and Prometheus take them. A phrase of other than Latin letters, and one whose name another has, is told
-    by its place among all."""
+    """As MLflow and Prometheus take them. A phrase of other than Latin letters, or of none, and one whose name another
+    has, is told by its place among all."""
     names = {phrase: re.sub(r"[^A-Za-z0-9]+", "_", phrase).strip("_") for phrase in phrases}
-    clear = {phrase for phrase, name in names.items() if phrase.isascii() and Counter(names.values())[name] == 1}
-    return {phrase: names[phrase] if phrase in clear else f"phrase_{place}" for place, phrase in enumerate(phrases, 1)}
+    counts = Counter(names.values())
+    clear = {phrase for phrase, name in names.items() if phrase.isascii() and name and counts[name] == 1}
+    by_place = {phrase: f"phrase_{place}" for place, phrase in enumerate(phrases, 1)}
+    while taken := {by_place[phrase] for phrase in phrases if phrase not in clear} & {names[each] for each in clear}:
+        clear = {phrase for phrase in clear if names[phrase] not in taken}
+    return {phrase: names[phrase] if phrase in clear else by_place[phrase] for phrase in phrases}
 
 
 def _summarize(patients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

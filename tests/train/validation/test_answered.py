@@ -64,4 +64,12 @@ def test_curves_of_phrases_have_names_that_trackers_take_and_are_a_dozen_at_most
     assert set(_of_phrases([of("a", "1", **named)])) == {
         f"val/dice_of/{name}" for name in ("blood_vessels", "phrase_1", "phrase_2", "phrase_4")
     }
+    for odd in (
+        {"???": 0.1, "a": 0.2},
+        {"phrase 2": 0.1, "\u9759\u8109": 0.2},
+        {"_": 0.1, "phrase 1": 0.2, "phrase 2": 0.3},
+    ):
+        told = _of_phrases([of("a", "1", **odd)])
+        assert sorted(told.values()) == sorted(odd.values()), "none is lost to another of its name"
+        assert "val/dice_of/" not in told
     assert len(_of_phrases([of("a", "1", **{f"phrase {n}": 1.0 for n in range(20)})])) == 12
