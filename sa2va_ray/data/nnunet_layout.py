@@ -26,11 +26,12 @@ DOCUMENT = "dataset.json"
 SPLITS_FILE = "splits_final.json"
 GREY = {"0": "grey"}
 """`channel_names` of images that have no colours."""
+RESERVED = ("background", "ignore")
+"""Names that nnU-Net gives a meaning of its own."""
 
 _COLOURS = {"0": "R", "1": "G", "2": "B"}
 _ENDING = ".png"
 _WRITER, _US = "converted_by", "sa2va_ray"
-_RESERVED = ("background", "ignore")  # names that nnU-Net gives a meaning of its own
 _MAX_PHRASES = 62  # of an image: bits of a whole number
 _MAX_VALUE = 255
 _ROWS_AT_A_TIME = 16
@@ -143,7 +144,7 @@ def _to_layout(combinations: set[_Phrases], has_ignored: bool, is_grey: bool) ->
     ordered = sorted(combinations | {frozenset()}, key=lambda on: (len(on), sorted(on)))
     values = {on: value for value, on in enumerate(ordered)}
     layout = _Layout(values, len(values) if has_ignored else None, is_grey)
-    if reserved := set(_RESERVED) & frozenset().union(*combinations):
+    if reserved := set(RESERVED) & frozenset().union(*combinations):
         raise UserError(
             f"The phrase '{reserved.pop()}' means something else in nnU-Net's dataset.json. Give it another name with "
             "`classes` of jobs.prepare."

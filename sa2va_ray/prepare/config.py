@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveInt, StrictInt, field_validator, model_validator
 
 from sa2va_ray.config import Config, Seed
+from sa2va_ray.data.nnunet_layout import RESERVED
 from sa2va_ray.images.spacing import MAX_SPACING_MM, MIN_SPACING_MM
 from sa2va_ray.label_studio.address import SCHEME, LabelStudioConfig, project_number
-from sa2va_ray.prepare.classes import Classes
+from sa2va_ray.prepare.classes import IGNORE, Classes
 from sa2va_ray.prepare.identity.patient_pattern import DEFAULT_PATIENT_PATTERN, PatientPattern
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.storage import KeptUri, Uri, is_local
@@ -166,6 +167,16 @@ class PrepareConfig(Config):
                 "nnU-Net finds data sets by the names of their folders: end it with a name as Dataset001_vessels"
             )
         return uri
+
+    @model_validator(mode="after")
+    def _has_names_for_nnunet(self) -> Self:
+        phrases = {self.phrase, *self.classes} - {IGNORE if self.classes else ""}
+        if self.nnunet_out and (reserved := phrases & {*RESERVED}):
+            raise ValueError(
+                f"the phrase '{reserved.pop()}' means something else in nnU-Net's dataset.json: give it another name "
+                "in `classes` or `phrase`, or leave nnunet_out out"
+            )
+        return self
 
     @field_validator("private_table", "pseudonym_key_file")
     @classmethod

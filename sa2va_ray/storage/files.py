@@ -73,7 +73,10 @@ def write_bytes(uri: str, data: bytes) -> None:
     filesystem, path = resolve(uri)
 
     def write() -> None:
-        filesystem.create_dir(os.path.dirname(path), recursive=True)
+        try:
+            filesystem.create_dir(os.path.dirname(path), recursive=True)
+        except FileNotFoundError as error:  # to be told as what the storage refuses, not as a file that is missing
+            raise OSError(str(error)) from None
         if isinstance(filesystem, pafs.LocalFileSystem):
             _replace(Path(path), data)
         else:  # an object store shows an object when all of it has come

@@ -22,6 +22,14 @@ def test_wrong_values_are_named(override, message):
         PrepareConfig.load(["source=a", "out=b", override])
 
 
+@pytest.mark.parametrize("wrong", ["phrase=background", "phrase=ignore", "classes={background: [1], ignore: [2]}"])
+def test_phrases_that_nnunet_cannot_have_are_refused_before_the_work(wrong):
+    given = ["source=a", "out=b", "nnunet_out=/data/Dataset001_vessels"]
+    with pytest.raises(UserError, match="means something else in nnU-Net's dataset"):
+        PrepareConfig.load([*given, wrong])
+    assert PrepareConfig.load([*given, "classes={vein: [1], ignore: [2]}"]).nnunet_out
+
+
 @pytest.mark.parametrize("wrong", ["label_size=[0,0]", "label_size=[-1,4]", "phrase=' '", "ignore_labels=['']"])
 def test_empty_texts_and_sizes_are_refused(wrong):
     with pytest.raises(UserError, match=wrong.partition("=")[0]):

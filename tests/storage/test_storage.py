@@ -200,6 +200,11 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         storage.list_files(str(tmp_path))
 
 
+def test_a_folder_that_cannot_be_made_is_told_as_such() -> None:
+    with pytest.raises(storage.StorageError, match="Check the path"):
+        storage.check_writable("/proc/nowhere/out")
+
+
 @pytest.mark.parametrize(
     ("out", "source", "replaced", "refused"),
     [
