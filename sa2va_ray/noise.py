@@ -25,6 +25,8 @@ HARMLESS = (
     # The usual course. RESTARTING, RESIZING and ERRORED get through.
     Harmless(r"^\[State Transition\] \w+ -> (SCHEDULING|RUNNING|SHUTTING_DOWN|FINISHED)\.$"),
     Harmless(r"^Requesting resources: "),
+    # It reckons with a whole CPU for each process; ours hold parts of one.
+    Harmless(r"^WARNING: \d+ PYTHON worker processes have been started on node: "),
     Harmless(r"^Setting up process group for: env://"),
     # Plans of Ray Data, in its own words; our progress lines say how far it is.
     Harmless(r"^(Starting execution|Execution plan) of Dataset "),

@@ -17,6 +17,7 @@ Reporting training result 1: TrainingReport(checkpoint=Checkpoint(filesystem=s3,
 [State Transition] INITIALIZING -> SCHEDULING.
 [State Transition] RUNNING -> SHUTTING_DOWN.
 Requesting resources: ... * 2
+WARNING: 10 PYTHON worker processes have been started on node: 01 with address: 192.0.2.2, which is 5x the maximum
 Setting up process group for: env:// [rank=0, world_size=2]
 Starting execution of Dataset train_epoch_0_rank_0_0355_0. Full logs are in /tmp/ray/logs/ray-data
 Execution plan of Dataset train_epoch_0_rank_0_0355_0: InputDataBuffer[Input]

@@ -22,10 +22,13 @@ class UnetTrainingConfig(WorkersConfig):
     lr: float = Field(2e-3, gt=0)
     """Peak learning rate."""
     weight_decay: float = Field(0.01, ge=0)
+    """AdamW's: each step takes off `lr` times this share of a weight."""
     num_epochs: int = Field(100, gt=0)
+    """How many times each sample is trained on."""
     global_batch_size: int = Field(8, gt=0)
     """Samples of one optimizer step, over all workers."""
     seed: Seed = 0
+    """Of the first weights, the order of the samples and their augmentation."""
 
     @model_validator(mode="after")
     def _all_work(self) -> Self:
@@ -68,6 +71,7 @@ class BaselineConfig(ClusterConfig):
     """One baseline."""
 
     kind: BaselineKind
+    """Which baseline; its settings stand in the group of that name."""
     name: str
     """Name of the model, shown in every result."""
     data_uri: Uri

@@ -17,6 +17,7 @@ class WorkersConfig(Config):
     """The workers that Ray Train starts, in every job that trains."""
 
     num_workers: int = Field(1, gt=0)
+    """Processes that train, each with a GPU where GPUs are used."""
     use_gpu: bool | None = None
     """A GPU for each worker; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
     cpus_per_worker: float = Field(1.0, gt=0)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sa2va_ray.config import Config, UserError
 from sa2va_ray.console.usage import usage
+from sa2va_ray.telemetry import LOGGER, configure_logging
 
 INTERRUPTED = 130  # the exit status of a shell's command that Ctrl-C ended
 
@@ -42,6 +43,10 @@ class Verb:
 
     def run(self, config: Config) -> None:
         config.check_inputs()
+        configure_logging()
+        LOGGER.info(
+            "the settings are read; loading what works on them"
+        )  # torch and Ray: many seconds on a busy machine
         self.function(config)
 
 
@@ -159,6 +164,9 @@ def run_verb(name: str, arguments: Sequence[str] | None = None) -> None:
         verb.run(verb.config_class.load(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        if not arguments:
+            lines = [f"  sa2va-ray {name} {example}" for example in (*verb.examples, "--help")]
+            print("\n".join(["Nothing was given. For example:", *lines]), file=sys.stderr)
         raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
         print(f"stopped: {name} was interrupted. {verb.again}", file=sys.stderr)

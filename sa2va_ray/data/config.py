@@ -13,6 +13,7 @@ class PipelineConfig(Config):
     actors_per_rank: int = Field(2, gt=0)
     """CPU actors that read, decode, augment and preprocess for one rank."""
     cpus_per_actor: float = Field(1.0, gt=0)
+    """Cores that Ray sets aside for each of them."""
     object_store_mib: int = Field(192, gt=0)
     """How much of Ray's object store the pipeline of one rank may fill."""
     max_length: int = 4096

@@ -31,6 +31,7 @@ class EvaluateConfig(PassConfig):
     out: KeptUri
     """Folder for `metrics.json`, `images.jsonl` and `report.html`."""
     split: Literal["train", "val", "test"] = "test"
+    """Whose patients are measured. One that the model was trained on is refused, unless `allow_train_split`."""
     surface_tolerance_px: float = Field(TOLERANCE_PX, ge=0, le=256)
     """How far an outline may be off and still count as right, in the surface Dice."""
 
@@ -41,6 +42,7 @@ class CalibrateConfig(PassConfig):
     model: KeptUri
     """Folder of an exported model or a baseline; the threshold is written into its `sa2va_manifest.json`."""
     split: Literal["train", "val", "test"] = "val"
+    """Whose patients choose the threshold."""
     objective: Literal["dice", "fbeta", "recall"] = "dice"
     """What is best: the greatest mean Dice or F-beta, or of the thresholds that reach `recall_target` the highest."""
     beta: float | None = Field(None, gt=0)

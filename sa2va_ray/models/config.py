@@ -13,14 +13,19 @@ class TrainableConfig(Config):
     """Which parts train. What is not named here is frozen: the prompt encoder and the memory parts of SAM 2."""
 
     lora_rank: int = Field(64, gt=0, le=4096)
+    """Rank of the language model's adapters, and of those of an encoder that is `lora`."""
     lora_alpha: int = Field(128, gt=0, le=2**20)
     """An adapter's output is scaled by alpha / rank."""
     lora_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of an adapter's inputs that are left out at random."""
     embeddings: Literal["new_tokens", "all"] = "new_tokens"
     """`new_tokens`: only the rows of [SEG] and its four fellows, in the embedding and in the LM head."""
     projector: bool = True
+    """What makes image tokens of the vision encoder's output."""
     mask_decoder: bool = True
+    """SAM 2's mask decoder."""
     vision_encoder: Literal["frozen", "lora"] = "frozen"
+    """InternVL3's vision encoder, which the language model sees with."""
     image_encoder: Literal["frozen", "lora", "full"] = "frozen"
     """SAM 2's image encoder. `full` is for models without pretraining."""
 

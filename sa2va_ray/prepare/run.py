@@ -91,6 +91,7 @@ def _prepare(config: PrepareConfig) -> str | None:
     notes = explain_shares(_counts(outcomes), config.split) + explain_empty(_counts(outcomes), config.split)
     for note in notes:
         LOGGER.warning("%s", note)
+    LOGGER.info("drawing the report")
     report_files = _report(source, outcomes, {**facts, "leaks": leaks, "split_notes": notes}, config)
     refusal = _refusal(outcomes, leaks, config)
     if refusal or config.validate_only:

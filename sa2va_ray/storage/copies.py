@@ -86,7 +86,11 @@ def local_copy(uri: str, names: Iterable[str] | None = None) -> Iterator[Path]:
 def check_exists(uri: str) -> None:
     """Raises `UserError` where there is nothing at `uri`."""
     if not exists(uri):
-        raise UserError(f"There is nothing at {uri}.{_hub_hint(uri)}")
+        cure = _hub_hint(uri) or (
+            " A job's last line, `result: ...`, has the address of what it made; base weights are brought by "
+            "`sa2va-ray fetch`."
+        )
+        raise UserError(f"There is nothing at {uri}.{cure}")
 
 
 def _hub_hint(uri: str) -> str:

@@ -6,6 +6,7 @@ dashboard and kept with checkpoints.
 """
 
 import os
+import re
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -17,6 +18,10 @@ from sa2va_ray.storage.uris import is_local, path_of
 
 _CONNECT_TIMEOUT_S = 5
 _MAX_ATTEMPTS = 4  # about 2 s of retries: long enough for a hiccup, short enough to tell the user soon
+
+
+_NO_BUCKET = re.compile(r"Bucket '(.+?)' not found")
+"""In what pyarrow says of a write."""
 
 
 class StorageError(UserError):
@@ -47,6 +52,11 @@ def translated(uri, operation):
                 "room on its disk."
             ) from None
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "the default of AWS")
+        if bucket := _NO_BUCKET.search(reason):
+            raise StorageError(
+                f"There is no bucket s3://{bucket[1]} in the store (endpoint: {endpoint}). Check how it is written, or "
+                "make it by the store's own tools. That of `make demo` is s3://sa2va."
+            ) from None
         raise StorageError(
             f"Storage does not work at {uri} (endpoint: {endpoint}): {reason}. "
             "Check that the store runs, that the bucket exists and that the credentials in the environment are valid."

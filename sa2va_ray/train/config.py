@@ -52,8 +52,11 @@ class OptimConfig(Config):
     lr: float = Field(2e-5, gt=0)
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's: how slowly its means of the gradient and of its square forget."""
     weight_decay: float = Field(0.05, ge=0)
+    """AdamW's: each step takes off `lr` times this share of a weight."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """A gradient of a greater norm, over all trained weights, is scaled down to it."""
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises."""
 
@@ -97,6 +100,7 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     optim: OptimConfig = Field(default_factory=OptimConfig)
 
     num_epochs: int = Field(1, gt=0)
+    """How many epochs are trained."""
     repeats: int = Field(10, gt=0)
     """How many times each sample is in an epoch."""
     global_batch_size: int = Field(32, gt=0)
@@ -105,13 +109,17 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     """Most samples of one forward pass of one worker. Accumulation follows from it. `auto`: as many as the memory plan
     finds room for on the cluster's smallest GPU, or 1 where none is used."""
     seed: Seed = 0
+    """Of the order of the samples, their augmentation and dropout."""
 
     num_workers: int = Field(4, gt=0)
+    """Processes that train, each with a GPU where GPUs are used."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 on a GPU and on CPUs with instructions for it, else fp32."""
 
     log_every_steps: int = Field(10, gt=0)
+    """Optimizer steps from one line of the log to the next."""
     save_every_steps: int = Field(500, gt=0)
+    """Optimizer steps from one checkpoint to the next; the end of the run is saved, too."""
     keep_checkpoints: int = Field(5, gt=0)
     """Newest checkpoints to keep."""
     keep_best: int = Field(1, ge=0)

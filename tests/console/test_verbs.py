@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from sa2va_ray.config import Config, UserError
+from sa2va_ray.config_keys import group_of, list_fields
 from sa2va_ray.console import verbs
 from sa2va_ray.console.verbs import INTERRUPTED, VERBS, Verb, run_verb
+from sa2va_ray.telemetry import LOGGER
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +73,21 @@ def test_wrong_keys_end_in_one_message_and_status_2(settings_verb, capsys):
     assert capsys.readouterr().err.startswith("error: Settings has 2 wrong value(s):")
 
 
+def test_a_verb_without_anything_is_told_what_it_takes(capsys):
+    with pytest.raises(SystemExit):
+        run_verb("deploy", [])
+    told = capsys.readouterr().err
+    assert told.endswith(
+        "Nothing was given. For example:\n  sa2va-ray deploy serve_configs/one_gpu.yaml\n  sa2va-ray deploy --help\n"
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_every_key_of_a_verb_has_its_meaning(verb):
+    fields = list_fields(verb.config_class)
+    assert [key for key, field in fields if not field.description and group_of(field) is None] == []
+
+
 def test_a_user_error_is_one_message(settings_verb, capsys):
     settings_verb(refuse)
     with pytest.raises(SystemExit) as end:
@@ -90,6 +107,14 @@ def test_who_interrupts_is_told_what_the_same_command_does(settings_verb, capsys
         run_verb("try", ["name=a"])
     assert end.value.code == INTERRUPTED
     assert capsys.readouterr().err == f"stopped: try was interrupted. {VERBS['prepare'].again}\n"
+
+
+def test_a_verb_speaks_before_it_loads_what_takes_long(monkeypatch):
+    told = []
+    monkeypatch.setattr(LOGGER, "info", told.append)
+    monkeypatch.setattr(Verb, "function", property(lambda self: lambda config: told.append("loaded")))
+    Verb("Tries.", "a:b", "a:b", ()).run(Settings(name="a"))
+    assert told == ["the settings are read; loading what works on them", "loaded"]
 
 
 HEAVY = ("torch", "ray", "transformers", "deepspeed", "peft")

@@ -153,6 +153,13 @@ def test_a_uri_that_leads_nowhere_is_refused_where_it_is_read_and_where_it_is_us
         storage.exists(uri)
 
 
+def test_a_bucket_that_is_not_there_is_named(bucket_uri: str) -> None:
+    with pytest.raises(
+        StorageError, match=r"^There is no bucket s3://nowhere in the store \(endpoint: http://127\S+\)\. "
+    ):
+        storage.write_bytes("s3://nowhere/a", b"1")
+
+
 def test_what_lies_below_a_file_is_not_there_and_what_fails_here_is_no_fault_of_a_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileNotFoundError):

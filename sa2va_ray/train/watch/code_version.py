@@ -14,8 +14,8 @@ _PACKAGE_DIR = Path(__file__).parents[2]
 
 
 def git_commit() -> str:
-    """Commit of the code, with `-dirty` where files differ from it: of the checkout that the package lies in, of the
-    checkout of the same files that pip has installed on this machine (`make install`; the working directory of a
+    """Commit of the code, with `-dirty` where its files differ from it: of the checkout that the package lies in, of
+    the checkout of the same files that pip has installed on this machine (`make install`; the working directory of a
     submitted job has no .git), or the one that pip has installed it from. "unknown" elsewhere."""
     return _commit_of_checkout(_PACKAGE_DIR) or _commit_of_installation() or UNKNOWN
 
@@ -49,7 +49,10 @@ def _commit_of_checkout(package_dir: Path) -> str | None:
     if top is None or Path(top).resolve() != package_dir.parent.resolve():
         return None  # an environment within the checkout of another project
     commit = output_of(*git, "rev-parse", "HEAD")
-    return f"{commit}-dirty" if commit and output_of(*git, "status", "--porcelain") else commit
+    changes = output_of(*git, "status", "--porcelain", "--untracked-files=all") or ""
+    # A new file that is no code, such as a sheet of `jobs.preview`, changes nothing.
+    is_dirty = any(not line.startswith("??") or line.endswith(".py") for line in changes.splitlines())
+    return f"{commit}-dirty" if commit and is_dirty else commit
 
 
 def _commit_of_installation() -> str | None:

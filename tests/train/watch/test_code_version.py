@@ -36,8 +36,15 @@ def check_in(folder: Path) -> None:
 
 def test_a_checkout_has_its_commit(package):
     check_in(package.parent)
+    (package.parent / "sheet.png").write_bytes(b"of jobs.preview")
     assert re.fullmatch("[0-9a-f]{40}", git_commit())
     (package / "a.py").write_text("A = 2")
+    assert re.fullmatch("[0-9a-f]{40}-dirty", git_commit())
+
+
+def test_new_code_makes_another_commit_of_it(package):
+    check_in(package.parent)
+    (package / "b.py").write_text("B = 1")
     assert re.fullmatch("[0-9a-f]{40}-dirty", git_commit())
 
 
