@@ -27,6 +27,7 @@ def main() -> None:
     commands.add_parser("stop", help="stop what the demo started")
     arguments = parser.parse_args()
     if arguments.command == "stop":
+        print("> end the services; what lies in the store stays, also through the next make demo (but s3://sa2va/demo)")
         Stack.load(STATE_DIR).stop()
         return
     try:

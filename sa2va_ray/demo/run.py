@@ -22,7 +22,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import decode_image
 from sa2va_ray.demo.connection_file import write_connection
 from sa2va_ray.demo.request import post_image, wait_ready
-from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack, free_port
+from sa2va_ray.demo.stack import SCRIPTS_DIR, STORE_DIR, Stack, free_port
 from sa2va_ray.demo.synthetic import write_synthetic_dataset
 from sa2va_ray.pictures.panels import mask_panels
 from sa2va_ray.prepare.identity.pseudonym_key import KEY_VARIABLE
@@ -44,7 +44,8 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
     """Runs the main job from images to masks over HTTP and leaves the endpoint up.
 
     Writes `mask.png`, `overlay.png`, `metrics.json` and `tensorboard/` to `output_dir`; logs, data of the store and
-    the synthetic images to `state_dir`, which is emptied first.
+    the synthetic images to `state_dir`. Both are emptied first, but for the store, of which only the demo's own folder
+    is: a user may have put results of weeks beside it.
 
     Raises:
         UserError: a data folder that does not exist; a step that failed, with the last lines of its log, and how one
@@ -55,9 +56,8 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
             f"There is no data folder {data}. Give one whose layout jobs.prepare reads: make demo DATA=folder"
         )
     Stack.load(state_dir).stop()
-    for folder in (state_dir, output_dir):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    _empty(output_dir)
+    _empty(state_dir, but=STORE_DIR)
     if data is None:
         os.environ.setdefault(KEY_VARIABLE, "synthetic")  # the same split each time; there is nobody to protect
     demo = _Demo(state_dir, output_dir, Stack(state_dir))
@@ -67,6 +67,16 @@ def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequenc
         _run_job(demo, source, overrides, is_synthetic=data is None)
     except UserError as error:
         raise UserError(f"{str(error).rstrip()}\n\n{demo.ways_in()}\n{_AFTER_A_FAILURE}") from None
+
+
+def _empty(folder: Path, but: str = "") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            if path.name != but:
+                shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _run_job(demo: "_Demo", source: Path, overrides: Sequence[str], is_synthetic: bool) -> None:
@@ -96,6 +106,8 @@ class _Demo:
     def start_services(self) -> None:
         with _step("start the S3 object store (SeaweedFS)"):
             self.stack.start_store(BUCKET)
+            with self.stack.applied_env():
+                storage.delete_folder(HOME)
         with _step("start a Ray head with its dashboard"):
             self.stack.start_ray(num_cpus=_LOGICAL_CPUS)
         write_connection(self.state_dir, self.stack.env)
@@ -146,10 +158,10 @@ class _Demo:
         on = "SYNTHETIC test images" if is_synthetic else "test images"
         print(
             f"""
-Dice {metrics["per_image"]["dice"]:.3f} on {metrics["num_images"]} {on} of {metrics["num_patients"]} held-out \
+Dice {metrics["per_patient"]["dice"]:.3f} on {metrics["num_images"]} {on} of {metrics["num_patients"]} held-out \
 patient(s) \
-(IoU {metrics["per_image"]["iou"]:.3f}, precision {metrics["per_image"]["precision"]:.3f}, \
-recall {metrics["per_image"]["recall"]:.3f})
+(IoU {metrics["per_patient"]["iou"]:.3f}, precision {metrics["per_patient"]["precision"]:.3f}, \
+recall {metrics["per_patient"]["recall"]:.3f})
 
 results      {self.output_dir}/mask.png overlay.png metrics.json   tensorboard --logdir {self.output_dir}/tensorboard
 endpoint     {endpoint}/v1/segment   e.g. curl -F file=@image.png {endpoint}/v1/segment

@@ -31,6 +31,8 @@ from sa2va_ray.storage import check_writable
 
 SCRIPTS_DIR = Path(sysconfig.get_path("scripts"))
 """Where this Python's environment keeps `weed`, `ray`, `serve` and `python`."""
+STORE_DIR = "store"
+"""Of `state_dir`: what lies in the store, also when it is stopped."""
 
 _DASHBOARD_PORT = 8265  # Ray's default, which users know
 _START_LIMIT_S = 120.0  # a Ray head takes 5 s on a free machine; 47 s were seen on a busy one
@@ -104,7 +106,7 @@ class Stack:
             "AWS_EC2_METADATA_DISABLED": "true",  # else a client without keys waits for Amazon's metadata service
         }
         command = [
-            *(str(SCRIPTS_DIR / "weed"), "mini", f"-dir={_made(self.state_dir / 'store')}", f"-bucket={bucket}"),
+            *(str(SCRIPTS_DIR / "weed"), "mini", f"-dir={_made(self.state_dir / STORE_DIR)}", f"-bucket={bucket}"),
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"),
             # Each service takes its gRPC port 10000 above.
             *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
@@ -130,6 +132,7 @@ class Stack:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # GET /api/train/v2/runs/v1 lists training runs
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # each `ray.train.report` waits for one, 2 s by default
+            "RAY_JOB_STOP_WAIT_TIME_S": "30",  # before SIGKILL: Ray's 3 s are too few to say on a store how a run ended
             "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # images go to replicas directly: docs/en/serve_reference.md
             "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),  # gRPC's own, 4 MiB, cuts replies off
         }

@@ -58,7 +58,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         storage.join(config.out, "report.html"), render_evaluation(result, rows, draw_extremes(rows, split))
     )
     storage.write_bytes(storage.join(config.out, "metrics.json"), (json.dumps(result, indent=2) + "\n").encode())
-    LOGGER.info("evaluated: %s", ", ".join(f"{name} {result['per_image'][name]:.4f}" for name in METRICS))
+    scores = ", ".join(f"{name} {result['per_patient'][name]:.4f}" for name in METRICS)
+    LOGGER.info("evaluated, means over %d patient(s): %s", result["num_patients"], scores)
     for told in describe_silences(result):
         LOGGER.warning("%s", told)
     report = storage.join(config.out, "report.html")

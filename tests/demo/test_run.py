@@ -4,8 +4,10 @@ import sys
 
 import pytest
 
+from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.demo import run as run_module
+from sa2va_ray.demo.stack import Stack
 
 
 @pytest.fixture
@@ -20,6 +22,34 @@ def programs(tmp_path, monkeypatch):
 def write_program(folder, name, script):
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
+
+
+@pytest.mark.cluster
+def test_what_a_user_has_in_the_store_stays(tmp_path, monkeypatch):
+    """A store with a folder of the user's beside the demo's, stopped; then the demo anew, up to its first job."""
+    state = tmp_path / "state"
+    with Stack(state) as before:
+        before.start_store("sa2va")
+        with before.applied_env():
+            for folder in ("mine/model", "demo/model"):
+                storage.write_bytes(f"s3://sa2va/{folder}/config.json", b"{}")
+    (state / "synthetic").mkdir()
+    monkeypatch.setattr(Stack, "start_ray", lambda self, num_cpus: None)
+    monkeypatch.setattr(run_module, "write_connection", lambda state_dir, env: None)
+    monkeypatch.setattr(run_module, "_run_job", lambda demo, *_, **__: kept.update(files_of(demo.stack)))
+    kept: dict[str, int] = {}
+    (tmp_path / "data").mkdir()
+    try:
+        run_module.run(state, tmp_path / "output", tmp_path / "data", [])
+    finally:
+        Stack.load(state).stop()
+    assert kept.keys() == {"mine/model/config.json"}
+    assert not (state / "synthetic").exists()
+
+
+def files_of(stack):
+    with stack.applied_env():
+        return storage.list_files("s3://sa2va")
 
 
 def test_a_deployment_that_fails_ends_with_its_reason_and_what_to_do(programs, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from ray.job_submission import JobSubmissionClient
 
 from sa2va_ray.config import UserError
 from sa2va_ray.demo.processes import Process
@@ -32,6 +34,29 @@ def test_job_is_refused_without_the_token(stack: Stack) -> None:
     result = submit_job(without_token | {"RAY_AUTH_MODE": "disabled"})
     assert result.returncode != 0
     assert "AuthenticationError" in result.stderr
+
+
+_LEAVES_LATE = """import signal, sys, time
+def leave(number, frame):
+    time.sleep(4)
+    print("left in order")
+    sys.exit()
+signal.signal(signal.SIGTERM, leave)
+print("is there", flush=True)
+time.sleep(60)"""
+
+
+def test_a_job_that_is_stopped_has_time_to_end_in_order(stack: Stack) -> None:
+    client = JobSubmissionClient(stack.dashboard_url)
+    job = client.submit_job(entrypoint=shlex.join(["python", "-c", _LEAVES_LATE]))
+    for _ in range(600):
+        if "is there" in client.get_job_logs(job):
+            break
+        time.sleep(0.1)
+    client.stop_job(job)
+    while not client.get_job_status(job).is_terminal():
+        time.sleep(0.1)
+    assert "left in order" in client.get_job_logs(job)
 
 
 def test_tasks_have_our_python_and_the_stores_environment(stack: Stack, ray_cluster: None) -> None:
