@@ -23,6 +23,11 @@ _MAX_ATTEMPTS = 4  # about 2 s of retries: long enough for a hiccup, short enoug
 _NO_BUCKET = re.compile(r"Bucket '(.+?)' not found")
 """In what pyarrow says of a write."""
 
+_UNCONNECTED = (
+    " This shell names no store (AWS_ENDPOINT_URL), so Amazon was asked. To reach the demo's or another one, connect "
+    'the shell first: eval "$(sa2va-ray env)", and sa2va-ray env --help.'
+)
+
 
 class StorageError(UserError):
     """The store does not answer, or refuses."""
@@ -60,6 +65,7 @@ def translated(uri, operation):
         raise StorageError(
             f"Storage does not work at {uri} (endpoint: {endpoint}): {reason}. "
             "Check that the store runs, that the bucket exists and that the credentials in the environment are valid."
+            f"{_UNCONNECTED if 'AWS_ENDPOINT_URL' not in os.environ else ''}"
         ) from None
 
 

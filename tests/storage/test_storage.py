@@ -13,6 +13,7 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.demo.stack import Stack
 from sa2va_ray.storage import StorageError
+from sa2va_ray.storage.stores import translated
 from sa2va_ray.submission import JOB_CONFIG_VARIABLE
 
 
@@ -158,6 +159,19 @@ def test_a_bucket_that_is_not_there_is_named(bucket_uri: str) -> None:
         StorageError, match=r"^There is no bucket s3://nowhere in the store \(endpoint: http://127\S+\)\. "
     ):
         storage.write_bytes("s3://nowhere/a", b"1")
+
+
+def test_a_shell_that_names_no_store_is_told_how_it_is_connected(monkeypatch) -> None:
+    def ask() -> None:
+        raise OSError("curlCode: 6, Could not resolve hostname")
+
+    for address, is_told in ((None, True), ("http://127.0.0.1:1", False)):
+        monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+        if address:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(StorageError) as told:
+            translated("s3://bucket/a", ask)
+        assert ('eval "$(sa2va-ray env)"' in str(told.value)) == is_told
 
 
 def test_what_lies_below_a_file_is_not_there_and_what_fails_here_is_no_fault_of_a_store(tmp_path: Path) -> None:
