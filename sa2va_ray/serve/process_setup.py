@@ -11,21 +11,20 @@ from ray.serve._private.constants import (
 )
 
 from sa2va_ray.config import UserError
+from sa2va_ray.interpreter import switch_threads_soon
 from sa2va_ray.telemetry import configure_logging
 
 _GRPC_DEFAULT_BYTES = 4 * 2**20
-_SWITCH_INTERVAL_S = 0.0001
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 _MMAP_THRESHOLD_BYTES = 2**20
 
 
 def prepare_process() -> None:
-    """Logging, and an event loop that gets its turn soon beside threads that decode, encode or predict in Python: each
-    of the ten steps of a request through a loop would wait 5 ms, Python's default, for the interpreter's lock. The
-    thread that starts a model's kernels gives the lock up with each of them, and would wait as long to have it back."""
+    """Logging, and an event loop that gets its turn soon beside threads that decode, encode or predict in Python: it
+    takes ten for a request."""
     configure_logging()
     logging.getLogger(SERVE_LOGGER_NAME).addFilter(_is_no_access_line)
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    switch_threads_soon()
 
 
 def _is_no_access_line(record: logging.LogRecord) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from sa2va_ray.data.batch import Batch
 from sa2va_ray.data.order import EpochPlan
+from sa2va_ray.interpreter import switch_threads_soon
 from sa2va_ray.telemetry import Stopwatch, configure_logging
 from sa2va_ray.train.checkpoints.save import save_checkpoint
 from sa2va_ray.train.collectives import any_rank
@@ -31,6 +32,7 @@ def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str
         RunStoppedError: see `open_session`, `RunProgress.advance`, `train_step` and `HealthMonitor`.
     """
     configure_logging()
+    switch_threads_soon()
     if not config.use_gpu:
         # torch takes all cores of the machine in each worker; their threads would wait for one another.
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
