@@ -44,9 +44,8 @@ class Verb:
     def run(self, config: Config) -> None:
         config.check_inputs()
         configure_logging()
-        LOGGER.info(
-            "the settings are read; loading what works on them"
-        )  # torch and Ray: many seconds on a busy machine
+        # Torch and Ray take many seconds on a busy machine.
+        LOGGER.info("the settings are read; loading what works on them")
         self.function(config)
 
 
