@@ -44,6 +44,9 @@ HARMLESS = (
         r"^Failed to stop PlacementGroupCleaner gracefully\.", r"^(Traceback \(most recent|  |ray\.exceptions\.\w+: )"
     ),
     Harmless(r"^SIGTERM handler is not set because current thread is not the main thread\."),
+    # TensorBoard 2.21, which draws all that we write without TensorFlow.
+    Harmless(r"^TensorFlow installation not found - running with reduced feature set\."),
+    Harmless(r"^NOTE: Using experimental fast data loading logic\.", r'^( +("--load_fast=false"|https://\S+/4784$)|$)'),
 )
 
 HELPERS = ("PlacementGroupCleaner", "TrainStateActor")

@@ -34,6 +34,11 @@ PC: @     0x7fd4f94a3f16  (unknown)  (unknown)
 [2026-11-29 07:07:35,017 E 24077 24077] logging.cc:474: *** SIGTERM received at time=1795936055 on cpu 0 ***
 [2026-11-29 07:07:35,017 E 24077 24077] logging.cc:474: PC: @     0x7fd4f94a3f16  (unknown)  (unknown)
 [2026-11-29 07:07:35,017 E 24077 24077] logging.cc:474:     @     0x7fd4f945a050  (unknown)  (unknown)
+TensorFlow installation not found - running with reduced feature set.
+NOTE: Using experimental fast data loading logic. To disable, pass
+    "--load_fast=false" and report issues on GitHub. More details:
+    https://github.com/tensorflow/tensorboard/issues/4784
+
 Failed to stop PlacementGroupCleaner gracefully.
 Traceback (most recent call last):
   File "/ray/train/v2/_internal/callbacks/placement_group_callback.py", line 126, in _stop_cleaner

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sa2va_ray import storage
+from sa2va_ray import noise, storage
 from sa2va_ray.config import UserError
 
 _EVERY_S = 15.0
@@ -57,7 +57,10 @@ def fetch_grown(uri: str, folder: Path, known: dict[str, int]) -> dict[str, int]
 def _tensorboard(folder: str, port: int) -> "Iterator[subprocess.Popen[bytes]]":
     """TensorBoard with its data server, both of which end with this."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", str(port), "--host", "127.0.0.1"]
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    assert process.stderr
+    with process.stderr as said:  # filtered by a process of its own, which ends with that stream
+        reader = subprocess.Popen([sys.executable, "-I", noise.__file__], stdin=said, stdout=2, start_new_session=True)
     try:
         yield process
         if process.returncode:
@@ -69,3 +72,5 @@ def _tensorboard(folder: str, port: int) -> "Iterator[subprocess.Popen[bytes]]":
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            reader.wait(timeout=5)

@@ -7,6 +7,7 @@
 """
 
 import json
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -99,7 +100,9 @@ def _prepare(config: PrepareConfig) -> str | None:
         _write_files(folder, report_files)
         report = storage.join(folder, "report.html")
         if refusal:
-            raise DataRefused(f"{refusal} No data set was written; the report is {report}.")
+            raise DataRefused(
+                f"{refusal} No data set was written. Its report says more: sa2va-ray open {shlex.quote(report)}"
+            )
         _warn_again(_counts(outcomes), config)
         with_key = [f"pseudonym_key_file={config.pseudonym_key_file}"] if config.pseudonym_key_file else []
         log_result(report, "jobs.prepare", "source=SOURCE", f"out={config.out}", *with_key)

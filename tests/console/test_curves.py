@@ -1,5 +1,9 @@
 """TensorBoard for runs on a store."""
 
+import socket
+import subprocess
+import sys
+
 import pytest
 
 from sa2va_ray import storage
@@ -25,3 +29,14 @@ def test_files_that_have_grown_are_fetched_again(bucket_uri, tmp_path):
 def test_a_run_without_curves_is_told(tmp_path):
     with pytest.raises(UserError, match="There are no curves below"):
         show_curves(str(tmp_path), 6006)
+
+
+def test_tensorboard_says_what_matters_and_no_more(tmp_path):
+    (tmp_path / "events.out.tfevents.1").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        call = f"show_curves({str(tmp_path)!r}, {taken.getsockname()[1]})"
+        script = f"from sa2va_ray.console.curves import show_curves; {call}"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert "UserError: TensorBoard ended with status" in done.stderr
+    assert "Port" in done.stderr.partition("Traceback")[0]
+    assert "TensorFlow" not in done.stderr

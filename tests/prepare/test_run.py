@@ -282,8 +282,11 @@ def test_near_duplicates_in_two_splits_stop_the_job(source, ray_cluster, tmp_pat
     lines = [f"{patient},{split}" for patient, split in listed.items()]
     (tmp_path / "splits.csv").write_text("\n".join(["patient,split", *lines]))
     settings = config_of(tmp_path / "data", tmp_path / "out", split={"list_uri": str(tmp_path / "splits.csv")})
-    with pytest.raises(DataRefused, match=r"Samples \w{16} \(train, item 0\) and \w{16} \(test, item 24\) are near"):
+    with pytest.raises(
+        DataRefused, match=r"Samples \w{16} \(train, item 0\) and \w{16} \(test, item 24\) are near"
+    ) as end:
         prepare(settings)
+    assert str(end.value).endswith(f"sa2va-ray open {tmp_path}/out/validation/report.html")
 
 
 def test_a_foreign_folder_is_left_alone(source, tmp_path):
