@@ -38,5 +38,5 @@ def test_tensorboard_says_what_matters_and_no_more(tmp_path):
         script = f"from sa2va_ray.console.curves import show_curves; {call}"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert "UserError: TensorBoard ended with status" in done.stderr
-    assert "Port" in done.stderr.partition("Traceback")[0]
+    assert "could not bind to port" in done.stderr.partition("Traceback")[0]
     assert "TensorFlow" not in done.stderr
