@@ -101,11 +101,13 @@ class Classes:
         listed = {0}.union(*self.values.values())
         unknown = {int(value): int(n) for value, n in zip(present, counts, strict=True) if int(value) not in listed}
         if unknown:
+            labels = {each for meaning in self.meanings.values() for each in meaning if isinstance(each, str)}
+            hint = " Mask values are written without quotes." if labels & {str(value) for value in unknown} else ""
             shown = ", ".join(self._written(value) for value in list(unknown)[:_MAX_NAMED])
             raise Rejected(
                 "mask_values",
                 f"{sum(unknown.values())} of {values.size} pixels of the mask have {len(unknown)} value(s) that "
-                f"`classes` does not list: {shown}{', ...' if len(unknown) > _MAX_NAMED else ''}.",
+                f"`classes` does not list: {shown}{', ...' if len(unknown) > _MAX_NAMED else ''}.{hint}",
             )
         masks = {phrase: np.isin(values, own) for phrase, own in self.values.items() if own}
         return {phrase: mask for phrase, mask in masks.items() if mask.any()}

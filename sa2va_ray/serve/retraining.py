@@ -14,6 +14,7 @@ import ray
 from pydantic import BaseModel, Field, ValidationError
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.job_submission import JobSubmissionClient
+from ray.runtime_env import RuntimeEnv
 
 from sa2va_ray import storage
 from sa2va_ray.cluster.streams import user_message
@@ -61,10 +62,25 @@ class _State(BaseModel):
 def check_state(config: RetrainConfig) -> None:
     """
     Raises:
-        UserError: a place that cannot be written to, or a file that is no state.
+        UserError: a place that cannot be written to, a file that is no state, or a runtime environment that Ray does
+            not take.
     """
     storage.check_writable(config.state_uri.rpartition("/")[0])
     _read_state(config.state_uri)
+    _check_environment(config.runtime_env)
+
+
+def _check_environment(environment: dict[str, Any]) -> None:
+    variables = environment.get("env_vars")
+    if isinstance(variables, dict) and (wrong := [name for name, value in variables.items() if type(value) is not str]):
+        raise UserError(
+            f"retrain.runtime_env.env_vars: the values of {', '.join(map(str, wrong))} are no texts; write them in "
+            "quotes."
+        )
+    try:
+        RuntimeEnv(**environment)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"Ray does not take retrain.runtime_env: {error}") from None
 
 
 class RetrainingCounter:
@@ -166,7 +182,11 @@ class Retraining:
             return None
         job = f"{prefix}{1 + max((int(name.removeprefix(prefix)) for name in own), default=0)}"
         _write_state(config.state_uri, state.model_copy(update={"submitting": job}))
-        client.submit_job(entrypoint=config.entrypoint, submission_id=job, runtime_env=config.runtime_env or None)
+        try:
+            client.submit_job(entrypoint=config.entrypoint, submission_id=job, runtime_env=config.runtime_env or None)
+        except (RuntimeError, ValueError) as error:  # what was counted waits for the next annotation
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"Job {job} could not be submitted: {reason} Check retrain.runtime_env.") from None
         LOGGER.info("retraining: %d new annotations, started job %s", state.count, job)
         return job
 
@@ -181,7 +201,7 @@ def _read_state(uri: str) -> _State:
         return _State()
     try:
         return _State.model_validate_json(storage.read_bytes(uri))
-    except ValidationError:
+    except (FileNotFoundError, ValidationError):  # a folder, or something else
         raise UserError(
             f"{uri} is no state of retraining, whose JSON has ids, num_untold and submitting. Give retrain.state_uri "
             "another place, or delete the file to count from 0."

@@ -20,6 +20,11 @@ def test_labels_mean_phrases():
     assert "Mueller" not in str(caught.value)
 
 
+def test_a_mask_value_in_quotes_is_a_label_and_the_reason_says_so():
+    with pytest.raises(Rejected, match=r"does not list: 255\. Mask values are written without quotes\."):
+        Classes({"vessel": ["255"], "vein": [1]}).masks_of(np.array([[0, 1, 255]]))
+
+
 def test_mask_values_mean_phrases():
     masks = ARTERY_VEIN.masks_of(np.array([[0, 1, 2, 255]]))
     assert {phrase: mask.astype(int).tolist() for phrase, mask in masks.items()} == {

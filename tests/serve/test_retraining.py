@@ -91,6 +91,23 @@ def test_a_file_that_is_none_of_ours_is_refused(stack, config):
         check_state(config)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"state_uri": "{}"}, "is no state of retraining"),
+        ({"runtime_env": {"env_vars": {"TOKEN": 4711}}}, "the values of TOKEN are no texts"),
+        ({"runtime_env": {"working_dir": "/proc/nowhere"}}, "/proc/nowhere is not a valid path"),
+        ({"runtime_env": {"pip": 5}}, "Ray does not take retrain.runtime_env"),
+    ],
+)
+def test_what_could_never_start_a_job_is_refused_at_the_start(tmp_path, fields, message):
+    known = {"retrain_after": 1, "entrypoint": "true", "state_uri": "{}/state.json"} | fields
+    known["state_uri"] = known["state_uri"].format(tmp_path)
+    with pytest.raises(UserError, match=message) as refused:
+        check_state(RetrainConfig(**known))
+    assert "4711" not in str(refused.value)
+
+
 @pytest.mark.parametrize("fields", [{"retrain_after": 0}, {"retrain_after": 100_001}, {"entrypoint": ""}])
 def test_bounds(fields):
     with pytest.raises(UserError, match=next(iter(fields))):

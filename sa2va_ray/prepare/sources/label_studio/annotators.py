@@ -48,4 +48,4 @@ def _name(who: Any) -> str | None:
     """An annotator by number or address; exports may have a mapping with both."""
     if isinstance(who, dict):
         who = who.get("id", who.get("email"))
-    return str(who) if isinstance(who, int | str) and str(who).strip() else None
+    return (str(who).strip() or None) if isinstance(who, int | str) else None

@@ -151,7 +151,7 @@ def test_each_of_several_annotators_is_read_where_the_config_says_so(read_severa
     assert list(record.label.by_annotator) == ["label_studio/3", "label_studio/4"]
 
 
-@pytest.mark.parametrize("who", [3, None])
+@pytest.mark.parametrize("who", [3, " 3 ", None])
 def test_several_annotations_of_one_annotator_are_refused(read_several, who):
     source = read_several(task(annotations=[by_annotator(who, polygon()), by_annotator(3, polygon())]))
     assert codes(source) == {"annotated_twice": 1}
