@@ -104,7 +104,7 @@ def _unusable(item: ImageItem, usable: dict[str, ImageItem], predictions: Predic
         return f"of a kind that Label Studio does not show as a file ({', '.join(_SHOWN_BY_BROWSERS)})"
     if item.id not in predictions.rows:
         return "without a prediction, or with one that failed"
-    return "that repeat another byte for byte" if item.id in usable else ""
+    return "the same as another, byte for byte" if item.id in usable else ""
 
 
 def _patients(names: Sequence[str], pattern: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 1. bring predictions and images together, and say whose each image is;
 2. leave out what has annotations in the project;
 3. rank, and draw the first of them on the cluster;
-4. write the tasks and the page, then put the tasks into the project.
+4. write the tasks and put them into the project, then write the page, which tells their numbers.
 """
 
 import asyncio
@@ -71,11 +71,13 @@ def label_queue(config: LabelQueueConfig) -> dict[str, int]:
     if found:
         candidates = _match(candidates, found, left_out, config)
     queue, drawn = _queue(candidates, config)
-    left_out[f"behind the first {config.max_tasks}, which max_tasks allows"] += len(candidates) - len(queue)
+    left_out[f"for another time: the queue takes {config.max_tasks} (max_tasks)"] += len(candidates) - len(queue)
     facts = _facts(tasks, left_out, config)
-    _write(queue, drawn, tasks, facts, config.out)
-    numbers = _ask(_push(found, tasks, queue), config) if found and queue else {}
-    rows = [row | {"task": numbers.get(row["id"])} for row in to_rows(queue)]
+    # Of images that are to be uploaded there is none.
+    named = [tasks.task(each.candidate, each.address, each.rles) for each in queue if each.address is not None]
+    storage.write_bytes(storage.join(config.out, TASKS), _to_json(named))
+    rows = to_rows(queue, _ask(_push(found, tasks, queue), config) if found and queue else {})
+    storage.write_bytes(storage.join(config.out, PAGE), render_queue(rows, drawn, facts))
     storage.write_bytes(storage.join(config.out, QUEUE), _to_json({**facts, "images": rows}))
     return _summarize(queue, facts, config)
 
@@ -106,7 +108,7 @@ def _match(
     for candidate in candidates:
         task = matching.find(candidate, _address(candidate, config))
         if task and task.is_done:
-            left_out["that have an annotation in the project, or were skipped there"] += 1
+            left_out["with an annotation in the project, or skipped there"] += 1
         else:
             left.append(replace(candidate, task=task.number if task else None))
     if matching.num_unclear:
@@ -163,13 +165,6 @@ def _facts(tasks: Tasks, left_out: Mapping[str, int], config: LabelQueueConfig) 
         "num_left_out": {reason: count for reason, count in left_out.items() if count},
         "version": __version__,
     }
-
-
-def _write(queue: Sequence[Queued], drawn: Mapping[str, Any], tasks: Tasks, facts: Mapping[str, Any], out: str) -> None:
-    """The page, and the tasks as a file that Label Studio imports; of images that are to be uploaded there is none."""
-    storage.write_bytes(storage.join(out, PAGE), render_queue(queue, drawn, facts))
-    named = [tasks.task(each.candidate, each.address, each.rles) for each in queue if each.address is not None]
-    storage.write_bytes(storage.join(out, TASKS), _to_json(named))
 
 
 def _summarize(queue: Sequence[Queued], facts: Mapping[str, Any], config: LabelQueueConfig) -> dict[str, int]:

@@ -237,7 +237,8 @@ def test_people_are_measured_beside_the_model(exported_uri, prepared_uri, tmp_pa
         json.dumps(ceiling["people"])
     )
     page = " ".join((tmp_path / "out/report.html").read_text().split())
-    assert "<h2>People and the model</h2> <p>8 images of 3 patients have several annotators" in page
+    assert "8 images of 3 patients were drawn by several people" in page
+    assert f"people reach a Dice of {ceiling['people']['per_patient']['dice']:.3f} and tiny" in page
 
 
 def test_a_split_that_was_trained_on_is_refused_unless_that_is_said(exported_uri, prepared_uri, tmp_path):

@@ -24,7 +24,10 @@ from sa2va_ray.export.run import export
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.labelling.config import LabelQueueConfig
 from sa2va_ray.labelling.run import label_queue
+from sa2va_ray.manifest import digest
 from sa2va_ray.metrics import overlap_metrics
+from sa2va_ray.models.checkpoint import list_checkpoints, read_stored_checkpoint
+from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.predict.job.config import PredictConfig
 from sa2va_ray.predict.job.run import predict
 from sa2va_ray.prepare.config import PrepareConfig
@@ -122,11 +125,27 @@ def test_the_loop(endpoint, server, truths, exported_uri, submit_job, ray_cluste
     export(ExportConfig(checkpoint=f"{out}/runs/again", out=f"{out}/model", name="again"))
     evaluate(EvaluateConfig(model=f"{out}/model", data_uri=data, out=f"{out}/evaluation", **pool))
     lap("export and evaluate")
-    assert json.loads(storage.read_bytes(f"{out}/evaluation/metrics.json"))
+    check_the_way_back(out, manifest, samples, set(by_annotation))
     (tmp_path / "report.html").write_bytes(storage.read_bytes(f"{data}/report.html"))
     with capfd.disabled():
         print({what: round(seconds, 1) for what, seconds in times.items()}, told, tmp_path)
     assert jobs.get_job_status(retrained[0].submission_id) == JobStatus.SUCCEEDED
+
+
+def check_the_way_back(out: str, manifest: dict, samples: list[dict], annotations: set[str]) -> None:
+    """From the evaluation to the model, its run, the data, and to the annotation of each sample in them."""
+    metrics = json.loads(storage.read_bytes(f"{out}/evaluation/metrics.json"))
+    model = read_model_manifest(f"{out}/model")
+    assert metrics["model"]["sha256"] == digest(model)
+    saved = map(read_stored_checkpoint, list_checkpoints(f"{out}/runs/again"))
+    (checkpoint,) = [each for each in saved if each.sha256 == model["checkpoint_sha256"]]
+    told = (metrics["data_sha256"], model["data_sha256"], checkpoint.state.data_sha256)
+    assert set(told) == {digest(manifest)}
+    rows = [json.loads(line) for line in storage.read_bytes(f"{out}/evaluation/images.jsonl").splitlines()]
+    assert {row["sample_id"] for row in rows} == {row["sample_id"] for row in samples if row["split"] == "test"}
+    of_samples = [sample["annotations_sha256"] for sample in samples]
+    assert all(len(each) == 1 for each in of_samples)
+    assert {each for (each,) in of_samples} == annotations
 
 
 def read_table(uri: str) -> list[dict]:

@@ -74,7 +74,9 @@ def test_a_file_and_a_page_without_names(ray_cluster, folder, capfd):
         np.testing.assert_array_equal(brush_rle_to_mask(region["value"]["rle"], H, W), noise(seed, H, W) > 200)
     page = re.sub(r"base64,[^\"]+", "", (folder / "queue/queue.html").read_text())
     assert page.count("<img") == 5
-    assert "2 left out" not in page
+    assert page.count("<li>1 image ") == 2
+    assert "The model drew nothing" not in page
+    assert f"5: patient 1, uncertainty 0.40, image {told['images'][4]['id']}" in page
     printed = capfd.readouterr()
     for text in (page, json.dumps(told), printed.out + printed.err):
         assert not any(name in text for name in ("Mueller", "Hans", "Doe", "Jane"))
@@ -98,12 +100,28 @@ def test_a_project_gets_what_it_has_not(ray_cluster, folder, studio):
         task["data"]["sa2va"]["id"] for task in studio.tasks[3:]
     ]
     assert [task["data"]["photo"] for task in studio.tasks[3:]] == [f"/data/upload/7/{name}" for name in studio.uploads]
-    assert {each["task"] for each in read(folder, "queue.json")["images"]} == {2, 4, 5, 6}
+    queued = read(folder, "queue.json")["images"]
+    assert {each["task"] for each in queued} == {2, 4, 5, 6}
+    page = (folder / "queue/queue.html").read_text()
+    assert "tasks of project 7 in Label Studio" in page
+    assert f"1: task {queued[0]['task']}, patient 1, " in page
     before = json.dumps(studio.tasks)
     assert queue(folder, **server) == {"queued": 4, "patients": 2, "left_out": 3}
     assert json.dumps(studio.tasks) == before, "the same command puts nothing there twice"
     studio.tasks[4]["annotations"] = [{"id": 3, "result": []}]
     assert queue(folder, **server)["queued"] == 3
+
+
+def test_a_model_that_draws_nothing_is_told_of(ray_cluster, folder):
+    empty = {"masks": [mask_to_rle(np.zeros((H, W), bool))], "area_fraction": 0.0}
+    hashes = [hashlib.sha256((folder / "images" / name).read_bytes()).hexdigest() for name in NAMES]
+    write_results(
+        str(folder / "predictions"), [row(sha, seed, **(empty if seed else {})) for seed, sha in enumerate(hashes)]
+    )
+    queue(folder, image_url="{name}")
+    page = (folder / "queue/queue.html").read_text()
+    assert "The model drew nothing on 5 of these 6 images." in page
+    assert page.count("the model drew nothing, image") == 2 * 5  # below each picture, and in its text
 
 
 def test_what_cannot_be_queued(ray_cluster, folder):
