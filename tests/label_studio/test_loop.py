@@ -138,7 +138,7 @@ def check_the_way_back(out: str, manifest: dict, samples: list[dict], annotation
     model = read_model_manifest(f"{out}/model")
     assert metrics["model"]["sha256"] == digest(model)
     saved = map(read_stored_checkpoint, list_checkpoints(f"{out}/runs/again"))
-    (checkpoint,) = [each for each in saved if each.sha256 == model["checkpoint_sha256"]]
+    (checkpoint,) = [each for each in saved if digest(each.manifest) == model["checkpoint_sha256"]]
     told = (metrics["data_sha256"], model["data_sha256"], checkpoint.state.data_sha256)
     assert set(told) == {digest(manifest)}
     rows = [json.loads(line) for line in storage.read_bytes(f"{out}/evaluation/images.jsonl").splitlines()]
