@@ -4,6 +4,7 @@ Both get free ports and secrets of their own, so that several stacks and other R
 stack started is recorded in `STATE_DIR/stack.json`, by which a later process can stop it.
 """
 
+import fcntl
 import json
 import os
 import random
@@ -125,8 +126,11 @@ class Stack:
             UserError: Ray is running already, or did not come up; with the end of its log.
         """
         self._prepare("ray")
-        gcs, client, free, agent_http, agent_grpc, runtime_env, metrics, autoscaler, head = _free_ports(9)
-        dashboard = _DASHBOARD_PORT if _is_free(_DASHBOARD_PORT) else free
+        with _dashboard_port() as dashboard:
+            self._start_head(dashboard, num_cpus, object_store_mib)
+
+    def _start_head(self, dashboard: int, num_cpus: int, object_store_mib: int) -> None:
+        gcs, client, agent_http, agent_grpc, runtime_env, metrics, autoscaler, head = _free_ports(8)
         self.env |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -238,6 +242,19 @@ def _free_ports(count: int) -> list[int]:
     """
     candidates = random.sample(range(20_000, 22_768), 1000)
     return list(islice((port for port in candidates if _is_free(port) and _is_free(port + 10_000)), count))
+
+
+@contextmanager
+def _dashboard_port() -> Iterator[int]:
+    """Ray's default, but another where something listens on it, or where a stack that is being started is to have it:
+    its dashboard listens after seconds, on a busy machine after a minute."""
+    with open(f"{tempfile.gettempdir()}/sa2va-dashboard-port-{os.geteuid()}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield _free_ports(1)[0]
+        else:
+            yield free_port(_DASHBOARD_PORT)
 
 
 def free_port(preferred: int) -> int:

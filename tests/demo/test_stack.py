@@ -15,7 +15,7 @@ from ray.job_submission import JobSubmissionClient
 
 from sa2va_ray.config import UserError
 from sa2va_ray.demo.processes import Process
-from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack
+from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack, _dashboard_port
 
 
 def submit_job(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -70,6 +70,11 @@ def test_tasks_have_our_python_and_the_stores_environment(stack: Stack, ray_clus
     prefix, endpoint_url = ray.get(look.remote())
     assert Path(prefix) == SCRIPTS_DIR.parent
     assert endpoint_url == stack.env["AWS_ENDPOINT_URL"]
+
+
+def test_stacks_that_start_together_have_dashboards_of_their_own() -> None:
+    with _dashboard_port() as one, _dashboard_port() as other:
+        assert one != other
 
 
 def test_state_file_is_private(stack: Stack) -> None:
