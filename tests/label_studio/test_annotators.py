@@ -43,7 +43,7 @@ def drawings() -> dict[str, dict[str, np.ndarray]]:
         masks[2][:, : middle - 4] = 0
         masks[2][:20] = 0
         number = {BY_ONE: 1, BY_TWO: 2}.get(name, 3)
-        found[name] = dict(zip(PEOPLE[:number], masks, strict=False))
+        found[name] = dict(zip(PEOPLE[:number], masks[:number], strict=True))
     return found
 
 
