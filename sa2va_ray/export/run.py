@@ -18,6 +18,7 @@ from sa2va_ray.export.checks.against_checkpoint import (
     run_unmerged,
 )
 from sa2va_ray.export.checks.checklist import changes_table, checks_table, raise_for_failed
+from sa2va_ray.export.checks.child_process import gpu_has_room
 from sa2va_ray.export.checks.folder import NUM_STAGES as CHECK_STAGES
 from sa2va_ray.export.checks.folder import check_folder, weight_facts
 from sa2va_ray.export.choose import choose_checkpoint
@@ -121,8 +122,10 @@ def _verify(config: ExportConfig, uri: str) -> str:
     if not storage.is_local(uri):
         check_fetch_space([uri])
     with storage.local_copy(uri) as folder:
+        facts = read_model_manifest(folder)
+        on_gpu = "quantisation" not in facts and gpu_has_room(facts.get("num_parameters", 0))
         with Progress("verify", CHECK_STAGES) as progress:
-            checks = check_folder(folder, progress).checks
+            checks = check_folder(folder, progress, on_gpu).checks
         LOGGER.info("checks of %s\n%s", uri, checks_table(checks))
         raise_for_failed(checks, uri)
         if config.hub_repo:
@@ -156,7 +159,8 @@ def _write_and_check(
     """Fills an empty folder. Returns the model's SHA-256."""
     facts = _write_model(folder, config, checkpoint)
     progress.step("weights are written")
-    unmerged = run_unmerged(folder, checkpoint)
+    on_gpu = gpu_has_room(facts["num_parameters"])
+    unmerged = run_unmerged(folder, checkpoint, on_gpu)
     progress.step("the checkpoint has answered")
     changes = unmerged.changes
     LOGGER.info("changes against the base\n%s", changes_table(changes["modules"]))
@@ -170,7 +174,7 @@ def _write_and_check(
     }
     write_model_card(folder, checkpoint, facts)
     model_sha256 = write_model_manifest(folder, facts)
-    result = check_folder(folder, progress)
+    result = check_folder(folder, progress, on_gpu)
     checks = [*result.checks, *check_weight_changes(changes), *check_answers(result.answers, unmerged.answers)]
     LOGGER.info("checks\n%s", checks_table(checks))
     raise_for_failed(checks, f"{checkpoint.uri} is not exported, nothing is left behind")

@@ -33,8 +33,11 @@ class UnmergedResult:
     answers: ProbeAnswers
 
 
-def run_unmerged(folder: Path, checkpoint: LocalCheckpoint) -> UnmergedResult:
+def run_unmerged(folder: Path, checkpoint: LocalCheckpoint, on_gpu: bool) -> UnmergedResult:
     """Runs `unmerged.py` on a folder whose files, but not its manifest, are written.
+
+    Args:
+        on_gpu: see `child_process.gpu_has_room`.
 
     Raises:
         UserError: the checkpoint does not load any more.
@@ -49,7 +52,7 @@ def run_unmerged(folder: Path, checkpoint: LocalCheckpoint) -> UnmergedResult:
         }
         (Path(out) / "job.json").write_text(json.dumps(job))
         try:
-            run_module("sa2va_ray.export.checks.unmerged", str(Path(out) / "job.json"))
+            run_module("sa2va_ray.export.checks.unmerged", str(Path(out) / "job.json"), on_gpu=on_gpu)
         except ChildFailed as error:
             raise UserError(f"The checkpoint {checkpoint.uri} could not be run to be compared with: {error}") from None
         changes = json.loads((Path(out) / "changes.json").read_text())

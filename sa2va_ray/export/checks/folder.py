@@ -44,11 +44,12 @@ class FolderResult:
     answers: ProbeAnswers
 
 
-def check_folder(folder: Path, progress: Progress) -> FolderResult:
+def check_folder(folder: Path, progress: Progress, on_gpu: bool = False) -> FolderResult:
     """All that can be found out from an exported folder alone.
 
     Args:
         progress: goes on by `NUM_STAGES`.
+        on_gpu: see `child_process.gpu_has_room`. Not for 8-bit weights, which a GPU multiplies in another way.
 
     Raises:
         UserError: it has no manifest, so it is no exported model; one of a version that recorded less.
@@ -65,7 +66,7 @@ def check_folder(folder: Path, progress: Progress) -> FolderResult:
     progress.step("the weights were read")
     with tempfile.TemporaryDirectory() as out:
         try:
-            run_module("sa2va_ray.export.checks.fresh_load", str(folder), out)
+            run_module("sa2va_ray.export.checks.fresh_load", str(folder), out, on_gpu=on_gpu)
             failure = None
         except ChildFailed as error:
             failure = str(error)

@@ -4,7 +4,7 @@
 
 The model's code is the folder's own: `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)`. A folder of
 upstream's layout has none, so our loader reads it. Writes `facts.json`, then `answers.npz` (see `probe.ask`), which
-are computed in float32 on the CPU.
+are computed in float32, on the GPU where the process sees one.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from sa2va_ray.export.checks.probe import ask, save_answers
+from sa2va_ray.export.checks.probe import answering_device, ask, save_answers
 from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.parts import module_of
 from sa2va_ray.models.quantisation import QUANTISATION_KEY, plain_tensors
@@ -37,7 +37,7 @@ def main(folder: str, out: str) -> None:
 def _in_float32(model: Any, folder: str) -> Any:
     if hasattr(model.config, QUANTISATION_KEY):  # such a model cannot be cast once it is there
         return AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
-    return model.float().eval()
+    return model.to(answering_device()).float().eval()
 
 
 def _load_remote_code(folder: str) -> tuple[PreTrainedModel, Any, Any, dict[str, list[str]]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 PROMPT, ANSWER = "Please segment blood vessels in this image.", "Sure, [SEG]."
@@ -23,6 +24,13 @@ ProbeAnswers = Mapping[str, np.ndarray]
 def probe_images() -> list[Image.Image]:
     """Dark lines on bright ground and bright lines on dark, 2 to 9 px wide, with noise: nobody's vessels. RGB."""
     return [_draw(*size, seed, dark=seed == 0) for seed, size in enumerate(_SIZES)]
+
+
+def answering_device() -> torch.device:
+    """Where this process answers: on the GPU if it was left one, in true float32 all the same (a GPU's convolutions
+    would round to 10 bits), as two models are to differ by their weights alone."""
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def ask(model, processor, segment: Callable, request: type) -> dict[str, np.ndarray]:

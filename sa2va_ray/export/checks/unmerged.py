@@ -16,21 +16,23 @@ JOB: `folder`, `checkpoint` (folder), `model_config` (with a local base), `out`.
 Masks are compared with the second of these. The first differs by what storing in bfloat16 does to weights that were
 never merged (SAM 2's, say), which is wanted and shown as `rounding`; against the second what is left is merging alone:
 round(W + sBA) in one product, or round(W) and sBA in two. A GPU that trains in bfloat16 computes with the second, too.
-All answers are in float32, since sums in bfloat16 differ by more than that between any two orders of summing.
+All answers are in float32, since sums in bfloat16 differ by more than that between any two orders of summing. All of it
+is done on the GPU where the process sees one.
 """
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sa2va_ray.export.checks.probe import PROMPT, ask, probe_images, save_answers
+from sa2va_ray.export.checks.probe import PROMPT, answering_device, ask, probe_images, save_answers
 from sa2va_ray.export.merge import STORED_DTYPE
-from sa2va_ray.export.shards import combined_sha256, read_tensors, stored_tensors, tensor_sha256
+from sa2va_ray.export.shards import combined_sha256, read_tensors, stored_tensors, tensor_hashes
 from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.loading.weight_files import reading
 from sa2va_ray.models.lora import merged_tensors
@@ -51,6 +53,7 @@ def main(job_file: str) -> None:
     folder, out = Path(job["folder"]), Path(job["out"])
     checkpoint = read_local_checkpoint(Path(job["checkpoint"]), job["uri"], ModelConfig.parse(job["model_config"]))
     model, processor = build_base(checkpoint)
+    nn.Module.to(model, answering_device())
     base_hashes, norms = _against_base(folder, model)
     apply_trained(model, processor, checkpoint)
     model.eval()
@@ -69,12 +72,15 @@ def _against_base(folder: Path, model: Sa2VAModel) -> tuple[dict[str, str], dict
     """By name, of the base's tensor as it would be stored: its SHA-256; the norms of what is stored less that, and of
     that."""
     base = model.state_dict()
-    hashes, norms = {}, {}
-    for name, tensor in read_tensors(stored_tensors(folder)):
-        before = base[name].to(STORED_DTYPE)
-        hashes[name] = tensor_sha256(before)
-        norms[name] = (_norm(tensor.float() - before), _norm(before))
-    return hashes, norms
+    norms = {}
+
+    def compared() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in read_tensors(stored_tensors(folder)):
+            before = base[name].to(STORED_DTYPE)
+            norms[name] = (_norm(tensor.to(before.device).float() - before), _norm(before))
+            yield name, before.cpu()
+
+    return tensor_hashes(compared()), norms
 
 
 def _against_merged(
@@ -82,24 +88,27 @@ def _against_merged(
 ) -> dict[str, Any]:
     """Counts and norms by module, names of tensors that are not as they should be, hashes of all weights together."""
     stored = stored_tensors(folder)
-    modules: dict[str, dict[str, float]] = {}
+    hashes = tensor_hashes(read_tensors(stored))
     wrong: dict[str, list[str]] = {"changed_but_frozen": [], "unchanged": [], "not_merged_value": []}
-    hashes = {}
-    for name, merged, is_trained in merged_tensors(model):
-        with reading(stored[name].path) as read:
-            tensor = read(stored[name])
-            hashes[name] = tensor_sha256(tensor)
-            bound = _SLACK * ROUNDOFF * merged.abs() + torch.finfo(STORED_DTYPE).tiny
-            if not bool(((tensor.float() - merged).abs() <= bound).all()):  # so written, NaN is wrong
-                wrong["not_merged_value"].append(name)
-        changed = hashes[name] != base_hashes[name]
-        should = tensor_sha256(merged.to(STORED_DTYPE)) != base_hashes[name]
-        if changed and not is_trained:
+    trained: dict[str, bool] = {}
+
+    def as_they_should_be() -> Iterator[tuple[str, Tensor]]:
+        for name, merged, is_trained in merged_tensors(model):
+            trained[name] = is_trained
+            with reading(stored[name].path) as read:
+                if not _is_rounded(read(stored[name]).to(merged.device), merged):
+                    wrong["not_merged_value"].append(name)
+            yield name, merged.to(STORED_DTYPE).cpu()
+
+    modules: dict[str, dict[str, float]] = {}
+    for name, merged_hash in tensor_hashes(as_they_should_be()).items():
+        changed, should = hashes[name] != base_hashes[name], merged_hash != base_hashes[name]
+        if changed and not trained[name]:
             wrong["changed_but_frozen"].append(name)
         if should and not changed:
             wrong["unchanged"].append(name)
         row = modules.setdefault(module_of(name), dict.fromkeys(("tensors", "trained", "should", "changed"), 0))
-        for key, value in (("tensors", True), ("trained", is_trained), ("should", should), ("changed", changed)):
+        for key, value in (("tensors", True), ("trained", trained[name]), ("should", should), ("changed", changed)):
             row[key] += value
         for key, norm in zip(("norm_of_change", "norm_of_base"), norms[name], strict=True):
             row[key] = float(np.hypot(row.get(key, 0.0), norm))
@@ -109,6 +118,11 @@ def _against_merged(
         "weights_sha256": combined_sha256(hashes),
         "base_weights_sha256": combined_sha256(base_hashes),
     }
+
+
+def _is_rounded(stored: Tensor, merged: Tensor) -> bool:
+    bound = _SLACK * ROUNDOFF * merged.abs() + torch.finfo(STORED_DTYPE).tiny
+    return bool(((stored.float() - merged).abs() <= bound).all())  # so written, NaN is wrong
 
 
 def _norm(tensor: Tensor) -> float:
@@ -127,14 +141,13 @@ def _decided(model: Sa2VAModel, processor: Sa2VAProcessor, index: int, text: str
     """The beginning of `text` on which the model is decided: up to the first token whose lead over the second likeliest
     is less than two steps of bfloat16, where a GPU that computes in it might say either."""
     image = probe_images()[index]
-    tiles = processor.image_tiles(image)
+    tiles, grounding = processor.image_tiles(image), processor.grounding_image(image)[None]
     said = processor.answer_ids(text)
     ids = processor.prompt_ids(PROMPT, len(tiles)) + said
     wanted = torch.zeros(1, len(ids), dtype=torch.bool)
     wanted[0, len(ids) - len(said) - 1 : -1] = True
-    logits = model(
-        torch.tensor([ids]), torch.ones(1, len(ids)), tiles, processor.grounding_image(image)[None], wanted
-    ).logits
+    tiles, grounding = tiles.to(model.device), grounding.to(model.device)
+    logits = model(torch.tensor([ids]), torch.ones(1, len(ids)), tiles, grounding, wanted).logits.cpu()
     top = logits.topk(2).values
     sure = (top[:, 0] - top[:, 1] > 2 * _LOGIT_STEP * top.abs().amax(dim=1)) & (logits.argmax(1) == torch.tensor(said))
     count = len(said) if bool(sure.all()) else int(sure.int().argmin())
