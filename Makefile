@@ -24,13 +24,14 @@ UV_INSTALL = $(BIN)/uv pip install --quiet --system-certs --constraint .venv/con
 install: $(INSTALLED)
 
 # `make install TORCH=2.11.0` takes another torch, and what goes with that one (setuptools, Triton, CUDA).
-# sam2 builds in the environment itself, so torch has to be there first (its isolated build would fetch gigabytes).
+# sam2 builds in the environment itself, so torch has to be there first (its isolated build would fetch gigabytes), and a
+# setuptools that makes wheels: an older torch is content with that of a new environment, which does not.
 $(INSTALLED): pyproject.toml constraints.txt hashes.txt
 	@echo '> install into .venv what constraints.txt names: minutes, most of them without a word'
 	$(PYTHON) -m venv .venv
 	sed -E '$(if $(TORCH),s/^torch==.*/torch==$(TORCH)/; /^(setuptools|triton|cuda-|nvidia-)/d)' constraints.txt >.venv/constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .venv/constraints.txt uv
-	$(UV_INSTALL) torch setuptools
+	$(UV_INSTALL) torch 'setuptools>=70.1'
 	$(UV_INSTALL) --compile-bytecode --editable '.[dev]'
 	touch $@
 

@@ -59,7 +59,7 @@ def _describe(model: Any, processor: Sa2VAProcessor) -> dict[str, Any]:
     for name, tensor in model.state_dict().items():
         dtypes[module_of(name)][str(tensor.dtype).removeprefix("torch.")] += 1
     for name, tensor in plain_tensors(model).items():
-        if not torch.isfinite(tensor).all():
+        if tensor.numel() and not all(extreme.isfinite() for extreme in tensor.aminmax()):
             not_finite.append(name)
     language_model = model.language_model
     return {

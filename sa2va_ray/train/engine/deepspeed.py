@@ -12,7 +12,7 @@ from deepspeed.utils import set_z3_leaf_module, z3_leaf_module
 from sa2va_ray.models.parts import ENCODERS, LANGUAGE_MODEL, part_of
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.train.config import OptimConfig, TrainConfig
-from sa2va_ray.train.engine.layers import compile_layers, layers, recompute_activations, trains
+from sa2va_ray.train.engine.layers import compile_layers, cut_large_batches, layers, recompute_activations, trains
 from sa2va_ray.train.engine.strategy import UNSHARDED, zero_config
 
 
@@ -34,6 +34,8 @@ def build_engine(model: Sa2VAModel, config: TrainConfig, precision: str) -> deep
     deepspeed.init_distributed(dist_backend="nccl" if config.use_gpu else "gloo")
     if config.compile_layers:
         compile_layers(model, config.strategy, config.samples_of_a_pass)
+    else:
+        cut_large_batches(model, config.samples_of_a_pass)
     if config.activation_checkpointing:
         recompute_activations(model)
     settings = _deepspeed_config(config, precision)
@@ -121,7 +123,7 @@ def _deepspeed_config(config: TrainConfig, precision: str) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optim.max_grad_norm,
         "bf16": {"enabled": precision == "bf16"},
-        "zero_optimization": zero_config(config.strategy, bool(config.use_gpu)),
+        "zero_optimization": zero_config(config.strategy, bool(config.use_gpu), config.compile_layers),
         # torch's AdamW, on the CPU too: DeepSpeed's own is compiled on first use, which needs a CUDA toolkit.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

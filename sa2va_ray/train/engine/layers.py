@@ -1,4 +1,4 @@
-"""How the model's layers are run: once more in the backward pass, or compiled."""
+"""How the model's layers are run: once more in the backward pass, on pieces of a batch, or compiled."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +14,8 @@ from sa2va_ray.models.compiler import set_up_compiler
 from sa2va_ray.models.parts import ENCODERS, IMAGE_ENCODER, LANGUAGE_MODEL, VISION_ENCODER, Part
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 
-_LARGEST_PIECE = 8
+_LARGEST_COMPILED_PIECE = 8
+_MOST_WINDOWS = 2**16 - 1  # of a batch: attention on a GPU is launched with as many blocks, counted in 16 bits
 
 
 def recompute_activations(model: Sa2VAModel) -> None:
@@ -46,16 +47,39 @@ def compile_layers(model: Sa2VAModel, strategy: str, micro_batch_size: int) -> N
         if part in ENCODERS.values() and strategy != "zero2" and trains(model.get_submodule(part.module)):
             continue
         if part is IMAGE_ENCODER:
-            trunk: Any = model.get_submodule(part.layers_module.rpartition(".")[0])
-            trunk.forward = partial(run_in_pieces, trunk.forward, piece_size(micro_batch_size))
+            _cut_batches(model, micro_batch_size, min(_LARGEST_COMPILED_PIECE, _most_images(model)))
         for layer in layers(model, part):
             # `forward`, not the layer: what DeepSpeed hangs onto a layer is to stay outside.
             layer.forward = torch.compile(layer.forward, dynamic=part is not IMAGE_ENCODER)
 
 
-def piece_size(micro_batch_size: int) -> int:
+def cut_large_batches(model: Sa2VAModel, micro_batch_size: int) -> None:
+    """SAM 2's trunk gets no more images at a time than its attention takes on a GPU: 64 of 1,024 px have 65,536
+    windows, one too many, and the backward pass failed."""
+    if micro_batch_size > _most_images(model):
+        _cut_batches(model, micro_batch_size, _most_images(model))
+
+
+def _cut_batches(model: Sa2VAModel, micro_batch_size: int, largest: int) -> None:
+    trunk = _trunk(model)
+    trunk.forward = partial(run_in_pieces, trunk.forward, piece_size(micro_batch_size, largest))
+
+
+def _most_images(model: Sa2VAModel) -> int:
+    """Each stage has half the side of the one before, and windows of a size of its own."""
+    trunk = _trunk(model)
+    side = model.config.grounding_size // trunk.patch_embed.proj.stride[0]
+    sides = [-(-side // 2**stage // window) for stage, window in enumerate(trunk.window_spec)]
+    return max(1, _MOST_WINDOWS // max(sides) ** 2)
+
+
+def _trunk(model: Sa2VAModel) -> Any:
+    return model.get_submodule(IMAGE_ENCODER.layers_module.rpartition(".")[0])
+
+
+def piece_size(micro_batch_size: int, largest: int) -> int:
     """The number of images of a piece: micro batches of full size are cut into as few equal ones as can be."""
-    num_pieces = -(-micro_batch_size // _LARGEST_PIECE)
+    num_pieces = -(-micro_batch_size // largest)
     return -(-micro_batch_size // num_pieces)
 
 

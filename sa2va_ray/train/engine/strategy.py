@@ -29,7 +29,7 @@ PERSISTENCE_THRESHOLD = 10_000
 """Parameters smaller than this stay whole on every rank: gathering them costs more."""
 
 
-def zero_config(strategy: str, use_gpu: bool) -> dict[str, Any]:
+def zero_config(strategy: str, use_gpu: bool, compiled: bool) -> dict[str, Any]:
     """The section `zero_optimization` of DeepSpeed's config, for a `Strategy`."""
     common = {"overlap_comm": use_gpu, "contiguous_gradients": True, "reduce_bucket_size": REDUCE_BUCKET_SIZE}
     if strategy == "zero2":
@@ -41,6 +41,9 @@ def zero_config(strategy: str, use_gpu: bool) -> dict[str, Any]:
         "stage3_max_live_parameters": MAX_LIVE_PARAMETERS,
         "stage3_max_reuse_distance": MAX_LIVE_PARAMETERS,
         "stage3_prefetch_bucket_size": PREFETCH_BUCKET_SIZE,
+        # DeepSpeed's own matrix product asks each weight whose it is: torch 2.11 then compiles every layer anew, four
+        # seconds each on a GPU. What a compiled layer keeps for its backward pass is torch's choice anyway.
+        "memory_efficient_linear": not compiled,
     }
     if strategy == "zero3":
         return sharded

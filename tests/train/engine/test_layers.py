@@ -6,12 +6,26 @@ from benchmarks.predict import build
 from sa2va_ray.models.config import TrainableConfig
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.parts import LANGUAGE_MODEL
-from sa2va_ray.train.engine.layers import compile_layers, layers, piece_size, run_in_pieces
+from sa2va_ray.train.engine.layers import compile_layers, cut_large_batches, layers, piece_size, run_in_pieces
 
 
 @pytest.mark.parametrize(("micro_batch_size", "size"), [(1, 1), (4, 4), (8, 8), (9, 5), (11, 6), (16, 8), (32, 8)])
 def test_a_full_micro_batch_is_cut_into_equal_pieces(micro_batch_size, size):
-    assert piece_size(micro_batch_size) == size
+    assert piece_size(micro_batch_size, 8) == size
+
+
+@pytest.mark.parametrize(
+    ("image_size", "micro_batch_size", "sizes"), [(1024, 63, [63]), (1024, 64, [32, 32]), (2048, 16, [8, 8])]
+)
+def test_no_batch_has_more_windows_than_a_gpu_counts(image_size, micro_batch_size, sizes):
+    model, _ = build("tiny", "cpu")
+    model.config.grounding_config["image_size"] = image_size
+    trunk, seen = model.grounding_encoder.sam2_model.image_encoder.trunk, []
+    assert list(trunk.window_spec) == [8, 4, 16, 8]
+    trunk.forward = lambda images: seen.append(len(images)) or [images]
+    cut_large_batches(model, micro_batch_size)
+    trunk(torch.zeros(micro_batch_size, 1))
+    assert seen == sizes
 
 
 @pytest.mark.parametrize("num_images", [1, 3, 4, 7])
