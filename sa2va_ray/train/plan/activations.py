@@ -13,7 +13,11 @@ from sa2va_ray.train.plan.sizes import ModelSizes
 
 _NUM_TOKENS_PER_ANSWER = 16
 _DECODER_BYTES = (640, 780)  # kept per place of the low-resolution mask: for an image, and for each object, in bf16
-_TRUNK_BYTES = 36  # kept per place, channel and block of Hiera, in bf16
+_TRUNK_BYTES = 32  # kept per place, channel and block of Hiera, in bf16
+_TRUNK_STAGE_BYTES = (
+    52  # more, by the first block of each stage but one, of what it gives: it reads four times the places
+)
+_TRUNK_BACKWARD_BYTES = 36  # while a block's backward pass runs; 33 on an H200
 _TRUNK_WORKING_BYTES = 30  # while a block runs: its input and its norm in float32, the MLP's hidden layer twice in bf16
 _VIT_WORKING_VALUES = 14  # while a layer runs, in widths: two residuals, q, k, v, their result, the MLP's 4 twice
 
@@ -90,8 +94,12 @@ def image_encoder_bytes(sizes: ModelSizes, num_images: int, checkpointing: bool)
     """Bytes that SAM 2's image encoder keeps where it trains; 0 where it is frozen."""
     if sizes.trainable.image_encoder == "frozen":
         return 0
-    per_value = sizes.dtype.itemsize * 2 if checkpointing else _TRUNK_BYTES * sizes.dtype.itemsize // 2
-    return num_images * _trunk_values(sizes) * per_value
+    stages = _trunk_values(sizes)
+    if checkpointing:
+        return num_images * sum(n * values for n, values in stages) * sizes.dtype.itemsize * 2
+    kept = _TRUNK_BYTES * sum(n * values for n, values in stages)
+    kept += _TRUNK_STAGE_BYTES * sum(values for _, values in stages[1:])
+    return num_images * kept * sizes.dtype.itemsize // 2
 
 
 def image_encoder_working_bytes(sizes: ModelSizes, num_images: int) -> int:
@@ -99,7 +107,7 @@ def image_encoder_working_bytes(sizes: ModelSizes, num_images: int) -> int:
     computed again keeps its part as well."""
     trunk = sizes.architecture.grounding_config["trunk"]
     values = (sizes.architecture.grounding_size // 4) ** 2 * trunk["embed_dim"]
-    per_value = _TRUNK_WORKING_BYTES if sizes.trainable.image_encoder == "frozen" else _TRUNK_BYTES
+    per_value = _TRUNK_WORKING_BYTES if sizes.trainable.image_encoder == "frozen" else _TRUNK_BACKWARD_BYTES
     return num_images * values * per_value * sizes.dtype.itemsize // 2
 
 
@@ -122,7 +130,8 @@ def vision_encoder_bytes(sizes: ModelSizes, num_tiles: int, checkpointing: bool)
     return vision.num_hidden_layers * places * (width * b if checkpointing else per_place)
 
 
-def _trunk_values(sizes: ModelSizes) -> int:
-    """Values, places x channels, of all of Hiera's blocks: each stage halves the side and doubles the channels."""
+def _trunk_values(sizes: ModelSizes) -> list[tuple[int, int]]:
+    """The blocks of each of Hiera's stages, and the values, places x channels, that each of them gives: a stage halves
+    the side and doubles the channels."""
     trunk, side = sizes.architecture.grounding_config["trunk"], sizes.architecture.grounding_size // 4
-    return sum(n * (side >> i) ** 2 * (trunk["embed_dim"] << i) for i, n in enumerate(trunk["stages"]))
+    return [(n, (side >> i) ** 2 * (trunk["embed_dim"] << i)) for i, n in enumerate(trunk["stages"])]

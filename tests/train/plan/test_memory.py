@@ -10,7 +10,7 @@ import torch
 
 from sa2va_ray.config import UserError
 from sa2va_ray.models.build import build_model
-from sa2va_ray.models.config import ModelConfig
+from sa2va_ray.models.config import ModelConfig, TrainableConfig
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE
 from sa2va_ray.models.sa2va.grounding_sam2 import GroundingEncoder
@@ -109,6 +109,18 @@ def test_activations_of_the_mask_decoder_are_what_it_keeps(sizes):
         index = torch.zeros(num_objects, dtype=torch.int64)
         kept = _kept_bytes(encoder, lambda p=prompts, i=index: encoder(image, p, i))
         assert activations.mask_decoder_bytes(sizes, 1, num_objects) == pytest.approx(kept, rel=0.1)
+
+
+@pytest.mark.parametrize("stages", [[1, 2, 4, 1], [2, 2, 2, 2]])
+def test_activations_of_a_trained_image_encoder_are_what_its_trunk_keeps(sizes, stages):
+    """Hiera's blocks keep less than the first ones of a stage, which read four times as many places."""
+    grounding = _with_small_trunk({**HIERA_LARGE, "image_size": 512})
+    grounding["trunk"] = {**grounding["trunk"], "embed_dim": 32, "stages": stages, "global_att_blocks": [5]}
+    grounding["neck"] = {**grounding["neck"], "backbone_channel_list": [256, 128, 64, 32]}
+    sizes = _with_sam2(replace(sizes, trainable=TrainableConfig(image_encoder="full")), grounding)
+    trunk = GroundingEncoder(grounding).bfloat16().sam2_model.image_encoder.trunk
+    kept = _kept_bytes(trunk, lambda: trunk(torch.randn(1, 3, 512, 512, dtype=torch.bfloat16)))
+    assert activations.image_encoder_bytes(sizes, 1, checkpointing=False) == pytest.approx(kept, rel=0.05)
 
 
 _UNSHARDED = ("vision encoder", "SAM 2 image encoder", "SAM 2 memory and prompts")
