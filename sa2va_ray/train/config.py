@@ -107,7 +107,7 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     """Samples of one optimizer step, over all workers."""
     micro_batch_size: MicroBatchSize = 1
     """Most samples of one forward pass of one worker. Accumulation follows from it. `auto`: as many as the memory plan
-    finds room for on the cluster's smallest GPU, or 1 where none is used."""
+    finds room for on the cluster's smallest GPU, halved if they do not fit after all; 1 where no GPU is used."""
     seed: Seed = 0
     """Of the order of the samples, their augmentation and dropout."""
 

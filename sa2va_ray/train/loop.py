@@ -15,6 +15,7 @@ from sa2va_ray.train.checkpoints.save import save_checkpoint
 from sa2va_ray.train.collectives import any_rank
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.group_state import group_states
+from sa2va_ray.train.gpu_memory import config_that_fits, full_memory_noted
 from sa2va_ray.train.schedule import learning_rate
 from sa2va_ray.train.session import Session, open_session, steps_ahead
 from sa2va_ray.train.step import MicroBatch, train_step
@@ -25,17 +26,24 @@ from sa2va_ray.train.watch.reporter import Reporter
 from sa2va_ray.train.watch.run_facts import collect_run_facts
 
 
-def train_loop_per_worker(config: TrainConfig, data_sha256: str, git_commit: str, lock_owner: str) -> None:
+def train_loop_per_worker(
+    config: TrainConfig, data_sha256: str, git_commit: str, lock_owner: str, may_halve: bool
+) -> None:
     """Trains to the end of `config.num_epochs` from the step that the run has reached.
 
+    Args:
+        may_halve: the micro batch, if it does not fit.
+
     Raises:
-        RunStoppedError: see `open_session`, `RunProgress.advance`, `train_step` and `HealthMonitor`.
+        RunStoppedError: see `config_that_fits`, `open_session`, `RunProgress.advance`, `train_step` and
+            `HealthMonitor`.
     """
     configure_logging()
     switch_threads_soon()
     if not config.use_gpu:
         # torch takes all cores of the machine in each worker; their threads would wait for one another.
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
+    config = config_that_fits(config, may_halve)
     session = open_session(config, data_sha256, git_commit, lock_owner)
     reporter = _open_reporter(session)
     try:
@@ -54,7 +62,8 @@ def _train(session: Session, reporter: Reporter) -> None:
         for micro_batches, wait_s in _steps(session, plan, steps):
             watch = Stopwatch()
             lr = learning_rate(progress.step, num_steps, config.optim)
-            result = train_step(session.engine, micro_batches, session.filler, config.loss, lr)
+            with full_memory_noted(config):
+                result = train_step(session.engine, micro_batches, session.filler, config.loss, lr)
             progress.advance(plan, result, config)
             step, is_last = progress.step, progress.step == num_steps
             if step == first_step:

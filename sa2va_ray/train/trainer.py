@@ -29,6 +29,7 @@ from sa2va_ray.train.checkpoints.changes import check_setting_changes
 from sa2va_ray.train.checkpoints.lock import RunLock
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.errors import RunStoppedError
+from sa2va_ray.train.gpu_memory import NOTE
 from sa2va_ray.train.loop import train_loop_per_worker
 from sa2va_ray.train.plan.memory import log_measured_peak, log_plan
 from sa2va_ray.train.plan.refusals import too_large, too_long
@@ -124,12 +125,13 @@ def _train(config: TrainConfig, data_manifest: dict[str, Any], lock: RunLock) ->
     gpu_bytes = least_gpu_bytes(waits) if config.use_gpu else None
     plan = log_plan(config, data_manifest, gpu_bytes)
     _check_plan(plan)
+    may_halve = config.micro_batch_size == "auto"
     config = plan.config.model_copy(update={"strategy": plan.strategy})
     # Ray would look for checkpoints that are not there any more; the workers find the newest one by themselves.
-    storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT})
+    storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT, NOTE})
     lock.confirm()
     with page_of_job(run_uri, _facts(plan), lock.owner):
-        _fit(config, data_sha256, lock.owner, run_uri)
+        _fit(config, data_sha256, lock.owner, run_uri, may_halve)
     trained = newest_checkpoint(run_uri, read_stored_checkpoint)
     assert trained, "a run that has ended has saved its end"
     log_measured_peak(plan, trained.state.metrics)
@@ -207,10 +209,10 @@ def _is_at_end(saved: StoredCheckpoint) -> bool:
     return saved.state.step == saved.state.num_steps
 
 
-def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str) -> None:
+def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str, may_halve: bool) -> None:
     """Raises `UserError` with what ended the run."""
     trainer = TorchTrainer(
-        partial(_worker, data_sha256, git_commit(), lock_owner),  # type: ignore[arg-type]  # what it returns is new in Ray
+        partial(_worker, data_sha256, git_commit(), lock_owner, may_halve),  # type: ignore[arg-type]  # what it returns is new in Ray
         train_loop_config=config.model_dump(mode="json"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=_num_workers(config),  # type: ignore[arg-type]  # Ray's annotation leaves ranges out
@@ -243,11 +245,11 @@ def _newest_checkpoint(run_uri: str) -> str:
     return saved.uri if saved else "none yet"
 
 
-def _worker(data_sha256: str, commit: str, lock_owner: str, values: dict) -> str | None:
+def _worker(data_sha256: str, commit: str, lock_owner: str, may_halve: bool, values: dict) -> str | None:
     """Trains on one worker. Returns the message of a `RunStoppedError`, or None. (To raise it would make Ray replace
     the workers, for the same end; and of metrics that are reported Ray keeps only those of checkpoints.)"""
     try:
-        train_loop_per_worker(TrainConfig.parse(values), data_sha256, commit, lock_owner)
+        train_loop_per_worker(TrainConfig.parse(values), data_sha256, commit, lock_owner, may_halve)
     except RunStoppedError as error:
         return str(error)
     return None

@@ -1,0 +1,79 @@
+"""What becomes of a run whose micro batch does not fit into a GPU after all.
+
+The plan of its memory is an estimate. The worker whose GPU is full notes in the run's folder which micro batch that
+was, and fails, since others may wait for it: Ray starts them all again. With `micro_batch_size=auto` they then halve
+it, which changes neither the global batch nor the result; a size that was given ends the run, with what to do.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from sa2va_ray import storage
+from sa2va_ray.config import UserError
+from sa2va_ray.telemetry import LOGGER
+from sa2va_ray.train.collectives import from_rank_0
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.errors import RunStoppedError
+
+NOTE = "did_not_fit.json"
+"""In the run's folder; the job's driver deletes it when it starts."""
+_ADVICE = " If reserved"  # in CUDA's message, on settings of torch
+
+
+@contextmanager
+def full_memory_noted(config: TrainConfig) -> Iterator[None]:
+    """
+    Raises:
+        UserError: CUDA ran out of memory in what was done here.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        note = {"micro_batch_size": config.samples_of_a_pass, "message": str(error).partition(_ADVICE)[0]}
+        storage.write_bytes(_note_uri(config), json.dumps(note).encode())
+        raise UserError(_what_happened(note)) from error
+
+
+def config_that_fits(config: TrainConfig, may_halve: bool) -> TrainConfig:
+    """The config, with half of the micro batch that did not fit before the workers were started again. Every rank calls
+    it.
+
+    Args:
+        may_halve: `micro_batch_size` was `auto`.
+
+    Raises:
+        RunStoppedError: it may not, or one sample did not fit.
+    """
+    note = from_rank_0(lambda: _read_note(config))
+    if note is None:
+        return config
+    size = note["micro_batch_size"]
+    if not may_halve or size == 1:
+        raise RunStoppedError(f"{_what_happened(note)} {_cure(size)}")
+    LOGGER.warning("%s They hold %d now; the global batch stays.", _what_happened(note), size // 2)
+    return config.model_copy(update={"micro_batch_size": size // 2})
+
+
+def _read_note(config: TrainConfig) -> dict[str, Any] | None:
+    uri = _note_uri(config)
+    return json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+
+
+def _note_uri(config: TrainConfig) -> str:
+    return storage.join(config.runs_uri, config.name, NOTE)
+
+
+def _what_happened(note: dict[str, Any]) -> str:
+    return f"Micro batches of {note['micro_batch_size']} do not fit into a GPU: {note['message']}"
+
+
+def _cure(size: int) -> str:
+    smaller = f"micro_batch_size={size // 2} or auto (the result stays the same), " if size > 1 else ""
+    return (
+        f"What helps: {smaller}activation_checkpointing=true, a strategy that shards more (zero3, zero3_offload); or "
+        "another process holds a part of the card, which nvidia-smi shows."
+    )

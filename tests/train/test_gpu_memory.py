@@ -1,0 +1,73 @@
+"""CUDA's error is raised by hand: this machine has no GPU to be filled."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from sa2va_ray.config import UserError
+from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.errors import RunStoppedError
+from sa2va_ray.train.gpu_memory import NOTE, config_that_fits, full_memory_noted
+
+FULL = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.60 GiB of which 1.20 GiB is "
+    "free. If reserved but unallocated memory is large try setting PYTORCH_ALLOC_CONF."
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def config(tmp_path):
+    return TrainConfig(
+        name="run",
+        data_uri="data",
+        runs_uri=str(tmp_path),
+        model={"architecture": {}},
+        num_workers=1,
+        micro_batch_size=11,
+    )
+
+
+def overfill(config):
+    with pytest.raises(UserError, match="Micro batches of 11 do not fit"), full_memory_noted(config):
+        raise torch.OutOfMemoryError(FULL)
+
+
+def test_nothing_is_changed_where_all_fits(config):
+    with full_memory_noted(config):
+        pass
+    assert config_that_fits(config, may_halve=True) == config
+
+
+def test_a_micro_batch_that_was_chosen_by_the_plan_is_halved(config):
+    overfill(config)
+    smaller = config_that_fits(config, may_halve=True)
+    assert (smaller.micro_batch_size, smaller.global_batch_size) == (5, config.global_batch_size)
+    assert smaller.gradient_accumulation_steps() == 7
+
+
+def test_one_that_was_given_ends_the_run_with_what_helps(config):
+    overfill(config)
+    with pytest.raises(RunStoppedError, match=r"1\.20 GiB is free\. .*micro_batch_size=5 or auto") as raised:
+        config_that_fits(config, may_halve=False)
+    assert "PYTORCH_ALLOC_CONF" not in str(raised.value)
+
+
+def test_one_sample_is_not_halved(config):
+    single = config.model_copy(update={"micro_batch_size": 1})
+    with pytest.raises(UserError), full_memory_noted(single):
+        raise torch.OutOfMemoryError(FULL)
+    with pytest.raises(RunStoppedError, match="What helps: activation_checkpointing=true"):
+        config_that_fits(config, may_halve=True)
+
+
+def test_another_error_stays_what_it_is(config, tmp_path):
+    with pytest.raises(ValueError, match="another"), full_memory_noted(config):
+        raise ValueError("another")
+    assert not (tmp_path / "run" / NOTE).exists()
