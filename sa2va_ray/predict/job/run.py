@@ -30,7 +30,7 @@ def predict(config: PredictConfig) -> dict[str, int]:
     """Writes pictures and results to `config.out`, in the order in which the images are listed.
 
     Returns:
-        counts: `images`, `predicted` (in this run), `errors`, and `without_mask` (images without any [SEG]).
+        counts: `images`, `predicted` (in this run, and well), `errors`, and `without_mask` (images without any [SEG]).
 
     Raises:
         UserError: model, images or storage do not work; a model that does not match its manifest.
@@ -52,7 +52,7 @@ def predict(config: PredictConfig) -> dict[str, int]:
     by_key = {(row["id"], row["name"]): row for row in read_rows(config.out)}
     rows = [by_key[_key(item, config)] for item in items]
     write_results(config.out, rows)
-    counts = _summarize(rows, len(missing), config)
+    counts = _summarize(rows, len(finished), config)
     log_result(config.out, "jobs.evaluate", f"model={config.model}", "data_uri=DATA", "out=EVALUATION")
     return counts
 
@@ -124,11 +124,12 @@ def _predict(items: Sequence[ImageItem], config: PredictConfig) -> None:
             progress.at(done, f"{errors} errors" if errors else "")
 
 
-def _summarize(rows: Sequence[dict[str, Any]], num_predicted: int, config: PredictConfig) -> dict[str, int]:
+def _summarize(rows: Sequence[dict[str, Any]], num_finished: int, config: PredictConfig) -> dict[str, int]:
+    num_errors = sum(row["error"] is not None for row in rows)
     counts = {
         "images": len(rows),
-        "predicted": num_predicted,
-        "errors": sum(row["error"] is not None for row in rows),
+        "predicted": len(rows) - num_finished - num_errors,
+        "errors": num_errors,
         "without_mask": sum(row["num_masks"] == 0 for row in rows),
     }
     LOGGER.info("predicted: %s in %s", ", ".join(f"{count} {what}" for what, count in counts.items()), config.out)
