@@ -47,7 +47,9 @@ def compile_layers(model: Sa2VAModel, strategy: str, micro_batch_size: int) -> N
         if part in ENCODERS.values() and strategy != "zero2" and trains(model.get_submodule(part.module)):
             continue
         if part is IMAGE_ENCODER:
-            _cut_batches(model, micro_batch_size, min(_LARGEST_COMPILED_PIECE, _most_images(model)))
+            size = piece_size(micro_batch_size, min(_LARGEST_COMPILED_PIECE, _most_images(model)))
+            trunk = _trunk(model)
+            trunk.forward = partial(run_in_pieces, trunk.forward, size, fill_up=True)
         for layer in layers(model, part):
             # `forward`, not the layer: what DeepSpeed hangs onto a layer is to stay outside.
             layer.forward = torch.compile(layer.forward, dynamic=part is not IMAGE_ENCODER)
@@ -57,12 +59,8 @@ def cut_large_batches(model: Sa2VAModel, micro_batch_size: int) -> None:
     """SAM 2's trunk gets no more images at a time than its attention takes on a GPU: 64 of 1,024 px have 65,536
     windows, one too many, and the backward pass failed."""
     if micro_batch_size > _most_images(model):
-        _cut_batches(model, micro_batch_size, _most_images(model))
-
-
-def _cut_batches(model: Sa2VAModel, micro_batch_size: int, largest: int) -> None:
-    trunk = _trunk(model)
-    trunk.forward = partial(run_in_pieces, trunk.forward, piece_size(micro_batch_size, largest))
+        trunk = _trunk(model)
+        trunk.forward = partial(run_in_pieces, trunk.forward, piece_size(micro_batch_size, _most_images(model)))
 
 
 def _most_images(model: Sa2VAModel) -> int:
@@ -83,10 +81,18 @@ def piece_size(micro_batch_size: int, largest: int) -> int:
     return -(-micro_batch_size // num_pieces)
 
 
-def run_in_pieces(function: Callable[[Tensor], list[Tensor]], size: int, images: Tensor) -> list[Tensor]:
-    """`function` of (B, ...) images, `size` at a time; the last piece is filled up with zeros, and what becomes of them
-    is left out. Gives the same as all at once where images do not depend on one another."""
-    pieces = [F.pad(piece, (0, 0) * (piece.ndim - 1) + (0, size - len(piece))) for piece in images.split(size)]
+def run_in_pieces(
+    function: Callable[[Tensor], list[Tensor]], size: int, images: Tensor, fill_up: bool = False
+) -> list[Tensor]:
+    """`function` of (B, ...) images, `size` at a time. Gives the same as all at once where images do not depend on one
+    another.
+
+    Args:
+        fill_up: the last piece, with zeros, so that all have one size; what becomes of these is left out.
+    """
+    pieces = images.split(size)
+    if fill_up:
+        pieces = [F.pad(piece, (0, 0) * (piece.ndim - 1) + (0, size - len(piece))) for piece in pieces]
     levels = zip(*map(function, pieces), strict=True)
     return [torch.cat(level)[: len(images)] for level in levels]
 

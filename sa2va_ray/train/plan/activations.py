@@ -14,9 +14,7 @@ from sa2va_ray.train.plan.sizes import ModelSizes
 _NUM_TOKENS_PER_ANSWER = 16
 _DECODER_BYTES = (640, 780)  # kept per place of the low-resolution mask: for an image, and for each object, in bf16
 _TRUNK_BYTES = 32  # kept per place, channel and block of Hiera, in bf16
-_TRUNK_STAGE_BYTES = (
-    52  # more, by the first block of each stage but one, of what it gives: it reads four times the places
-)
+_TRUNK_STAGE_BYTES = 52  # more, for each value given by the first block of a later stage: it reads two
 _TRUNK_BACKWARD_BYTES = 36  # while a block's backward pass runs; 33 on an H200
 _TRUNK_WORKING_BYTES = 30  # while a block runs: its input and its norm in float32, the MLP's hidden layer twice in bf16
 _VIT_WORKING_VALUES = 14  # while a layer runs, in widths: two residuals, q, k, v, their result, the MLP's 4 twice

@@ -29,7 +29,8 @@ def test_no_batch_has_more_windows_than_a_gpu_counts(image_size, micro_batch_siz
 
 
 @pytest.mark.parametrize("num_images", [1, 3, 4, 7])
-def test_images_in_pieces_of_one_size_give_the_same_outputs_and_gradients(num_images):
+@pytest.mark.parametrize("fill_up", [True, False])
+def test_images_in_pieces_give_the_same_outputs_and_gradients(num_images, fill_up):
     torch.manual_seed(0)
     layer, sizes = nn.Conv2d(3, 2, 3), []
 
@@ -39,8 +40,8 @@ def test_images_in_pieces_of_one_size_give_the_same_outputs_and_gradients(num_im
         return [fine, fine.mean(dim=(2, 3)) + 1]
 
     images = torch.randn(num_images, 3, 8, 8)
-    expected, outputs = trunk(images), run_in_pieces(trunk, 3, images)
-    assert set(sizes[1:]) == {3}
+    expected, outputs = trunk(images), run_in_pieces(trunk, 3, images, fill_up)
+    assert set(sizes[1:]) == {3} if fill_up else sum(sizes[1:]) == num_images
     torch.testing.assert_close(outputs, expected)
     expected_gradient, gradient = (
         torch.autograd.grad(sum(level.square().sum() for level in levels), layer.weight)[0]
