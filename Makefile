@@ -14,10 +14,12 @@ PYTHON ?= python3
 export UV_FIND_LINKS := $(PIP_FIND_LINKS)
 export SAM2_BUILD_CUDA := 0
 export RAY_AUTH_MODE := token
+# Where it is set, as in many containers, each of a run's processes compiles our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALLED := .venv/.installed
 # As pip does, uv trusts the certificates of the machine: a hospital's network often has one of its own.
-UV_INSTALL = $(BIN)/uv pip install --quiet --system-certs --constraint .venv/constraints.txt --build-constraint .venv/constraints.txt \
-	--constraint hashes.txt
+UV_INSTALL = $(BIN)/uv pip install --quiet --system-certs --compile-bytecode --constraint .venv/constraints.txt \
+	--build-constraint .venv/constraints.txt --constraint hashes.txt
 
 .PHONY: install lock demo test test-unit test-cluster test-gpu browser soak check docs pictures stop
 
@@ -32,7 +34,7 @@ $(INSTALLED): pyproject.toml constraints.txt hashes.txt
 	sed -E '$(if $(TORCH),s/^torch==.*/torch==$(TORCH)/; /^(setuptools|triton|cuda-|nvidia-)/d)' constraints.txt >.venv/constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .venv/constraints.txt uv
 	$(UV_INSTALL) torch 'setuptools>=70.1'
-	$(UV_INSTALL) --compile-bytecode --editable '.[dev]'
+	$(UV_INSTALL) --editable '.[dev]'
 	touch $@
 
 # Without the wheels on this machine's disk: what stands in constraints.txt has to be there for everybody.
