@@ -1,10 +1,10 @@
-"""Worker processes of a test: the test's own file run as a script, once per rank, in one process group."""
+"""Worker processes of a test: one function, once per rank, in one process group."""
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from sa2va_ray.models.build import build_model
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.train.config import TrainConfig
 
-ROOT = Path(__file__).parents[2]
 TINY = [  # one layer of each kind
     "jobs/configs/demo.yaml",
     "model.architecture.vision_config.num_hidden_layers=1",
@@ -28,45 +27,51 @@ TINY = [  # one layer of each kind
     "model.architecture.grounding_config.trunk.global_att_blocks=[3]",
     "precision=fp32",
 ]
+PRELOADED = [
+    "tests.train.ranks",
+    "sa2va_ray.train.validation.validate",
+    "sa2va_ray.train.engine.deepspeed",
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # which a first engine imports
+]
+"""What the process imports from which all ranks of a session fork: 12 s of a core that each would take."""
 
 
-def run_ranks(script: str, num_workers: int, folder: Path):
-    """What rank 0 of `python script folder` has left in `folder/results.pt`; fails where a rank fails.
-
-    The script calls `work`, or leaves that file itself.
-    """
+def run_ranks(run: Callable[[Path], Any], num_workers: int, folder: Path):
+    """What `run(folder)` returns on rank 0; fails where a rank fails. `run` is a function of a test's file."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(num_workers),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }
-    workers = [
-        subprocess.Popen(
-            [sys.executable, script, str(folder)],
-            cwd=ROOT,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=(folder / f"{rank}.log").open("w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(num_workers)
-    ]
-    statuses = [worker.wait(timeout=500) for worker in workers]
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    arguments = [(run, rank, num_workers, port, folder) for rank in range(num_workers)]
+    workers = [context.Process(target=_work, args=each) for each in arguments]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=500)
+    statuses = [worker.exitcode for worker in workers]
+    for worker in workers:
+        worker.kill()
     logs = [f"rank {rank}:\n{(folder / f'{rank}.log').read_text()[-2000:]}" for rank in range(num_workers)]
     assert statuses == [0] * num_workers, f"exit statuses {statuses}\n" + "\n".join(logs)
     return torch.load(folder / "results.pt", weights_only=True)
 
 
-def work(run: Callable[[Path], Any]) -> None:
-    """This process as one of the workers of `run_ranks`, whose result is what `run(folder)` returns on rank 0."""
-    folder = Path(sys.argv[1])
+def _work(run: Callable[[Path], Any], rank: int, num_workers: int, port: int, folder: Path) -> None:
+    log = os.open(folder / f"{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(num_workers),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+    }
+    torch.set_num_threads(1)
     dist.init_process_group("gloo")
     results = run(folder)
-    if dist.get_rank() == 0:
+    if rank == 0:
         torch.save(results, folder / "results.pt")
     dist.barrier()  # a worker that goes while another listens to it takes that one down
     dist.destroy_process_group()

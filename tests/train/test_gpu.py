@@ -1,9 +1,11 @@
 """The engine and the predictor on a CUDA device: two steps of the tiny model, a third from what a checkpoint would keep
 of them, then one answer (`make test-gpu`).
 
-Run as a script, this file is the only worker.
+Run as a script, this file is the only worker: a process that was forked from one with CUDA could not use it.
 """
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sa2va_ray.demo.stack import free_port
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.deepspeed import build_engine
@@ -19,12 +22,19 @@ from sa2va_ray.train.engine.zero_state import gather_owned, restore
 from sa2va_ray.train.step import MicroBatch, train_step
 from tests.train import ranks
 
+ROOT = Path(__file__).parents[2]
 NUM_STEPS = 2
 
 
 @pytest.mark.gpu
 def test_it_trains_and_predicts(tmp_path):
-    found = ranks.run_ranks(__file__, 1, tmp_path)
+    environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port(29_500))}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, __file__, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = torch.load(tmp_path / "results.pt", weights_only=True)
     assert found["device"].startswith("cuda")
     assert found["losses"] == sorted(found["losses"], reverse=True)
     assert found["shape"] == [1, 48, 64]

@@ -1,8 +1,6 @@
-"""A step gives the same however its samples are cut over ranks: none hangs, none counts twice, none is lost.
+"""A step gives the same however its samples are cut over ranks: none hangs, none counts twice, none is lost."""
 
-Run as a script, this file is one of several workers, which trains one step of each of `CASES`.
-"""
-
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -34,15 +32,19 @@ CASES = {
     "short: one sample for all": [SEGMENTED],
     "short: an uneven rest": [SEGMENTED, LONG, NO_MASK, SEGMENTED],
 }
-TWO = pytest.param(2, marks=pytest.mark.cluster)  # a group of processes of torch.distributed
+ONE, TWO = (pytest.param(n, marks=pytest.mark.cluster) for n in (1, 2))  # a group of processes of torch.distributed
 THREE = pytest.param(3, marks=pytest.mark.soak)  # on two cores they take as long as one and two together
 POISON = 6  # seed of the sample whose loss is not finite
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """By the number of workers, run when it is first asked for."""
-    return cache(lambda n: ranks.run_ranks(__file__, n, tmp_path_factory.mktemp(f"ranks{n}")))
+    """By the number of workers. One worker and two run beside each other, three when they are asked for."""
+    with ThreadPoolExecutor() as pool:
+        started = cache(lambda n: pool.submit(ranks.run_ranks, _run, n, tmp_path_factory.mktemp(f"ranks{n}")))
+        for num_workers in (1, 2):
+            started(num_workers)
+        yield lambda num_workers: started(num_workers).result()
 
 
 @pytest.mark.parametrize("num_workers", [TWO, THREE])
@@ -56,6 +58,7 @@ def test_a_step_does_not_depend_on_how_it_was_cut(results, case, num_workers):
     assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.cluster
 def test_cases_with_masks_have_mask_losses(results):
     losses = {case: results(1)[case]["losses"] for case in CASES}
     without = {"no masks at all", "text only"}
@@ -63,7 +66,7 @@ def test_cases_with_masks_have_mask_losses(results):
     assert all(losses[case]["loss_language"] > 0 for case in CASES)
 
 
-@pytest.mark.parametrize("num_workers", [1, TWO, THREE])
+@pytest.mark.parametrize("num_workers", [ONE, TWO, THREE])
 def test_a_loss_that_is_not_finite_costs_its_micro_step_and_names_its_sample(results, num_workers):
     found = results(num_workers)["poisoned"]
     assert found["skipped_ids"] == [f"sample-{POISON}"]
@@ -72,7 +75,7 @@ def test_a_loss_that_is_not_finite_costs_its_micro_step_and_names_its_sample(res
     assert found["weights_are_finite"]
 
 
-@pytest.mark.parametrize("num_workers", [1, TWO, THREE])
+@pytest.mark.parametrize("num_workers", [ONE, TWO, THREE])
 def test_weights_that_are_lost_end_the_run_on_all_ranks(results, num_workers):
     assert "weights are lost" in results(num_workers)["lost"]
 
@@ -137,7 +140,3 @@ def _run(_folder: Path) -> dict:
     except RunStoppedError as error:
         found["lost"] = str(error)
     return found
-
-
-if __name__ == "__main__":
-    ranks.work(_run)

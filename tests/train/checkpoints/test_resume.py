@@ -1,7 +1,4 @@
-"""Two ranks take a run's checkpoint up together: they share a copy, and agree.
-
-Run as a script, this file is one of them.
-"""
+"""Two ranks take a run's checkpoint up together: they share a copy, and agree."""
 
 import shutil
 from collections import namedtuple
@@ -28,7 +25,7 @@ def results(tmp_path_factory):
     for step in (10, 20):
         last = save(folder / "disk", step, config)
     damage(last, "a flipped bit")
-    return ranks.run_ranks(__file__, 2, folder)
+    return ranks.run_ranks(run, 2, folder)
 
 
 def test_ranks_of_a_machine_share_one_copy_of_the_newest_sound_checkpoint(results):
@@ -88,7 +85,3 @@ def error_of(operation) -> str | None:
     except RunStoppedError as error:
         return str(error)
     return None
-
-
-if __name__ == "__main__":
-    ranks.work(run)

@@ -1,10 +1,8 @@
-"""The strategies, activation checkpointing and compilation change where and when things are computed, not what.
-
-Run as a script, this file is one of two workers (`torchrun` style environment), which trains each of `RUNS`.
-"""
+"""The strategies, activation checkpointing and compilation change where and when things are computed, not what."""
 
 import copy
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,7 +35,7 @@ RUNS = {
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What each of `RUNS` gives: losses, gradient norms, weights, moments and bytes held."""
-    return ranks.run_ranks(__file__, NUM_WORKERS, tmp_path_factory.mktemp("engine"))
+    return ranks.run_ranks(_run, NUM_WORKERS, tmp_path_factory.mktemp("engine"))
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3_offload"])
@@ -190,7 +188,7 @@ def _state(engine) -> dict[str, dict[str, Tensor]]:
     }
 
 
-if __name__ == "__main__":
+def _run(_folder: Path) -> dict:
     # What the compiler makes of a graph is not the matter here, and takes it a minute.
     torch.compile = partial(torch.compile, backend="aot_eager")
-    ranks.work(lambda _: {name: _train(TrainConfig.load([*TINY, "num_workers=2", *run])) for name, run in RUNS.items()})
+    return {name: _train(TrainConfig.load([*TINY, "num_workers=2", *run])) for name, run in RUNS.items()}

@@ -1,17 +1,18 @@
 """The state of groups as two ranks see it that share a small model by ZeRO-2 and by ZeRO-3."""
 
 import json
-import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.deepspeed import build_engine
 from sa2va_ray.train.engine.group_state import group_states
+from tests.train import ranks
 
 pytestmark = pytest.mark.cluster  # a group of processes of torch.distributed
 
@@ -22,6 +23,7 @@ class Toy(nn.Module):
     """Sizes that two ranks cannot share evenly, and a group that its own forward keeps from learning."""
 
     dtype = torch.float32
+    config = SimpleNamespace(grounding_size=64)
 
     def __init__(self):
         super().__init__()
@@ -31,7 +33,10 @@ class Toy(nn.Module):
         self.vision_model = nn.Identity()
         self.grounding_encoder = nn.Module()
         self.grounding_encoder.sam2_model = nn.Module()
-        self.grounding_encoder.sam2_model.image_encoder = nn.Identity()
+        self.grounding_encoder.sam2_model.image_encoder = nn.Module()
+        self.grounding_encoder.sam2_model.image_encoder.trunk = trunk = nn.Module()
+        trunk.window_spec, trunk.patch_embed, trunk.blocks = (8,), nn.Module(), nn.ModuleList()
+        trunk.patch_embed.proj = nn.AvgPool2d(4, stride=(4, 4))
         self.language_model = nn.Module()
         self.language_model.model = nn.Module()
         self.language_model.model.layers = nn.ModuleList()
@@ -44,10 +49,8 @@ class Toy(nn.Module):
         )
 
 
-def follow(rank: int, folder: str) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def follow(folder: Path) -> None:
+    rank = dist.get_rank()
     for strategy in ("zero2", "zero3"):
         config = TrainConfig(
             name="n", data_uri="d", runs_uri="r", model={"architecture": {}}, use_gpu=False, strategy=strategy
@@ -60,17 +63,13 @@ def follow(rank: int, folder: str) -> None:
             engine.step()
             states.append(group_states(engine, has_stepped=True))
         told = [{group: (state.checksum, state.squares) for group, state in each.items()} for each in states]
-        with open(f"{folder}/{strategy}-{rank}.json", "w") as file:
-            json.dump(told, file)
+        (folder / f"{strategy}-{rank}.json").write_text(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.set_forkserver_preload(
-        ["sa2va_ray.train.engine.deepspeed"]
-    )  # both ranks fork from one process that has imported it
-    mp.start_processes(follow, (str(folder),), nprocs=2, start_method="forkserver")
+    ranks.run_ranks(follow, 2, folder)
     return lambda strategy, rank: json.loads((folder / f"{strategy}-{rank}.json").read_text())
 
 

@@ -1,7 +1,4 @@
-"""Only rank 0 reads the weights, and all train with them.
-
-Run as a script, this file is one of two workers (`torchrun` style environment).
-"""
+"""Only rank 0 reads the weights, and all train with them."""
 
 from pathlib import Path
 
@@ -15,13 +12,15 @@ from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.deepspeed import build_engine
 from tests.train import ranks
 
+pytestmark = pytest.mark.cluster  # a group of processes of torch.distributed
+
 STRATEGIES = ("zero2", "zero3")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """By strategy, the SHA-256 of all weights and stored tables on each rank, and on a model built alone."""
-    return ranks.run_ranks(__file__, 2, tmp_path_factory.mktemp("weights"))
+    return ranks.run_ranks(run, 2, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -71,7 +70,3 @@ def run(_folder: Path) -> dict:
     unfilled: list = [None, None]
     dist.all_gather_object(unfilled, results.get("unfilled"))
     return {**results, "unfilled": unfilled[1]}
-
-
-if __name__ == "__main__":
-    ranks.work(run)

@@ -1,7 +1,4 @@
-"""Weights and moments go from any strategy and number of workers to any other, bit by bit, and training goes on.
-
-Run as a script, this file is one of several workers, which hands the state of a training on from engine to engine.
-"""
+"""Weights and moments go from any strategy and number of workers to any other, bit by bit, and training goes on."""
 
 import itertools
 from pathlib import Path
@@ -26,7 +23,7 @@ LR = 1e-3
 def results(tmp_path_factory):
     """Two workers begin, three go on from what they left."""
     folder = tmp_path_factory.mktemp("zero")
-    return {num_workers: ranks.run_ranks(__file__, num_workers, folder) for num_workers in (2, 3)}
+    return {num_workers: ranks.run_ranks(_run, num_workers, folder) for num_workers in (2, 3)}
 
 
 @pytest.mark.parametrize("num_workers", [2, 3])
@@ -101,7 +98,3 @@ def _run(folder: Path) -> dict[str, bool]:
         if dist.get_world_size() == 2 and dist.get_rank() == 0:
             torch.save(state, left_by_two)
     return found
-
-
-if __name__ == "__main__":
-    ranks.work(_run)
