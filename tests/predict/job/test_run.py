@@ -224,7 +224,7 @@ def test_rows_of_a_version_that_told_less_are_made_anew(job, ray_cluster, model_
     pq.write_table(
         pq.read_table(out / "results.parquet").drop_columns(["entropy", "disagreement"]), out / "results.parquet"
     )
-    assert predict(config(model_uri, folder, out, "threshold=0.4"))["predicted"] == 6
+    assert predict(config(model_uri, folder, out, "threshold=0.4"))["predicted"] == 4
     good = [row for row in rows_of(out) if row["error"] is None]
     assert all(0 < row["entropy"] < 1 for row in good)
     assert {row["disagreement"] for row in good} == {None}
@@ -233,7 +233,7 @@ def test_rows_of_a_version_that_told_less_are_made_anew(job, ray_cluster, model_
 def test_other_settings_make_all_masks_anew(job, ray_cluster, model_uri, folder, tmp_path):
     out = tmp_path / "out"
     storage.download_folder(job[0], out)
-    assert predict(config(model_uri, folder, out, "threshold=0.0", "cleanup.max_hole_px=3"))["predicted"] == 6
+    assert predict(config(model_uri, folder, out, "threshold=0.0", "cleanup.max_hole_px=3"))["predicted"] == 4
     good = [row for row in rows_of(out) if row["error"] is None]
     assert {(row["threshold"], row["cleanup"]["max_hole_px"]) for row in good} == {(0.0, 3)}
     assert all((picture(out, row["mask"]) == 255).all() for row in good)
