@@ -4,7 +4,6 @@ import os
 import re
 import secrets
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,9 +48,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         runtime_dir = stack.runtime_dir
         with stack.applied_env():
             yield stack
-        started_s = time.monotonic()
-    took_s = time.monotonic() - started_s
-    assert took_s < 18, f"the stack ended after {took_s:.0f} s: Ray has waited for actors that live on, and was killed"
     left = [p.info for p in psutil.process_iter(["pid", "cmdline"]) if runtime_dir in " ".join(p.info["cmdline"] or [])]
     assert not left, f"processes outlived the stack: {left}"
 

@@ -3,8 +3,17 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch.distributed as dist
 
 from tests.train.runs import Run
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[None]:
+    """The test's own process as the only rank."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,18 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from sa2va_ray.config import UserError
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.gpu_memory import NOTE, config_that_fits, full_memory_noted
 
+pytestmark = pytest.mark.usefixtures("one_rank")
+
 FULL = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.60 GiB of which 1.20 GiB is "
     "free. If reserved but unallocated memory is large try setting PYTORCH_ALLOC_CONF."
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from sa2va_ray.export.checks.probe import answering_device, ask, save_answers
 from sa2va_ray.models.loading.load import load_model
+from sa2va_ray.models.loading.place import all_finite
 from sa2va_ray.models.parts import module_of
 from sa2va_ray.models.quantisation import QUANTISATION_KEY, plain_tensors
 from sa2va_ray.models.sa2va import generation_sa2va
@@ -59,7 +60,7 @@ def _describe(model: Any, processor: Sa2VAProcessor) -> dict[str, Any]:
     for name, tensor in model.state_dict().items():
         dtypes[module_of(name)][str(tensor.dtype).removeprefix("torch.")] += 1
     for name, tensor in plain_tensors(model).items():
-        if tensor.numel() and not all(extreme.isfinite() for extreme in tensor.aminmax()):
+        if not all_finite(tensor):
             not_finite.append(name)
     language_model = model.language_model
     return {

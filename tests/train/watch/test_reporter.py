@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import ray.util.metrics
 import torch
-import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sa2va_ray import storage
@@ -31,18 +30,13 @@ from sa2va_ray.train.watch.reporter import Reporter
 from sa2va_ray.train.watch.run_facts import collect_run_facts
 from sa2va_ray.train.watch.trackers.registry import TRACKERS, check_trackers
 
+pytestmark = pytest.mark.usefixtures("one_rank")
+
 CPU = torch.device("cpu")
 LOSSES = {"loss_language": 0.5, "loss_mask": 1.0, "loss_dice": 0.25, "loss": 1.75}
 TIMING = StepTiming(data_wait_s=0.1, step_s=1.9)
 FLOPS = FlopCounts(0.0, 0.0, 0.0, 0.0, per_image=3e12, per_object=0.0)
 NUM_STEPS = 40
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture
