@@ -9,7 +9,7 @@ JOB: `folder`, `checkpoint` (folder), `model_config` (with a local base), `out`.
    how much.
 2. Trained tensors and adapters are put in. For each weight W the value M that peft's formula merges it to, in float32:
    the stored tensor must be M rounded to bfloat16, so |stored - M| <= 2^-8 |M| (bfloat16's unit roundoff; 1 % is added
-   for the float32 sums, whose order may differ, and 2^-20 of the tensor's largest value where they cancel: W and sBA
+   for the float32 sums, whose order may differ, and 2^-20 of its row's largest value where they cancel: W and sBA
    are rounded to 2^-24 of themselves, however small their sum). It must differ from the base where rounded M differs
    from rounded W, and only there.
 3. What the model answers, first as it is, then with every tensor but the adapters rounded to bfloat16.
@@ -123,7 +123,7 @@ def _against_merged(
 
 
 def _is_rounded(stored: Tensor, merged: Tensor) -> bool:
-    bound = _SLACK * ROUNDOFF * merged.abs() + _CANCELLED * merged.abs().max()
+    bound = _SLACK * ROUNDOFF * merged.abs() + _CANCELLED * merged.abs().amax(-1, keepdim=True)
     return bool(((stored.float() - merged).abs() <= bound).all())  # so written, NaN is wrong
 
 

@@ -17,3 +17,9 @@ from sa2va_ray.export.checks.unmerged import _is_rounded
 )
 def test_a_value_may_differ_by_its_rounding_and_by_that_of_what_cancels_in_it(stored, is_rounded):
     assert _is_rounded(torch.tensor(stored), torch.tensor([1.0, 0.5, 0.0])) is is_rounded
+
+
+def test_what_cancels_is_held_against_its_own_row():
+    merged = torch.tensor([[1000.0, 0.0], [1.0, 0.0]])
+    assert _is_rounded(torch.tensor([[1000.0, 2e-4], [1.0, 0.0]]), merged)
+    assert not _is_rounded(torch.tensor([[1000.0, 0.0], [1.0, 2e-4]]), merged)
