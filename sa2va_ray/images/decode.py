@@ -331,7 +331,10 @@ def _single_channel(values: np.ndarray) -> np.ndarray:
     values = _opaque(values)
     grey = values[..., 0] if values.shape[2] == 1 else to_grey(values)
     if grey.ndim == 3:
-        raise ImageError("mask_colours", "The mask image is coloured; save it as grey, with 0 for background.")
+        raise ImageError(
+            "mask_colours",
+            "The mask image is coloured; save it as grey, with 0 for background, or list its colours in `classes`.",
+        )
     return grey
 
 
@@ -342,7 +345,11 @@ def _opaque(values: np.ndarray) -> np.ndarray:
     opaque = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
     see_through = (values[..., -1] != opaque).sum()
     if see_through:
-        raise ImageError("mask_alpha", f"{see_through} pixels of the mask image are transparent; save it as grey.")
+        raise ImageError(
+            "mask_alpha",
+            f"{see_through} pixels of the mask image are transparent; save it without transparency: as grey, or as RGB "
+            "where its colours are classes.",
+        )
     return values[..., :-1]
 
 

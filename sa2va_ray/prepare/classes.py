@@ -22,9 +22,11 @@ _MAX_NAMED = 8
 class Classes:
     """Attributes:
     meanings: phrase, or `IGNORE` -> the labels (texts), mask values (integers) and mask colours ("#rrggbb") of it.
+    listed_in: where a person finds them.
     """
 
     meanings: Mapping[str, Sequence[int | str]]
+    listed_in: str = "`classes`"
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for what no mask can mean."""
@@ -35,13 +37,13 @@ class Classes:
             raise ValueError("has mask values and colours (#rrggbb); a mask is read by one of the two")
 
     @classmethod
-    def parse(cls, named: Iterable[tuple[str, Sequence[int | str]]]) -> "Classes":
+    def parse(cls, named: Iterable[tuple[str, Sequence[int | str]]], listed_in: str = "`classes`") -> "Classes":
         """From pairs of a phrase and its meaning, as people write them.
 
-        Raises `ValueError` for phrases that ask the same question, for empty labels, colours of other than six
-        digits, and what no mask can mean.
+        Raises `ValueError` for phrases that ask the same question or are no text, for empty labels, colours of other
+        than six digits, and what no mask can mean.
         """
-        pairs = [(_to_phrase(phrase), tuple(map(_stripped, own))) for phrase, own in named]
+        pairs = [(_to_meaning(phrase), tuple(map(_stripped, own))) for phrase, own in named]
         times = Counter(phrase.lower().removesuffix(".") for phrase, _ in pairs)
         if max(times.values(), default=1) > 1:
             raise ValueError("has a phrase twice; upper and lower case and blanks around it do not count")
@@ -53,7 +55,7 @@ class Classes:
                     f"has {each!r}, which has {len(each) - 1} digits behind the #: a colour has six, as '#ff0000', and "
                     "no label is written so"
                 )
-        return cls(dict(pairs))
+        return cls(dict(pairs), listed_in)
 
     @cached_property
     def has_colours(self) -> bool:
@@ -107,7 +109,7 @@ class Classes:
             raise Rejected(
                 "mask_values",
                 f"{sum(unknown.values())} of {values.size} pixels of the mask have {len(unknown)} value(s) that "
-                f"`classes` does not list: {shown}{', ...' if len(unknown) > _MAX_NAMED else ''}.{hint}",
+                f"{self.listed_in} does not list: {shown}{', ...' if len(unknown) > _MAX_NAMED else ''}.{hint}",
             )
         masks = {phrase: np.isin(values, own) for phrase, own in self.values.items() if own}
         return {phrase: mask for phrase, mask in masks.items() if mask.any()}
@@ -116,9 +118,20 @@ class Classes:
         return f"#{value:06x}" if self.has_colours else str(value)
 
 
-def _to_phrase(name: str) -> str:
+def to_phrase(name: str) -> str:
+    """A phrase as people write it, in Unicode form NFC without blanks around it.
+
+    Raises:
+        ValueError: it holds what no text has, and no file or table can hold.
+    """
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name.strip()):
+        raise ValueError("has a phrase with a control character, a line break, or half of a character")
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def _to_meaning(name: str) -> str:
     """The phrase that a name stands for, or `IGNORE`, however that is written."""
-    phrase = unicodedata.normalize("NFC", name.strip())
+    phrase = to_phrase(name)
     return IGNORE if phrase.lower() == IGNORE else phrase
 
 

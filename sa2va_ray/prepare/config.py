@@ -10,7 +10,7 @@ from sa2va_ray.config import Config, Seed
 from sa2va_ray.data.nnunet_layout import RESERVED
 from sa2va_ray.images.spacing import MAX_SPACING_MM, MIN_SPACING_MM
 from sa2va_ray.label_studio.address import SCHEME, LabelStudioConfig, project_number
-from sa2va_ray.prepare.classes import IGNORE, Classes
+from sa2va_ray.prepare.classes import IGNORE, Classes, to_phrase
 from sa2va_ray.prepare.identity.patient_pattern import DEFAULT_PATIENT_PATTERN, PatientPattern
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.storage import KeptUri, Uri, is_local
@@ -198,6 +198,11 @@ class PrepareConfig(Config):
                 "one of the two. Leave mask_threshold out; or list no values, and all above it is one `phrase`"
             )
         return self
+
+    @field_validator("phrase")
+    @classmethod
+    def _is_phrase(cls, phrase: str) -> str:
+        return to_phrase(phrase)  # as those of annotations are compared
 
     @field_validator("label_pattern")
     @classmethod

@@ -73,6 +73,7 @@ def test_an_empty_mask_has_none_of_the_phrases_that_masks_can_have():
         ("{artery: [1], 'artery ': [2]}", "has a phrase twice"),
         ("{artery: [1], Artery.: [2]}", "has a phrase twice"),
         ("{artery: [' ']}", "empty label"),
+        ('{"a\\0b": [1]}', "control character"),
         ("{artery: ['#ff000']}", "has '#ff000', which has 5 digits behind the #: a colour has six"),
         ("{artery: ['#f00']}", "which has 3 digits"),
         ("{artery: ['#ff0000ff']}", "which has 8 digits"),

@@ -11,6 +11,7 @@ from sa2va_ray.prepare.config import PrepareConfig
         ("patient_pattern=(?P<patient>[a-z]", "no regular expression"),
         ("patient_pattern='(.+)_frame_'", "no group"),
         ("phrase=''", "phrase"),
+        ('phrase="a\\0b"', "control character"),
         ("private_table=s3://bucket/table.csv", "give a local path"),
         ("pseudonym_key_file=s3://bucket/key", "give a local path"),
         ("nnunet_out=s3://bucket/nnUNet_raw/vessels", "end it with a name as Dataset001_vessels"),
@@ -34,6 +35,10 @@ def test_phrases_that_nnunet_cannot_have_are_refused_before_the_work(wrong):
 def test_empty_texts_and_sizes_are_refused(wrong):
     with pytest.raises(UserError, match=wrong.partition("=")[0]):
         PrepareConfig.load(["source=a", "out=b", wrong])
+
+
+def test_the_phrase_is_compared_as_texts_of_annotations_are():
+    assert PrepareConfig(source="a", out="b", phrase=" Gefa\u0308\u00dfe ").phrase == "Gef\u00e4\u00dfe"
 
 
 def test_the_unicode_form_of_a_label_pattern_does_not_count():

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.data.conversation import SEG
+from sa2va_ray.data.conversation import SEG, evaluation_prompt
 from sa2va_ray.images.decode import ImageError, decode_image_bytes, decode_label_bytes, decode_mask_bytes
 from sa2va_ray.images.spacing import Spacing, read_pixel_spacing
 from sa2va_ray.metrics import overlap_metrics
@@ -200,6 +200,13 @@ def _check_phrases(annotations: dict[str, Annotation], record: Record) -> None:
     longest = max(map(len, phrases), default=0)
     if longest > _MAX_PHRASE_LENGTH:
         raise Rejected("long_text", f"A text has {longest} characters, at most {_MAX_PHRASE_LENGTH} name an object.")
+    if alike := len(phrases) - len({evaluation_prompt(phrase) for phrase in phrases}):
+        raise Rejected(
+            "phrases_alike",
+            f"{alike} of {len(phrases)} texts of the annotation differ from another one in upper and lower case, or a "
+            "full stop, alone, so both ask the same of the model. Write them alike, or list them under one phrase in "
+            "`classes`.",
+        )
     if record.patient and any(names_patient(phrase, record.patient) for phrase in phrases):
         raise Rejected(
             "text_names_patient",

@@ -134,6 +134,12 @@ class Folder:
             except Rejected as rejected:
                 if rejected.code == "image_ambiguous":
                     raise
+        if cause.code == "path_outside":  # as the path is of another computer, it is no use to blame it
+            raise Rejected(
+                "image_missing",
+                "No image file of the source has the name that ends the path in the label file. Copy it there, or take "
+                "its entry out of that file.",
+            )
         raise cause
 
     def unread_beside(self, name: str) -> list[str]:

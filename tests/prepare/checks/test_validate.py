@@ -83,6 +83,12 @@ def test_texts_are_checked(tmp_path):
     assert rejection(record(path, label=named, patient="MuellerHans")).code == "text_names_patient"
 
 
+@pytest.mark.parametrize("other", ["artery", "Artery."])
+def test_texts_that_ask_the_same_of_the_model_are_rejected(other, tmp_path):
+    path = write_image(tmp_path)
+    assert rejection(record(path, label=Annotation({"Artery": [TRIANGLE], other: [TRIANGLE]}))).code == "phrases_alike"
+
+
 def test_foreground_out_of_range_is_rejected_with_the_share(tmp_path):
     everything = {"size": [HEIGHT, WIDTH], "counts": mask_to_rle(np.ones((HEIGHT, WIDTH), bool))["counts"]}
     assert "100.00%" in rejection(record(write_image(tmp_path), everything)).reason

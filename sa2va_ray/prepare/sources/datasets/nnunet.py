@@ -37,7 +37,9 @@ def read_classes(folder: Folder, file: str) -> Classes | None:
         raise UserError(f"{_DOCUMENT} in `source` has no mapping `labels` of names and mask values.")
     meanings = [_meaning(name, value) for name, value in labels.items()]
     try:
-        return Classes.parse((phrase, values) for phrase, values in meanings if values != [0])
+        return Classes.parse(
+            ((phrase, values) for phrase, values in meanings if values != [0]), f"`labels` of {_DOCUMENT}"
+        )
     except ValueError as error:
         raise UserError(f"`labels` of {_DOCUMENT} in `source` {error}.") from None
 

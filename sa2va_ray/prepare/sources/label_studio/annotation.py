@@ -98,8 +98,8 @@ def annotate(results: Sequence[Result], options: SourceOptions) -> Annotation:
 
 def _check_one_image(regions: Sequence[Result]) -> None:
     images = {str(region.entry.get("to_name")) for region in regions}
-    pages = {region.entry.get("item_index") for region in regions} - {None}
-    if len(images) > 1 or pages:
+    has_pages = any(region.entry.get("item_index") is not None for region in regions)
+    if len(images) > 1 or has_pages:
         what = f"{len(images)} Image tags" if len(images) > 1 else "pages of an Image tag with several"
         raise Rejected(
             "several_images",

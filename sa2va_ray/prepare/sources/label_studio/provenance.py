@@ -1,7 +1,6 @@
 """Where a task's label came from: its annotations, the time they took, and the prediction of ours before them."""
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,8 @@ from sa2va_ray.label_studio.prediction import PROVENANCE, is_model_version
 from sa2va_ray.prepare.records import Annotation, Provenance, Rejected
 from sa2va_ray.prepare.sources.items import SourceOptions
 from sa2va_ray.prepare.sources.label_studio.annotation import annotate, to_results
+
+_MAX_SECONDS = 10**8  # three years with one image open; JSON has numbers of any length
 
 
 def of_task(task: Mapping[str, Any], options: SourceOptions) -> Provenance | None:
@@ -51,7 +52,7 @@ def _is_submitted(annotation: Mapping[str, Any]) -> bool:
 def _seconds(annotations: Sequence[Mapping[str, Any]]) -> float | None:
     """Of all annotations together; None where one does not tell."""
     times = [each.get("lead_time") for each in annotations]
-    known = [float(each) for each in times if isinstance(each, int | float) and math.isfinite(each) and each >= 0]
+    known = [float(each) for each in times if type(each) in (int, float) and 0 <= each <= _MAX_SECONDS]
     return sum(known) if len(known) == len(times) else None
 
 
@@ -59,7 +60,7 @@ def _first_drawn(annotations: Sequence[Mapping[str, Any]], predictions: Any) -> 
     """The prediction of ours that an annotation says to be its parent, or that Label Studio has kept with it; else the
     task's last one. Empty where there is none."""
     of_task = [each for each in predictions if isinstance(each, dict)] if isinstance(predictions, list) else []
-    parents = {each.get("parent_prediction") for each in annotations} - {None}
+    parents = [each["parent_prediction"] for each in annotations if each.get("parent_prediction") is not None]
     kept = [each["prediction"] for each in annotations if isinstance(each.get("prediction"), dict)]
     choices = [*(each for each in of_task if each.get("id") in parents), *kept, *reversed(of_task)]
     return next((each for each in choices if is_model_version(each.get("model_version"))), {})

@@ -204,14 +204,22 @@ def test_nnunet_with_regions_and_with_values_that_are_not_listed(tmp_path, read)
     label = read_label(read().records[0])
     assert {phrase: rle_to_mask(rles[0]).sum() for phrase, rles in label.objects.items()} == {"vessel": 3, "vein": 2}
     write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "vein": 2}})
-    with pytest.raises(Rejected, match="1 of 4 pixels of the mask have 1 value"):
+    with pytest.raises(Rejected, match=r"1 of 4 pixels .* that `labels` of dataset\.json does not list: 1\."):
         read_label(read().records[0])
 
 
 def test_nnunet_without_a_mapping_of_labels_is_refused(tmp_path):
     write_image(tmp_path / "imagesTr/a_0000.png")
     write_mask(tmp_path / "labelsTr/a.png")
-    for labels in (["vessel"], {"vessel": "x"}, {"vessel": 1.5}, {" ": 1}, {"a": -1}, {"a_b": 1, "A b": 2}):
+    for labels in (
+        ["vessel"],
+        {"vessel": "x"},
+        {"vessel": 1.5},
+        {" ": 1},
+        {"a": -1},
+        {"a_b": 1, "A b": 2},
+        {"\ud800": 1},
+    ):
         write_json(tmp_path / "dataset.json", {"labels": labels})
         with pytest.raises(UserError, match=r"dataset\.json"):
             read_source(str(tmp_path), OPTIONS)

@@ -47,6 +47,7 @@ def test_the_parent_counts_then_what_is_kept_then_the_last_one():
     assert num_pixels(of_task(task(*several), OPTIONS)) == 24
     assert num_pixels(of_task(task(*several, parent_prediction=1), OPTIONS)) == 8
     assert num_pixels(of_task(task(*several, prediction=prediction(2, rows=2)), OPTIONS)) == 16
+    assert num_pixels(of_task(task(*several, parent_prediction=[1]), OPTIONS)) == 24
     exported = task(parent_prediction=2, prediction=prediction(2, rows=2)) | {"predictions": [1, 2, 3]}
     assert num_pixels(of_task(exported, OPTIONS)) == 16
 
@@ -63,7 +64,7 @@ def test_a_prediction_that_cannot_be_read_costs_nothing():
     assert (found.model_version, found.prediction) == (OURS, None)
 
 
-@pytest.mark.parametrize("lead_time", [None, -1, float("nan"), float("inf"), "12"])
+@pytest.mark.parametrize("lead_time", [None, -1, float("nan"), float("inf"), "12", 10**400, True])
 def test_a_time_that_is_none_is_not_told(lead_time):
     assert of_task(task(lead_time=lead_time), OPTIONS).lead_time_s is None
 
