@@ -52,7 +52,8 @@ def _is_submitted(annotation: Mapping[str, Any]) -> bool:
 def _seconds(annotations: Sequence[Mapping[str, Any]]) -> float | None:
     """Of all annotations together; None where one does not tell."""
     times = [each.get("lead_time") for each in annotations]
-    known = [float(each) for each in times if type(each) in (int, float) and 0 <= each <= _MAX_SECONDS]
+    numbers = [each for each in times if isinstance(each, int | float) and not isinstance(each, bool)]
+    known = [float(each) for each in numbers if 0 <= each <= _MAX_SECONDS]
     return sum(known) if len(known) == len(times) else None
 
 
