@@ -16,7 +16,7 @@ class PipelineConfig(Config):
     """Cores that Ray sets aside for each of them."""
     object_store_mib: int = Field(192, gt=0)
     """How much of Ray's object store the pipeline of one rank may fill."""
-    max_length: int = 4096
+    max_length: int = Field(4096, gt=0, le=2**20)
     """Longest sequence in tokens. A longer sample is never cut: it ends the run, before a worker starts where the data
     set's manifest tells of it."""
     skeleton_radius_px: int | None = Field(None, ge=0)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sa2va_ray.config import UserError
 from sa2va_ray.models.loading.key_layouts import adapter_target
+from sa2va_ray.models.loading.place import check_finite_weights
 from sa2va_ray.models.loading.report import some
 from sa2va_ray.models.trained_weights import LocalCheckpoint
 
@@ -54,16 +55,26 @@ class Trained:
             )
 
     def merge(self, name: str, base: Tensor) -> Tensor:
-        """The weight as it is stored, bfloat16. `base` may be changed in place."""
+        """The weight as it is stored, bfloat16. `base` may be changed in place.
+
+        Raises:
+            UserError: what was trained made it NaN or infinite.
+        """
         parts = self._parts.get(name, {})
+        merged = self._merged(parts, base).to(STORED_DTYPE)
+        for path, _ in list(parts.values())[:1]:
+            check_finite_weights(merged, name, path)
+        return merged
+
+    def _merged(self, parts: dict[str, tuple[Path, str]], base: Tensor) -> Tensor:
         if _WHOLE in parts:
-            return _read(parts[_WHOLE]).to(STORED_DTYPE)
+            return _read(parts[_WHOLE])
         if _NEW_ROWS in parts:
             base[self._new_ids] = _read(parts[_NEW_ROWS]).to(base.dtype)
         if "A" in parts:
             change = _read(parts["B"]).float() @ _read(parts["A"]).float()
-            return change.mul_(self._scale).add_(base).to(STORED_DTYPE)
-        return base.to(STORED_DTYPE)
+            return change.mul_(self._scale).add_(base)
+        return base
 
 
 def _target(key: str) -> tuple[str, str]:

@@ -33,7 +33,8 @@ def check_target(uri: str) -> None:
         if foreign := present.keys() - exported:
             raise UserError(
                 f"{uri} holds {len(foreign)} files that are not of an exported model (which names its files in "
-                f"{MODEL_MANIFEST}); they are not deleted. Give another out=, or move them away."
+                f"{MODEL_MANIFEST}); they are not deleted. Give another out=, or move them away. If an export to this "
+                "place was cut off while it sent its files, they are what it left: delete them."
             )
     if not storage.is_local(uri):
         storage.check_writable(uri)
@@ -55,9 +56,14 @@ def staging_folder(uri: str) -> Iterator[Path]:
     still in it at the end is deleted."""
     target = Path(storage.resolve(uri)[1])
     parent = target.parent if storage.is_local(uri) else Path(tempfile.gettempdir())
-    parent.mkdir(parents=True, exist_ok=True)
     folder = parent / f".{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}"
-    folder.mkdir()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:  # a file is above it, or a folder that this account may not write
+        raise UserError(
+            f"No folder can be made in {parent}: {error.strerror}. Set out= or, for temporary files, TMPDIR to a place "
+            "where one can."
+        ) from None
     try:
         yield folder
     finally:

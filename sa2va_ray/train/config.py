@@ -13,6 +13,8 @@ from sa2va_ray.storage import KeptUri, Uri
 from sa2va_ray.train.watch.trackers.tracker import TrackerName
 
 MaskSize = Literal["truth", "logits", 512, 1024]
+MOST_SAMPLES = 2**16
+"""Of one step, and so of one pass."""
 
 
 class LossConfig(Config):
@@ -46,12 +48,15 @@ class LossConfig(Config):
         return {"language": 1.0} | {name.removesuffix("_weight"): weight for name, weight in weights.items()}
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimConfig(Config):
     """AdamW with linear warm-up and a cosine to zero."""
 
     lr: float = Field(2e-5, gt=0)
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's: how slowly its means of the gradient and of its square forget."""
     weight_decay: float = Field(0.05, ge=0)
     """AdamW's: each step takes off `lr` times this share of a weight."""
@@ -76,9 +81,9 @@ class ValidationConfig(Config):
 
 
 def _number_or_auto(value: Any) -> Any:
-    if value == "auto" or (isinstance(value, int) and value > 0):
+    if value == "auto" or (isinstance(value, int) and 0 < value <= MOST_SAMPLES):
         return value
-    raise ValueError("give a whole number of 1 or more, or auto")
+    raise ValueError(f"give a whole number from 1 to {MOST_SAMPLES}, or auto")
 
 
 MicroBatchSize = Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)]
@@ -99,15 +104,16 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     loss: LossConfig = Field(default_factory=LossConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
 
-    num_epochs: int = Field(1, gt=0)
+    num_epochs: int = Field(1, gt=0, le=100_000)
     """How many epochs are trained."""
-    repeats: int = Field(10, gt=0)
+    repeats: int = Field(10, gt=0, le=2**20)
     """How many times each sample is in an epoch."""
-    global_batch_size: int = Field(32, gt=0)
+    global_batch_size: int = Field(32, gt=0, le=MOST_SAMPLES)
     """Samples of one optimizer step, over all workers."""
     micro_batch_size: MicroBatchSize = 1
     """Most samples of one forward pass of one worker. Accumulation follows from it. `auto`: as many as the memory plan
-    finds room for on the cluster's smallest GPU, halved if they do not fit after all; 1 where no GPU is used."""
+    finds room for on the cluster's smallest GPU, halved if they do not fit after all (each time one of `max_failures`);
+    1 where no GPU is used."""
     seed: Seed = 0
     """Of the order of the samples, their augmentation and dropout."""
 

@@ -1,8 +1,9 @@
-"""What becomes of a run whose micro batch does not fit into a GPU after all.
+"""What becomes of a run that does not fit into a GPU after all.
 
 The plan of its memory is an estimate. The worker whose GPU is full notes in the run's folder which micro batch that
 was, and fails, since others may wait for it: Ray starts them all again. With `micro_batch_size=auto` they then halve
-it, which changes neither the global batch nor the result; a size that was given ends the run, with what to do.
+it, which changes neither the global batch nor the result; a size that was given ends the run, with what to do. A GPU
+that is full before there is a batch is noted nowhere: Ray tries again, in case a process that held it was just ending.
 """
 
 import json
@@ -22,20 +23,42 @@ from sa2va_ray.train.errors import RunStoppedError
 NOTE = "did_not_fit.json"
 """In the run's folder; the job's driver deletes it when it starts."""
 _ADVICE = " If reserved"  # in CUDA's message, on settings of torch
+_OTHERS = (
+    "a strategy that shards more (zero3, zero3_offload); or another process holds a part of the card, which nvidia-smi "
+    "shows."
+)
 
 
 @contextmanager
 def full_memory_noted(config: TrainConfig) -> Iterator[None]:
-    """
+    """For what runs micro batches.
+
     Raises:
         UserError: CUDA ran out of memory in what was done here.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        note = {"micro_batch_size": config.samples_of_a_pass, "message": str(error).partition(_ADVICE)[0]}
+        size = config.samples_of_a_pass
+        note = {"micro_batch_size": size, "message": _message(error)}
         storage.write_bytes(_note_uri(config), json.dumps(note).encode())
-        raise UserError(_what_happened(note)) from error
+        raise UserError(f"{_what_happened(note)} {_cure(size)}") from error
+
+
+@contextmanager
+def full_memory_told(config: TrainConfig) -> Iterator[None]:
+    """For what builds the model and all else that is there before the first batch.
+
+    Raises:
+        UserError: CUDA ran out of memory in what was done here.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The model does not fit into a GPU with strategy={config.strategy}: {_message(error)} What helps: "
+            f"{_OTHERS}"
+        ) from error
 
 
 def config_that_fits(config: TrainConfig, may_halve: bool) -> TrainConfig:
@@ -67,13 +90,14 @@ def _note_uri(config: TrainConfig) -> str:
     return storage.join(config.runs_uri, config.name, NOTE)
 
 
+def _message(error: torch.OutOfMemoryError) -> str:
+    return str(error).partition(_ADVICE)[0]
+
+
 def _what_happened(note: dict[str, Any]) -> str:
     return f"Micro batches of {note['micro_batch_size']} do not fit into a GPU: {note['message']}"
 
 
 def _cure(size: int) -> str:
     smaller = f"micro_batch_size={size // 2} or auto (the result stays the same), " if size > 1 else ""
-    return (
-        f"What helps: {smaller}activation_checkpointing=true, a strategy that shards more (zero3, zero3_offload); or "
-        "another process holds a part of the card, which nvidia-smi shows."
-    )
+    return f"What helps: {smaller}activation_checkpointing=true, {_OTHERS}"

@@ -15,7 +15,7 @@ from sa2va_ray.train.checkpoints.save import save_checkpoint
 from sa2va_ray.train.collectives import any_rank
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.group_state import group_states
-from sa2va_ray.train.gpu_memory import config_that_fits, full_memory_noted
+from sa2va_ray.train.gpu_memory import config_that_fits, full_memory_noted, full_memory_told
 from sa2va_ray.train.schedule import learning_rate
 from sa2va_ray.train.session import Session, open_session, steps_ahead
 from sa2va_ray.train.step import MicroBatch, train_step
@@ -44,10 +44,12 @@ def train_loop_per_worker(
         # torch takes all cores of the machine in each worker; their threads would wait for one another.
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
     config = config_that_fits(config, may_halve)
-    session = open_session(config, data_sha256, git_commit, lock_owner)
+    with full_memory_told(config):
+        session = open_session(config, data_sha256, git_commit, lock_owner)
     reporter = _open_reporter(session)
     try:
-        _train(session, reporter)
+        with full_memory_noted(config):
+            _train(session, reporter)
     finally:
         reporter.close()
 
@@ -62,8 +64,7 @@ def _train(session: Session, reporter: Reporter) -> None:
         for micro_batches, wait_s in _steps(session, plan, steps):
             watch = Stopwatch()
             lr = learning_rate(progress.step, num_steps, config.optim)
-            with full_memory_noted(config):
-                result = train_step(session.engine, micro_batches, session.filler, config.loss, lr)
+            result = train_step(session.engine, micro_batches, session.filler, config.loss, lr)
             progress.advance(plan, result, config)
             step, is_last = progress.step, progress.step == num_steps
             if step == first_step:

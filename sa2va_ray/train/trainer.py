@@ -75,17 +75,27 @@ def _read_data_manifest(config: TrainConfig) -> dict[str, Any]:
     data_manifest = read_manifest(config.data_uri, what="prepared data set")
     if "counts" not in data_manifest:
         raise UserError(f"{config.data_uri} is no prepared data set: its manifest counts no samples.")
-    num_samples = data_manifest["counts"]["train"]["samples"]
+    num_samples = _num_samples(config, data_manifest, "train")
     if num_samples * config.repeats < config.num_workers:
         raise UserError(
             f"{num_samples} samples x {config.repeats} repeats are too few for {config.num_workers} workers"
         )
-    if config.validation.every_steps and not data_manifest["counts"]["val"]["samples"]:
+    if config.validation.every_steps and not _num_samples(config, data_manifest, "val"):
         raise UserError(
             f"{config.data_uri} has no validation patients. Prepare it with split.method=balanced, which gives each "
             "split its share, or train without validation: validation.every_steps=0."
         )
     return data_manifest
+
+
+def _num_samples(config: TrainConfig, data_manifest: dict[str, Any], split: str) -> int:
+    try:
+        return int(data_manifest["counts"][split]["samples"])
+    except (LookupError, TypeError, ValueError):
+        raise UserError(
+            f"The manifest of {config.data_uri} does not count the samples of its split '{split}' as jobs.prepare "
+            "does: it was edited, or damaged. Prepare the data set again."
+        ) from None
 
 
 def _plan(config: TrainConfig) -> None:

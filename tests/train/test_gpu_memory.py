@@ -1,9 +1,12 @@
 """CUDA's error is raised by hand: this machine has no GPU to be filled."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from sa2va_ray.config import UserError
+from sa2va_ray.train import loop
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.gpu_memory import NOTE, config_that_fits, full_memory_noted
@@ -29,7 +32,10 @@ def config(tmp_path):
 
 
 def overfill(config):
-    with pytest.raises(UserError, match="Micro batches of 11 do not fit"), full_memory_noted(config):
+    with (
+        pytest.raises(UserError, match=r"Micro batches of 11 do not fit.* micro_batch_size=5"),
+        full_memory_noted(config),
+    ):
         raise torch.OutOfMemoryError(FULL)
 
 
@@ -65,3 +71,25 @@ def test_another_error_stays_what_it_is(config, tmp_path):
     with pytest.raises(ValueError, match="another"), full_memory_noted(config):
         raise ValueError("another")
     assert not (tmp_path / "run" / NOTE).exists()
+
+
+@pytest.mark.parametrize(
+    ("full", "told"),
+    [
+        ("validate", "Micro batches of 11 do not fit into a GPU: .* What helps: micro_batch_size=5 or auto"),
+        ("open_session", "The model does not fit into a GPU with strategy=zero3: .* a strategy that shards more"),
+    ],
+)
+def test_a_full_gpu_is_told_wherever_it_is_met(config, monkeypatch, tmp_path, full, told):
+    """In validation, which runs as many samples at once as a step; and before there is a batch, which is not noted."""
+
+    def fill(*_):
+        raise torch.OutOfMemoryError(FULL)
+
+    monkeypatch.setattr(loop, "open_session", lambda *_: None)
+    monkeypatch.setattr(loop, "_open_reporter", lambda _: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(loop, "_train", lambda session, reporter: loop.validate(None, None, config))
+    monkeypatch.setattr(loop, full, fill)
+    with pytest.raises(UserError, match=told):
+        loop.train_loop_per_worker(config.model_copy(update={"use_gpu": True}), "data", "commit", "owner", True)
+    assert (tmp_path / "run" / NOTE).exists() == (full == "validate")

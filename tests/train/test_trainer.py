@@ -101,3 +101,14 @@ def test_a_plan_needs_no_data_and_says_what_it_is_for(cluster_of_small_gpus, mes
 def test_a_run_needs_data(cluster_of_small_gpus, tmp_path):
     with pytest.raises(UserError, match="not a complete prepared data set"):
         train_with(tmp_path, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("counts", [None, [], "x", {}, {"train": None}, {"train": {}}, {"train": {"samples": "many"}}])
+def test_a_manifest_that_counts_no_samples_is_called_damaged(cluster_of_small_gpus, tmp_path, counts):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "manifest.json").write_text(json.dumps({**DATA_MANIFEST, "counts": counts}))
+    with pytest.raises(
+        UserError, match=r"does not count the samples of its split 'train'.* Prepare the data set again"
+    ):
+        trainer.train(run_config(tmp_path / "runs", f"data_uri={data}", "plan=true"))

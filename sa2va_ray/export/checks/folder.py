@@ -115,11 +115,18 @@ def _weights(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
         Check(
             "dtype of stored weights",
             not other and found == manifest["dtypes"],
-            f"not {expected}: {other}" if other else f"{', '.join(sorted(allowed))} in {len(found)} modules",
+            _dtypes_told(found, other, allowed, manifest),
         ),
         Check("weights are the manifest's", weights == manifest["weights_sha256"], weights[:12]),
         *_against_base(weights, manifest),
     ]
+
+
+def _dtypes_told(found: dict, other: dict, allowed: set[str], manifest: Mapping[str, Any]) -> str:
+    if other:
+        return f"not {', '.join(sorted(allowed))}: {other}"
+    told = f"{', '.join(sorted(allowed))} in {len(found)} modules"
+    return told if found == manifest["dtypes"] else f"{told}, which is not what the manifest says: it was edited"
 
 
 def _against_base(weights: str, manifest: Mapping[str, Any]) -> list[Check]:
@@ -138,7 +145,7 @@ def _facts(facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[Check]
     not_finite = facts["not_finite"]
     return [
         Check("loads in a fresh process", not problems, problems or f"every tensor, by {facts['code'].split('.')[0]}"),
-        Check("parameters", count == expected, f"{count:,}" + ("" if count == expected else f", not {expected:,}")),
+        Check("parameters", count == expected, f"{count:,}" + ("" if count == expected else f", not {expected}")),
         Check(
             "vocabulary", set(sizes) == {manifest["vocabulary"]}, "tokenizer {}, embedding {}, head {}".format(*sizes)
         ),

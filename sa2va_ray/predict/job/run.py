@@ -6,6 +6,7 @@ files ─list─▶ items ─▶ what is missing ─read─▶ images ─actors�
 Images are read, and pictures written, by the workers; the machine that starts the job holds a row for each image.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -132,6 +133,10 @@ def _summarize(rows: Sequence[dict[str, Any]], num_finished: int, config: Predic
         "errors": num_errors,
         "without_mask": sum(row["num_masks"] == 0 for row in rows),
     }
+    if num_errors:
+        kinds = Counter(row["error"].partition(":")[0] for row in rows if row["error"] is not None)
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        LOGGER.warning("images with an error: %s; what it means stands in results.json", told)
     LOGGER.info("predicted: %s in %s", ", ".join(f"{count} {what}" for what, count in counts.items()), config.out)
     return counts
 

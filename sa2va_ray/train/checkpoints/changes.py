@@ -61,7 +61,7 @@ RULES: dict[str, Rule] = {
 """Key of `TrainConfig`, or of a part of it -> rule. The longest key that is, or begins, a setting's name decides."""
 
 _NOT_GIVEN = "not given"
-_OPEN = {"precision": "auto", "strategy": "auto", "use_gpu": None}
+_OPEN = {"precision": "auto", "strategy": "auto", "micro_batch_size": "auto", "use_gpu": None}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ The plan is of the largest micro batch that the data set can give, so a measured
 """
 
 import shutil
+from bisect import bisect_left
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,11 @@ def log_plan(config: TrainConfig, data_manifest: Mapping[str, Any] | None, gpu_b
     )
     configured = plan_memory(sizes, _changed(plan.config, strategy=plan.strategy)) if size else None
     LOGGER.info("plan of the run\n%s", render_plan(plan, configured))
+    if config.micro_batch_size == "auto" and config.use_gpu and gpu_bytes is None:
+        LOGGER.warning(
+            "micro_batch_size=auto is 1 in this plan, since the memory of the GPUs is not known here. Where they are, "
+            "it is what they have room for, and the peak is higher."
+        )
     if data_manifest is None:
         LOGGER.warning(
             "There is no data set at data_uri yet: the plan is for the %d tokens of pipeline.max_length and %d tiles, "
@@ -154,14 +160,13 @@ def choose_micro_batch(
     of_a_step = -(-config.global_batch_size // config.num_workers)
     if gpu_bytes is None:
         return 1
-    fitting = (
-        number
-        for number in range(of_a_step, 1, -1)
-        if plan_memory(
-            sizes, _changed(config, strategy=strategy, micro_batch_size=number), size=size, gpu_bytes=gpu_bytes
-        ).fits
-    )
-    num_passes = -(-of_a_step // next(fitting, 1))
+
+    def is_too_large(number: int) -> bool:
+        of_number = _changed(config, strategy=strategy, micro_batch_size=number)
+        return not plan_memory(sizes, of_number, size=size, gpu_bytes=gpu_bytes).fits
+
+    most = 1 + bisect_left(range(2, of_a_step + 1), True, key=is_too_large)
+    num_passes = -(-of_a_step // most)
     return -(-of_a_step // num_passes)
 
 

@@ -148,6 +148,7 @@ def test_bad_images_are_rows_with_their_error(job):
         *(None, None, None, None, "image_unreadable", "image_unreadable")
     ]
     assert "2 errors" in job[1]
+    assert "images with an error: 2 image_unreadable; what it means stands in results.json" in job[1]
 
 
 def test_pictures(job):

@@ -264,7 +264,8 @@ def test_other_data_are_refused_and_how_it_is_run_is_free(tmp_path, config, run_
     save(tmp_path / "disk", step, config)
     with pytest.raises(UserError, match="data_uri was dddddddddddd, is eeeeeeeeeeee"):
         trainer._read_newest(run_uri, config, "e" * 64)
-    is_open = run_config(config.runs_uri, "strategy=auto", "use_gpu=null", "precision=auto")
+    autos = ("strategy=auto", "use_gpu=null", "precision=auto", "micro_batch_size=auto")
+    is_open = run_config(config.runs_uri, *autos)
     assert check_setting_changes(trainer._read_newest(run_uri, is_open, DATA_SHA256), is_open, DATA_SHA256) == []
     free = run_config(config.runs_uri, "data_uri=moved", "num_workers=3", "save_every_steps=7", "micro_batch_size=1")
     assert trainer._read_newest(run_uri, free, DATA_SHA256).state.step == step

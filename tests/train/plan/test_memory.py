@@ -18,7 +18,7 @@ from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.layers import compile_layers
-from sa2va_ray.train.plan import activations
+from sa2va_ray.train.plan import activations, memory
 from sa2va_ray.train.plan.activations import SampleSize
 from sa2va_ray.train.plan.memory import choose_strategy, log_plan, plan_memory
 from sa2va_ray.train.plan.sizes import read_model_sizes
@@ -214,6 +214,19 @@ def test_both_may_be_auto(sizes, config):
     assert plans[0].config.samples_of_a_pass == 8  # all of a worker's share
 
 
+def test_the_largest_is_found_in_a_few_plans(sizes, config, monkeypatch):
+    """Of a step of 65,536 samples each size was planned, for a minute."""
+    planned = []
+    monkeypatch.setattr(
+        memory, "plan_memory", lambda *given, **named: planned.append(1) or plan_memory(*given, **named)
+    )
+    wanted = config.model_copy(update={"micro_batch_size": "auto", "strategy": "zero2", "global_batch_size": 2**16})
+    size = SampleSize(num_tokens=300, num_tiles=1)
+    most = memory.choose_micro_batch(sizes, wanted, "zero2", 24 * GIB, size)
+    assert len(planned) < 20
+    assert plan_memory(sizes, wanted.model_copy(update={"micro_batch_size": most}), size=size, gpu_bytes=24 * GIB).fits
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "2.5", "all", "true", "null"])
 def test_other_micro_batches_are_refused(value):
     with pytest.raises(UserError, match=r"1 wrong value\(s\):\n  micro_batch_size: "):
@@ -247,6 +260,12 @@ def test_of_an_older_data_set_the_plan_is_for_what_the_config_lets_through(confi
     assert "peak with" not in logged.text
     (warning,) = [record.getMessage() for record in logged.records if record.levelno >= logging.WARNING]
     assert re.search(r"the 4096 tokens of pipeline\.max_length .* older version.* Run jobs\.prepare again", warning)
+
+
+@pytest.mark.parametrize(("gpu_bytes", "is_told"), [(None, True), (24 * GIB, False)])
+def test_a_plan_made_where_no_gpu_is_says_that_auto_is_1_for_that(config, logged, gpu_bytes, is_told):
+    log_plan(config.model_copy(update={"micro_batch_size": "auto"}), DATA_MANIFEST, gpu_bytes)
+    assert ("micro_batch_size=auto is 1 in this plan, since the memory" in logged.text) == is_told
 
 
 def test_without_a_size_the_longest_sequence_is_what_is_planned_for(sizes, config):
