@@ -1,5 +1,6 @@
 """Where an export goes: what may be replaced, whether it fits, and how it gets there."""
 
+import glob
 import shutil
 import tempfile
 import uuid
@@ -16,6 +17,7 @@ from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.loading.place import build_empty_model
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST
 from sa2va_ray.storage import PARTIAL
+from sa2va_ray.telemetry import LOGGER
 
 _GIB = 2**30
 _OTHER_FILES_BYTES = 64 * 2**20  # tokenizer and the like
@@ -56,6 +58,7 @@ def staging_folder(uri: str) -> Iterator[Path]:
     still in it at the end is deleted."""
     target = Path(storage.resolve(uri)[1])
     parent = target.parent if storage.is_local(uri) else Path(tempfile.gettempdir())
+    _tell_what_was_left(parent, target.name)
     folder = parent / f".{target.name}.{uuid.uuid4().hex[:8]}{PARTIAL}"
     try:
         folder.mkdir(parents=True)
@@ -68,6 +71,12 @@ def staging_folder(uri: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tell_what_was_left(parent: Path, name: str) -> None:
+    """They are as large as a model, and nobody sees them. Another export to this place may be at work in one."""
+    for left in parent.glob(f".{glob.escape(name)}.*{PARTIAL}"):
+        LOGGER.warning("%s is there: if no other export to this place runs, one was killed. Delete the folder.", left)
 
 
 def check_model_space(folder: Path, config: ModelConfig) -> None:

@@ -9,9 +9,9 @@ JOB: `folder`, `checkpoint` (folder), `model_config` (with a local base), `out`.
    how much.
 2. Trained tensors and adapters are put in. For each weight W the value M that peft's formula merges it to, in float32:
    the stored tensor must be M rounded to bfloat16, so |stored - M| <= 2^-8 |M| (bfloat16's unit roundoff; 1 % is added
-   for the float32 sums, whose order may differ, and 2^-20 of its row's largest value where they cancel: W and sBA
-   are rounded to 2^-24 of themselves, however small their sum). It must differ from the base where rounded M differs
-   from rounded W, and only there.
+   for the float32 sums, whose order may differ, 2^-20 of its row's largest value where they cancel: W and sBA are
+   rounded to 2^-24 of themselves, however small their sum; and 2^-134, half of the smallest number). It must differ
+   from the base where rounded M differs from rounded W, and only there.
 3. What the model answers, first as it is, then with every tensor but the adapters rounded to bfloat16.
 
 Masks are compared with the second of these. The first differs by what storing in bfloat16 does to weights that were
@@ -47,6 +47,7 @@ from sa2va_ray.models.trained_weights import apply_trained, build_base, read_loc
 ROUNDOFF = 2**-8
 _SLACK = 1.01
 _CANCELLED = 2**-20
+_SMALLEST = 2**-134  # half of the smallest number that bfloat16 has; what is less becomes zero
 _LOGIT_STEP = 2**-7  # two neighbouring bfloat16 numbers differ by at most this share of the larger
 
 
@@ -123,7 +124,7 @@ def _against_merged(
 
 
 def _is_rounded(stored: Tensor, merged: Tensor) -> bool:
-    bound = _SLACK * ROUNDOFF * merged.abs() + _CANCELLED * merged.abs().amax(-1, keepdim=True)
+    bound = _SLACK * ROUNDOFF * merged.abs() + _CANCELLED * merged.abs().amax(-1, keepdim=True) + _SMALLEST
     return bool(((stored.float() - merged).abs() <= bound).all())  # so written, NaN is wrong
 
 

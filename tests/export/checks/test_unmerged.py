@@ -19,6 +19,12 @@ def test_a_value_may_differ_by_its_rounding_and_by_that_of_what_cancels_in_it(st
     assert _is_rounded(torch.tensor(stored), torch.tensor([1.0, 0.5, 0.0])) is is_rounded
 
 
+def test_what_is_smaller_than_any_number_of_bfloat16_becomes_zero():
+    merged = torch.full((2, 3), 1e-42)
+    assert _is_rounded(merged.bfloat16(), merged)
+    assert not _is_rounded(torch.full((2, 3), 1e-39), merged)
+
+
 def test_what_cancels_is_held_against_its_own_row():
     merged = torch.tensor([[1000.0, 0.0], [1.0, 0.0]])
     assert _is_rounded(torch.tensor([[1000.0, 2e-4], [1.0, 0.0]]), merged)
