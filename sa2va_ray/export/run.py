@@ -123,7 +123,8 @@ def _verify(config: ExportConfig, uri: str) -> str:
         check_fetch_space([uri])
     with storage.local_copy(uri) as folder:
         facts = read_model_manifest(folder)
-        on_gpu = "quantisation" not in facts and gpu_has_room(facts.get("num_parameters", 0))
+        size = facts.get("num_parameters")
+        on_gpu = "quantisation" not in facts and isinstance(size, int) and gpu_has_room(size)
         with Progress("verify", CHECK_STAGES) as progress:
             checks = check_folder(folder, progress, on_gpu).checks
         LOGGER.info("checks of %s\n%s", uri, checks_table(checks))

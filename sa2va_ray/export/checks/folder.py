@@ -126,7 +126,7 @@ def _dtypes_told(found: dict, other: dict, allowed: set[str], manifest: Mapping[
     if other:
         return f"not {', '.join(sorted(allowed))}: {other}"
     told = f"{', '.join(sorted(allowed))} in {len(found)} modules"
-    return told if found == manifest["dtypes"] else f"{told}, which is not what the manifest says: it was edited"
+    return told if found == manifest["dtypes"] else f"{told}; the manifest says otherwise: it was edited"
 
 
 def _against_base(weights: str, manifest: Mapping[str, Any]) -> list[Check]:
