@@ -41,9 +41,12 @@ def draw_annotation(
     for own in groups:
         polygons = [_scaled(shape, size, height, width) for shape in own if isinstance(shape, np.ndarray)]
         _check_polygons(polygons, height, width)
-        overlaps = [mask for polygon in polygons if (mask := wound_twice(polygon, height, width)).any()]
-        num_overlapping += len(overlaps)
-        masks.append(np.logical_or.reduce([_drawn(own, size, (height, width)), *overlaps]))
+        mask = _drawn(own, size, (height, width))
+        for polygon in polygons:
+            twice = wound_twice(polygon, height, width)
+            num_overlapping += bool(twice.any())
+            mask |= twice
+        masks.append(mask)
     if num_overlapping:
         detail = f"{num_overlapping} polygon(s) overlap themselves; what they cover twice belongs to the object."
         findings.append(Finding("self_overlap", detail))
@@ -55,8 +58,11 @@ def _drawn(shapes: Sequence[Shape], size: tuple[int, int], image_size: tuple[int
     """The union of shapes that are drawn in a frame of `size`, as (H, W) bool of `image_size`."""
     height, width = image_size
     polygons = [_scaled(shape, size, height, width) for shape in shapes if isinstance(shape, np.ndarray)]
-    rles = [_resized(rle_to_mask(shape), height, width) for shape in shapes if isinstance(shape, dict)]
-    return np.logical_or.reduce([polygons_to_mask(polygons, height, width), *rles])
+    mask = polygons_to_mask(polygons, height, width)
+    for rle in shapes:
+        if isinstance(rle, dict):
+            mask |= _resized(rle_to_mask(rle), height, width)
+    return mask
 
 
 def wound_twice(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -70,9 +76,16 @@ def wound_twice(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
     edges = np.repeat(np.arange(len(polygon)), crossed)
     rows = np.arange(len(edges)) - np.repeat(np.cumsum(crossed) - crossed, crossed) + low[edges]
     columns = np.ceil(x0[edges] + (rows - y0[edges]) * ((x1 - x0)[edges] / (y1 - y0)[edges]))
-    turns = np.zeros((height, width + 1), np.int32)
-    np.add.at(turns, (rows, np.clip(columns, 0, width).astype(int)), np.sign(y1 - y0)[edges].astype(int))
-    return np.abs(np.cumsum(turns, axis=1)[:, :width]) > 1
+    columns = np.clip(columns, 0, width).astype(int)
+    twice = np.zeros((height, width), bool)
+    if not len(edges):
+        return twice
+    # Of an image with hundreds of polygons only the box around each is looked at.
+    (top, left), (bottom, right) = ((edge(rows), edge(columns)) for edge in (np.min, np.max))
+    turns = np.zeros((bottom - top + 1, right - left + 1), np.int32)
+    np.add.at(turns, (rows - top, columns - left), np.sign(y1 - y0)[edges].astype(int))
+    twice[top : bottom + 1, left:right] = np.abs(np.cumsum(turns, axis=1)[:, :-1]) > 1
+    return twice
 
 
 def _rescaled(size: tuple[int, int], height: int, width: int) -> Finding:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -81,3 +83,44 @@ def test_winding_agrees_with_the_rasteriser_inside_simple_polygons():
         inner = cv2.erode(raster, np.ones((3, 3), np.uint8)).astype(bool)
         assert wound_twice(both, 64, 64)[inner].all()
         assert not wound_twice(both, 64, 64)[~cv2.dilate(raster, np.ones((3, 3), np.uint8)).astype(bool)].any()
+
+
+def winding(polygon, height, width):
+    """(height, width): how often a polygon goes around each pixel, by the crossings of a ray to the left."""
+    y, x = np.mgrid[:height, :width]
+    turns = np.zeros((height, width), int)
+    for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        if y0 == y1:
+            continue
+        crosses = (min(y0, y1) <= y) & (y < max(y0, y1))
+        turns += np.where(crosses & (x0 + (y - y0) * ((x1 - x0) / (y1 - y0)) <= x), np.sign(y1 - y0), 0).astype(int)
+    return np.abs(turns)
+
+
+def test_what_is_wound_twice_is_so_by_its_definition_also_beyond_the_border():
+    random = np.random.default_rng(0)
+    found = 0
+    for _ in range(50):
+        polygon = random.uniform(-8, 38, (9, 2))
+        twice = wound_twice(polygon, 24, 30)
+        assert (twice == (winding(polygon, 24, 30) > 1)).all()
+        found += twice.any()
+    assert found > 10
+
+
+def peak_bytes(annotation, side):
+    tracemalloc.start()
+    try:
+        draw_annotation(annotation, side, side, None)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_objects_take_the_memory_and_time_of_a_few_masks():
+    """Of each polygon a box is looked at, and of run lengths one mask is there at a time."""
+    side = 1000
+    small = [np.array([[x, 10.0], [x + 9, 10], [x + 9, 30], [x, 30]]) for x in range(10, 900, 10)]
+    assert peak_bytes(Annotation({"vessel": small}), side) < 5 * side**2
+    rle = mask_to_rle(np.eye(side, dtype=bool))
+    assert peak_bytes(Annotation({"vessel": [rle] * 40}), side) < 8 * side**2
