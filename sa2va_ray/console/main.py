@@ -1,7 +1,6 @@
 """`sa2va-ray`: each verb as a command, and what helps around them."""
 
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -16,7 +15,7 @@ from sa2va_ray.config_keys import list_keys
 from sa2va_ray.console.connection import Connection, print_connection
 from sa2va_ray.console.curves import show_curves
 from sa2va_ray.console.usage import usage
-from sa2va_ray.console.verbs import INTERRUPTED, VERBS, run_verb
+from sa2va_ray.console.verbs import INTERRUPTED, VERBS, end_in_order_when_stopped, run_verb
 from sa2va_ray.console.viewer import show
 
 P = ParamSpec("P")
@@ -63,14 +62,10 @@ class _Verb(click.Command):
         return usage(self.name or "", self._verb.summary, self._verb.examples, self._verb.config_class)
 
 
-def _end(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
 def _ends_in_a_message(run: Callable[P, None]) -> Callable[P, None]:
     @wraps(run)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, _end)  # what was started beside it ends, too
+        end_in_order_when_stopped()
         try:
             run(*args, **kwargs)
         except UserError as error:

@@ -4,6 +4,7 @@
 imported, so that a wrong key is told in a second, before torch and Ray are loaded.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -159,6 +160,7 @@ def run_verb(name: str, arguments: Sequence[str] | None = None) -> None:
     if {"-h", "--help"} & set(arguments):
         print(usage(name, verb.summary, verb.examples, verb.config_class))
         return
+    end_in_order_when_stopped()
     try:
         verb.run(verb.config_class.load(arguments))
     except UserError as error:
@@ -170,3 +172,12 @@ def run_verb(name: str, arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"stopped: {name} was interrupted. {verb.again}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+def end_in_order_when_stopped() -> None:
+    """A SIGTERM, which `ray job stop` sends, ends what was started beside the job, and deletes what is half done."""
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

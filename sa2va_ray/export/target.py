@@ -1,12 +1,16 @@
 """Where an export goes: what may be replaced, whether it fits, and how it gets there."""
 
+import errno
 import glob
+import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
@@ -69,6 +73,13 @@ def staging_folder(uri: str) -> Iterator[Path]:
         ) from None
     try:
         yield folder
+    except (OSError, SafetensorError) as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise UserError(
+            f"The disk of {parent} became full while the model was written: something else writes there, too. Free "
+            "some room, or set out= or, for temporary files, TMPDIR to a larger disk."
+        ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

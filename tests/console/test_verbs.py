@@ -1,5 +1,7 @@
 """The verbs: their names lead somewhere, and a mistake is told at once."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,10 @@ def refuse(config: Settings) -> None:
 
 def interrupt(config: Settings) -> None:
     raise KeyboardInterrupt
+
+
+def be_stopped(config: Settings) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def break_down(config: Settings) -> None:
@@ -140,3 +146,15 @@ def refused_lightly(verb: str, argument: str) -> str:
     assert done.returncode == 2
     assert done.stdout == "[]\n"
     return done.stderr
+
+
+def test_a_job_that_is_stopped_leaves_what_it_is_in(settings_verb):
+    """As an export its folder and the process that checks it: it connects to no cluster, which would see to that."""
+    settings_verb(be_stopped)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as raised:
+            run_verb("try", ["name=a"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert raised.value.code == 128 + signal.SIGTERM

@@ -1,8 +1,11 @@
 """Where an export is made before anybody sees it."""
 
+import errno
 import logging
+import os
 
 import pytest
+from safetensors import SafetensorError
 
 from sa2va_ray.config import UserError
 from sa2va_ray.export.target import staging_folder
@@ -28,3 +31,21 @@ def test_what_a_killed_export_has_left_is_told(tmp_path, caplog, monkeypatch):
         assert folder.is_dir()
     assert [record.getMessage().partition(" is there")[0] for record in caplog.records] == [str(left)]
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"),
+    [
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), True),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), False),
+    ],
+)
+def test_a_disk_that_becomes_full_is_told(tmp_path, error, is_told):
+    """The room that is there at the start may be gone when 16 GB have been written."""
+    with (
+        pytest.raises(UserError if is_told else OSError, match="became full while" if is_told else "output error"),
+        staging_folder(str(tmp_path / "model")),
+    ):
+        raise error
+    assert list(tmp_path.iterdir()) == []
