@@ -80,7 +80,9 @@ class Pseudonyms:
         return groups
 
     def _hash(self, *parts: str) -> str:
-        return hmac.new(self._key, "\0".join(parts).encode(), hashlib.sha256).hexdigest()[:_NUM_HEX]
+        # JSON files may name an annotator by half a character.
+        text = "\0".join(parts).encode(errors="surrogatepass")
+        return hmac.new(self._key, text, hashlib.sha256).hexdigest()[:_NUM_HEX]
 
 
 def names_patient(text: str, patient: str) -> bool:

@@ -25,6 +25,11 @@ def test_ids_are_keyed_and_tell_nothing():
     assert identity.patient_id != Pseudonyms(b"other key", PATTERN).identify(record(name)).patient_id
 
 
+def test_half_a_character_that_json_can_hold_has_a_pseudonym_too():
+    pseudonyms = Pseudonyms(b"key", PATTERN)
+    assert pseudonyms.annotator_id("\ud800") != pseudonyms.annotator_id("\ud801")
+
+
 def test_frames_share_the_patient_and_runs_do_not_share_the_run():
     pseudonyms = Pseudonyms(b"key", WITH_RUN)
     first, second, other_run = (

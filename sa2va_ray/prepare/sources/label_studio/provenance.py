@@ -42,7 +42,7 @@ def plain_name(data: Mapping[str, Any]) -> str | None:
 
 def hash_of_annotation(number: Any) -> str:
     """What a sample has of the annotation that its mask came from (64 hex characters)."""
-    return hashlib.sha256(f"label_studio/annotation/{number}".encode()).hexdigest()
+    return hashlib.sha256(f"label_studio/annotation/{number}".encode(errors="surrogatepass")).hexdigest()
 
 
 def _is_submitted(annotation: Mapping[str, Any]) -> bool:

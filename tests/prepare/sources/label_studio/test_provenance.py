@@ -42,6 +42,10 @@ def test_the_annotation_is_told_by_the_hash_of_its_number():
     assert of_min_entries(entries).annotations_sha256 == found.annotations_sha256
 
 
+def test_an_id_that_no_text_can_be_is_told_by_a_hash_all_the_same():
+    assert len(of_min_entries([{"annotation_id": "\ud800", "lead_time": 3}]).annotations_sha256[0]) == 64
+
+
 def test_the_parent_counts_then_what_is_kept_then_the_last_one():
     several = [prediction(1, rows=1), prediction(2, rows=2), prediction(3, rows=3), prediction(4, OTHERS)]
     assert num_pixels(of_task(task(*several), OPTIONS)) == 24
