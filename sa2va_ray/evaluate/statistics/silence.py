@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sa2va_ray.evaluate.report.wording import distinct_names
 from sa2va_ray.metrics.patients import Row
 from sa2va_ray.models.checkpoint import LEAST_SEG_SHARE
 
@@ -34,15 +35,22 @@ def silence(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def describe_silences(result: Mapping[str, Any]) -> list[str]:
     """What to tell of each `silence` in the content of `metrics.json`, of `model` and of `against`."""
-    summaries = [result, *([result["against"]] if "against" in result else [])]
-    return [_describe(summary["model"], each) for summary in summaries for each in summary["silence"]]
+    if "against" not in result:
+        return [_describe(result["model"]["name"], result["model"], each) for each in result["silence"]]
+    summaries = (result, result["against"])
+    names = distinct_names(result["model"], result["against"]["model"])
+    return [
+        _describe(name, summary["model"], each)
+        for name, summary in zip(names, summaries, strict=True)
+        for each in summary["silence"]
+    ]
 
 
-def _describe(model: Mapping[str, Any], silent: Mapping[str, Any]) -> str:
+def _describe(name: str, model: Mapping[str, Any], silent: Mapping[str, Any]) -> str:
     """The numbers, the likely cause, what to do."""
     total, no_seg, empty = silent["num_objects"], silent["num_no_seg"], silent["num_empty"]
     told = (
-        f"{model['name']} is SILENT: it found nothing on {no_seg + empty} of the {total} image(s) that have "
+        f"{name} is SILENT: it found nothing on {no_seg + empty} of the {total} image(s) that have "
         f"'{silent['phrase']}'. They count as empty masks, so the scores do not tell how well it draws."
     )
     if no_seg:

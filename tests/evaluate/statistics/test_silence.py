@@ -52,3 +52,11 @@ def test_the_model_that_is_compared_with_is_looked_at_too():
     (told,) = describe_silences(result(rows(DRAWN), against=other))
     assert told.startswith("other is SILENT")
     assert describe_silences(result(rows(DRAWN))) == []
+
+
+def test_of_two_models_of_one_name_it_says_which():
+    other = {"model": {"name": "quiet", "threshold": 0.5, "sha256": "b" * 64}, "silence": silence(rows(EMPTY))}
+    one = result(rows(DRAWN), against=other)
+    one["model"]["sha256"] = "a" * 64
+    (told,) = describe_silences(one)
+    assert told.startswith("quiet bbbbbb is SILENT")
