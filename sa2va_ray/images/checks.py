@@ -31,6 +31,16 @@ def check_num_pixels(height: int, width: int, max_pixels: int) -> None:
         )
 
 
+def several_images(content: str) -> ImageError:
+    """For a file of which it is not said which image is meant; `content` says how many."""
+    return ImageError("image_frames", f"The file holds {content}; name one, or write one file for each.")
+
+
+def no_frame(frame: int) -> ImageError:
+    """For a file that has no image with that number."""
+    return ImageError("image_frames", f"The file has no image with the number {frame}, counted from 0.")
+
+
 @contextmanager
 def codec_errors(*more: type[Exception]) -> Iterator[None]:
     """Turns what a decoder raises for broken data into `ImageError`. Goes around calls of decoders and nothing else, so

@@ -3,7 +3,7 @@
 import math
 
 from sa2va_ray.images.checks import is_dicom
-from sa2va_ray.images.decode import dicom_reader, select_page
+from sa2va_ray.images.decode import dicom_reader
 from sa2va_ray.images.formats import tiff
 from sa2va_ray.models.sa2va.pixels_sa2va import ImageError
 
@@ -34,7 +34,7 @@ def read_pixel_spacing(data: bytes, frame: int | None = None) -> Spacing | None:
     if is_dicom(data):
         spacing = dicom_reader().frame_spacing(data, frame or 0)
     elif data[:2] in tiff.SIGNATURES:
-        spacing = _of_page(select_page(tiff.read_pages(data), frame))
+        spacing = _of_page(tiff.select_page(tiff.read_pages(data), frame))
     else:
         return None
     if spacing is not None and not all(MIN_SPACING_MM <= side <= MAX_SPACING_MM for side in spacing):
@@ -47,8 +47,8 @@ def read_pixel_spacing(data: bytes, frame: int | None = None) -> Spacing | None:
 
 
 def _of_page(page: tiff.Page) -> Spacing | None:
-    unit = _MM_OF_UNIT.get(page.get(tiff.RESOLUTION_UNIT, 0))
-    across, down = _quotient(page, tiff.X_RESOLUTION), _quotient(page, tiff.Y_RESOLUTION)
+    unit = _MM_OF_UNIT.get(page.get(tiff.Tag.RESOLUTION_UNIT, 0))
+    across, down = _quotient(page, tiff.Tag.X_RESOLUTION), _quotient(page, tiff.Tag.Y_RESOLUTION)
     if unit is None or not across or not down:
         return None
     dots_per_inch = (across * 25.4 / unit, down * 25.4 / unit)

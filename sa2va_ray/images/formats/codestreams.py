@@ -5,6 +5,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sa2va_ray.images.checks import codec_errors
+from sa2va_ray.models.sa2va.pixels_sa2va import ImageError
+
 _START, _END, _SCAN, _JFIF, _ADOBE = 0xD8, 0xD9, 0xDA, 0xE0, 0xEE
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of JPEG; F7: JPEG-LS
 _DECODED = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive
@@ -45,6 +48,18 @@ def has_end(code: bytes) -> bool:
         return any(marker == _END for marker, _ in _markers(code))
     except struct.error:
         return False
+
+
+def check_jpeg(data: bytes) -> None:
+    """Raises `ImageError` for a JPEG that is cut off, or of a kind that is not read. A decoder is content when it has
+    all rows, whether or not the file goes on to its end."""
+    if not has_end(data):
+        raise ImageError("image_unreadable", f"The file of {len(data)} bytes is cut off: it has no end mark.")
+    with codec_errors():
+        facts = read_stream_facts(data)
+    if facts.bits != 8 or not facts.is_usual:
+        kind = f"{facts.bits} bits a sample" if facts.is_usual else "the lossless or arithmetic kind"
+        raise ImageError("image_mode", f"JPEG files of {kind} are not read; save it as PNG.")
 
 
 def _markers(code: bytes) -> Iterator[tuple[int, int]]:

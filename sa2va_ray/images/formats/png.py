@@ -1,8 +1,15 @@
 """PNG files, chunk by chunk, before any decoder sees them."""
 
+import io
 import struct
 import zlib
 
+import cv2
+import numpy as np
+from PIL import ImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from sa2va_ray.images.checks import codec_errors
 from sa2va_ray.models.sa2va.pixels_sa2va import ImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -10,6 +17,7 @@ _MAX_CHUNKS = 100_000  # of 8 KiB, as libpng writes them: 800 MB
 _NEEDED = {b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}  # transparency, orientation, animation
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _ORIENTED = b"Raw profile type exif\0"  # keyword of texts that may tell the orientation
+_COLOUR_MODES = ("RGB", "RGBA")
 _MAX_TEXTS, _MAX_TEXT_BYTES = 32, 2**20  # Pillow refuses a file with more
 
 
@@ -49,3 +57,19 @@ def _tells_orientation(chunk: bytes) -> bool:
     except zlib.error:
         size = 0
     return max(size, len(content)) < _MAX_TEXT_BYTES
+
+
+def has_wide_colours(image: ImageFile.ImageFile, data: bytes) -> bool:
+    """Whether a file is a PNG of which PIL, which made `image` of it, reads colours and drops their low bytes."""
+    return isinstance(image, PngImageFile) and image.mode in _COLOUR_MODES and data[24] > 8  # bits, always there
+
+
+def wide_values(image: ImageFile.ImageFile, data: bytes) -> np.ndarray:
+    """(H, W, 3) or (H, W, 4) uint16 of such a PNG. PIL knows when a file is cut off, and OpenCV does not."""
+    with codec_errors():
+        PngImageFile(io.BytesIO(data)).verify()  # OpenCV allocates what a chunk claims, up to 4 GiB
+        decoded = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+        values = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB if image.mode == "RGB" else cv2.COLOR_BGRA2RGBA)
+    if not np.array_equal(values // 256, np.asarray(image)):
+        raise ImageError("image_mode", "Two readers disagree on this 16-bit colour image; save it with 8 bits.")
+    return values
