@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from sa2va_ray.label_studio.prediction import PROVENANCE, is_model_version
@@ -37,7 +38,7 @@ def plain_name(data: Mapping[str, Any]) -> str | None:
     """Path that the image had below the source of `jobs.label_queue`; None of another task. It tells the patient."""
     told = data.get(PROVENANCE)
     name = told.get("name") if isinstance(told, dict) else None
-    return name if isinstance(name, str) and name else None
+    return name if isinstance(name, str) and PurePosixPath(name).name else None
 
 
 def hash_of_annotation(number: Any) -> str:

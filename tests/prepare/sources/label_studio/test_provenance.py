@@ -79,5 +79,5 @@ def test_what_was_skipped_is_no_annotation():
 
 def test_the_path_of_the_queue_is_the_name():
     assert plain_name({"image": "/data/upload/3/x.png", "sa2va": {"name": "P1/a.png"}}) == "P1/a.png"
-    for other in ({}, {"sa2va": "P1/a.png"}, {"sa2va": {"name": 3}}, {"sa2va": {"name": ""}}):
+    for other in ({}, {"sa2va": "P1/a.png"}, {"sa2va": {"name": 3}}, {"sa2va": {"name": ""}}, {"sa2va": {"name": "/"}}):
         assert plain_name(other) is None
