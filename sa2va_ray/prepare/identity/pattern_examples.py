@@ -26,7 +26,10 @@ _EXAMPLES = (
     _Example(r"(?:.*/)?(?P<patient>[^/]+)/[^/]+", "P4711/left eye.png"),
     _Example(r"(?:.*/)?(?P<patient>[^_/]+)_[^/]+", "P4711_left.png"),
     _Example(r"(?:.*/)?(?P<patient>[^-/]+)-[^/]+", "P4711-left.png"),
+    _Example(r"(?:.*/)?[^_/]+_(?P<patient>[^_/]+)_[^/]+", "case_P4711_left.png"),
 )
+_PARTS = frozenset(["imagestr", "imagests", "train", "training", "test", "testing", "val", "valid", "validation"])
+"""Folders of data sets that hold many patients each, in lower case."""
 _EACH_ITS_OWN = _Example(r"(?:.*/)?(?P<patient>[^/]+)", "P4711.png")
 _MAX_SHOWN = 3
 
@@ -55,13 +58,13 @@ def _describe(example: _Example, num_patients: int) -> str:
 
 
 def _num_patients(example: _Example, paths: Sequence[str]) -> int:
-    """How many patients a pattern finds, 0 where it does not match all paths, or takes all for one patient's: a folder
-    such as `images` is none."""
+    """How many patients a pattern finds, 0 where it does not match all paths, takes all for one patient's (a folder
+    such as `images` is none), or takes a part of a data set for one."""
     pattern = re.compile(example.pattern)
     patients = set()
     for path in paths:
         match = pattern.fullmatch(path)
-        if not match:
+        if not match or match["patient"].casefold() in _PARTS:
             return 0
         patients.add(match["patient"])
     return len(patients) if len(patients) > 1 or len(paths) == 1 else 0

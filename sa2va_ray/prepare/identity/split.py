@@ -127,11 +127,14 @@ def find_leaks(outcomes: pa.Table, near_pairs: Sequence[tuple[int, int]]) -> lis
 
 
 def explain_empty(counts: Mapping[str, Mapping[str, int]], config: SplitConfig) -> list[str]:
-    """A sentence with the cure for each of val and test that is empty, although it was to have patients.
+    """A sentence with the cure for each of val and test that is empty, although it was to have patients. None where no
+    sample at all can be used: more patients would not help.
 
     Args:
         counts: split -> {"samples", "patients", "objects"}.
     """
+    if not any(counts[split]["samples"] for split in SPLITS):
+        return []
     cure = "Set split.method=balanced, or add patients"
     if config.method == "balanced":
         cure = "Raise its share, or add patients"

@@ -23,6 +23,7 @@ def test_every_example_matches_its_own_path(example):
         (["doe/1.png", "doe/2.png", "roe/1.png"], 2),
         (["all/doe/left.png", "all/roe/left.png", "all/roe/right.png"], 2),
         (["doe_3_1.png", "roe_3_1.png", "poe_3_1.png"], 3),
+        (["imagesTr/case_doe_0.png", "imagesTr/case_doe_1.png", "imagesTs/case_roe_0.png"], 2),
     ],
 )
 def test_the_first_pattern_fits_and_no_name_is_told(names, patients):
@@ -37,3 +38,9 @@ def test_the_first_pattern_fits_and_no_name_is_told(names, patients):
 
 def test_a_folder_that_holds_all_is_no_patient():
     assert "(1 patient(s) here)" not in describe_fitting(["images/doe.png", "images/roe.png"], 2)
+
+
+def test_a_part_of_a_data_set_is_no_patient():
+    text = describe_fitting(["imagesTr/vessel_001.png", "imagesTr/vessel_002.png", "imagesTs/vessel_003.png"], 3)
+    assert PATTERN.findall(text) == [pattern_examples._EACH_ITS_OWN.pattern]
+    assert "(2 patient(s) here)" not in describe_fitting(["train/doe.png", "Test/roe.png", "Test/poe.png"], 3)

@@ -137,5 +137,9 @@ def test_an_empty_split_is_told_with_what_helps(keys, cure):
     assert cure in told
 
 
+def test_where_nothing_can_be_used_no_split_is_told():
+    assert explain_empty(counts(train=0, val=0, test=0), SplitConfig()) == []
+
+
 def test_a_split_that_was_not_asked_for_may_be_empty():
     assert explain_empty(counts(train=9, val=0, test=0), SplitConfig(val_fraction=0, test_fraction=0)) == []
