@@ -44,8 +44,7 @@ def train_unet(config: BaselineConfig) -> FittedBaseline:
     unet = config.unet.model_copy(update={"use_gpu": decide_use_gpu(config.unet.use_gpu)})
     check_cluster(
         unet.resources(unet.pipeline.cpus_per_rank()),
-        "Lower unet.num_workers, unet.cpus_per_worker or unet.pipeline.cpus_per_actor, set unet.use_gpu=false, or add "
-        "nodes.",
+        explain_room(unet),
         unet.resources_per_worker(),
     )
     trainer = TorchTrainer(
@@ -67,6 +66,15 @@ def train_unet(config: BaselineConfig) -> FittedBaseline:
         storage.delete_folder(storage.join(config.out, _RAY_RUN))
     files = {WEIGHTS_FILE: weights, CONFIG_FILE: (unet.network.model_dump_json(indent=2) + "\n").encode()}
     return FittedBaseline(files, _THRESHOLD, {"loss": loss})
+
+
+def explain_room(unet: UnetTrainingConfig) -> str:
+    """Which keys to lower where the cluster is too small."""
+    without_gpu = " set unet.use_gpu=false," if unet.use_gpu else ""
+    return (
+        "Lower unet.num_workers, unet.cpus_per_worker or unet.pipeline.cpus_per_actor (0.5 lets two of its actors "
+        f"share a core),{without_gpu} or add nodes."
+    )
 
 
 def train_unet_per_worker(values: dict[str, Any]) -> tuple[bytes, float]:

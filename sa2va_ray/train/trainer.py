@@ -39,7 +39,10 @@ from sa2va_ray.train.watch.page.job import page_of_job
 from sa2va_ray.train.watch.page.run_page import PAGE_FILE
 from sa2va_ray.train.watch.trackers.registry import check_trackers
 
-_CURE = "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor, or add nodes."
+_CURE = (
+    "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor (0.5 lets two of its actors share a core), or add "
+    "nodes."
+)
 _RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
 _MEMORY_WAS_FULL = re.compile(r"Memory on the node \(.*?\) was (\S+) used / (\S+) limit")
 

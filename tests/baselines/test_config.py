@@ -5,8 +5,9 @@ from typing import get_args
 
 import pytest
 
-from sa2va_ray.baselines.config import BaselineConfig, BaselineKind
+from sa2va_ray.baselines.config import BaselineConfig, BaselineKind, UnetTrainingConfig
 from sa2va_ray.baselines.run import FITTERS
+from sa2va_ray.baselines.unet_training import explain_room
 from sa2va_ray.config import UserError
 from sa2va_ray.predict.load import LOADERS
 
@@ -44,3 +45,10 @@ def test_every_kind_has_its_settings_is_fitted_and_is_loaded():
     kinds = set(get_args(BaselineKind))
     assert kinds <= BaselineConfig.model_fields.keys()
     assert kinds == FITTERS.keys() == LOADERS.keys() - {"sa2va"}
+
+
+@pytest.mark.parametrize("use_gpu", [True, False])
+def test_a_cluster_that_is_too_small_is_told_what_helps(use_gpu):
+    told = explain_room(UnetTrainingConfig(use_gpu=use_gpu))
+    assert ("unet.use_gpu=false" in told) == use_gpu
+    assert "unet.pipeline.cpus_per_actor (0.5" in told
