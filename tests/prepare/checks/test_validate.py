@@ -117,8 +117,9 @@ def test_one_empty_object_beside_another_stays_a_mistake(tmp_path):
 
 
 def test_a_listed_negative_that_has_objects_is_rejected(tmp_path):
-    item = replace(record(write_image(tmp_path)), is_listed_negative=True)
-    assert rejection(item).code == "negative_has_objects"
+    rejected = rejection(replace(record(write_image(tmp_path)), is_listed_negative=True))
+    assert rejected.code == "negative_has_objects"
+    assert "Take it off the list" in rejected.reason
 
 
 def test_a_mask_image_that_agrees_is_measured(tmp_path):
