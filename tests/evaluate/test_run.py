@@ -237,7 +237,7 @@ def test_people_are_measured_beside_the_model(exported_uri, prepared_uri, tmp_pa
         json.dumps(ceiling["people"])
     )
     page = " ".join((tmp_path / "out/report.html").read_text().split())
-    assert "8 images of 3 patients were drawn by several people" in page
+    assert "Several people drew 8 images of 3 patients" in page
     assert f"people reach a Dice of {ceiling['people']['per_patient']['dice']:.3f} and tiny" in page
 
 
