@@ -228,8 +228,8 @@ def _check_negative(masks: dict[str, np.ndarray], is_named: bool, record: Record
         if record.is_listed_negative:
             raise Rejected(
                 "negative_has_objects",
-                f"`negatives_list` names this image, and its label has {len(masks)} object(s). Take it off the list, or "
-                "mend its label.",
+                f"`negatives_list` names this image, and its label has {len(masks)} object(s). Take it off the list, "
+                "or mend its label.",
             )
         return
     if config.negatives == "refuse" and not record.is_listed_negative:
