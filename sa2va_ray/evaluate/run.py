@@ -12,7 +12,7 @@ from sa2va_ray.evaluate.passes.answers import answer_questions
 from sa2va_ray.evaluate.passes.measure import measure_answers
 from sa2va_ray.evaluate.report.evaluation_page import render_evaluation
 from sa2va_ray.evaluate.report.extremes import draw_extremes
-from sa2va_ray.evaluate.statistics.silence import describe_silences
+from sa2va_ray.evaluate.report.wording import describe_silences
 from sa2va_ray.evaluate.statistics.summary import (
     by_phrase,
     by_width,

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sa2va_ray.evaluate.report import model_charts
-from sa2va_ray.evaluate.report.wording import describe_cleanup, distinct_names, verdict
-from sa2va_ray.evaluate.statistics.silence import describe_silences
+from sa2va_ray.evaluate.report.wording import describe_cleanup, describe_silences, distinct_names, verdict
 from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
 from sa2va_ray.pictures.pages import render_page
 from sa2va_ray.pictures.panels import PANEL_LEGEND

@@ -31,3 +31,37 @@ def describe_cleanup(cleanup: CleanupConfig) -> str:
     """E.g. "clean-up min_component_px 20, max_hole_px 5"."""
     steps = [f"{name} {value}" for name, value in cleanup.model_dump().items() if value]
     return f"clean-up {', '.join(steps)}" if steps else "without clean-up"
+
+
+def describe_silences(result: Mapping[str, Any]) -> list[str]:
+    """What to tell of each `silence` in the content of `metrics.json`, of `model` and of `against`."""
+    if "against" not in result:
+        return [_describe_silence(result["model"]["name"], result["model"], each) for each in result["silence"]]
+    summaries = (result, result["against"])
+    names = distinct_names(result["model"], result["against"]["model"])
+    return [
+        _describe_silence(name, summary["model"], each)
+        for name, summary in zip(names, summaries, strict=True)
+        for each in summary["silence"]
+    ]
+
+
+def _describe_silence(name: str, model: Mapping[str, Any], silent: Mapping[str, Any]) -> str:
+    """The numbers, the likely cause, what to do."""
+    total, no_seg, empty = silent["num_objects"], silent["num_no_seg"], silent["num_empty"]
+    told = (
+        f"{name} is SILENT: it found nothing on {no_seg + empty} of the {total} image(s) that have "
+        f"'{silent['phrase']}'. They count as empty masks, so the scores do not tell how well it draws."
+    )
+    if no_seg:
+        told += (
+            f" {no_seg} answer(s) had no [SEG], without which there is no mask: has the model been trained long enough "
+            "(val/seg_share on the run's page), with this phrase, on images of this kind?"
+        )
+    if empty:
+        told += (
+            f" {empty} mask(s) were empty: no probability was above the threshold {model['threshold']:.4g}, or the "
+            "clean-up took everything away. jobs.calibrate chooses both; the report's curve over thresholds tells "
+            "whether a lower one would help."
+        )
+    return told

@@ -1,6 +1,7 @@
 """When a model counts as silent, and what is told of it."""
 
-from sa2va_ray.evaluate.statistics.silence import describe_silences, silence
+from sa2va_ray.evaluate.report.wording import describe_silences
+from sa2va_ray.evaluate.statistics.silence import silence
 
 DRAWN = {"failure": "", "is_empty": False}
 EMPTY = {"failure": "", "is_empty": True}
