@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from sa2va_ray.evaluate.report import model_charts
-from sa2va_ray.evaluate.report.wording import describe_cleanup, describe_silences, distinct_names, verdict
+from sa2va_ray.evaluate.report.wording import (
+    describe_cleanup,
+    describe_one_mask,
+    describe_silences,
+    distinct_names,
+    verdict,
+)
 from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
 from sa2va_ray.pictures.pages import render_page
 from sa2va_ray.pictures.panels import PANEL_LEGEND
@@ -45,6 +51,7 @@ def render_evaluation(
         names=distinct_names(model, result["against"]["model"]) if "against" in result else (),
         pairs_chart=model_charts.pairs_chart(result) if "against" in result else None,
         silences=describe_silences(result),
+        one_mask=describe_one_mask(result),
         facts=list(_facts(result)),
         max_rows=_MAX_ROWS,
     )

@@ -27,6 +27,19 @@ def distinct_names(model: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[
     return f"{model['name']} at {model['threshold']:.4g}", f"{other['name']} at {other['threshold']:.4g}"
 
 
+def describe_one_mask(result: Mapping[str, Any]) -> str:
+    """What to know of the scores by phrase in the content of `metrics.json`, where a model does not hear what it is
+    asked; else empty."""
+    models = [result["model"], *([result["against"]["model"]] if "against" in result else [])]
+    names = [model["name"] for model in models if model["kind"] != "sa2va"]
+    if not names or not result["by_phrase"]:
+        return ""
+    return (
+        f"{' and '.join(names)}: a baseline has no language. Each phrase is compared with its one mask, of all objects "
+        "together, so its scores here do not tell how well each phrase is found."
+    )
+
+
 def describe_cleanup(cleanup: CleanupConfig) -> str:
     """E.g. "clean-up min_component_px 20, max_hole_px 5"."""
     steps = [f"{name} {value}" for name, value in cleanup.model_dump().items() if value]
