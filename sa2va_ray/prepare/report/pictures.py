@@ -1,13 +1,16 @@
 """Chooses the samples that the report shows, and draws them."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 
 from sa2va_ray.images.decode import decode_image_bytes
+from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.pictures.classes import Colours, phrase_colours
 from sa2va_ray.pictures.palette import Rgb
 from sa2va_ray.pictures.panels import label_panels
@@ -16,7 +19,7 @@ from sa2va_ray.pictures.sheet import Picture
 from sa2va_ray.prepare.checks.validate import check_sample, read_annotations, read_image_file, rejecting
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import QUARANTINED
-from sa2va_ray.prepare.records import Record, Rejected
+from sa2va_ray.prepare.records import Record, Rejected, Shape
 
 PANEL_PX = 320
 """Longer side of a drawn image."""
@@ -95,5 +98,15 @@ def _draw_quarantined(row: Mapping[str, Any], record: Record, config: PrepareCon
     except Rejected:
         return None
     objects = [shapes for annotation in annotations for shapes in annotation.objects.values()]
-    polygons = [shape for shapes in objects for shape in shapes if isinstance(shape, np.ndarray)]
+    polygons = [line for shapes in objects for shape in shapes for line in _outlines(shape, config.checks.max_pixels)]
     return Picture(f"item {row['index']}: {row['findings'][0]['code']}", draw_polygons(pixels, polygons, PANEL_PX))
+
+
+def _outlines(shape: Shape, max_pixels: int) -> list[np.ndarray]:
+    """A polygon itself; of a mask the outlines of its pieces and holes, none where it is too large to be looked at."""
+    if isinstance(shape, np.ndarray):
+        return [shape]
+    if math.prod(shape["size"]) > max_pixels:
+        return []
+    pieces, _ = cv2.findContours(rle_to_mask(shape).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    return [piece[:, 0].astype(float) for piece in pieces if len(piece) > 2]
