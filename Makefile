@@ -63,7 +63,7 @@ browser:
 
 # nnU-Net, which only its own soak tests need, draws in 500 MB. nginx stands in front of the endpoint in some.
 soak: install
-	command -v nginx || test -e /usr/sbin/nginx || { apt-get update -q && apt-get install -q -y --no-install-recommends nginx-light; } >/dev/null || true
+	command -v nginx >/dev/null || test -e /usr/sbin/nginx || { apt-get update -q && apt-get install -q -y --no-install-recommends nginx-light; } >/dev/null || true
 	$(UV_INSTALL) --editable '.[nnunet]'
 	$(BIN)/python -m pytest -m soak
 

@@ -1,5 +1,5 @@
-"""Image files that hold numbers of 8 to 64 bits, to these numbers: PNG, JPEG, BMP, GIF and WebP by Pillow, TIFF and PNM
-by the modules of these names. What they mean, as pixels or as a mask, is not asked here."""
+"""The numbers that are stored in an image file: of PNG, JPEG, BMP, GIF and WebP by Pillow, of TIFF and PNM by the modules
+of these names. What the numbers mean, as pixels, as a mask or as classes, `decode.py` says."""
 
 import io
 import logging
