@@ -1,5 +1,5 @@
-"""The numbers that are stored in an image file: of PNG, JPEG, BMP, GIF and WebP by Pillow, of TIFF and PNM by the modules
-of these names. What the numbers mean, as pixels, as a mask or as classes, `decode.py` says."""
+"""The numbers that are stored in an image file: of PNG, JPEG, BMP, GIF and WebP by Pillow, of TIFF and PNM by the
+modules of these names. What the numbers mean, as pixels, as a mask or as classes, `decode.py` says."""
 
 import io
 import logging
