@@ -80,6 +80,35 @@ def test_weights_that_are_lost_end_the_run_on_all_ranks(results, num_workers):
     assert "weights are lost" in results(num_workers)["lost"]
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path, strategy):
+    """In the precision of a GPU, with a loss that is finite: DeepSpeed tells by the gradient's norm alone."""
+    run = {"zero2": _run_broken_zero2, "zero3": _run_broken_zero3}[strategy]
+    assert "gradient is not finite" in ranks.run_ranks(run, 1, tmp_path)
+
+
+def _run_broken_zero2(_folder: Path) -> str:
+    return _run_broken("zero2")
+
+
+def _run_broken_zero3(_folder: Path) -> str:
+    return _run_broken("zero3")
+
+
+def _run_broken(strategy: str) -> str:
+    config = TrainConfig.load([*ranks.TINY, "num_workers=1", "global_batch_size=6", f"strategy={strategy}"])
+    model, processor = ranks.build_tiny(config)
+    trained = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+    trained.register_hook(lambda gradient: gradient * float("inf"))
+    engine = build_engine(model.bfloat16(), config, "bf16")
+    try:
+        _step(engine, processor, config, [_row(processor, 0, SEGMENTED)])
+    except RunStoppedError as error:
+        return str(error)
+    return "the run went on"
+
+
 def _row(processor, seed: int, answer: str | None) -> dict:
     if answer is None:
         return ranks.tiny_row(processor, seed, "A tube.", with_image=False)

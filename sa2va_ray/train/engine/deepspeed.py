@@ -122,7 +122,8 @@ def _deepspeed_config(config: TrainConfig, precision: str) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": config.samples_of_a_pass,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optim.max_grad_norm,
-        "bf16": {"enabled": precision == "bf16"},
+        # DeepSpeed would ask each gradient whether it is finite, in six kernels, though their norm tells that, too.
+        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},
         "zero_optimization": zero_config(config.strategy, bool(config.use_gpu), config.compile_layers),
         # torch's AdamW, on the CPU too: DeepSpeed's own is compiled on first use, which needs a CUDA toolkit.
         "zero_allow_untested_optimizer": True,
