@@ -22,6 +22,9 @@ HIERA_LARGE: dict[str, Any] = {
     "memory_attention": {"num_layers": 4, "dim_feedforward": 2048},
     "memory_encoder": {"out_dim": 64},
 }
+# Of the images that the vision encoder and SAM 2 learnt from, by channel, of values from 0 to 1.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 class Sa2VAConfig(PreTrainedConfig):

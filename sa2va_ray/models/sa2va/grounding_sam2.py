@@ -22,8 +22,7 @@ from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
+from .configuration_sa2va import IMAGE_MEAN, IMAGE_STD
 
 
 class GroundingEncoder(nn.Module):

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .configuration_sa2va import Sa2VAConfig
-from .grounding_sam2 import IMAGE_MEAN, IMAGE_STD
+from .configuration_sa2va import IMAGE_MEAN, IMAGE_STD, Sa2VAConfig
 
 IMAGE_MARKER = "<image>"
 SEG_TOKEN, IMAGE_TOKEN, IMAGE_START, IMAGE_END = "[SEG]", "<IMG_CONTEXT>", "<img>", "</img>"
