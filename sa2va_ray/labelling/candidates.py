@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from sa2va_ray.images.files import kind_of
 from sa2va_ray.labelling.ranking import Candidate
 from sa2va_ray.predict.job.items import ImageItem
 from sa2va_ray.predict.job.results import RESULT_SCHEMA, TABLE
-from sa2va_ray.prepare.identity.patient_pattern import match_path
+from sa2va_ray.prepare.identity.patient_pattern import PatientPaths
 from sa2va_ray.prepare.identity.pattern_examples import describe_fitting
 
 _SHOWN_BY_BROWSERS = ("PNG", "JPEG", "BMP", "GIF", "WebP")
@@ -108,8 +107,8 @@ def _unusable(item: ImageItem, usable: dict[str, ImageItem], predictions: Predic
 
 
 def _patients(names: Sequence[str], pattern: str) -> Iterator[str]:
-    compiled = re.compile(pattern)
-    matches = [match_path(compiled, name) for name in names]
+    paths = PatientPaths(pattern)
+    matches = [paths.match(name) for name in names]
     if mismatched := sum(groups is None for groups in matches):
         raise UserError(
             "`patient_pattern` does not tell whose the images are, so that the queue could not be spread over "

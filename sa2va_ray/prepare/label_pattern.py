@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from sa2va_ray.patterns import PathPattern
+
 _ARROW = "->"
 _ANY_IMAGE = "{folder}/{stem}"
 _PART = re.compile(r"\{(\w+)\}/?|\*")
@@ -48,14 +50,14 @@ class LabelPattern:
             raise ValueError(f"names one label for all images; put a part into it: {_in_braces(known)}")
 
     def label_of(self, image: str) -> str | None:
-        """Path of the label of an image below the source; None: the image does not fit the image side."""
+        """Path of the label of an image below the source; None: the image does not fit the image side.
+
+        Raises:
+            UserError: whether it fits is not found out in a bounded time.
+        """
         if self.image_side:
-            found = self._image.fullmatch(image)
-            return (
-                _formatted(self.label_side, {name: text or "" for name, text in found.groupdict().items()})
-                if found
-                else None
-            )
+            parts = self._image.match(image)
+            return None if parts is None else _formatted(self.label_side, {"folder": "", **parts})
         folder, _, file = image.rpartition("/")
         parts = {"folder": folder, "parent": posixpath.dirname(folder), "stem": posixpath.splitext(file)[0]}
         return _formatted(self.label_side, parts)
@@ -68,14 +70,14 @@ class LabelPattern:
         return _formatted(side.replace("*", "x"), parts), _formatted(self.label_side, parts)
 
     @cached_property
-    def _image(self) -> re.Pattern[str]:
+    def _image(self) -> PathPattern:
         pattern, position, seen = "", 0, set()
         for part in _PART.finditer(self.image_side):
             pattern += re.escape(self.image_side[position : part.start()])
             pattern += _regex(part, part[1] in seen)
             seen.add(part[1])
             position = part.end()
-        return re.compile(pattern + re.escape(self.image_side[position:]), re.DOTALL)
+        return PathPattern(f"(?s:{pattern}{re.escape(self.image_side[position:])})", "label_pattern")
 
 
 def _regex(part: re.Match[str], is_again: bool) -> str:

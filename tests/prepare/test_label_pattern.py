@@ -49,6 +49,15 @@ def test_a_pattern_that_cannot_be_is_refused_where_the_config_is_read(pattern, m
         PrepareConfig.load(["source=a", "out=b", f"label_pattern='{pattern}'"])
 
 
+def test_thirty_wildcards_do_not_take_for_ever():
+    name = "a_" * 60  # with Python's `re`, minutes each
+    many = LabelPattern("images/" + "*" * 30 + "{id}_v.tif -> labels/{id}.png")
+    assert many.label_of(f"images/{name}.tif") is None
+    many = LabelPattern("images/{id}" + "_*" * 30 + "v.tif -> labels/{id}.png")
+    assert many.label_of(f"images/{name}.tif") is None
+    assert many.label_of(f"images/{name}v.tif") == "labels/a.png"
+
+
 def test_its_example_is_made_up_of_its_own_parts():
     assert LabelPattern("labels/{stem}_v.png").example == ("p7/images/im7.png", "labels/im7_v.png")
     assert LabelPattern("images/{id}_*.tif -> m/{id}.gif").example == ("images/7_x.tif", "m/7.gif")

@@ -14,6 +14,7 @@ from sa2va_ray.data.sample import SPLITS
 from sa2va_ray.hub import is_on_hub, locate
 from sa2va_ray.images.files import IMAGE_KINDS, count_suffixes, is_hidden, is_rubbish, kind_of, suffix_of, suffixes_of
 from sa2va_ray.manifest import MANIFEST, read_manifest
+from sa2va_ray.patterns import PathPattern
 from sa2va_ray.telemetry import LOGGER
 
 _KINDS = IMAGE_KINDS | {"DICOM", "video"}
@@ -97,10 +98,10 @@ def _list(uri: str) -> tuple[str, list[str]]:
     if not _WILDCARDS.search(uri):
         return uri, []
     folder, pattern = _to_pattern(uri)
-    return folder, [name for name in storage.list_files(folder) if pattern.match(name)]
+    return folder, [name for name in storage.list_files(folder) if pattern.match(name) is not None]
 
 
-def _to_pattern(uri: str) -> tuple[str, re.Pattern[str]]:
+def _to_pattern(uri: str) -> tuple[str, PathPattern]:
     """A glob as the folder that its files are in or below, and a pattern for their names below that. Parts of the path
     that exist are themselves, before they are patterns."""
     wildcard = _WILDCARDS.search(uri)
@@ -111,7 +112,10 @@ def _to_pattern(uri: str) -> tuple[str, re.Pattern[str]]:
         if not storage.exists(deeper):
             break
         folder = deeper
-    return folder, re.compile(glob_translate(rest))
+    try:
+        return folder, PathPattern(glob_translate(rest), "source")
+    except ValueError as error:  # fsspec repeats nothing of the glob
+        raise UserError(f"`source` is no file, folder or glob: {error}.") from None
 
 
 def takes(source: str, uri: str) -> bool:
@@ -122,7 +126,7 @@ def takes(source: str, uri: str) -> bool:
     if storage.exists(source):
         return False
     folder, pattern = _to_pattern(source)
-    return uri.startswith(f"{folder}/") and bool(pattern.match(uri[len(folder) + 1 :]))
+    return uri.startswith(f"{folder}/") and pattern.match(uri[len(folder) + 1 :]) is not None
 
 
 def _kind(name: str) -> Kind | None:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from sa2va_ray.prepare.identity.patient_pattern import match_path
+from sa2va_ray.prepare.identity.patient_pattern import PatientPaths
 from sa2va_ray.prepare.records import Record, Rejected
 
 NAME_MISMATCH = "name_mismatch"
@@ -38,9 +38,8 @@ class Identity:
 
 class Pseudonyms:
     def __init__(self, key: bytes, patient_pattern: str) -> None:
-        """`patient_pattern` is a regular expression for a path without suffix, see `PrepareConfig`."""
         self._key = key
-        self._pattern = re.compile(patient_pattern)
+        self._paths = PatientPaths(patient_pattern)
 
     def identify(self, record: Record) -> Identity:
         """Identity of an image, from what its file says of itself, else from its path.
@@ -74,7 +73,7 @@ class Pseudonyms:
         return self._hash("annotator", annotator)
 
     def _match(self, name: str) -> dict[str, str]:
-        groups = match_path(self._pattern, name)
+        groups = self._paths.match(name)
         if groups is None:
             raise Rejected(NAME_MISMATCH, "The file's path does not match `patient_pattern`; the patient is unknown.")
         return groups

@@ -60,6 +60,17 @@ def test_globs(folder):
     )
 
 
+def test_a_glob_that_cannot_be_is_refused(folder):
+    with pytest.raises(UserError, match=r"no file, folder or glob: .*'\*\*' can only be an entire"):
+        find_sources(f"{folder}/**.png")
+
+
+def test_a_glob_of_thirty_wildcards_comes_to_an_end(tmp_path):
+    (tmp_path / ("a_" * 60 + ".tif")).touch()
+    with pytest.raises(UserError, match="no image or video among its 0 files"):
+        find_sources(f"{tmp_path}/{'*_' * 30}v.tif")
+
+
 def test_one_file(folder):
     assert names(f"{folder}/a/b/Doe_2.PNG") == ["Doe_2.PNG"]
 

@@ -1,0 +1,36 @@
+"""Patterns that come to an end, whatever they are held against."""
+
+import time
+
+import pytest
+
+from sa2va_ray import patterns
+from sa2va_ray.config import UserError
+from sa2va_ray.patterns import PathPattern
+
+NAME = "a_" * 120
+
+
+def test_the_groups_that_took_part_have_a_text():
+    pattern = PathPattern(r"(?P<patient>\d+)(_(?P<run>\d+))?\.png", "patient_pattern")
+    assert pattern.groups == {"patient", "run"}
+    assert pattern.match("7.png") == {"patient": "7"}
+    assert pattern.match("7_1.png") == {"patient": "7", "run": "1"}
+    assert pattern.match("7.png.gif") is None
+    assert PathPattern("a", "source").match("a") == {}
+
+
+def test_a_pattern_of_too_many_ways_ends_in_an_error_without_the_path(monkeypatch):
+    monkeypatch.setattr(patterns, "_MAX_S", 0.2)
+    ways = PathPattern("".join(f"(?P<p{number}>[^/]+?)_" for number in range(12)) + r"x?[.]png", "label_pattern")
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"`label_pattern` did not come to an end.* path of 245 signs") as error:
+        ways.match(f"{NAME}/.png")
+    assert time.monotonic() - began < 2
+    assert NAME not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", ["(", "a{4294967296}", "(" * 6000 + ")" * 6000])
+def test_what_is_no_expression_is_told_as_that(wrong):
+    with pytest.raises(ValueError, match="is no regular expression"):
+        PathPattern(wrong, "patient_pattern")
