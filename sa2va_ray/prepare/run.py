@@ -139,7 +139,8 @@ def _read(config: PrepareConfig) -> Source:
         patients_of_data_sets="patient_pattern" not in config.model_fields_set,
     )
     source = read_source(config.source, options)
-    LOGGER.info("source: %s", ", ".join(f"{count} items of layout {name}" for name, count in source.layouts.items()))
+    layouts = [f"{count} items of layout {name}" for name, count in source.layouts.items()]
+    LOGGER.info("source: %s", ", ".join(layouts) or "no items")
     for note in source.notes:
         LOGGER.info("%s", note)
     if source.unread:

@@ -53,13 +53,17 @@ class DocumentLayout:
     example: str
 
 
+class Skipped:
+    """In place of a label: people have looked at the image, and chose not to annotate it."""
+
+
 @dataclass(frozen=True)
 class Item:
     """An annotation that was found; together with the places of others it becomes a `Record` or is quarantined."""
 
     layout: str
     image: str | None = field(repr=False)  # name in the folder; None: not known
-    label: Label | SeveralLabels | Rejected = field(repr=False)
+    label: Label | SeveralLabels | Rejected | Skipped = field(repr=False)
     frame: int | None = None  # from 0
     patient: str | None = field(default=None, repr=False)
     run: str | None = field(default=None, repr=False)

@@ -15,7 +15,7 @@ from sa2va_ray.prepare.sources.by_pattern import PatternPairs
 from sa2va_ray.prepare.sources.datasets.read import DataSetFiles
 from sa2va_ray.prepare.sources.dicom_frames import DicomFrames
 from sa2va_ray.prepare.sources.folder import Folder, in_label_folder, label_keys
-from sa2va_ray.prepare.sources.items import Item, SourceOptions
+from sa2va_ray.prepare.sources.items import Item, Skipped, SourceOptions
 from sa2va_ray.prepare.sources.json_labels.annotation_lists import UNRECOGNISED
 from sa2va_ray.prepare.sources.json_labels.read import read_json_labels
 from sa2va_ray.prepare.sources.mask_images import LAYOUT as MASK_IMAGES
@@ -149,7 +149,11 @@ def _look(folder: Folder, options: SourceOptions) -> _Found:
     if data_sets:
         orphans += [_Orphan("orphan_image", name) for name in data_sets.lonely_images]
         orphans += [_Orphan("orphan_label", name) for name in data_sets.lonely_labels]
-    return _Found(items, orphans, data_sets.notes if data_sets else [], frames, pairs, data_sets)
+    kept = [item for item in items if not isinstance(item.label, Skipped)]
+    notes = list(data_sets.notes) if data_sets else []
+    if num_skipped := len(items) - len(kept):
+        notes.append(f"{num_skipped} task(s) of Label Studio that were only skipped there are left out.")
+    return _Found(kept, orphans, notes, frames, pairs, data_sets)
 
 
 def _open(source: str) -> Folder:
@@ -215,7 +219,7 @@ def _name(item: Item) -> str | None:
 def _to_record(index: int, item: Item, folder: Folder, pairs: MaskPairs | None) -> Record:
     image, label = item.image, item.label
     assert image is not None
-    assert not isinstance(label, Rejected)
+    assert not isinstance(label, Rejected | Skipped)
     is_frame = item.frame is not None
     masks = pairs.masks_of(image) if pairs and pairs.is_clear(image) and not is_frame else []
     return Record(

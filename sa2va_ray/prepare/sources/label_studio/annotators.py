@@ -11,6 +11,19 @@ from sa2va_ray.prepare.sources.label_studio.annotation import Result, annotate
 _Submitted = tuple[Any, Callable[[], Iterable[Result]]]  # who, as Label Studio tells it, and what
 
 
+def is_submitted(annotation: Any) -> bool:
+    """Whether an annotation is one that was neither cancelled nor skipped."""
+    return isinstance(annotation, dict) and not (annotation.get("was_cancelled") or annotation.get("skipped"))
+
+
+def is_skipped(task: dict[str, Any]) -> bool:
+    """Whether people have skipped a task, and none has submitted an annotation of it."""
+    annotations = task.get("annotations")
+    if not isinstance(annotations, list) or not all(isinstance(each, dict) for each in annotations):
+        return False
+    return bool(annotations) and not any(map(is_submitted, annotations))
+
+
 def annotate_all(
     submitted: Sequence[_Submitted], options: SourceOptions, findings: tuple[Finding, ...] = ()
 ) -> Annotation | SeveralLabels:

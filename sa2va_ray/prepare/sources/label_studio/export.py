@@ -10,10 +10,10 @@ from urllib.parse import parse_qs
 from sa2va_ray.images.files import IMAGE_KINDS, kind_of
 from sa2va_ray.prepare.records import Finding, Label, Rejected, SeveralLabels
 from sa2va_ray.prepare.sources.folder import Folder
-from sa2va_ray.prepare.sources.items import DocumentLayout, Item, SourceOptions, build_item
+from sa2va_ray.prepare.sources.items import DocumentLayout, Item, Skipped, SourceOptions, build_item
 from sa2va_ray.prepare.sources.label_studio import provenance
 from sa2va_ray.prepare.sources.label_studio.annotation import Result, is_labels, to_results, unknown_kind
-from sa2va_ray.prepare.sources.label_studio.annotators import annotate_all
+from sa2va_ray.prepare.sources.label_studio.annotators import annotate_all, is_skipped, is_submitted
 from sa2va_ray.prepare.sources.label_studio.regions import kind_of_value
 from sa2va_ray.prepare.sources.label_studio.uploads import find_image, is_upload, without_prefix
 from sa2va_ray.prepare.sources.shapes import to_whole, wrong_type
@@ -76,8 +76,18 @@ def _unknown_form() -> Rejected:
 
 
 def _read_task(folder: Folder, document: str, task: dict[str, Any], options: SourceOptions) -> Item:
+    if is_skipped(task):
+        return _read_skipped(folder, document, task["data"])
     item = _build(folder, document, task["data"], lambda: _annotate_task(task, options))
     return replace(item, provenance=provenance.of_task(task, options))
+
+
+def _read_skipped(folder: Folder, document: str, data: dict[str, Any]) -> Item:
+    """With its image where that is there, or it would be one that nobody has looked at."""
+    try:
+        return Item(LAYOUT, find_image(folder, document, _image_path(data)), Skipped())
+    except Rejected:
+        return Item(LAYOUT, None, Skipped())
 
 
 def _annotate_task(task: dict[str, Any], options: SourceOptions) -> Label | SeveralLabels:
@@ -85,22 +95,22 @@ def _annotate_task(task: dict[str, Any], options: SourceOptions) -> Label | Seve
     annotations = task["annotations"]
     if not all(isinstance(each, dict) for each in annotations):
         raise Rejected("label_studio_form", "The annotations of a task are not written out. Export as JSON.")
-    kept = [each for each in annotations if not (each.get("was_cancelled") or each.get("skipped"))]
+    kept = [each for each in annotations if is_submitted(each)]
     num_cancelled = len(annotations) - len(kept)
-    _check_annotated(len(kept), num_cancelled, task.get("predictions"))
+    _check_annotated(len(kept), task.get("predictions"))
     detail = f"{num_cancelled} cancelled or skipped annotation(s) of the task were left out."
     found = (Finding("cancelled", detail),) if num_cancelled else ()
     pairs = [(each.get("completed_by"), partial(to_results, each.get("result"))) for each in kept]
     return annotate_all(pairs, options, found)
 
 
-def _check_annotated(kept: int, cancelled: int, predictions: Any = None) -> None:
+def _check_annotated(kept: int, predictions: Any = None) -> None:
     if not kept:
         number = len(predictions) if isinstance(predictions, list) else 0
         raise Rejected(
             "not_annotated",
-            f"The task has no annotation that was submitted, {cancelled} cancelled or skipped one(s) and {number} "
-            "prediction(s), which are a model's. Annotate it, or export without it.",
+            f"The task has no annotation, and {number} prediction(s), which are a model's. Annotate it, or skip it in "
+            "Label Studio, or export without it.",
         )
 
 
@@ -115,7 +125,7 @@ def _read_min(folder: Folder, document: str, entries: list[Any], options: Source
 
 def _annotate_min(entries: list[dict[str, Any]], options: SourceOptions) -> Label | SeveralLabels:
     kept = [entry for entry in entries if entry["annotation_id"] is not None]
-    _check_annotated(len(kept), 0)
+    _check_annotated(len(kept))
     return annotate_all([(entry["annotator"], partial(_min_results, entry)) for entry in kept], options)
 
 

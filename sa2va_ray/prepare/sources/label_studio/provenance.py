@@ -9,13 +9,14 @@ from sa2va_ray.label_studio.prediction import PROVENANCE, is_model_version
 from sa2va_ray.prepare.records import Annotation, Provenance, Rejected
 from sa2va_ray.prepare.sources.items import SourceOptions
 from sa2va_ray.prepare.sources.label_studio.annotation import annotate, to_results
+from sa2va_ray.prepare.sources.label_studio.annotators import is_submitted
 
 _MAX_SECONDS = 10**8  # three years with one image open; JSON has numbers of any length
 
 
 def of_task(task: Mapping[str, Any], options: SourceOptions) -> Provenance | None:
     """Of a task of the JSON export, or as the server gives it."""
-    annotations = [each for each in task["annotations"] if isinstance(each, dict) and _is_submitted(each)]
+    annotations = [each for each in task["annotations"] if is_submitted(each)]
     if not annotations:
         return None
     prediction = _first_drawn(annotations, task.get("predictions"))
@@ -44,10 +45,6 @@ def plain_name(data: Mapping[str, Any]) -> str | None:
 def hash_of_annotation(number: Any) -> str:
     """What a sample has of the annotation that its mask came from (64 hex characters)."""
     return hashlib.sha256(f"label_studio/annotation/{number}".encode(errors="surrogatepass")).hexdigest()
-
-
-def _is_submitted(annotation: Mapping[str, Any]) -> bool:
-    return not (annotation.get("was_cancelled") or annotation.get("skipped"))
 
 
 def _seconds(annotations: Sequence[Mapping[str, Any]]) -> float | None:

@@ -19,6 +19,7 @@ from sa2va_ray.label_studio.interface import data_key, parse_interface
 from sa2va_ray.label_studio.prediction import PROVENANCE
 from sa2va_ray.label_studio.project import get_project, pages
 from sa2va_ray.label_studio.server import LabelStudio, LabelStudioError
+from sa2va_ray.prepare.sources.label_studio.annotators import is_skipped
 from sa2va_ray.telemetry import LOGGER
 
 _MAX_IMAGE_BYTES = 2**30
@@ -45,29 +46,18 @@ def pulled(project: int, config: LabelStudioConfig) -> Iterator[str]:
 
 async def _pull(project: int, server: LabelStudio, folder: Path) -> None:
     key = _image_key(await get_project(project, server))
-    num_tasks, num_skipped, tasks = 0, 0, []
+    num_tasks, skipped, tasks = 0, [], []
     async for page in pages(project, server):
         num_tasks += len(page)
-        num_skipped += sum(_is_skipped(task) for task in page)
-        annotated = [task for task in page if task.get("annotations") and not _is_skipped(task)]
-        tasks += [_Task.of(task, key, server.config) for task in annotated]
+        for task in page:
+            if task.get("annotations"):
+                (skipped if is_skipped(task) else tasks).append(_Task.of(task, key, server.config))
     _check_addresses(tasks)
-    LOGGER.info(
-        "label_studio: %d of %d tasks have annotations, and %d were only skipped; the images of the former are fetched",
-        *(len(tasks), num_tasks, num_skipped),
-    )
-    (folder / "tasks.json").write_text(json.dumps([task.entry for task in tasks]))
+    LOGGER.info("label_studio: %d of %d tasks have annotations; their images are fetched", len(tasks), num_tasks)
+    (folder / "tasks.json").write_text(json.dumps([task.entry for task in [*tasks, *skipped]]))
     turns = asyncio.Semaphore(_IMAGES_AT_A_TIME)
     once = {task.name: task for task in tasks}
     await asyncio.gather(*(_fetch(task, server, folder, turns) for task in once.values()))
-
-
-def _is_skipped(task: dict[str, Any]) -> bool:
-    """Whether people have skipped a task, and none has submitted an annotation of it."""
-    annotations = task.get("annotations")
-    if not isinstance(annotations, list) or not annotations:
-        return False
-    return all(isinstance(each, dict) and each.get("was_cancelled") for each in annotations)
 
 
 def _image_key(project: dict[str, Any]) -> str:

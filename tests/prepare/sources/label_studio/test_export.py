@@ -98,11 +98,11 @@ def test_an_export_of_the_server(tmp_path, name):
 
 def test_what_is_left_out_of_an_export_is_told(tmp_path):
     source = of_fixture(tmp_path, "export.json")
-    assert codes(source) == {"several_annotators": 1, "not_annotated": 3}
+    assert codes(source) == {"several_annotators": 1, "not_annotated": 2}
+    assert source.notes == ["1 task(s) of Label Studio that were only skipped there are left out."]
     reasons = [each.reason for each in source.quarantined]
     assert "2 annotations" in reasons[0]
-    assert "1 cancelled or skipped one(s)" in reasons[1]
-    assert "1 prediction(s), which are a model's" in reasons[2]
+    assert "1 prediction(s), which are a model's" in reasons[1]
     assert [finding.code for record in source.records for finding in record.label.findings] == [
         "without_area",
         "cancelled",
@@ -113,6 +113,27 @@ def test_several_annotators_of_json_min_are_one_item(tmp_path):
     source = of_fixture(tmp_path, "export_min.json")
     assert source.layouts == {"label_studio": 6}
     assert codes(source) == {"several_annotators": 1, "not_annotated": 2, "orphan_image": 1}
+
+
+def test_what_was_only_skipped_is_left_out_with_its_image_or_without(tmp_path, read):
+    skipped = [{"result": [polygon()], "was_cancelled": True}, {"result": [], "skipped": True}]
+    frames = [task(polygon()), task(annotations=skipped), task(annotations=skipped)]
+    for frame, one in enumerate(frames):
+        one["data"] = {"image": f"/data/upload/3/1a2b3c4d-{HIDDEN}_frame_{frame}.png"}
+    write_json(tmp_path / "result.json", frames)
+    for frame in (0, 1):
+        write_image(tmp_path / f"images/{HIDDEN}_frame_{frame}.png", (H, W))
+    source = read()
+    assert (source.layouts, codes(source)) == ({"label_studio": 1}, {})
+    assert [record.name for record in source.records] == [f"images/{HIDDEN}_frame_0.png"]
+    assert source.notes == ["2 task(s) of Label Studio that were only skipped there are left out."]
+
+
+def test_a_project_of_which_all_was_skipped_has_no_items(tmp_path, read):
+    write_json(tmp_path / "result.json", [task(annotations=[{"result": [], "was_cancelled": True}])])
+    source = read()
+    assert (source.layouts, source.num_items) == ({}, 0)
+    assert "1 task(s)" in source.notes[0]
 
 
 SEVERAL = replace(OPTIONS, annotators="majority")

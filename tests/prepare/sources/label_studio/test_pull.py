@@ -65,6 +65,7 @@ def test_tasks_of_several_pages_with_their_images(studio):
     source = pull(studio)
     assert len(source.records) == 24
     assert codes(source) == {"image_missing": 1}
+    assert source.notes == ["1 task(s) of Label Studio that were only skipped there are left out."]
     assert source.records[0].plain_name == f"data/upload/7/{HIDDEN}_frame_0.png"
     for record in source.records:
         np.testing.assert_array_equal(rle_to_mask(record.label.objects["vessel"][0]), MASK)
