@@ -39,6 +39,7 @@ from sa2va_ray.prepare.report.corrections import describe_corrections, summarize
 from sa2va_ray.prepare.report.numbers import annotators, build_report, pixel_spacing
 from sa2va_ray.prepare.report.page import render_report
 from sa2va_ray.prepare.report.pictures import ReportPictures, draw_pictures
+from sa2va_ray.prepare.report.truths import explain_truths
 from sa2va_ray.prepare.sources import Source, SourceOptions, read_source
 from sa2va_ray.prepare.sources.label_studio.pull import pulled
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_result
@@ -89,7 +90,8 @@ def _prepare(config: PrepareConfig) -> str | None:
     if config.private_table:
         private_table.write(config.private_table, source, outcomes)
     facts = {**_facts(source, key, config), "corrections": _corrections(outcomes)}
-    notes = explain_shares(_counts(outcomes), config.split) + explain_empty(_counts(outcomes), config.split)
+    last = [*explain_empty(_counts(outcomes), config.split), *explain_truths(_by_split(outcomes), config.annotators)]
+    notes = [*explain_shares(_counts(outcomes), config.split), *last]
     for note in notes:
         LOGGER.warning("%s", note)
     LOGGER.info("drawing the report")
@@ -103,7 +105,7 @@ def _prepare(config: PrepareConfig) -> str | None:
             raise DataRefused(
                 f"{refusal} No data set was written. Its report says more: sa2va-ray open {shlex.quote(report)}"
             )
-        _warn_again(_counts(outcomes), config)
+        _warn_again(last)
         with_key = [f"pseudonym_key_file={config.pseudonym_key_file}"] if config.pseudonym_key_file else []
         log_result(report, "jobs.prepare", "source=SOURCE", f"out={config.out}", *with_key)
         return None
@@ -112,7 +114,7 @@ def _prepare(config: PrepareConfig) -> str | None:
     if config.nnunet_out:
         write_nnunet_layout(config.out, config.nnunet_out)
         LOGGER.info("the same in the layout of nnU-Net: %s", config.nnunet_out)
-    _warn_again(_counts(outcomes), config)
+    _warn_again(last)
     log_result(config.out, "jobs.train", "CONFIG.yaml", f"data_uri={config.out}", "runs_uri=RUNS", "name=NAME")
     return data_sha256
 
@@ -177,6 +179,8 @@ def _which_files(config: PrepareConfig) -> str:
 
 def _refusal(outcomes: Outcomes, leaks: list[str], config: PrepareConfig) -> str:
     """Why there can be no data set of this, empty where there can."""
+    if not outcomes:
+        return "`source` has no item: people have skipped all of its tasks."
     found = [row["findings"][0] for row in outcomes.values() if row["verdict"] == QUARANTINED]
     by_code = ", ".join(f"{code} {count}" for code, count in Counter(each["code"] for each in found).most_common())
     if len(found) > config.max_quarantined_fraction * len(outcomes):
@@ -246,9 +250,9 @@ def _write_data_set(
     return data_sha256
 
 
-def _warn_again(counts: Counts, config: PrepareConfig) -> None:
+def _warn_again(notes: list[str]) -> None:
     """Of what was told before the samples were written, at the end, where a user looks."""
-    for note in explain_empty(counts, config.split):
+    for note in notes:
         LOGGER.warning("WARNING: %s", note)
 
 

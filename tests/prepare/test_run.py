@@ -27,6 +27,7 @@ from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.identity.pseudonym_key import KEY_VARIABLE
 from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
 from sa2va_ray.prepare.run import DataRefused, prepare
+from sa2va_ray.telemetry import LOGGER, configure_logging
 
 ROOT = Path(__file__).parents[2]
 SIZE = 64
@@ -226,8 +227,10 @@ def test_images_without_the_object_are_samples_where_they_are_allowed(ray_cluste
     assert "Without the object" in report
 
 
-def test_each_of_several_annotators_is_kept_beside_their_consensus(ray_cluster, tmp_path, monkeypatch):
+def test_each_of_several_annotators_is_kept_beside_their_consensus(ray_cluster, tmp_path, monkeypatch, caplog):
     """As of STARE, whose second observer has one image fewer."""
+    configure_logging()
+    monkeypatch.setattr(LOGGER, "propagate", True)
     monkeypatch.setenv(KEY_VARIABLE, "key")
     random, drawn = np.random.default_rng(0), {}
     for folder in ("images", "labels-ah", "labels-vk"):
@@ -259,7 +262,9 @@ def test_each_of_several_annotators_is_kept_beside_their_consensus(ray_cluster, 
     assert found["agreement"] == pytest.approx(16 / 18)
     assert [(observers[each["annotator"]], each["samples"]) for each in found["annotators"]] == [("vk", 2), ("ah", 2)]
     report = (tmp_path / "out/report.html").read_text()
-    assert "the consensus by <code>annotators=majority</code>" in report
+    assert "the consensus by <code>annotators=majority</code>; of two it is what both drew." in report
+    assert "The truths are of two kinds: 2 of 2 annotators (train 2); 1 of one annotator (train 1)." in report
+    assert "WARNING: The truths are of two kinds" in caplog.text
     assert all(pseudonym in report for pseudonym in observers)
 
 

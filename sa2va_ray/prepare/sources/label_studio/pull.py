@@ -46,7 +46,9 @@ def pulled(project: int, config: LabelStudioConfig) -> Iterator[str]:
 
 async def _pull(project: int, server: LabelStudio, folder: Path) -> None:
     key = _image_key(await get_project(project, server))
-    num_tasks, skipped, tasks = 0, [], []
+    num_tasks = 0
+    tasks: list[_Task] = []
+    skipped: list[_Task] = []
     async for page in pages(project, server):
         num_tasks += len(page)
         for task in page:
