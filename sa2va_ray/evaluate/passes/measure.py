@@ -16,7 +16,6 @@ from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import NO_SEG, UNREADABLE, mask_sha256, to_columns, to_rows
 from sa2va_ray.evaluate.passes.people import measure_people
-from sa2va_ray.evaluate.statistics.people import describe_ceiling, human_ceiling
 from sa2va_ray.images.consensus import Consensus
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.metrics import (
@@ -28,7 +27,7 @@ from sa2va_ray.metrics import (
     hd95_in,
     probability_counts,
 )
-from sa2va_ray.telemetry import LOGGER, Progress
+from sa2va_ray.telemetry import Progress
 
 BATCH_SIZE = 4
 CPUS_PER_TASK = 0.5  # so that two cores hold an actor, a reader and a task
@@ -36,7 +35,7 @@ _Row = dict[str, Any]
 
 
 def measure_answers(answers: ray.data.Dataset, split: Split, tolerance_px: float) -> list[_Row]:
-    """Measures every answer against its truth, on the cluster; logs the human ceiling, where there is one.
+    """Measures every answer against its truth, on the cluster.
 
     Returns:
         rows in the order of the samples: ids, `phrase`, `text`, `failure`, `is_negative`, whether there is no such
@@ -60,10 +59,7 @@ def measure_answers(answers: ray.data.Dataset, split: Split, tolerance_px: float
         batch_size=BATCH_SIZE,
         num_cpus=CPUS_PER_TASK,
     )
-    rows = sorted(collect(measured, "evaluate", split.num_images), key=lambda row: (row["row"], row["place"]))
-    if ceiling := human_ceiling(rows):
-        LOGGER.info("%s", describe_ceiling(ceiling))
-    return rows
+    return sorted(collect(measured, "evaluate", split.num_images), key=lambda row: (row["row"], row["place"]))
 
 
 def collect(dataset: ray.data.Dataset, what: str, num_images: int) -> Iterator[_Row]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sa2va_ray.evaluate.statistics.people import describe_ceiling
 from sa2va_ray.metrics import Metric
 from sa2va_ray.predict.cleanup import CleanupConfig
 
@@ -46,17 +47,30 @@ def describe_cleanup(cleanup: CleanupConfig) -> str:
     return f"clean-up {', '.join(steps)}" if steps else "without clean-up"
 
 
+def describe_ceilings(result: Mapping[str, Any]) -> list[str]:
+    """What to tell of each `human_ceiling` in the content of `metrics.json`, of `model` and of `against`."""
+    return [
+        describe_ceiling(summary["human_ceiling"], name)
+        for name, summary in _summaries(result)
+        if summary["human_ceiling"]
+    ]
+
+
 def describe_silences(result: Mapping[str, Any]) -> list[str]:
     """What to tell of each `silence` in the content of `metrics.json`, of `model` and of `against`."""
-    if "against" not in result:
-        return [_describe_silence(result["model"]["name"], result["model"], each) for each in result["silence"]]
-    summaries = (result, result["against"])
-    names = distinct_names(result["model"], result["against"]["model"])
     return [
         _describe_silence(name, summary["model"], each)
-        for name, summary in zip(names, summaries, strict=True)
+        for name, summary in _summaries(result)
         for each in summary["silence"]
     ]
+
+
+def _summaries(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each model's name, and what was found of it."""
+    if "against" not in result:
+        return [(result["model"]["name"], result)]
+    names = distinct_names(result["model"], result["against"]["model"])
+    return [*zip(names, (result, result["against"]), strict=True)]
 
 
 def _describe_silence(name: str, model: Mapping[str, Any], silent: Mapping[str, Any]) -> str:

@@ -46,15 +46,15 @@ def _scores(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def describe_ceiling(ceiling: Mapping[str, Any]) -> str:
+def describe_ceiling(ceiling: Mapping[str, Any], name: str) -> str:
     """E.g. "human ceiling on 9 images of 3 patients, against the consensus of the other annotators: people Dice 0.810
-    (0.790 to 0.830), clDice ...; the model there Dice ..."."""
+    (0.790 to 0.830), clDice ...; octa there Dice ...", of a model of that name."""
     people, model = (
         ", ".join(_with_interval(ceiling[who], name) for name in HEADLINE_METRICS) for who in ("people", "model")
     )
     return (
         f"human ceiling on {ceiling['num_images']} image(s) of {ceiling['num_patients']} patient(s), against the "
-        f"consensus of the other annotators: people {people}; the model there {model}"
+        f"consensus of the other annotators: people {people}; {name} there {model}"
     )
 
 
