@@ -290,6 +290,11 @@ def test_a_folder_that_is_no_model_is_refused_before_a_replica_starts(tmp_path):
         build_app(ServeArgs(models={"a": {"uri": str(tmp_path)}}))
 
 
+def test_neither_an_ingress_nor_the_build_of_the_application_loads_torch():
+    code = "import sys, sa2va_ray.serve.app, sa2va_ray.serve.http.ingress; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+
+
 def test_a_missing_token_of_label_studio_stops_the_build(monkeypatch):
     monkeypatch.delenv("LABEL_STUDIO_TOKEN", raising=False)
     args = ServeArgs(models={"a": {"uri": "/none"}}, label_studio={"url": "http://127.0.0.1:8080"})

@@ -10,7 +10,7 @@ from sa2va_ray.predict.batch_room import images_that_fit
 from sa2va_ray.predict.cleanup import NO_CLEANUP
 from sa2va_ray.predict.load import Predictor
 from sa2va_ray.predict.predictor import Prediction, Query, most_masks
-from sa2va_ray.serve.messages import Question
+from sa2va_ray.serve.messages import Question, megapixels
 from sa2va_ray.serve.metrics import ModelMetrics
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.telemetry import LOGGER, Stopwatch
@@ -20,11 +20,6 @@ Predicted = tuple[Sequence[Prediction] | Problem, float]
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
-
-
-def megapixels(questions: Sequence[Question]) -> int:
-    """Size of a batch of questions."""
-    return sum(question.megapixels for question in questions)
 
 
 class BatchRunner:

@@ -4,18 +4,15 @@ import asyncio
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from ray import serve
 
 from sa2va_ray.config import UserError
-from sa2va_ray.predict.load import Predictor, load_predictor
-from sa2va_ray.predict.predictor import Prediction, Query
 from sa2va_ray.serve.config import BatchingConfig, ModelArgs
-from sa2va_ray.serve.messages import Calibration, ModelReply, PromptResult, Question
+from sa2va_ray.serve.messages import Calibration, ModelReply, PromptResult, Question, megapixels
 from sa2va_ray.serve.metrics import ModelMetrics
-from sa2va_ray.serve.model.batch_runner import BatchRunner, Predicted, megapixels
 from sa2va_ray.serve.model.batching_gate import BatchingGate
 from sa2va_ray.serve.model.compile_cache import compile_cache
 from sa2va_ray.serve.model.weights import ModelSource, local_model
@@ -23,6 +20,11 @@ from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.process_setup import prepare_process
 from sa2va_ray.serve.weighted_semaphore import WeightedSemaphore
 from sa2va_ray.telemetry import LOGGER, StartTimes
+
+if TYPE_CHECKING:  # a replica imports them when it starts; the task that builds the application, 7 s sooner done, never
+    from sa2va_ray.predict.load import Predictor
+    from sa2va_ray.predict.predictor import Prediction
+    from sa2va_ray.serve.model.batch_runner import Predicted
 
 _WARM_UP_SIDES = (64, 512)  # px
 _NUM_CLEANING = 2  # threads
@@ -42,6 +44,10 @@ class SegmentationModel:
     """One replica: a model on one device."""
 
     def __init__(self, name: str, source: ModelSource, cache_dir: str, args: ModelArgs, max_prompt_tokens: int):
+        from sa2va_ray.predict.load import load_predictor
+        from sa2va_ray.predict.predictor import Query
+        from sa2va_ray.serve.model.batch_runner import BatchRunner
+
         prepare_process()
         times = StartTimes()
         self._source, self._args, self._max_prompt_tokens = source, args, max_prompt_tokens
@@ -120,14 +126,14 @@ class SegmentationModel:
         return brought if brought and brought.sha256 == self._source.sha256 else self._source.calibration
 
     @_batch(batch_size_fn=batch_megapixels, max_concurrent_batches=_BATCHES_AT_HAND)
-    async def _answer(self, questions: list[Question]) -> list[Predicted]:
+    async def _answer(self, questions: list[Question]) -> "list[Predicted]":
         with self._gate.batch_running():
             problems = [self._problem_of(question) for question in questions]
             good = [question for question, problem in zip(questions, problems, strict=True) if problem is None]
             predicted = iter(await self._runner.answer(good) if good else ())
             return [next(predicted) if problem is None else (problem, 0.0) for problem in problems]
 
-    def _finish(self, question: Question, predictions: Sequence[Prediction]) -> tuple[PromptResult, ...]:
+    def _finish(self, question: Question, predictions: "Sequence[Prediction]") -> tuple[PromptResult, ...]:
         assert question.cleanup is not None, "`answer` has settled it"
         cleaned = (prediction.cleaned(question.cleanup) for prediction in predictions)
         results = tuple(PromptResult.from_prediction(each, question.wants_probabilities) for each in cleaned)
