@@ -2,14 +2,20 @@
 
 import socket
 
+import grpc
 from ray._common.utils import get_ray_address_file
+from ray._private.gcs_utils import create_gcs_channel
 from ray._private.services import find_gcs_addresses
 from ray._private.utils import read_ray_address
+from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest  # type: ignore[attr-defined]
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+from ray.exceptions import AuthenticationError
 
 from sa2va_ray.config import UserError
 from sa2va_ray.submission import is_submitted
 
 _LISTENS_WITHIN_S = 5.0
+_ANSWERS_WITHIN_S = 5.0
 
 
 def check_address(address: str) -> None:
@@ -19,6 +25,7 @@ def check_address(address: str) -> None:
 
     Raises:
         UserError: it is the dashboard's, or nothing listens there or where Ray would go without one.
+        AuthenticationError: the cluster there does not take this process's token, or it has none.
     """
     if address.startswith(("http://", "https://")):
         raise UserError(
@@ -28,8 +35,11 @@ def check_address(address: str) -> None:
         )
     if address in ("", "auto"):
         _check_noted_cluster(address)
+        address = read_ray_address() or ""
     else:
         _check_listens(address)
+    if _host_and_port(address):
+        _check_token(address)
 
 
 def _check_listens(address: str) -> None:
@@ -72,13 +82,27 @@ def _check_noted_cluster(address: str) -> None:
     )
 
 
+def _check_token(address: str) -> None:
+    """Ray itself asks twenty times, a second apart, whether a wrong token has become right."""
+    with create_gcs_channel(address) as channel:
+        try:
+            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=_ANSWERS_WITHIN_S)
+        except grpc.RpcError as error:  # of others, such as an old version, Ray says more
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise AuthenticationError(error.details()) from None
+
+
 def _fault_of(address: str) -> OSError | OverflowError | None:
     """Why nothing listens at HOST:PORT; None where something does, or where this is no such address."""
-    host, _, port = address.rpartition(":")
-    if not host or "://" in host or not port.isdigit():
+    if (server := _host_and_port(address)) is None:
         return None
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTENS_WITHIN_S).close()
+        socket.create_connection(server, timeout=_LISTENS_WITHIN_S).close()
     except (OSError, OverflowError) as error:
         return error
     return None
+
+
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    host, _, port = address.rpartition(":")
+    return (host.strip("[]"), int(port)) if host and "://" not in host and port.isdigit() else None

@@ -54,8 +54,8 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS", "")
-    check_address(address)
     try:
+        check_address(address)
         with quieten_core():
             ray.init()
     except (ConnectionError, AuthenticationError) as error:

@@ -66,11 +66,15 @@ AUTOSCALER = {  # as cluster.yaml: a head without CPUs, no worker yet
 
 
 def test_a_cluster_that_wants_another_token_is_told_so(stack):
-    """In a process of its own, which has no token yet. Ray itself says that there is no cluster."""
+    """In a process of its own, which has no token yet. Ray itself says after 20 s and more that there is no cluster."""
     environment = {**os.environ, "RAY_AUTH_TOKEN": "wrong", "RAY_ADDRESS": stack.ray_address}
-    code = "from sa2va_ray.cluster.resources import connect; connect()"
+    code = (
+        "import time, atexit; from sa2va_ray.cluster.resources import connect; began = time.monotonic();"
+        "atexit.register(lambda: print(time.monotonic() - began)); connect()"
+    )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert re.search(r"UserError: What listens at RAY_ADDRESS=.* The token of this shell is missing or an", done.stderr)
+    assert float(done.stdout) < 10
 
 
 def as_if(monkeypatch, present, config, num_alive=1, free=None):
