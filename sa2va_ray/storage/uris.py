@@ -74,12 +74,16 @@ def _kept(uri: str) -> str:
             f'there is lost. Give s3://bucket/{uri}, or where the cluster sees this disk "$PWD/{uri}", which your '
             "shell makes absolute"
         )
-    return _checked(uri)
+    kept = _checked(uri)
+    if is_local(kept) and os.path.realpath(path_of(kept)) == "/":
+        raise ValueError("is the root of this machine's disk, and a job writes to a folder of its own: name one")
+    return kept
 
 
 KeptUri = Annotated[str, AfterValidator(_kept)]
 """As `Uri`, of what a job writes, or what must not lie in a folder that is sent to the cluster: in a submitted job it
-has to be absolute. What a job reads may come along with `--working-dir`, so a `Uri` may be relative there."""
+has to be absolute, and it is not the root of a disk, which would be listed for minutes. What a job reads may come along
+with `--working-dir`, so a `Uri` may be relative there."""
 
 
 def is_local(uri: str) -> bool:

@@ -195,6 +195,12 @@ def test_a_submitted_job_writes_nothing_into_rays_copy_of_the_working_directory(
     assert TypeAdapter(storage.Uri).validate_python(".demo/synthetic") == str(Path(".demo/synthetic").absolute())
 
 
+@pytest.mark.parametrize("root", ["/", "//", "/tmp/..", "file:///"])
+def test_no_job_writes_to_the_root_of_the_disk_which_it_would_list(root) -> None:
+    with pytest.raises(ValidationError, match="is the root of this machine's disk"):
+        TypeAdapter(storage.KeptUri).validate_python(root)
+
+
 def test_links_back_up_the_tree_are_not_followed_and_others_are(tmp_path: Path) -> None:
     source, other = tmp_path / "source", tmp_path / "other"
     for folder in (source / "a", source / "b", other):

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from sa2va_ray.config import Config
-from sa2va_ray.storage import Uri
+from sa2va_ray.storage import KeptUri
 
 
 class FetchConfig(Config):
@@ -18,5 +18,5 @@ class FetchConfig(Config):
     """This file alone, such as `sam2_hiera_large.pt` of facebook/sam2-hiera-large."""
     only_config: bool = False
     """Only config.json and tokenizer, some MB: what `jobs.train plan=true` needs."""
-    out: Uri
+    out: KeptUri
     """Folder to which the files go, local or s3://. Files of the same content that are there already stay."""

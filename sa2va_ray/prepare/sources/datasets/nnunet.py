@@ -12,6 +12,7 @@ from sa2va_ray.prepare.sources.shapes import parse_json
 
 _CHANNEL = re.compile(r"_\d{4}(?=\.[^./]+$)")
 _DOCUMENT = "dataset.json"
+_BACKGROUND = "background"
 
 
 def without_channel(image: str) -> str:
@@ -23,7 +24,7 @@ def read_classes(folder: Folder, file: str) -> Classes | None:
     """The labels of a data set, as the dataset.json beside the folder of a file says; None where there is none.
 
     Raises:
-        UserError: a dataset.json whose `labels` cannot be read.
+        UserError: a dataset.json whose `labels` cannot be read, or that nnU-Net would not take.
     """
     name = posixpath.join(posixpath.dirname(posixpath.dirname(file)), _DOCUMENT)
     if name not in folder.json_files:
@@ -51,4 +52,10 @@ def _meaning(name: str, value: Any) -> tuple[str, list[int]]:
     values = value if isinstance(value, list) else [value]
     if not all(type(each) is int for each in values) or not name.strip():
         raise UserError(f"{_DOCUMENT} in `source`: a label is not a name with a mask value, or a list of them.")
+    if name.strip().lower() == _BACKGROUND and values != [0]:
+        raise UserError(
+            f"{_DOCUMENT} in `source` gives `{_BACKGROUND}` the mask value {', '.join(map(str, values))}, and in "
+            "nnU-Net it is 0: by this list the background would be learnt as an object. Write 0 there and mend the "
+            "masks, or say with `classes` which mask values are which phrase."
+        )
     return name.replace("_", " "), values

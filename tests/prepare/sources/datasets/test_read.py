@@ -9,6 +9,7 @@ from PIL import Image
 
 from sa2va_ray.config import UserError
 from sa2va_ray.images.masks import rle_to_mask
+from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
 from sa2va_ray.prepare.records import Rejected, SeveralLabels
 from sa2va_ray.prepare.sources import read_source
@@ -226,6 +227,23 @@ def test_nnunet_without_a_mapping_of_labels_is_refused(tmp_path):
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(UserError, match=r"dataset\.json in `source` is not JSON"):
         read_source(str(tmp_path), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"background": 1, "vessel": 2}, {"vessel": 0, "Background": 1}, {"1": "background"}, {"background": [0, 1]}],
+)
+def test_nnunet_whose_background_is_not_0_is_refused(labels, tmp_path):
+    """nnU-Net does the same. It was learnt as an object of that name."""
+    write_image(tmp_path / "imagesTr/a_0000.png")
+    write_mask(tmp_path / "labelsTr/a.png")
+    write_json(tmp_path / "dataset.json", {"labels": labels})
+    with pytest.raises(
+        UserError, match=r"dataset\.json .* `background` the mask value (0, )?1, and in nnU-Net it is 0"
+    ):
+        read_source(str(tmp_path), OPTIONS)
+    classes = Classes({"vessel": [255]})
+    assert len(read_source(str(tmp_path), replace(OPTIONS, classes=classes)).records) == 1
 
 
 def test_nnunet_of_several_channels_is_quarantined(tmp_path, read):
