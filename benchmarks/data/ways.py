@@ -23,7 +23,7 @@ SIZES = {"full": (448, 1024), "tiny": (112, 512)}
 
 
 def load_stream(uri: str, plan: EpochPlan, config: PipelineConfig, processor: Sa2VAProcessor) -> Iterator[Batch]:
-    for step in stream_steps(uri, plan, config, processor):
+    for step in stream_steps(uri, [plan], config, processor):
         yield from filter(None, step)
 
 

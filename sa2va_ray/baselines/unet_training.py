@@ -119,7 +119,7 @@ def _train(model: nn.Module, config: UnetTrainingConfig, data_uri: str) -> float
     )
     num_seen, recent = 0, torch.zeros(2, device=get_device())  # loss and samples since the last log
     loss = math.nan
-    steps = stream_steps(data_uri, plan, config.pipeline, PixelsOnly(config.network.image_size))
+    steps = stream_steps(data_uri, [plan], config.pipeline, PixelsOnly(config.network.image_size))
     for step, (batch,) in enumerate(steps, start=1):
         losses = _forward(model, batch, config.network.image_size)
         optimizer.zero_grad()

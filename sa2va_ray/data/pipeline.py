@@ -7,7 +7,8 @@ positions of the rank ──Ray Data──▶ read rows ──▶ decode ─▶ 
 
 Only positions travel to the actors, and each actor reads the Parquet rows that it needs, so the order is exactly the
 plan's, on any number of machines, and a run can go on at any step. The last step of an epoch is shorter where
-`global_batch_size` does not divide the epoch: nothing is dropped or repeated to fill it.
+`global_batch_size` does not divide the epoch: nothing is dropped or repeated to fill it. One epoch follows the other
+without a pause, since they share their actors, which take seconds to start.
 
 Memory: a row is its pixels in uint8, 0.6 MB for each tile of 448 px and 3.1 MB for SAM 2's 1024 px, and a bit per pixel
 of each mask: 4 MB with one tile. However slow training is, a rank's rows in the object store are bounded by
@@ -17,6 +18,7 @@ two actors (`benchmarks.data`): at most 231 MiB with the default of 192, nothing
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 from typing import Any, Protocol
 
 import cv2
@@ -42,7 +44,7 @@ from sa2va_ray.telemetry import LOGGER
 
 _SCHEDULER_PAUSE_S = 0.02
 _ROWS_PER_TASK = 8  # enough to make the cost of a Ray task small, few enough to keep memory and the first wait short
-_ROWS_PER_EXECUTION = 16_384  # Ray Data lists all tasks before it starts, at 2 ms a task on a busy machine
+_ROWS_PER_EXECUTION = 32_768  # Ray Data lists all tasks before it starts, at 2 ms a task on a busy machine
 _NOTHING = {  # in place of a sample that cannot be decoded
     "input_ids": np.zeros(0, np.int64),
     "labels": np.zeros(0, np.int64),
@@ -75,27 +77,27 @@ class Processor(Protocol):
 
 
 class ReadAndPreprocess:
-    """Actor: positions of an epoch -> rows ready for `collate`.
+    """Actor: positions of epochs -> rows ready for `collate`.
 
-    In: `{"position": (R,), "sample": (R,)}` int64. Out: R rows of `preprocess`, and `error`: "", or the name of the
-    error's class where a sample cannot be decoded; there the arrays are empty.
+    In: `{"epoch": (R,), "position": (R,), "sample": (R,)}` int64. Out: R rows of `preprocess`, and `error`: "", or the
+    name of the error's class where a sample cannot be decoded; there the arrays are empty.
     """
 
-    def __init__(self, data_uri: str, config: PipelineConfig, processor: Processor, seed: int, epoch: int):
+    def __init__(self, data_uri: str, config: PipelineConfig, processor: Processor, seed: int):
         # An actor is one core's worth; threads of several would wait for one another.
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         self._samples = SampleIndex(data_uri, "train")
         self._config = config
         self._processor = processor
-        self._seed = (seed, epoch)
+        self._seed = seed
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        rows = list(map(self._row, batch["position"], self._samples.read(batch["sample"])))
+        rows = list(map(self._row, batch["epoch"], batch["position"], self._samples.read(batch["sample"])))
         return {name: [row[name] for row in rows] for name in rows[0]}
 
-    def _row(self, position: int, sample: dict[str, Any]) -> dict[str, Any]:
-        random = np.random.default_rng([*self._seed, position])
+    def _row(self, epoch: int, position: int, sample: dict[str, Any]) -> dict[str, Any]:
+        random = np.random.default_rng([self._seed, epoch, position])
         try:
             row = preprocess(sample, self._config, self._processor, random)
         except Undecodable as undecodable:
@@ -165,22 +167,31 @@ def _decode(sample: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def stream_steps(
-    data_uri: str, plan: EpochPlan, config: PipelineConfig, processor: Processor, start_step: int = 0
+    data_uri: str, plans: Sequence[EpochPlan], config: PipelineConfig, processor: Processor, start_step: int = 0
 ) -> Iterator[list[Batch | None]]:
-    """One list per step of the epoch from `start_step` on: this rank's micro batches, None where it has no sample left
-    for one.
+    """One list per step of these epochs, from `start_step` of the first on: this rank's micro batches, None where it
+    has no sample left for one.
 
     A sample that cannot be decoded is logged and missing in its batch, which is None if it was the only one. What all
     ranks miss of a step is `plan.step_size(step)` less the samples that they got; the training loop holds the sum
     against `max_bad_samples`.
+
+    Args:
+        plans: of one rank and one seed, in the order of their epochs.
     """
-    steps_per_execution = max(1, _ROWS_PER_EXECUTION * plan.world_size // plan.global_batch_size)
-    for begin in range(start_step, plan.num_steps, steps_per_execution):
-        steps = range(begin, min(begin + steps_per_execution, plan.num_steps))
-        rows = _read(data_uri, np.concatenate([plan.positions(step) for step in steps]), plan, config, processor)
-        for step in steps:
-            sizes = plan.micro_batch_sizes(step)
-            yield [_collate_good([next(rows) for _ in range(size)]) for size in sizes]
+    steps = islice(_steps(plans), start_step, None)
+    steps_per_execution = max(1, _ROWS_PER_EXECUTION * plans[0].world_size // plans[0].global_batch_size)
+    while execution := list(islice(steps, steps_per_execution)):
+        rows = _read(data_uri, execution, config, processor)
+        for plan, step in execution:
+            yield [_collate_good([next(rows) for _ in range(size)]) for size in plan.micro_batch_sizes(step)]
+
+
+Step = tuple[EpochPlan, int]
+
+
+def _steps(plans: Sequence[EpochPlan]) -> Iterator[Step]:
+    return ((plan, step) for plan in plans for step in range(plan.num_steps))
 
 
 def _collate_good(rows: Sequence[dict[str, Any]]) -> Batch | None:
@@ -192,14 +203,14 @@ def _collate_good(rows: Sequence[dict[str, Any]]) -> Batch | None:
 
 
 def _read(
-    data_uri: str, positions: np.ndarray, plan: EpochPlan, config: PipelineConfig, processor: Processor
+    data_uri: str, steps: Sequence[Step], config: PipelineConfig, processor: Processor
 ) -> Iterator[dict[str, Any]]:
-    """Rows of `ReadAndPreprocess` in the order of `positions`."""
-    samples = plan.samples(positions)
-    items = [{"position": int(p), "sample": int(s)} for p, s in zip(positions, samples, strict=True)]
+    """Rows of `ReadAndPreprocess` in the order of `steps`."""
+    items = list(_items(steps))
+    rank, seed = steps[0][0].rank, steps[0][0].seed
     dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // _ROWS_PER_TASK)).map_batches(
         ReadAndPreprocess,
-        fn_constructor_args=(data_uri, config, processor, plan.seed, plan.epoch),
+        fn_constructor_args=(data_uri, config, processor, seed),
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=config.actors_per_rank),
         num_cpus=config.cpus_per_actor,
@@ -208,6 +219,14 @@ def _read(
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=config.object_store_mib * 2**20)
     context.custom_execution_callback_classes = [_PacedExecution]
-    dataset.set_name(f"train_epoch_{plan.epoch}_rank_{plan.rank}")
+    dataset.set_name(f"train_rank_{rank}")
     with user_errors(dataset):
         yield from dataset.iter_rows()
+
+
+def _items(steps: Sequence[Step]) -> Iterator[dict[str, int]]:
+    """What `ReadAndPreprocess` takes, for each sample of `steps`."""
+    for plan, of_epoch in groupby(steps, key=lambda each: each[0]):
+        positions = np.concatenate([plan.positions(step) for _, step in of_epoch])
+        for position, sample in zip(positions.tolist(), plan.samples(positions).tolist(), strict=True):
+            yield {"epoch": plan.epoch, "position": position, "sample": sample}

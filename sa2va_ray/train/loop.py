@@ -7,7 +7,6 @@ import numpy as np
 import ray.train
 import torch
 
-from sa2va_ray.data.batch import Batch
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.interpreter import switch_threads_soon
 from sa2va_ray.telemetry import Stopwatch, configure_logging
@@ -17,7 +16,7 @@ from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.group_state import group_states
 from sa2va_ray.train.gpu_memory import config_that_fits, full_memory_noted, full_memory_told
 from sa2va_ray.train.schedule import learning_rate
-from sa2va_ray.train.session import Session, open_session, steps_ahead
+from sa2va_ray.train.session import Session, open_session
 from sa2va_ray.train.step import MicroBatch, train_step
 from sa2va_ray.train.validation.validate import validate
 from sa2va_ray.train.watch.health import HealthMonitor
@@ -60,8 +59,8 @@ def _train(session: Session, reporter: Reporter) -> None:
     health = HealthMonitor(config, num_steps, progress.step, states, reporter.warn)
     save_at_notice = True  # once: the notice stays until the node goes
     first_step = progress.step + 1
-    for plan, steps in _epochs(session):
-        for micro_batches, wait_s in _steps(session, plan, steps):
+    for plan in session.plans[progress.epoch :]:
+        for micro_batches, wait_s in _steps(session, plan):
             watch = Stopwatch()
             lr = learning_rate(progress.step, num_steps, config.optim)
             result = train_step(session.engine, micro_batches, session.filler, config.loss, lr)
@@ -110,22 +109,11 @@ def _open_reporter(session: Session) -> Reporter:
     return Reporter(session.config, session.num_steps, session.progress.step, session.flop_counts, facts, device)
 
 
-def _epochs(session: Session) -> Iterator[tuple[EpochPlan, Iterator[list[Batch | None]]]]:
-    """The epochs that are left, with the batches of this rank in each of their steps."""
-    config = session.config
-    first, *others = session.plans[session.progress.epoch :]
-    yield first, session.first_steps
-    for plan in others:
-        yield plan, steps_ahead(config, plan, session.processor)
-
-
-def _steps(
-    session: Session, plan: EpochPlan, steps: Iterator[list[Batch | None]]
-) -> Iterator[tuple[list[MicroBatch], float]]:
+def _steps(session: Session, plan: EpochPlan) -> Iterator[tuple[list[MicroBatch], float]]:
     """This rank's micro batches of each step that is left of the epoch, and the seconds that they were waited for."""
     for step in range(session.progress.step_in_epoch, plan.num_steps):
         start_s = time.perf_counter()
-        batches = next(steps)
+        batches = next(session.steps)
         seeds = _seeds(plan, step)
         yield (
             [MicroBatch(batch, seed) for batch, seed in zip(batches, seeds, strict=True)],

@@ -57,7 +57,7 @@ class Session:
     """Attributes:
     engine: DeepSpeed's.
     plans: of all epochs, as this rank sees them.
-    first_steps: micro batches of the steps that are left of the epoch in which the run stands.
+    steps: micro batches of all steps that are left, one list for each.
     filler: a batch to run where this rank has none.
     parameters: of the model, by part.
     changes: settings that are not those of the checkpoint that the run went on from.
@@ -69,7 +69,7 @@ class Session:
     engine: Any  # deepspeed.DeepSpeedEngine, which is not typed
     processor: Sa2VAProcessor
     plans: list[EpochPlan]
-    first_steps: Iterator[list[Batch | None]]
+    steps: Iterator[list[Batch | None]]
     progress: RunProgress
     filler: Batch
     precision: str
@@ -120,7 +120,7 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
         times.lap("checkpoint")
         progress = RunProgress.from_state(point.state) if point else RunProgress()
         plans = plan_epochs(config, dist.get_rank(), dist.get_world_size())
-        first_steps = steps_ahead(config, plans[progress.epoch], processor, progress.step_in_epoch)
+        steps = _steps_ahead(config, plans[progress.epoch :], processor, progress.step_in_epoch)
         model, base_sha256 = _build_model(config, PRECISIONS[precision], hashing)
         times.lap("weights")
         make_trainable(model, processor, config.model.trainable)
@@ -140,7 +140,7 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
         engine=engine,
         processor=processor,
         plans=plans,
-        first_steps=first_steps,
+        steps=steps,
         progress=progress,
         filler=_filler(config, processor),
         precision=precision,
@@ -171,12 +171,12 @@ def _build_model(
     return model, hashing.submit(weights_sha256, model.state_dict()).result
 
 
-def steps_ahead(
-    config: TrainConfig, plan: EpochPlan, processor: Sa2VAProcessor, start_step: int = 0
+def _steps_ahead(
+    config: TrainConfig, plans: list[EpochPlan], processor: Sa2VAProcessor, start_step: int
 ) -> Iterator[list[Batch | None]]:
-    """This rank's micro batches of each step of an epoch from `start_step` on. The first step's are made from now on,
-    others while the step before is trained."""
-    steps = stream_steps(config.data_uri, plan, config.pipeline, processor, start_step)
+    """This rank's micro batches of each step of these epochs, from `start_step` of the first on. The first step's are
+    made from now on, others while the step before is trained."""
+    steps = stream_steps(config.data_uri, plans, config.pipeline, processor, start_step)
     if config.use_gpu:
         steps = ([batch and batch.pinned() for batch in batches] for batches in steps)
     return one_ahead(steps)

@@ -3,8 +3,7 @@
 import io
 import logging
 import re
-from dataclasses import fields
-from itertools import zip_longest
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,7 @@ def assert_equal(one: Batch, other: Batch) -> None:
 def test_two_ranks_see_every_sample_as_often_as_planned(prepared_uri, processor):
     seen = []
     for rank in range(2):
-        steps = list(stream_steps(prepared_uri, plan(rank, 2), CONFIG, processor))
+        steps = list(stream_steps(prepared_uri, [plan(rank, 2)], CONFIG, processor))
         assert [[len(b) if b else 0 for b in step] for step in steps] == [
             plan(rank, 2).micro_batch_sizes(step) for step in range(plan(rank, 2).num_steps)
         ]
@@ -66,7 +65,7 @@ def test_two_ranks_see_every_sample_as_often_as_planned(prepared_uri, processor)
 def test_rows_are_those_of_one_process(prepared_uri, processor):
     samples, whole = SampleIndex(prepared_uri, "train"), plan(0, 1)
     config = CONFIG.model_copy(update={"skeleton_radius_px": 1})
-    batch = next(stream_steps(prepared_uri, whole, config, processor))[1]
+    batch = next(stream_steps(prepared_uri, [whole], config, processor))[1]
     positions = whole.positions(0)[2:4]
     expected = [
         preprocess(samples[index], config, processor, np.random.default_rng([3, 1, position]))
@@ -89,17 +88,21 @@ def test_tiles_are_what_the_model_took_before(prepared_uri, processor):
     torch.testing.assert_close(tiles, processor.image_tiles(picture), rtol=0, atol=0)
 
 
-def test_an_epoch_that_goes_on_at_a_step_is_the_same_bit_by_bit(prepared_uri, processor, monkeypatch):
-    monkeypatch.setattr(pipeline, "_ROWS_PER_EXECUTION", 6)  # three steps; the whole epoch takes two executions
-    whole = list(stream_steps(prepared_uri, plan(1, 2), CONFIG, processor))
-    resumed = list(stream_steps(prepared_uri, plan(1, 2), CONFIG, processor, start_step=2))
-    assert len(whole) == 5
-    assert len(resumed) == 3
-    for steps in zip_longest(whole[2:], resumed):
-        for one, other in zip_longest(*steps):
-            assert (one is None) == (other is None)
-            if one:
-                assert_equal(one, other)
+def test_epochs_that_go_on_at_a_step_are_the_same_bit_by_bit(prepared_uri, processor, monkeypatch):
+    first = plan(1, 2)
+    second = replace(first, epoch=2)
+    # Six steps: the first execution has an epoch of five and a part of the next.
+    monkeypatch.setattr(pipeline, "_ROWS_PER_EXECUTION", 12)
+    whole = list(stream_steps(prepared_uri, [first, second], CONFIG, processor))
+    assert len(whole) == first.num_steps + second.num_steps == 10
+    resumed = list(stream_steps(prepared_uri, [first, second], CONFIG, processor, start_step=2))
+    alone = list(stream_steps(prepared_uri, [second], CONFIG, processor))
+    for expected, found in [(whole[2:], resumed), (whole[5:], alone)]:
+        for steps in zip(expected, found, strict=True):
+            for one, other in zip(*steps, strict=True):
+                assert (one is None) == (other is None)
+                if one:
+                    assert_equal(one, other)
 
 
 def test_a_broken_image_is_named_and_left_out(ray_cluster, damaged_uri, processor, caplog):
@@ -107,7 +110,7 @@ def test_a_broken_image_is_named_and_left_out(ray_cluster, damaged_uri, processo
     # In one repeat the broken sample shares a micro batch, in the other it is alone in one.
     plan = EpochPlan(9, 2, seed=4, epoch=0, global_batch_size=3, micro_batch_size=2, rank=0, world_size=1)
     with caplog.at_level(logging.WARNING, LOGGER.name):
-        steps = list(stream_steps(damaged_uri, plan, config, processor))
+        steps = list(stream_steps(damaged_uri, [plan], config, processor))
     warnings = [record.message for record in caplog.records if record.name == LOGGER.name]
     assert warnings == ["sample sample4 is left out: OSError on decoding it"] * 2
     batches = [batch for step in steps for batch in step]
