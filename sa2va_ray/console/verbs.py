@@ -13,6 +13,7 @@ from typing import Any
 
 from sa2va_ray.config import Config, UserError
 from sa2va_ray.console.usage import usage
+from sa2va_ray.interpreter import importing
 from sa2va_ray.telemetry import LOGGER, configure_logging
 
 INTERRUPTED = 130  # the exit status of a shell's command that Ctrl-C ended
@@ -40,7 +41,8 @@ class Verb:
 
     @property
     def function(self) -> Callable[[Any], object]:
-        return resolve_name(self.function_name)
+        with importing():
+            return resolve_name(self.function_name)
 
     def run(self, config: Config) -> None:
         config.check_inputs()

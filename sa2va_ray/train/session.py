@@ -36,11 +36,12 @@ from sa2va_ray.train.checkpoints.progress import RunProgress
 from sa2va_ray.train.checkpoints.resume import ResumePoint, find_resume_point
 from sa2va_ray.train.collectives import from_rank_0
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.engine.deepspeed import build_engine, choose_precision
+from sa2va_ray.train.engine.deepspeed import build_engine
 from sa2va_ray.train.engine.zero_state import restore
 from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.plan.flops import FlopCounts, count_flops
 from sa2va_ray.train.plan.sizes import ParameterGroup, count_groups
+from sa2va_ray.train.precision import choose_precision
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,7 @@ from sa2va_ray.train.checkpoints.beat import LOCK_FILE
 from sa2va_ray.train.checkpoints.changes import check_setting_changes
 from sa2va_ray.train.checkpoints.lock import RunLock
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.gpu_memory import NOTE
-from sa2va_ray.train.loop import train_loop_per_worker
 from sa2va_ray.train.plan.memory import log_measured_peak, log_plan
 from sa2va_ray.train.plan.refusals import too_large, too_long
 from sa2va_ray.train.plan.table import MemoryPlan
@@ -38,6 +36,7 @@ from sa2va_ray.train.watch.code_version import git_commit
 from sa2va_ray.train.watch.page.job import page_of_job
 from sa2va_ray.train.watch.page.run_page import PAGE_FILE
 from sa2va_ray.train.watch.trackers.registry import check_trackers
+from sa2va_ray.train.worker import run_worker
 
 _CURE = (
     "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor (0.5 lets two of its actors share a core), or add "
@@ -225,7 +224,7 @@ def _is_at_end(saved: StoredCheckpoint) -> bool:
 def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str, may_halve: bool) -> None:
     """Raises `UserError` with what ended the run."""
     trainer = TorchTrainer(
-        partial(_worker, data_sha256, git_commit(), lock_owner, may_halve),  # type: ignore[arg-type]  # what it returns is new in Ray
+        partial(run_worker, data_sha256, git_commit(), lock_owner, may_halve),  # type: ignore[arg-type]  # what it returns is new in Ray
         train_loop_config=config.model_dump(mode="json"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=_num_workers(config),  # type: ignore[arg-type]  # Ray's annotation leaves ranges out
@@ -256,16 +255,6 @@ def _newest_checkpoint(run_uri: str) -> str:
     except StorageError:
         return "not known, since the store does not answer"
     return saved.uri if saved else "none yet"
-
-
-def _worker(data_sha256: str, commit: str, lock_owner: str, may_halve: bool, values: dict) -> str | None:
-    """Trains on one worker. Returns the message of a `RunStoppedError`, or None. (To raise it would make Ray replace
-    the workers, for the same end; and of metrics that are reported Ray keeps only those of checkpoints.)"""
-    try:
-        train_loop_per_worker(TrainConfig.parse(values), data_sha256, commit, lock_owner, may_halve)
-    except RunStoppedError as error:
-        return str(error)
-    return None
 
 
 def _num_workers(config: TrainConfig) -> int | tuple[int, int]:

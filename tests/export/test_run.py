@@ -1,18 +1,21 @@
 """The exported folder: complete, loadable by transformers alone, and the same model as its checkpoint."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
+import venv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.demo.stack import SCRIPTS_DIR
 from sa2va_ray.models.checkpoint import find_checkpoint
 from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.model_manifest import read_model_manifest
@@ -21,7 +24,6 @@ from sa2va_ray.models.sa2va.preparation_sa2va import Request
 from sa2va_ray.predict.predictor import Query, Sa2VAPredictor
 from tests.export.merged import merged_model
 
-ROOT = Path(__file__).parents[2]
 QUESTION = "Please segment the vessel."
 CHAT = """
 import importlib.util
@@ -45,20 +47,34 @@ np.savez(out, text=text, masks=np.array(masks))
 
 @pytest.fixture(scope="session")
 def clean_python(tmp_path_factory) -> Path:
-    """The Python of a new environment that has torch, transformers and sam2, and nothing of ours."""
+    """The Python of a new environment that has torch, transformers and sam2 with what they need, and nothing of ours.
+    They are linked, not installed: 13 s less, and they are compiled already, 10 s more."""
     folder = tmp_path_factory.mktemp("clean") / "venv"
-    uv, python = str(SCRIPTS_DIR / "uv"), folder / "bin/python"
-    environment = {**os.environ, "SAM2_BUILD_CUDA": "0", "UV_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", "")}
-    install = [uv, "pip", "install", "--quiet", "--python", str(python), "--constraint", "constraints.txt"]
-    install += ["--constraint", "hashes.txt"]
-    for command in (
-        [uv, "venv", "--quiet", str(folder)],
-        [*install, "torch", "setuptools"],
-        [*install, "transformers", "sam2", "pillow", "numpy"],
-    ):
-        # In the repository's root, whose pyproject.toml keeps torchvision out.
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
-    return python
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for name in needed_by("torch", "transformers", "sam2", "pillow", "numpy"):
+        distribution = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
+    return folder / "bin/python"
+
+
+def needed_by(*names: str) -> set[str]:
+    """These packages and all that their metadata asks for, without extras, of what is installed: pyproject.toml keeps
+    torchvision out."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        if (name := canonicalize_name(waiting.pop())) in found:
+            continue
+        try:
+            needs = map(Requirement, importlib.metadata.requires(name) or ())
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        waiting += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+_CHILD = "sa2va_ray.export.checks.child"
 _ROOT = Path(__file__).parents[3]
 _GPU_BYTES_PER_PARAMETER = 6  # float32, and half as much again for what is computed
 
@@ -23,7 +24,7 @@ def gpu_has_room(num_parameters: int) -> bool:
 
 
 def run_module(module: str, *arguments: str, on_gpu: bool = False) -> None:
-    """Runs a module in a new Python that sees no network and has an empty cache for models' code.
+    """Runs the `main` of a module in a new Python that sees no network and has an empty cache for models' code.
 
     Args:
         on_gpu: leave it the GPUs; without, it sees none.
@@ -36,7 +37,7 @@ def run_module(module: str, *arguments: str, on_gpu: bool = False) -> None:
         environment = {"PYTHONPATH": path, "HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1"}
         environment |= {} if on_gpu else {"CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", _CHILD, module, *arguments],
             env={**os.environ, **environment},
             capture_output=True,
             text=True,

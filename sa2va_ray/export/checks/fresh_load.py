@@ -1,6 +1,6 @@
 """Loads an exported folder as a user would, in a process of its own, and tells what came out.
 
-    python -m sa2va_ray.export.checks.fresh_load FOLDER OUT
+    python -m sa2va_ray.export.checks.child sa2va_ray.export.checks.fresh_load FOLDER OUT
 
 The model's code is the folder's own: `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)`. A folder of
 upstream's layout has none, so our loader reads it. Writes `facts.json`, then `answers.npz` (see `probe.ask`), which
@@ -27,6 +27,7 @@ from sa2va_ray.models.sa2va.processing_sa2va import SEG_TOKEN, Sa2VAProcessor
 
 
 def main(folder: str, out: str) -> None:
+    torch.set_num_threads(os.cpu_count() or 1)
     upstream = "Sa2VAChatModel" in json.loads((Path(folder) / "config.json").read_text())["architectures"]
     model, processor, code, problems = _load_ours(folder) if upstream else _load_remote_code(folder)
     facts = {"problems": problems, "code": type(model).__module__, **_describe(model, processor)}
@@ -73,8 +74,3 @@ def _describe(model: Any, processor: Sa2VAProcessor) -> dict[str, Any]:
         "config_seg_token_id": model.config.seg_token_id,
         "seg_ids": processor.tokenizer.encode(SEG_TOKEN, add_special_tokens=False),
     }
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(os.cpu_count() or 1)
-    main(*sys.argv[1:])

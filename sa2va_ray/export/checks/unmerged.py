@@ -1,6 +1,6 @@
 """An exported folder held against its checkpoint, whose adapters stay in place, in a process of its own.
 
-    python -m sa2va_ray.export.checks.unmerged JOB.json
+    python -m sa2va_ray.export.checks.child sa2va_ray.export.checks.unmerged JOB.json
 
 JOB: `folder`, `checkpoint` (folder), `model_config` (with a local base), `out`. Writes `changes.json` and
 `answers.npz`. In order:
@@ -22,7 +22,6 @@ is done on the GPU where the process sees one.
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,7 +154,3 @@ def _decided(model: Sa2VAModel, processor: Sa2VAProcessor, index: int, text: str
     sure = (top[:, 0] - top[:, 1] > 2 * _LOGIT_STEP * top.abs().amax(dim=1)) & (logits.argmax(1) == torch.tensor(said))
     count = len(said) if bool(sure.all()) else int(sure.int().argmin())
     return text if count == len(said) else processor.decode(said[:count])
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

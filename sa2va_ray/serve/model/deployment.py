@@ -10,6 +10,7 @@ from PIL import Image
 from ray import serve
 
 from sa2va_ray.config import UserError
+from sa2va_ray.interpreter import importing
 from sa2va_ray.serve.config import BatchingConfig, ModelArgs
 from sa2va_ray.serve.messages import Calibration, ModelReply, PromptResult, Question, megapixels
 from sa2va_ray.serve.metrics import ModelMetrics
@@ -44,9 +45,10 @@ class SegmentationModel:
     """One replica: a model on one device."""
 
     def __init__(self, name: str, source: ModelSource, cache_dir: str, args: ModelArgs, max_prompt_tokens: int):
-        from sa2va_ray.predict.load import load_predictor
-        from sa2va_ray.predict.predictor import Query
-        from sa2va_ray.serve.model.batch_runner import BatchRunner
+        with importing():
+            from sa2va_ray.predict.load import load_predictor
+            from sa2va_ray.predict.predictor import Query
+            from sa2va_ray.serve.model.batch_runner import BatchRunner
 
         prepare_process()
         times = StartTimes()

@@ -1,7 +1,7 @@
 """DeepSpeed around the model. The process group is the one that Ray Train has made."""
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import deepspeed
 import torch
@@ -51,14 +51,6 @@ def build_engine(model: Sa2VAModel, config: TrainConfig, precision: str) -> deep
         _gather_leaves_when_they_run(engine)
     _send_stored_buffers(model)  # DeepSpeed sends parameters alone
     return engine
-
-
-def choose_precision(config: TrainConfig) -> Literal["bf16", "fp32"]:
-    """ "bf16" or "fp32" for `config.precision` on this machine."""
-    if config.precision != "auto":
-        return config.precision
-    fast_on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if config.use_gpu or fast_on_cpu else "fp32"
 
 
 def _gather_in_large_pieces(model: Sa2VAModel) -> None:

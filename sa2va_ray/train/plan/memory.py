@@ -18,7 +18,6 @@ from sa2va_ray.models.build import PRECISIONS
 from sa2va_ray.models.parts import ENCODERS
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.engine.deepspeed import choose_precision
 from sa2va_ray.train.engine.strategy import (
     MAX_LIVE_PARAMETERS,
     REDUCE_BUCKET_SIZE,
@@ -31,6 +30,7 @@ from sa2va_ray.train.plan.activations import SampleSize
 from sa2va_ray.train.plan.samples import configured_maximum, largest_of_data_set
 from sa2va_ray.train.plan.sizes import ModelSizes, read_model_sizes
 from sa2va_ray.train.plan.table import GIB, MemoryPlan, render_plan
+from sa2va_ray.train.precision import choose_precision
 
 _OPTIMIZER_BYTES = 12
 _STEP_BYTES = 8  # per trained value in the update: the gradient in float32, and AdamW's denominator
