@@ -19,13 +19,13 @@ class UnetTrainingConfig(WorkersConfig):
 
     network: UnetConfig = UnetConfig()
     pipeline: PipelineConfig = Field(default_factory=PipelineConfig)
-    lr: float = Field(2e-3, gt=0)
+    lr: float = Field(2e-3, gt=0, le=1)
     """Peak learning rate."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, le=10)
     """AdamW's: each step takes off `lr` times this share of a weight."""
-    num_epochs: int = Field(100, gt=0)
+    num_epochs: int = Field(100, gt=0, le=100_000)
     """How many times each sample is trained on."""
-    global_batch_size: int = Field(8, gt=0)
+    global_batch_size: int = Field(8, gt=0, le=2**16)
     """Samples of one optimizer step, over all workers."""
     seed: Seed = 0
     """Of the first weights, the order of the samples and their augmentation."""

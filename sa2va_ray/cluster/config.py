@@ -39,7 +39,7 @@ class PoolConfig(ClusterConfig):
 
     num_actors: int | None = Field(None, gt=0)
     """Predictors at work side by side: one for each GPU of the nodes that are up by default, else one."""
-    batch_size: int = Field(4, gt=0)
+    batch_size: int = Field(4, gt=0, le=1024)
     """Images of one forward pass."""
     use_gpu: bool | None = None
     """A GPU for each actor; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""

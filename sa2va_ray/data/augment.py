@@ -66,11 +66,11 @@ class AugmentConfig(Config):
     elastic_sigma_fraction: float = Field(0.05, ge=0.01, le=1)
     """How far displacements are alike: the sigma of the Gaussian that smooths them, as a fraction of the shorter
     side of the image."""
-    elastic_amplitude_fraction: float = Field(0.008, ge=0)
+    elastic_amplitude_fraction: float = Field(0.008, ge=0, le=1)
     """Root mean square of the displacement along each axis, as a fraction of the shorter side of the image."""
     gamma_probability: Probability = 0.3
     """Probability of a power law of brightness."""
-    gamma_max: float = Field(1.4, ge=1)
+    gamma_max: float = Field(1.4, ge=1, le=10)
     """1.4 raises brightness, in [0, 1], to a power from 1/1.4 to 1.4."""
     contrast_probability: Probability = 0.3
     """Probability of contrast and brightness together."""
@@ -84,11 +84,11 @@ class AugmentConfig(Config):
     """Standard deviation of the noise, as a fraction of the range of 255 levels."""
     blur_probability: Probability = 0.1
     """Probability of Gaussian blur."""
-    blur_sigma_px: float = Field(1.0, gt=0)
+    blur_sigma_px: float = Field(1.0, gt=0, le=64)
     """Standard deviation of the Gaussian, in pixels of the image as stored."""
     clahe_probability: Probability = 0.1
     """Probability of contrast-limited adaptive histogram equalisation of the brightness, in 8 x 8 tiles."""
-    clahe_clip_limit: float = Field(2.0, ge=1)
+    clahe_clip_limit: float = Field(2.0, ge=1, le=1000)
     """A histogram's bins are cut at this multiple of their mean."""
     inversion_probability: Probability = 0.0
     """Probability of bright and dark exchanged. Off, because polarity is a property of the modality: vessels are bright

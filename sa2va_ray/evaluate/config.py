@@ -45,7 +45,7 @@ class CalibrateConfig(PassConfig):
     """Whose patients choose the threshold."""
     objective: Literal["dice", "fbeta", "recall"] = "dice"
     """What is best: the greatest mean Dice or F-beta, or of the thresholds that reach `recall_target` the highest."""
-    beta: float | None = Field(None, gt=0)
+    beta: float | None = Field(None, gt=0, le=100)
     """How many times as much recall counts as precision; for `objective=fbeta` only."""
     recall_target: float | None = Field(None, gt=0, le=1)
     """Least mean recall; for `objective=recall` only."""

@@ -41,7 +41,7 @@ class ExportConfig(Config):
     default; of a quantised model, that of the full one and "int8"."""
     layout: Literal["own", "upstream"] = "own"
     """`upstream`: tensor names and config.json of upstream's code, which is not in the folder."""
-    max_shard_gib: float = Field(4.0, gt=0)
+    max_shard_gib: float = Field(4.0, gt=0, le=1024)
     """Largest weight file, GiB; one tensor may be larger."""
     hub_repo: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
     """Hugging Face model `user/name` that the folder is sent to afterwards, with the token of HF_TOKEN or `hf auth`."""

@@ -4,9 +4,9 @@ import re
 import unicodedata
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, StrictInt, field_validator, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
 
-from sa2va_ray.config import Config, Seed
+from sa2va_ray.config import Config, MaxPixels, Seed
 from sa2va_ray.data.nnunet_layout import RESERVED
 from sa2va_ray.images.spacing import MAX_SPACING_MM, MIN_SPACING_MM
 from sa2va_ray.label_studio.address import SCHEME, LabelStudioConfig, project_number
@@ -15,6 +15,7 @@ from sa2va_ray.prepare.identity.patient_pattern import DEFAULT_PATIENT_PATTERN, 
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.storage import KeptUri, Uri, is_local
 
+_Side = Annotated[int, Field(gt=0, le=2**20)]
 _Spacing = Annotated[float, Field(ge=MIN_SPACING_MM, le=MAX_SPACING_MM)]
 MAX_PIXELS = 8192 * 8192
 MAX_NEAR_DUPLICATE_BITS = 15  # what `duplicates.near_duplicates` finds without comparing all with all
@@ -23,7 +24,7 @@ MAX_NEAR_DUPLICATE_BITS = 15  # what `duplicates.near_duplicates` finds without 
 class ChecksConfig(Config):
     """What a sample has to be like; one that is not goes to quarantine."""
 
-    max_pixels: int = Field(MAX_PIXELS, gt=0)
+    max_pixels: MaxPixels = MAX_PIXELS
     """Most pixels of an image, found in its header before anything is decoded."""
     min_foreground_fraction: float = Field(0.001, ge=0, le=1)
     """Least share of the pixels that the objects cover together, in images that have any."""
@@ -55,7 +56,7 @@ class SplitConfig(Config):
     """Share of the patients in the test split."""
     seed: Seed = 0
     """Another seed deals the patients anew."""
-    num_folds: int | None = Field(None, ge=2)
+    num_folds: int | None = Field(None, ge=2, le=100)
     """Cross-validation: the patients that are not for test are dealt to so many folds."""
     fold: int = Field(0, ge=0)
     """The fold, from 0, that is the validation split."""
@@ -125,10 +126,10 @@ class PrepareConfig(Config):
     sets with a second observer the first one's label is the truth. `majority`: the truth is what more than half of them
     drew. `staple`: what is likely when each weighs as much as the others bear him out (Warfield 2004). With both each
     one's objects are kept, and `jobs.evaluate` measures how well people agree."""
-    label_size: tuple[PositiveInt, PositiveInt] | None = None
+    label_size: tuple[_Side, _Side] | None = None
     """(H, W) of the frame that polygons were drawn in, for images that their polygons do not fit. Only where the
     annotations do not state their size: what they state is used without being asked."""
-    mask_threshold: int | None = Field(None, ge=1)
+    mask_threshold: int | None = Field(None, ge=1, le=65_535)
     """In mask images with more than two values, the least value of the foreground. Not beside `classes` of values."""
     pixel_spacing_mm: tuple[_Spacing, _Spacing] | None = None
     """(row, column): how far rows and columns of all images are apart, in millimetres, whatever their files say.

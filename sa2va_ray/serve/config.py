@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 from ray.serve.config import AutoscalingConfig
 
-from sa2va_ray.config import Config
+from sa2va_ray.config import Config, MaxPixels
 from sa2va_ray.label_studio.address import LabelStudioConfig
 from sa2va_ray.serve.guard.fetch import UriPolicy
 from sa2va_ray.serve.retraining import RetrainConfig
@@ -47,9 +47,9 @@ class ModelArgs(Config):
     """Replicas, of 100, that may be started before old ones stop when a new model is rolled out. 0 replaces them where
     they are; more wants room for both, for which the rollout waits."""
     batching: BatchingConfig = Field(default_factory=BatchingConfig)
-    max_ongoing_requests: int = Field(16, gt=0)
+    max_ongoing_requests: int = Field(16, gt=0, le=10_000)
     """Requests that a replica holds at a time, waiting for their batch or in it."""
-    max_queued_requests: int = Field(64, gt=0)
+    max_queued_requests: int = Field(64, gt=0, le=100_000)
     """Requests that wait for a replica in each ingress; more are refused with 503."""
 
     @field_validator("uri")
@@ -103,32 +103,32 @@ class ModelArgs(Config):
 class LimitsConfig(Config):
     """What a request may bring."""
 
-    max_upload_bytes: int = Field(32 * 2**20, gt=0)
+    max_upload_bytes: int = Field(32 * 2**20, gt=0, le=2**40)
     """Largest request body, and largest image behind a URI."""
-    max_image_pixels: int = Field(64 * 10**6, gt=0)
+    max_image_pixels: MaxPixels = 64 * 10**6
     """Largest image, width times height, checked before it is decoded."""
-    max_prompts: int = Field(8, gt=0)
+    max_prompts: int = Field(8, gt=0, le=1000)
     """Questions about one image in one request."""
-    max_batch_images: int = Field(64, gt=0)
+    max_batch_images: int = Field(64, gt=0, le=10_000)
     """Images in one request to /v1/segment/batch."""
-    read_timeout_s: float = Field(30.0, gt=0)
+    read_timeout_s: float = Field(30.0, gt=0, le=86_400)
     """How long a request's body may take to arrive."""
-    max_bodies_at_once: int = Field(64, gt=0)
+    max_bodies_at_once: int = Field(64, gt=0, le=100_000)
     """Bodies that may be arriving at a time in each ingress, which holds them in memory meanwhile. For one more, the
     one that began first is given up with 503."""
-    max_tasks: int = Field(256, gt=0)
+    max_tasks: int = Field(256, gt=0, le=10_000)
     """Tasks in one request of Label Studio, which sends 100 by default."""
-    max_prompt_tokens: int = Field(512, gt=0)
+    max_prompt_tokens: int = Field(512, gt=0, le=2**20)
     """Tokens of a prompt: they, and not its characters, are what it costs."""
-    max_outline_points: int = Field(2 * 10**6, gt=0)
+    max_outline_points: int = Field(2 * 10**6, gt=0, le=2**30)
     """Points of all outlines in one reply as polygons or as Label Studio's regions: a point takes 280 bytes while they
     are made. Masks of vessels have few, those of noise have 0.8 a pixel."""
-    max_memory_bytes: int = Field(2**30, gt=0)
+    max_memory_bytes: int = Field(2**30, gt=0, le=2**50)
     """Memory of decoded images and their answers in each ingress; who finds none is told to come again. A request that
     alone takes more is answered when there is no other."""
-    answer_timeout_s: float = Field(120.0, gt=0)
+    answer_timeout_s: float = Field(120.0, gt=0, le=86_400)
     """How long an image may take from when its turn comes until its reply is made."""
-    retry_after_s: int = Field(1, gt=0)
+    retry_after_s: int = Field(1, gt=0, le=86_400)
     """When a request that found all replicas busy should come again."""
 
 

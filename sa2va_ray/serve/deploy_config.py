@@ -23,7 +23,7 @@ class DeployConfig(Config):
     target_capacity: float | None = Field(None, ge=0, le=100)
     """Ray Serve's: share of the replicas that are wanted, %."""
 
-    wait_s: float = Field(1800.0, gt=0)
+    wait_s: float = Field(1800.0, gt=0, le=7 * 86_400)
     """How long is waited for the replicas, s. A deployment that takes longer goes on."""
 
     def serve_values(self) -> dict[str, Any]:

@@ -15,29 +15,30 @@ from sa2va_ray.train.watch.trackers.tracker import TrackerName
 MaskSize = Literal["truth", "logits", 512, 1024]
 MOST_SAMPLES = 2**16
 """Of one step, and so of one pass."""
+_MOST_WEIGHT = 1e4
 
 
 class LossConfig(Config):
     """Weights of the parts; the total is their weighted sum. Each part of `OBJECT_LOSSES`
     (`train/losses.py`) has its own in `NAME_weight`."""
 
-    mask_weight: float = Field(3.0, ge=0)
+    mask_weight: float = Field(3.0, ge=0, le=_MOST_WEIGHT)
     """Weight of the binary cross entropy at the sampled points."""
-    dice_weight: float = Field(1.0, ge=0)
+    dice_weight: float = Field(1.0, ge=0, le=_MOST_WEIGHT)
     """Weight of 1 - soft Dice at the sampled points."""
-    num_points: int = Field(12_544, gt=0)
+    num_points: int = Field(12_544, gt=0, le=2**20)
     """Points per mask at which cross entropy and Dice are taken."""
     mask_size: MaskSize = "truth"
     """Largest height and width of the true masks and skeletons, in pixels: their own, that of the mask logits, 512 or
     1024. Larger ones are shrunk by area, so that thin vessels become partly true pixels and do not vanish. The logits
     are never shrunk to it, but read between their pixels."""
-    skeleton_recall_weight: float = Field(0.0, ge=0)
+    skeleton_recall_weight: float = Field(0.0, ge=0, le=_MOST_WEIGHT)
     """Weight of the share of the widened skeletons that is missed. 0: off, and no skeletons are needed."""
-    cldice_weight: float = Field(0.0, ge=0)
+    cldice_weight: float = Field(0.0, ge=0, le=_MOST_WEIGHT)
     """Weight of 1 - soft clDice. 0: off."""
-    cldice_size: int = Field(512, gt=0)
+    cldice_size: int = Field(512, gt=0, le=4096)
     """Largest height and width of the maps whose skeletons clDice takes, in pixels; larger masks are shrunk by area."""
-    cldice_iterations: int = Field(6, gt=0)
+    cldice_iterations: int = Field(6, gt=0, le=128)
     """Rounds of thinning: k find the centre of vessels up to 2k pixels wide. Their memory until the backward pass is
     8 (k + 1) bytes per pixel and object, and 56 per pixel of up to eight objects: 59 MB for two at the defaults."""
 
@@ -54,11 +55,11 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class OptimConfig(Config):
     """AdamW with linear warm-up and a cosine to zero."""
 
-    lr: float = Field(2e-5, gt=0)
+    lr: float = Field(2e-5, gt=0, le=1)
     """Peak learning rate."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's: how slowly its means of the gradient and of its square forget."""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.05, ge=0, le=10)
     """AdamW's: each step takes off `lr` times this share of a weight."""
     max_grad_norm: float = Field(1.0, gt=0)
     """A gradient of a greater norm, over all trained weights, is scaled down to it."""
@@ -73,9 +74,9 @@ class ValidationConfig(Config):
     """0: never."""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Probability from which on a pixel counts as vessel."""
-    num_drawn: int = Field(3, ge=0)
+    num_drawn: int = Field(3, ge=0, le=100)
     """Images that are drawn each time, the same ones."""
-    max_new_tokens: int = Field(32, gt=0)
+    max_new_tokens: int = Field(32, gt=0, le=4096)
     """An answer is cut off behind this many; trained ones have ten. Under ZeRO-3 each token takes all weights over the
     network once."""
 
@@ -147,7 +148,7 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     """When set, the run goes on with fewer workers, down to this many, while nodes are missing."""
     max_failures: int = Field(3, ge=0)
     """How often lost workers are replaced before the run ends. Each time it goes on from its newest checkpoint."""
-    storage_patience_s: float = Field(600.0, gt=0)
+    storage_patience_s: float = Field(600.0, gt=0, le=7 * 86_400)
     """How long a checkpoint waits for a store that does not answer before the run ends."""
     max_skipped_samples: int = Field(32, ge=0)
     """Samples that a run may leave out because the loss of their micro step is not finite; with one more it ends."""

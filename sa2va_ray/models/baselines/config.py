@@ -19,9 +19,9 @@ _NNUNET_CLASS = re.compile(
 class UnetConfig(Config):
     """Sizes of the network."""
 
-    image_size: int = Field(512, gt=0, multiple_of=2**NUM_LEVELS)
+    image_size: int = Field(512, gt=0, le=8192, multiple_of=2**NUM_LEVELS)
     """Side in pixels of the square that images of any size are resized to."""
-    width: int = Field(16, gt=0, multiple_of=NUM_GROUPS)
+    width: int = Field(16, gt=0, le=1024, multiple_of=NUM_GROUPS)
     """Channels of the first level: 16 make 1.9 M parameters, the paper's 64 make 31 M."""
 
 

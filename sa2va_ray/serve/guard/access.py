@@ -44,7 +44,7 @@ class ApiKey(Config):
     with salt are for passwords, which people choose."""
     scopes: Annotated[tuple[Literal["predict"], ...], Field(min_length=1)] = ("predict",)
     """What it may be used for. `predict` is all there is, so a request is not checked against it."""
-    requests_per_minute: int | None = Field(None, gt=0)
+    requests_per_minute: int | None = Field(None, gt=0, le=1_000_000)
     """How often it may be used, in each process that checks keys, and how often at once; None is no limit."""
 
     @field_validator("scopes", mode="before")

@@ -50,7 +50,7 @@ class UriPolicy(Config):
     allowed_uri_prefixes: tuple[str, ...] = ()
     """`s3://bucket/folder/` or `https://host/folder/`, on whole folder names; another port than 443 stands in the
     prefix. Redirects must stay below them, too. None: URIs are refused."""
-    timeout_s: float = Field(20.0, gt=0)
+    timeout_s: float = Field(20.0, gt=0, le=86_400)
     """For all of a fetch: look-up, connection, redirects and body."""
 
     @field_validator("allowed_uri_prefixes")
