@@ -4,6 +4,8 @@ The plan of its memory is an estimate. The worker whose GPU is full notes in the
 was, and fails, since others may wait for it: Ray starts them all again. With `micro_batch_size=auto` they then halve
 it, which changes neither the global batch nor the result; a size that was given ends the run, with what to do. A GPU
 that is full before there is a batch is noted nowhere: Ray tries again, in case a process that held it was just ending.
+
+A run that is started again by hand begins with what fits, where its plan is the same.
 """
 
 import json
@@ -21,7 +23,11 @@ from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.errors import RunStoppedError
 
 NOTE = "did_not_fit.json"
-"""In the run's folder; the job's driver deletes it when it starts."""
+"""In the run's folder."""
+_MEMORY_DEPENDS_ON = {
+    *("data_uri", "model", "pipeline", "loss", "precision", "strategy", "num_workers", "global_batch_size"),
+    *("activation_checkpointing", "compile_layers", "micro_batch_size"),
+}
 _ADVICE = " If reserved"  # in CUDA's message, on settings of torch
 _OTHERS = (
     "a strategy that shards more (zero3, zero3_offload); or another process holds a part of the card, which nvidia-smi "
@@ -29,9 +35,33 @@ _OTHERS = (
 )
 
 
+def keep_note_of(planned: TrainConfig, may_halve: bool) -> None:
+    """Called by the driver before workers start: deletes what an earlier start noted, unless that had the same plan and
+    half of the micro batch may fit.
+
+    Args:
+        planned: with the micro batch of the plan.
+        may_halve: `micro_batch_size` is `auto`.
+    """
+    if (note := _read_note(planned)) is None:
+        return
+    size = note["micro_batch_size"]
+    if may_halve and size > 1 and note.get("planned") == _settings(planned):
+        LOGGER.warning(
+            "an earlier start of this run found that micro batches of %d do not fit. To try them again, say "
+            "micro_batch_size=%d.",
+            *(size, size),
+        )
+    else:
+        storage.delete_files(storage.join(planned.runs_uri, planned.name), [NOTE])
+
+
 @contextmanager
-def full_memory_noted(config: TrainConfig) -> Iterator[None]:
+def full_memory_noted(config: TrainConfig, planned: TrainConfig) -> Iterator[None]:
     """For what runs micro batches.
+
+    Args:
+        planned: the config before `config_that_fits`.
 
     Raises:
         UserError: CUDA ran out of memory in what was done here.
@@ -40,7 +70,7 @@ def full_memory_noted(config: TrainConfig) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         size = config.samples_of_a_pass
-        note = {"micro_batch_size": size, "message": _message(error)}
+        note = {"micro_batch_size": size, "message": _message(error), "planned": _settings(planned)}
         storage.write_bytes(_note_uri(config), json.dumps(note).encode())
         raise UserError(f"{_what_happened(note)} {_cure(size)}") from error
 
@@ -84,6 +114,10 @@ def config_that_fits(config: TrainConfig, may_halve: bool) -> TrainConfig:
 def _read_note(config: TrainConfig) -> dict[str, Any] | None:
     uri = _note_uri(config)
     return json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+
+
+def _settings(planned: TrainConfig) -> dict[str, Any]:
+    return planned.model_dump(mode="json", include=_MEMORY_DEPENDS_ON)
 
 
 def _note_uri(config: TrainConfig) -> str:

@@ -42,12 +42,12 @@ def train_loop_per_worker(
     if not config.use_gpu:
         # torch takes all cores of the machine in each worker; their threads would wait for one another.
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
-    config = config_that_fits(config, may_halve)
+    planned, config = config, config_that_fits(config, may_halve)
     with full_memory_told(config):
         session = open_session(config, data_sha256, git_commit, lock_owner)
     reporter = _open_reporter(session)
     try:
-        with full_memory_noted(config):
+        with full_memory_noted(config, planned):
             _train(session, reporter)
     finally:
         reporter.close()

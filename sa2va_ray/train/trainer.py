@@ -28,7 +28,7 @@ from sa2va_ray.train.checkpoints.beat import LOCK_FILE
 from sa2va_ray.train.checkpoints.changes import check_setting_changes
 from sa2va_ray.train.checkpoints.lock import RunLock
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.gpu_memory import NOTE
+from sa2va_ray.train.gpu_memory import keep_note_of
 from sa2va_ray.train.plan.memory import log_measured_peak, log_plan
 from sa2va_ray.train.plan.refusals import too_large, too_long
 from sa2va_ray.train.plan.table import MemoryPlan
@@ -140,7 +140,8 @@ def _train(config: TrainConfig, data_manifest: dict[str, Any], lock: RunLock) ->
     may_halve = config.micro_batch_size == "auto"
     config = plan.config.model_copy(update={"strategy": plan.strategy})
     # Ray would look for checkpoints that are not there any more; the workers find the newest one by themselves.
-    storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT, NOTE})
+    storage.delete_files(run_uri, storage.list_files(run_uri).keys() & {_RAY_SNAPSHOT})
+    keep_note_of(config, may_halve)
     lock.confirm()
     with page_of_job(run_uri, _facts(plan), lock.owner):
         _fit(config, data_sha256, lock.owner, run_uri, may_halve)

@@ -9,7 +9,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.train import loop
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.errors import RunStoppedError
-from sa2va_ray.train.gpu_memory import NOTE, config_that_fits, full_memory_noted
+from sa2va_ray.train.gpu_memory import NOTE, config_that_fits, full_memory_noted, keep_note_of
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 
@@ -34,13 +34,13 @@ def config(tmp_path):
 def overfill(config):
     with (
         pytest.raises(UserError, match=r"Micro batches of 11 do not fit.* micro_batch_size=5"),
-        full_memory_noted(config),
+        full_memory_noted(config, config),
     ):
         raise torch.OutOfMemoryError(FULL)
 
 
 def test_nothing_is_changed_where_all_fits(config):
-    with full_memory_noted(config):
+    with full_memory_noted(config, config):
         pass
     assert config_that_fits(config, may_halve=True) == config
 
@@ -52,6 +52,36 @@ def test_a_micro_batch_that_was_chosen_by_the_plan_is_halved(config):
     assert smaller.gradient_accumulation_steps() == 7
 
 
+def test_a_run_that_is_started_again_by_hand_begins_with_what_fits(config):
+    overfill(config)
+    keep_note_of(config, may_halve=True)
+    smaller = config_that_fits(config, may_halve=True)
+    assert smaller.micro_batch_size == 5
+    with pytest.raises(UserError, match="Micro batches of 5"), full_memory_noted(smaller, config):
+        raise torch.OutOfMemoryError(FULL)
+    keep_note_of(config, may_halve=True)
+    assert config_that_fits(config, may_halve=True).micro_batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "may_halve"),
+    [({"micro_batch_size": 7}, True), ({"strategy": "zero2"}, True), ({"num_workers": 2}, True), ({}, False)],
+)
+def test_what_another_plan_or_a_size_that_is_given_found_does_not_count(config, changes, may_halve):
+    overfill(config)
+    another = config.model_copy(update=changes)
+    keep_note_of(another, may_halve)
+    assert config_that_fits(another, may_halve) == another
+
+
+def test_where_not_even_one_sample_fitted_all_is_tried_again(config):
+    single = config.model_copy(update={"micro_batch_size": 1})
+    with pytest.raises(UserError), full_memory_noted(single, config):
+        raise torch.OutOfMemoryError(FULL)
+    keep_note_of(config, may_halve=True)
+    assert config_that_fits(config, may_halve=True) == config
+
+
 def test_one_that_was_given_ends_the_run_with_what_helps(config):
     overfill(config)
     with pytest.raises(RunStoppedError, match=r"1\.20 GiB is free\. .*micro_batch_size=5 or auto") as raised:
@@ -61,14 +91,14 @@ def test_one_that_was_given_ends_the_run_with_what_helps(config):
 
 def test_one_sample_is_not_halved(config):
     single = config.model_copy(update={"micro_batch_size": 1})
-    with pytest.raises(UserError), full_memory_noted(single):
+    with pytest.raises(UserError), full_memory_noted(single, single):
         raise torch.OutOfMemoryError(FULL)
     with pytest.raises(RunStoppedError, match="What helps: activation_checkpointing=true"):
         config_that_fits(config, may_halve=True)
 
 
 def test_another_error_stays_what_it_is(config, tmp_path):
-    with pytest.raises(ValueError, match="another"), full_memory_noted(config):
+    with pytest.raises(ValueError, match="another"), full_memory_noted(config, config):
         raise ValueError("another")
     assert not (tmp_path / "run" / NOTE).exists()
 
