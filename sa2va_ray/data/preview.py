@@ -32,9 +32,9 @@ class PreviewConfig(Config):
     """URI of the PNG. It shows images of patients: keep it where the data may be."""
     split: Literal["train", "val", "test"] = "train"
     """Split that the samples are from."""
-    num_samples: int = Field(6, ge=1, le=64)
+    num_samples: int = Field(6, ge=1, le=32)
     """Rows of the sheet, a sample each, drawn from the split; a smaller split is shown whole."""
-    num_variants: int = Field(5, ge=1, le=32)
+    num_variants: int = Field(5, ge=1, le=16)
     """Augmented variants in a row, after the original."""
     seed: Seed = 0
     """Decides which samples are drawn, and their variants."""
