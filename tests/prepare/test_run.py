@@ -323,3 +323,11 @@ def test_no_name_of_the_source_gets_out(source, job, stack, bucket_uri, submit_j
     assert len(files) > 30
     for _, row in rows_of(out):
         assert not any(name in repr({**row, "image": b""}) or name.encode() in row["image"] for name in NAMES)
+
+
+def test_a_source_whose_tasks_were_all_skipped_is_refused_as_that(ray_cluster, tmp_path):
+    task = {"id": 1, "data": {"image": "p1_frame_1.png"}, "annotations": [{"result": [], "was_cancelled": True}]}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/export.json").write_text(json.dumps([task]))
+    with pytest.raises(DataRefused, match="`source` has no item: people have skipped all of its tasks"):
+        prepare(config_of(tmp_path / "data", tmp_path / "out"))
