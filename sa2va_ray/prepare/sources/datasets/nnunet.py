@@ -37,10 +37,15 @@ def read_classes(folder: Folder, file: str) -> Classes | None:
     if not isinstance(labels, dict):
         raise UserError(f"{_DOCUMENT} in `source` has no mapping `labels` of names and mask values.")
     meanings = [_meaning(name, value) for name, value in labels.items()]
-    try:
-        return Classes.parse(
-            ((phrase, values) for phrase, values in meanings if values != [0]), f"`labels` of {_DOCUMENT}"
+    objects = [(phrase, values) for phrase, values in meanings if values != [0]]
+    if not objects:
+        raise UserError(
+            f"`labels` of {_DOCUMENT} in `source` names nothing but mask value 0, which is the background in nnU-Net: "
+            "each image would be learnt as one without an object. Write there, or say with `classes`, which mask "
+            "values are which phrase."
         )
+    try:
+        return Classes.parse(objects, f"`labels` of {_DOCUMENT}")
     except ValueError as error:
         raise UserError(f"`labels` of {_DOCUMENT} in `source` {error}.") from None
 

@@ -246,6 +246,16 @@ def test_nnunet_whose_background_is_not_0_is_refused(labels, tmp_path):
     assert len(read_source(str(tmp_path), replace(OPTIONS, classes=classes)).records) == 1
 
 
+@pytest.mark.parametrize("labels", [{}, {"background": 0}, {"vessel": 0}])
+def test_nnunet_without_an_object_is_refused(labels, tmp_path):
+    """Every image was learnt as one without vessels."""
+    write_image(tmp_path / "imagesTr/a_0000.png")
+    write_mask(tmp_path / "labelsTr/a.png")
+    write_json(tmp_path / "dataset.json", {"labels": labels})
+    with pytest.raises(UserError, match=r"`labels` of dataset\.json .* names nothing but mask value 0"):
+        read_source(str(tmp_path), OPTIONS)
+
+
 def test_nnunet_of_several_channels_is_quarantined(tmp_path, read):
     for channel in range(2):
         write_image(tmp_path / f"imagesTr/a_000{channel}.png")
