@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from sa2va_ray.config import UserError
 from sa2va_ray.export import quantise as quantise_module
+from sa2va_ray.export.checks.folder import FolderResult, check_folder
 from sa2va_ray.export.checks.probe import probe_images
 from sa2va_ray.export.config import ExportConfig
 from sa2va_ray.export.run import export
@@ -22,6 +23,7 @@ from sa2va_ray.models.quantisation import is_quantised, quantise
 from sa2va_ray.predict.compiled_passes import CompiledPasses
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query
+from sa2va_ray.telemetry import Progress
 
 PROMPT = "Please segment blood vessels in this image."
 MIB = 2**20
@@ -36,9 +38,22 @@ def full(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checked() -> dict[Path, FolderResult]:
+    """What the checks of folders have found."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def small(full: Path, checked: dict[Path, FolderResult], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("quantised") / "model"
-    export(ExportConfig(model=str(full), out=str(out), quantise="int8", max_shard_gib=1.5 / 1024))
+
+    def check(folder: Path, progress: Progress) -> FolderResult:
+        checked[folder] = check_folder(folder, progress)
+        return checked[folder]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantise_module, "check_folder", check)
+        export(ExportConfig(model=str(full), out=str(out), quantise="int8", max_shard_gib=1.5 / 1024))
     return out
 
 
@@ -93,8 +108,12 @@ def test_the_error_of_a_weight_is_half_a_step():
     assert ((quantise(weight).dequantize(torch.float32) - weight.float()).abs() <= 0.51 * step).all()
 
 
-def test_a_model_that_draws_something_else_is_not_exported(full: Path, tmp_path: Path, monkeypatch):
+def test_a_model_that_draws_something_else_is_not_exported(full, small, checked, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(quantise_module, "quantise", lambda weight: quantise(0.5 * weight))
+    # The full model is not checked once more.
+    monkeypatch.setattr(
+        quantise_module, "check_folder", lambda folder, progress: checked.get(folder) or check_folder(folder, progress)
+    )
     with pytest.raises(
         UserError, match=r"nothing is left behind: .* checks failed\n  masks of the full model: IoU 0\."
     ):

@@ -27,13 +27,6 @@ TINY = [  # one layer of each kind
     "model.architecture.grounding_config.trunk.global_att_blocks=[3]",
     "precision=fp32",
 ]
-PRELOADED = [
-    "tests.train.ranks",
-    "sa2va_ray.train.validation.validate",
-    "sa2va_ray.train.engine.deepspeed",
-    "deepspeed.runtime.zero.muon.muon_optimizer",  # which a first engine imports
-]
-"""What the process imports from which all ranks of a session fork: 12 s of a core that each would take."""
 
 
 def run_ranks(run: Callable[[Path], Any], num_workers: int, folder: Path):
@@ -42,7 +35,7 @@ def run_ranks(run: Callable[[Path], Any], num_workers: int, folder: Path):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(["tests.train.preloaded"])
     arguments = [(run, rank, num_workers, port, folder) for rank in range(num_workers)]
     workers = [context.Process(target=_work, args=each) for each in arguments]
     for worker in workers:

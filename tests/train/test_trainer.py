@@ -2,9 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -115,10 +112,3 @@ def test_a_manifest_that_counts_no_samples_is_called_damaged(cluster_of_small_gp
         UserError, match=r"does not count the samples of its split 'train'.* Prepare the data set again"
     ):
         trainer.train(run_config(tmp_path / "runs", f"data_uri={data}", "plan=true"))
-
-
-def test_the_driver_does_without_deepspeed():
-    """Which its workers import, 2 s of a core."""
-    code = "import sys, sa2va_ray.train.trainer; print('deepspeed' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.stdout == "False\n"
