@@ -89,6 +89,11 @@ def test_a_submitted_job_that_ray_sends_to_a_cluster_that_is_gone_is_told_why(mo
         connect()
 
 
+def test_a_submitted_job_refuses_a_relative_output(monkeypatch, capsys):
+    monkeypatch.setenv(JOB_CONFIG_VARIABLE, "{}")
+    assert "out: is relative" in fail("prepare", ["source=.demo/synthetic", "out=prepared"], capsys)
+
+
 def test_a_checkpoint_without_manifest_is_refused(tmp_path, capsys):
     (tmp_path / "train_state.json").write_text("{}")
     assert "manifest.json" in fail("export", [f"checkpoint={tmp_path}", "out=/tmp/unused"], capsys)

@@ -134,6 +134,7 @@ class Stack:
         self.env |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",  # drivers do not see the head's option; Ray Data has an actor for it
             "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # GET /api/train/v2/runs/v1 lists training runs
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # each `ray.train.report` waits for one, 2 s by default
             "RAY_JOB_STOP_WAIT_TIME_S": "30",  # before SIGKILL: Ray's 3 s are too few to say on a store how a run ended

@@ -16,17 +16,20 @@ from ray.job_submission import JobSubmissionClient
 from sa2va_ray.config import UserError
 from sa2va_ray.demo.processes import Process
 from sa2va_ray.demo.stack import SCRIPTS_DIR, Stack, _dashboard_port
+from sa2va_ray.submission import JOB_CONFIG_VARIABLE
+
+_SAYS_WHAT_IT_IS = f"import os; print({JOB_CONFIG_VARIABLE!r} in os.environ)"
 
 
 def submit_job(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [str(SCRIPTS_DIR / "ray"), "job", "submit", "--", "python", "-c", "print(1)"]
+    command = [str(SCRIPTS_DIR / "ray"), "job", "submit", "--", "python", "-c", _SAYS_WHAT_IT_IS]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 
 def test_job_runs_with_the_stacks_environment(stack: Stack) -> None:
     result = submit_job(dict(os.environ))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "\n1\n" in result.stdout
+    assert "\nTrue\n" in result.stdout, "it cannot know that it was submitted"
 
 
 def test_job_is_refused_without_the_token(stack: Stack) -> None:

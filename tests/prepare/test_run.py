@@ -301,11 +301,6 @@ def test_a_foreign_folder_is_left_alone(source, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.docx"]
 
 
-def test_a_submitted_job_refuses_a_relative_output(submit_job):
-    with pytest.raises(AssertionError, match=r"out: is relative"):
-        submit_job("prepare", "source=.demo/synthetic", "out=prepared")
-
-
 def test_no_name_of_the_source_gets_out(source, job, stack, bucket_uri, submit_job, tmp_path):
     """Every artefact, local and in the store, every log of Ray and all that is printed."""
     out, printed = job
