@@ -45,11 +45,14 @@ lock: install
 demo: install
 	$(BIN)/python -m sa2va_ray.demo run $(if $(DATA),--data '$(DATA)')
 
-test: test-unit test-cluster
+# Both at once: those on a cluster wait for processes to start for a third of their time.
+test: install browser
+	$(MAKE) --jobs=2 --output-sync=line test-unit test-cluster
 
-# A file's tests stay in one process, since they share what its fixtures make.
+# A file's tests stay in one process, since they share what its fixtures make. As nice as Ray's workers, which would get
+# nothing beside them.
 test-unit: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m unit --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python -m pytest -m unit --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-cluster: install browser
 	$(BIN)/python -m pytest -m 'cluster and not soak and not gpu'
