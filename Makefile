@@ -21,6 +21,11 @@ INSTALLED := .venv/.installed
 UV_INSTALL = $(BIN)/uv pip install --quiet --system-certs --compile-bytecode --constraint .venv/constraints.txt \
 	--build-constraint .venv/constraints.txt --constraint hashes.txt
 
+# Of two halves that run at once each line says whose it is.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+labelled = $(if $(LABELLED),2>&1 | sed -u 's/^/$(1): /')
+
 .PHONY: install lock demo test test-unit test-cluster test-gpu browser soak check docs pictures stop
 
 install: $(INSTALLED)
@@ -47,15 +52,15 @@ demo: install
 
 # Both at once: those on a cluster wait for processes to start for a third of their time.
 test: install browser
-	$(MAKE) --jobs=2 --output-sync=line test-unit test-cluster
+	$(MAKE) --jobs=2 LABELLED=1 test-unit test-cluster
 
 # A file's tests stay in one process, since they share what its fixtures make. As nice as Ray's workers, which would get
 # nothing beside them.
 test-unit: install
-	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python -m pytest -m unit --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python -m pytest -m unit --numprocesses auto --maxprocesses 4 --dist loadfile $(call labelled,unit)
 
 test-cluster: install browser
-	$(BIN)/python -m pytest -m 'cluster and not soak and not gpu'
+	$(BIN)/python -m pytest -m 'cluster and not soak and not gpu' $(call labelled,cluster)
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu

@@ -33,7 +33,7 @@ def test_the_sheet_has_a_row_for_each_sample_and_varies_it(prepared_uri, bucket_
 
 def test_a_split_that_is_smaller_is_shown_whole(prepared_uri, bucket_uri):
     uri = f"{bucket_uri}/sheet.png"
-    preview(PreviewConfig(data_uri=prepared_uri, out=uri, split="val", num_samples=50, num_variants=1))
+    preview(PreviewConfig(data_uri=prepared_uri, out=uri, split="val", num_samples=32, num_variants=1))
     assert read(uri).shape[0] // TILE_PX == 3
 
 

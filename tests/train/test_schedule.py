@@ -19,4 +19,4 @@ def test_warm_up_peak_and_cosine():
 
 
 def test_without_warm_up_the_first_step_has_the_peak():
-    assert learning_rate(0, 3, OptimConfig(lr=2.0, warmup_ratio=0.0)) == 2.0
+    assert learning_rate(0, 3, OptimConfig(lr=0.5, warmup_ratio=0.0)) == 0.5
