@@ -1,4 +1,4 @@
-"""How a process uses Python's interpreter: how its threads share it, and what a start leaves undone."""
+"""How a process uses Python's interpreter: how soon its threads take turns, and imports that take less time."""
 
 import gc
 import sys
@@ -18,12 +18,13 @@ def switch_threads_soon() -> None:
 
 @contextmanager
 def importing(without: str | None = None) -> Iterator[None]:
-    """Python's collector does not run while libraries are imported. It looks through all objects again whenever there
-    are a quarter more of them, and of what torch and transformers define none goes: a quarter of the time that they
-    take to import. Nor does it look at them later on, which takes 0.3 s each time.
+    """For imports of large libraries: Python's garbage collector does not run meanwhile, and never looks at what they
+    made. It would look through all objects whenever there are a quarter more of them, a quarter of the time that torch
+    and transformers take to import, and find nothing to free; and again later on, 0.3 s each time.
 
     Args:
-        without: a library that others use where it is installed, which is not to be imported for that.
+        without: a library whose import fails meanwhile, as if it were not installed: one that others import where it is
+            there, and that nothing here calls.
     """
     was_enabled = gc.isenabled()
     gc.disable()

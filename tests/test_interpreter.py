@@ -1,4 +1,4 @@
-"""What is left undone while libraries are imported."""
+"""Imports without the garbage collector, and without a library that is not wanted."""
 
 import gc
 import sys

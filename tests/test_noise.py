@@ -19,9 +19,9 @@ Reporting training result 1: TrainingReport(checkpoint=Checkpoint(filesystem=s3,
 Requesting resources: ... * 2
 WARNING: 10 PYTHON worker processes have been started on node: 01 with address: 192.0.2.2, which is 5x the maximum
 Setting up process group for: env:// [rank=0, world_size=2]
-Starting execution of Dataset train_epoch_0_rank_0_0355_0. Full logs are in /tmp/ray/logs/ray-data
-Execution plan of Dataset train_epoch_0_rank_0_0355_0: InputDataBuffer[Input]
-\N{HEAVY CHECK MARK}\N{VARIATION SELECTOR-16}  Dataset train_epoch_0_rank_0_0355_0 execution finished in 18.31 seconds
+Starting execution of Dataset train_rank_0_0355_0. Full logs are in /tmp/ray/logs/ray-data
+Execution plan of Dataset train_rank_0_0355_0: InputDataBuffer[Input]
+\N{HEAVY CHECK MARK}\N{VARIATION SELECTOR-16}  Dataset train_rank_0_0355_0 execution finished in 18.31 seconds
 Progress bars disabled. To enable, set `ray.data.DataContext.get_current().enable_progress_bars = True`.
 /ray/data/execution_options.py:436: RayDeprecationWarning: `ExecutionOptions.exclude_resources` is deprecated
   self.exclude_resources = exclude_resources

@@ -188,6 +188,7 @@ def stream_steps(
 
 
 Step = tuple[EpochPlan, int]
+"""An epoch, and the number of a step in it."""
 
 
 def _steps(plans: Sequence[EpochPlan]) -> Iterator[Step]:

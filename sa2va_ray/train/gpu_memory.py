@@ -25,9 +25,19 @@ from sa2va_ray.train.errors import RunStoppedError
 NOTE = "did_not_fit.json"
 """In the run's folder."""
 _MEMORY_DEPENDS_ON = {
-    *("data_uri", "model", "pipeline", "loss", "precision", "strategy", "num_workers", "global_batch_size"),
-    *("activation_checkpointing", "compile_layers", "micro_batch_size"),
+    "data_uri",
+    "model",
+    "pipeline",
+    "loss",
+    "precision",
+    "strategy",
+    "num_workers",
+    "global_batch_size",
+    "micro_batch_size",
+    "activation_checkpointing",
+    "compile_layers",
 }
+"""Fields of the config. A note of other values says nothing of this run."""
 _ADVICE = " If reserved"  # in CUDA's message, on settings of torch
 _OTHERS = (
     "a strategy that shards more (zero3, zero3_offload); or another process holds a part of the card, which nvidia-smi "
@@ -117,7 +127,8 @@ def _read_note(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def _settings(planned: TrainConfig) -> dict[str, Any]:
-    return planned.model_dump(mode="json", include=_MEMORY_DEPENDS_ON)
+    values = planned.model_dump(mode="json")
+    return {name: values[name] for name in _MEMORY_DEPENDS_ON}
 
 
 def _note_uri(config: TrainConfig) -> str:
