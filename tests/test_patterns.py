@@ -23,10 +23,10 @@ def test_the_groups_that_took_part_have_a_text():
 def test_a_pattern_of_too_many_ways_ends_in_an_error_without_the_path(monkeypatch):
     monkeypatch.setattr(patterns, "_MAX_S", 0.2)
     ways = PathPattern("".join(f"(?P<p{number}>[^/]+?)_" for number in range(12)) + r"x?[.]png", "label_pattern")
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(UserError, match=r"`label_pattern` did not come to an end.* path of 245 signs") as error:
         ways.match(f"{NAME}/.png")
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     assert NAME not in str(error.value)
 
 

@@ -264,11 +264,11 @@ def test_bombs_are_refused_before_they_are_decoded():
     long_chunk = bytearray(SAMPLES["wide png"])
     long_chunk[33] = 255  # the pixels' chunk claims 4 GB
     large_tile = tiff(GREY, tile=(512, 512), compression="zlib")
-    start = time.perf_counter()
+    start = time.process_time()
     assert {refusal(data) for data in (real, claimed, bytes(bmp))} == {"image_too_large"}
     assert refusal(large_tile, max_pixels=100_000) == "image_too_large"
     assert refusal(bytes(long_chunk)) == "image_unreadable"
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 SAMPLES = {

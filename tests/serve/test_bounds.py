@@ -58,9 +58,9 @@ def test_clean_up_up_to_its_bounds_is_done(endpoint, png, cleanup):
 
 def test_the_largest_radius_takes_two_seconds_at_most_on_four_megapixels():
     mask = np.random.default_rng(0).random((2000, 2000)) > 0.999
-    started_s = time.monotonic()
+    started_s = time.process_time()
     clean_mask(mask, CleanupConfig(close_px=256, open_px=256))
-    assert time.monotonic() - started_s < 10  # 0.5 s on a free core
+    assert time.process_time() - started_s < 10  # 0.5 s on a free core
 
 
 def test_prompts_are_bounded_by_their_tokens(endpoint, png):

@@ -33,7 +33,7 @@ def to_shape(shape: dict[str, Any], size: tuple[int, int] | None, max_pixels: in
         return _to_mask(shape.get("mask"), _corners(points, "mask", 2), size, max_pixels)
     if kind == "circle":
         centre, edge = _corners(points, "circle", 2)
-        radius = float(np.hypot(*(edge - centre)))
+        radius = math.dist(centre, edge)
         return ellipse_outline(centre, np.array([radius, 0.0]), np.array([0.0, radius]), max_pixels)
     if kind == "ellipse":
         return _from_ellipse(points, max_pixels)
