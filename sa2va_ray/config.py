@@ -80,6 +80,8 @@ class Config(BaseModel):
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Of random numbers: what numpy and torch both take."""
+ALWAYS = 10**9
+"""The bound of a number that means all, always or never where it is large."""
 MaxPixels = Annotated[int, Field(gt=0, le=2**30)]
 """Of an image, height times width; OpenCV decodes none that is larger."""
 

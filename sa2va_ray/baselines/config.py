@@ -59,7 +59,7 @@ class NnunetTrainingConfig(Config):
     patches, for a CPU."""
     use_gpu: bool | None = None
     """`false`: CPUs only; null: a GPU if the cluster has any or may start any."""
-    num_cpus: int = Field(4, gt=0)
+    num_cpus: int = Field(4, gt=0, le=4096)
     """CPUs of the task. With a GPU, all but one of them augment images; on CPUs, all of them compute."""
 
     def resources(self) -> dict[str, float]:

@@ -1,8 +1,15 @@
 """What jobs that run on the cluster say of it in their configs."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from sa2va_ray.config import Config
+
+MOST_PROCESSES = 2**16
+"""Of one kind in a job."""
+Cores = Annotated[float, Field(ge=0.001, le=4096)]
+"""Of one process. Ray counts them in ten-thousandths, and refuses what is less than one."""
 
 
 class ClusterConfig(Config):
@@ -16,11 +23,11 @@ class ClusterConfig(Config):
 class WorkersConfig(Config):
     """The workers that Ray Train starts, in every job that trains."""
 
-    num_workers: int = Field(1, gt=0)
+    num_workers: int = Field(1, gt=0, le=MOST_PROCESSES)
     """Processes that train, each with a GPU where GPUs are used."""
     use_gpu: bool | None = None
     """A GPU for each worker; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
-    cpus_per_worker: float = Field(1.0, gt=0)
+    cpus_per_worker: Cores = 1.0
     """Leave CPUs of the cluster for the data pipeline, or it waits for ever."""
 
     def resources_per_worker(self) -> dict[str, float]:
@@ -37,11 +44,11 @@ class WorkersConfig(Config):
 class PoolConfig(ClusterConfig):
     """The actors that hold a model, in every job that asks one."""
 
-    num_actors: int | None = Field(None, gt=0)
+    num_actors: int | None = Field(None, gt=0, le=MOST_PROCESSES)
     """Predictors at work side by side: one for each GPU of the nodes that are up by default, else one."""
     batch_size: int = Field(4, gt=0, le=1024)
     """Images of one forward pass."""
     use_gpu: bool | None = None
     """A GPU for each actor; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
-    cpus_per_actor: float = Field(1.0, gt=0)
+    cpus_per_actor: Cores = 1.0
     """CPUs that each actor holds."""

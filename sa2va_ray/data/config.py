@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from sa2va_ray.config import Config
+from sa2va_ray.cluster.config import MOST_PROCESSES, Cores
+from sa2va_ray.config import ALWAYS, Config
 from sa2va_ray.data.augment import AugmentConfig
 
 
@@ -10,9 +11,9 @@ class PipelineConfig(Config):
     """Resources of the pipeline of one rank, and how samples are varied."""
 
     augment: AugmentConfig = AugmentConfig()
-    actors_per_rank: int = Field(2, gt=0)
+    actors_per_rank: int = Field(2, gt=0, le=MOST_PROCESSES)
     """CPU actors that read, decode, augment and preprocess for one rank."""
-    cpus_per_actor: float = Field(1.0, gt=0)
+    cpus_per_actor: Cores = 1.0
     """Cores that Ray sets aside for each of them."""
     object_store_mib: int = Field(192, gt=0, le=2**24)
     """How much of Ray's object store the pipeline of one rank may fill."""
@@ -21,7 +22,7 @@ class PipelineConfig(Config):
     set's manifest tells of it."""
     skeleton_radius_px: int | None = Field(None, ge=0, le=64)
     """When set, each object comes with its skeleton, widened by so many pixels: the ground truth of skeleton recall."""
-    max_bad_samples: int = Field(0, ge=0)
+    max_bad_samples: int = Field(0, ge=0, le=ALWAYS)
     """Samples of an epoch, over all ranks, that may turn out not to be decodable; they are logged and left out. One
     more ends the run."""
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from sa2va_ray.cluster.config import ClusterConfig, WorkersConfig
-from sa2va_ray.config import Config, Seed
+from sa2va_ray.cluster.config import MOST_PROCESSES, ClusterConfig, WorkersConfig
+from sa2va_ray.config import ALWAYS, Config, Seed
 from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.metrics import CATALOGUE, VALIDATION_METRICS
 from sa2va_ray.models.config import ModelConfig
@@ -61,7 +61,7 @@ class OptimConfig(Config):
     """AdamW's: how slowly its means of the gradient and of its square forget."""
     weight_decay: float = Field(0.05, ge=0, le=10)
     """AdamW's: each step takes off `lr` times this share of a weight."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, le=ALWAYS)
     """A gradient of a greater norm, over all trained weights, is scaled down to it."""
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises."""
@@ -70,7 +70,7 @@ class OptimConfig(Config):
 class ValidationConfig(Config):
     """What is measured on the validation patients while training goes on, between two steps, on all workers."""
 
-    every_steps: int = Field(500, ge=0)
+    every_steps: int = Field(500, ge=0, le=ALWAYS)
     """0: never."""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Probability from which on a pixel counts as vessel."""
@@ -118,18 +118,18 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     seed: Seed = 0
     """Of the order of the samples, their augmentation and dropout."""
 
-    num_workers: int = Field(4, gt=0)
+    num_workers: int = Field(4, gt=0, le=MOST_PROCESSES)
     """Processes that train, each with a GPU where GPUs are used."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 on a GPU and on CPUs with instructions for it, else fp32."""
 
-    log_every_steps: int = Field(10, gt=0)
+    log_every_steps: int = Field(10, gt=0, le=ALWAYS)
     """Optimizer steps from one line of the log to the next."""
-    save_every_steps: int = Field(500, gt=0)
+    save_every_steps: int = Field(500, gt=0, le=ALWAYS)
     """Optimizer steps from one checkpoint to the next; the end of the run is saved, too."""
-    keep_checkpoints: int = Field(5, gt=0)
+    keep_checkpoints: int = Field(5, gt=0, le=ALWAYS)
     """Newest checkpoints to keep."""
-    keep_best: int = Field(1, ge=0)
+    keep_best: int = Field(1, ge=0, le=ALWAYS)
     """Checkpoints to keep beside them: those with the highest `best_metric`, by the newest validation before each.
     Where `save_every_steps` is a multiple of `validation.every_steps`, that was of the same weights."""
     best_metric: str = "val/dice"
@@ -146,11 +146,11 @@ class TrainConfig(WorkersConfig, ClusterConfig):
     largest sample in every place of a micro batch: a run that it finds a little too large may fit."""
     min_workers: int | None = Field(None, gt=0)
     """When set, the run goes on with fewer workers, down to this many, while nodes are missing."""
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(3, ge=0, le=ALWAYS)
     """How often lost workers are replaced before the run ends. Each time it goes on from its newest checkpoint."""
     storage_patience_s: float = Field(600.0, gt=0, le=7 * 86_400)
     """How long a checkpoint waits for a store that does not answer before the run ends."""
-    max_skipped_samples: int = Field(32, ge=0)
+    max_skipped_samples: int = Field(32, ge=0, le=ALWAYS)
     """Samples that a run may leave out because the loss of their micro step is not finite; with one more it ends."""
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     """Where curves go. MLflow is set up by its own environment variables (`MLFLOW_TRACKING_URI`, extra `mlflow`)."""
