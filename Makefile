@@ -21,10 +21,11 @@ INSTALLED := .venv/.installed
 UV_INSTALL = $(BIN)/uv pip install --quiet --system-certs --compile-bytecode --constraint .venv/constraints.txt \
 	--build-constraint .venv/constraints.txt --constraint hashes.txt
 
-# Of two halves that run at once each line says whose it is.
+# Of two halves that run at once each line says whose it is. Ctrl-C is for pytest, which ends what its fixtures started and
+# says so: without a reader it would end at once.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
-labelled = $(if $(LABELLED),2>&1 | sed -u 's/^/$(1): /')
+labelled = $(if $(LABELLED),2>&1 | (trap '' INT; exec sed -u 's/^/$(1): /'))
 
 .PHONY: install lock demo test test-unit test-cluster test-gpu browser soak check docs pictures stop
 
