@@ -7,6 +7,7 @@ from ray._common.utils import get_ray_address_file
 from ray._private.gcs_utils import create_gcs_channel
 from ray._private.services import find_gcs_addresses
 from ray._private.utils import read_ray_address
+from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]
 from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest  # type: ignore[attr-defined]
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError
@@ -16,6 +17,7 @@ from sa2va_ray.submission import is_submitted
 
 _LISTENS_WITHIN_S = 5.0
 _ANSWERS_WITHIN_S = 5.0
+_NO_HEADER = "Invalid metadata"  # what gRPC calls a token that cannot be sent; of what we send it is the one unknown
 
 
 def check_address(address: str) -> None:
@@ -83,13 +85,20 @@ def _check_noted_cluster(address: str) -> None:
 
 
 def _check_token(address: str) -> None:
-    """Ray itself asks twenty times, a second apart, whether a wrong token has become right."""
-    with create_gcs_channel(address) as channel:
-        try:
+    """Ray itself asks twenty times, a second apart, whether a wrong token has become right, and the process dies of one
+    that no header can hold."""
+    try:
+        with create_gcs_channel(address) as channel:
             NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=_ANSWERS_WITHIN_S)
-        except grpc.RpcError as error:  # of others, such as an old version, Ray says more
-            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                raise AuthenticationError(error.details()) from None
+    except UnicodeDecodeError:
+        raise AuthenticationError("The file of the token is no text") from None
+    except grpc.RpcError as error:  # of others, such as an old version, Ray says more
+        if error.code() == grpc.StatusCode.INTERNAL and error.details() == _NO_HEADER:
+            raise AuthenticationError("The token has a line break within it, or a character beyond ASCII") from None
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            is_sent = get_authentication_mode() == AuthenticationMode.TOKEN
+            unsent = "no token was sent, since RAY_AUTH_MODE is not `token` in this shell"
+            raise AuthenticationError(error.details() if is_sent else unsent) from None
 
 
 def _fault_of(address: str) -> OSError | OverflowError | None:

@@ -65,16 +65,37 @@ AUTOSCALER = {  # as cluster.yaml: a head without CPUs, no worker yet
 }
 
 
-def test_a_cluster_that_wants_another_token_is_told_so(stack):
-    """In a process of its own, which has no token yet. Ray itself says after 20 s and more that there is no cluster."""
-    environment = {**os.environ, "RAY_AUTH_TOKEN": "wrong", "RAY_ADDRESS": stack.ray_address}
+@pytest.mark.parametrize(
+    ("shell", "reason"),
+    [
+        ({"RAY_AUTH_TOKEN": "wrong"}, "InvalidAuthToken: .* missing or incorrect"),
+        ({"RAY_AUTH_TOKEN": "two\nlines"}, "The token has a line break within it, or a character beyond ASCII"),
+        ({"RAY_AUTH_MODE": "disabled"}, "no token was sent, since RAY_AUTH_MODE is not `token` in this shell"),
+    ],
+)
+def test_a_cluster_that_does_not_take_the_token_is_told_so(stack, shell, reason):
+    """In a process of its own, which has no token yet. Ray itself says after 20 s and more that there is no cluster, and
+    dies of a token that no header can hold."""
+    environment = {**os.environ, "RAY_ADDRESS": stack.ray_address, **shell}
     code = (
         "import time, atexit; from sa2va_ray.cluster.resources import connect; began = time.monotonic();"
         "atexit.register(lambda: print(time.monotonic() - began)); connect()"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert re.search(r"UserError: What listens at RAY_ADDRESS=.* The token of this shell is missing or an", done.stderr)
+    told = (
+        f"UserError: What listens at RAY_ADDRESS=.* does not let this process in: {reason}. The token of this shell is"
+    )
+    assert re.search(told, done.stderr)
     assert float(done.stdout) < 10
+
+
+def test_a_file_that_holds_no_token_is_told_so(stack, tmp_path, monkeypatch):
+    (tmp_path / "token").write_bytes(b"\xd0\x00")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    environment = {**os.environ, "RAY_ADDRESS": stack.ray_address, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    code = "from sa2va_ray.cluster.resources import connect; connect()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert "does not let this process in: The file of the token is no text." in done.stderr
 
 
 def as_if(monkeypatch, present, config, num_alive=1, free=None):
