@@ -74,7 +74,7 @@ AUTOSCALER = {  # as cluster.yaml: a head without CPUs, no worker yet
     ],
 )
 def test_a_cluster_that_does_not_take_the_token_is_told_so(stack, shell, reason):
-    """In a process of its own, which has no token yet. Ray itself says after 20 s and more that there is no cluster, and
+    """In a process of its own, which has no token yet. Ray itself says after 20 s and more that there is no cluster, or
     dies of a token that no header can hold."""
     environment = {**os.environ, "RAY_ADDRESS": stack.ray_address, **shell}
     code = (
