@@ -38,7 +38,7 @@ from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.data.conversation import training_turns
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.sample import decode_image, ignored_mask, object_masks
-from sa2va_ray.data.sample_index import SampleIndex
+from sa2va_ray.data.sample_index import SampleIndex, check_same_data
 from sa2va_ray.images.skeleton import tubed_skeleton
 from sa2va_ray.telemetry import LOGGER
 
@@ -83,11 +83,13 @@ class ReadAndPreprocess:
     name of the error's class where a sample cannot be decoded; there the arrays are empty.
     """
 
-    def __init__(self, data_uri: str, config: PipelineConfig, processor: Processor, seed: int):
+    def __init__(self, data_uri: str, data_sha256: str, config: PipelineConfig, processor: Processor, seed: int):
         # An actor is one core's worth; threads of several would wait for one another.
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         self._samples = SampleIndex(data_uri, "train")
+        # An actor that is started in place of a lost one, or for the next execution, would mix it with what was there.
+        check_same_data(data_uri, data_sha256, self._samples.data_sha256)
         self._config = config
         self._processor = processor
         self._seed = seed
@@ -178,11 +180,15 @@ def stream_steps(
 
     Args:
         plans: of one rank and one seed, in the order of their epochs.
+
+    Raises:
+        UserError: the data set was damaged or written anew meanwhile.
     """
+    data_sha256 = SampleIndex(data_uri, "train").data_sha256
     steps = islice(_steps(plans), start_step, None)
     steps_per_execution = max(1, _ROWS_PER_EXECUTION * plans[0].world_size // plans[0].global_batch_size)
     while execution := list(islice(steps, steps_per_execution)):
-        rows = _read(data_uri, execution, config, processor)
+        rows = _read(data_uri, data_sha256, execution, config, processor)
         for plan, step in execution:
             yield [_collate_good([next(rows) for _ in range(size)]) for size in plan.micro_batch_sizes(step)]
 
@@ -204,14 +210,14 @@ def _collate_good(rows: Sequence[dict[str, Any]]) -> Batch | None:
 
 
 def _read(
-    data_uri: str, steps: Sequence[Step], config: PipelineConfig, processor: Processor
+    data_uri: str, data_sha256: str, steps: Sequence[Step], config: PipelineConfig, processor: Processor
 ) -> Iterator[dict[str, Any]]:
     """Rows of `ReadAndPreprocess` in the order of `steps`."""
     items = list(_items(steps))
     rank, seed = steps[0][0].rank, steps[0][0].seed
     dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // _ROWS_PER_TASK)).map_batches(
         ReadAndPreprocess,
-        fn_constructor_args=(data_uri, config, processor, seed),
+        fn_constructor_args=(data_uri, data_sha256, config, processor, seed),
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=config.actors_per_rank),
         num_cpus=config.cpus_per_actor,

@@ -6,13 +6,14 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.order import RUNS_PER_WINDOW
 from sa2va_ray.data.sample_kinds import read_phrases
-from sa2va_ray.manifest import read_manifest
+from sa2va_ray.manifest import digest, read_manifest
 
 _NEWER = ["ignored", "annotators", "pixel_spacing_mm"]  # which older data sets do not have
 _COLUMNS = ["sample_id", "patient_id", "image", "objects", *_NEWER]
@@ -37,6 +38,21 @@ def read_split(data_uri: str, split: str) -> tuple[dict[str, Any], dict[str, int
     return manifest, num_rows
 
 
+def check_same_data(data_uri: str, before: str, now: str) -> None:
+    """
+    Args:
+        before, now: SHA-256 of the data set.
+
+    Raises:
+        UserError: they differ.
+    """
+    if before != now:
+        raise UserError(
+            f"The data set {data_uri} was written anew while it was in use: it was {before[:12]}, is {now[:12]}. "
+            "Start anew, and prepare data sets beside those that are in use (out=...), not over them."
+        )
+
+
 class SampleIndex:
     """Random access to the rows of one split of a prepared data set.
 
@@ -44,6 +60,7 @@ class SampleIndex:
     about 1 MB each: as many as `EpochPlan` mixes at a time.
 
     Attributes:
+        data_sha256: of the data set, by its manifest.
         phrases: of the whole data set, sorted.
 
     Raises: as `read_split`.
@@ -51,6 +68,8 @@ class SampleIndex:
 
     def __init__(self, data_uri: str, split: str):
         manifest, num_rows = read_split(data_uri, split)
+        self._data_uri, self._split = data_uri, split
+        self.data_sha256 = digest(manifest)
         self.phrases = read_phrases(manifest)
         self._uris = [storage.join(data_uri, name) for name in num_rows]
         self._starts = np.cumsum([0, *num_rows.values()])  # of each file, and the end of the last
@@ -64,7 +83,11 @@ class SampleIndex:
         return self.read(np.array([index]))[0]
 
     def read(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """`_COLUMNS` of samples. All are asked for at once, so that a store's latency is waited for once."""
+        """`_COLUMNS` of samples. All are asked for at once, so that a store's latency is waited for once.
+
+        Raises:
+            UserError: a file cannot be read; where the data set was damaged or written anew meanwhile, that.
+        """
         wanted, places = np.unique(indices, return_inverse=True)
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
         files = np.unique(numbers).tolist()
@@ -73,8 +96,16 @@ class SampleIndex:
 
     def _read_file(self, number: int, indices: np.ndarray) -> list[dict[str, Any]]:
         row_groups = (indices - self._starts[number]).tolist()
-        rows = self._file(number).read_row_groups(row_groups, columns=_COLUMNS, use_threads=False).to_pylist()
+        try:
+            rows = self._file(number).read_row_groups(row_groups, columns=_COLUMNS, use_threads=False).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise self._why_unreadable(number, error) from None
         return [{**dict.fromkeys(_NEWER), **row} for row in rows]
+
+    def _why_unreadable(self, number: int, error: Exception) -> UserError:
+        manifest, _ = read_split(self._data_uri, self._split)
+        check_same_data(self._data_uri, self.data_sha256, digest(manifest))
+        return UserError(f"{self._uris[number]} cannot be read: {str(error).splitlines()[0]}")
 
     def _open(self, number: int) -> pq.ParquetFile:
         filesystem, path = storage.resolve(self._uris[number])

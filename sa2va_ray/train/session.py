@@ -16,7 +16,7 @@ from sa2va_ray.data.ahead import one_ahead
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import Undecodable, preprocess, stream_steps
-from sa2va_ray.data.sample_index import SampleIndex
+from sa2va_ray.data.sample_index import SampleIndex, check_same_data
 from sa2va_ray.models.build import (
     PRECISIONS,
     build_model,
@@ -29,6 +29,7 @@ from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
 from sa2va_ray.models.trained_weights import load_tensors, load_trained_tensors
+from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import StartTimes
 from sa2va_ray.train.checkpoints.changes import SettingChange
 from sa2va_ray.train.checkpoints.lock import check_owner_together
@@ -110,10 +111,11 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
         lock_owner: id of the job that holds the run's lock.
 
     Raises:
-        RunStoppedError: another job has taken the run over; a checkpoint does not belong to this config; no sample can
-            be decoded.
+        RunStoppedError: another job has taken the run over; the data set is another one than the driver read; a
+            checkpoint does not belong to this config; no sample can be decoded.
     """
     check_owner_together(storage.join(config.runs_uri, config.name), lock_owner)
+    _check_data(config.data_uri, data_sha256)
     torch.manual_seed(config.seed)  # of the adapters' first weights
     precision, times = choose_precision(config), StartTimes()
     processor = Sa2VAProcessor(*read_architecture(config.model))
@@ -155,6 +157,22 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
         else {},
         start_times=times,
     )
+
+
+def _check_data(data_uri: str, data_sha256: str) -> None:
+    """Workers that are started again after a failure would train on, and say it were, what the run began with."""
+    if changed := from_rank_0(lambda: _change_of_data(data_uri, data_sha256)):
+        raise RunStoppedError(changed)
+
+
+def _change_of_data(data_uri: str, data_sha256: str) -> str | None:
+    try:
+        check_same_data(data_uri, data_sha256, SampleIndex(data_uri, "train").data_sha256)
+    except StorageError:
+        raise  # it may answer at the next try
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _build_model(

@@ -17,7 +17,7 @@ from sa2va_ray.data.augment import AugmentConfig
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.data.order import EpochPlan
-from sa2va_ray.data.pipeline import Undecodable, preprocess, stream_steps
+from sa2va_ray.data.pipeline import ReadAndPreprocess, Undecodable, preprocess, stream_steps
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.images.skeleton import tubed_skeleton
@@ -117,6 +117,11 @@ def test_a_broken_image_is_named_and_left_out(ray_cluster, damaged_uri, processo
     assert sorted(len(batch) if batch else 0 for batch in batches) == [0, *[1] * 6, *[2] * 5]
     seen = sorted(sample_id for batch in batches if batch for sample_id in batch.sample_ids)
     assert seen == sorted(f"sample{index}" for index in range(9) for _ in range(2) if index != BROKEN)
+
+
+def test_an_actor_that_begins_later_refuses_a_data_set_that_was_written_anew_meanwhile(damaged_uri, processor):
+    with pytest.raises(UserError, match=r"written anew while it was in use: it was 000000000000, is \w{12}"):
+        ReadAndPreprocess(damaged_uri, "0" * 64, CONFIG, processor, seed=0)
 
 
 def test_a_broken_mask_is_undecodable(processor):

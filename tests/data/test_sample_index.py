@@ -8,7 +8,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data import sample_index
 from sa2va_ray.data.sample import SCHEMA, annotator_masks, ignored_mask
 from sa2va_ray.data.sample_index import SampleIndex
-from sa2va_ray.manifest import write_manifest
+from sa2va_ray.manifest import MANIFEST, write_manifest
 from tests.data.conftest import to_row
 
 
@@ -49,3 +49,37 @@ def test_data_sets_of_before_are_read(tmp_path):
     assert {name: sample[name] for name in later} == dict.fromkeys(later)
     assert ignored_mask(sample) is None
     assert annotator_masks(sample, "line").shape == (0, 64, 64)
+
+
+@pytest.fixture
+def write_data(tmp_path):
+    """Writes a data set of three samples with names of the given length into the test's folder, over what is there."""
+
+    def write(size: int) -> str:
+        (tmp_path / MANIFEST).unlink(missing_ok=True)
+        rows = [to_row(index) | {"sample_id": f"{index}" * size} for index in range(3)]
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "train-00000.parquet", row_group_size=1)
+        write_manifest(tmp_path, {"num_rows": {"train-00000.parquet": len(rows)}})
+        return str(tmp_path)
+
+    return write
+
+
+def test_a_data_set_that_was_written_anew_under_its_reader_is_told_as_that(write_data):
+    samples = SampleIndex(write_data(20), "train")
+    samples[0]  # opens the file
+    write_data(1)
+    with pytest.raises(UserError, match=rf"written anew while it was in use: it was {samples.data_sha256[:12]}, is \w"):
+        samples[2]
+
+
+def test_a_file_that_was_damaged_under_its_reader_is_told_as_that(write_data, tmp_path):
+    samples, file = SampleIndex(write_data(1), "train"), tmp_path / "train-00000.parquet"
+    samples[0]
+    size = file.stat().st_size
+    file.write_bytes(b"x" * size)
+    with pytest.raises(UserError, match=r"train-00000\.parquet cannot be read: "):
+        samples[2]
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match=rf"train-00000\.parquet has 1 bytes, its manifest says {size}"):
+        samples[2]
