@@ -35,7 +35,7 @@ def importing(without: str | None = None) -> Iterator[None]:
         yield
     finally:
         if hides:
-            del sys.modules[without]  # type: ignore[arg-type]
+            sys.modules.pop(without, None)  # type: ignore[arg-type]  # a library may have taken it out itself
         gc.freeze()
         if was_enabled:
             gc.enable()

@@ -24,6 +24,13 @@ def test_the_collector_runs_again_behind_the_imports_and_leaves_what_they_made_a
         gc.unfreeze()
 
 
+def test_the_collector_runs_again_where_a_library_made_it_importable_by_itself():
+    with importing(without="this"):
+        del sys.modules["this"]
+    assert gc.isenabled()
+    gc.unfreeze()
+
+
 def test_a_library_that_is_not_wanted_fails_to_import_and_only_there(monkeypatch):
     monkeypatch.delitem(sys.modules, "this", raising=False)
     with importing(without="this"), pytest.raises(ImportError):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
@@ -36,8 +37,10 @@ _MEMORY_DEPENDS_ON = {
     "micro_batch_size",
     "activation_checkpointing",
     "compile_layers",
+    "validation",
 }
-"""Fields of the config. A note of other values says nothing of this run."""
+"""Fields of the config, `num_workers` as many as there were: fewer hold larger shares. A note of other values says
+nothing of this run."""
 _ADVICE = " If reserved"  # in CUDA's message, on settings of torch
 _OTHERS = (
     "a strategy that shards more (zero3, zero3_offload); or another process holds a part of the card, which nvidia-smi "
@@ -80,7 +83,8 @@ def full_memory_noted(config: TrainConfig, planned: TrainConfig) -> Iterator[Non
         yield
     except torch.OutOfMemoryError as error:
         size = config.samples_of_a_pass
-        note = {"micro_batch_size": size, "message": _message(error), "planned": _settings(planned)}
+        at_work = planned.model_copy(update={"num_workers": dist.get_world_size()})
+        note = {"micro_batch_size": size, "message": _message(error), "planned": _settings(at_work)}
         storage.write_bytes(_note_uri(config), json.dumps(note).encode())
         raise UserError(f"{_what_happened(note)} {_cure(size)}") from error
 

@@ -7,7 +7,7 @@ import torch
 
 from sa2va_ray.config import UserError
 from sa2va_ray.train import loop
-from sa2va_ray.train.config import TrainConfig
+from sa2va_ray.train.config import TrainConfig, ValidationConfig
 from sa2va_ray.train.errors import RunStoppedError
 from sa2va_ray.train.gpu_memory import NOTE, config_that_fits, full_memory_noted, keep_note_of
 
@@ -17,6 +17,8 @@ FULL = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.60 GiB of which 1.20 GiB is "
     "free. If reserved but unallocated memory is large try setting PYTORCH_ALLOC_CONF."
 )
+
+SHORT_ANSWERS = ({"validation": ValidationConfig(max_new_tokens=8)}, True)
 
 
 @pytest.fixture
@@ -63,9 +65,25 @@ def test_a_run_that_is_started_again_by_hand_begins_with_what_fits(config):
     assert config_that_fits(config, may_halve=True).micro_batch_size == 2
 
 
+def test_what_fewer_workers_found_than_the_run_is_meant_for_does_not_count(config):
+    """An elastic run while a node is missing: each worker held more."""
+    two = config.model_copy(update={"num_workers": 2, "min_workers": 1})
+    with pytest.raises(UserError), full_memory_noted(two, two):
+        raise torch.OutOfMemoryError(FULL)
+    assert config_that_fits(two, may_halve=True).micro_batch_size == 5
+    keep_note_of(two, may_halve=True)
+    assert config_that_fits(two, may_halve=True) == two
+
+
 @pytest.mark.parametrize(
     ("changes", "may_halve"),
-    [({"micro_batch_size": 7}, True), ({"strategy": "zero2"}, True), ({"num_workers": 2}, True), ({}, False)],
+    [
+        ({"micro_batch_size": 7}, True),
+        ({"strategy": "zero2"}, True),
+        ({"num_workers": 2}, True),
+        ({}, False),
+        SHORT_ANSWERS,
+    ],
 )
 def test_what_another_plan_or_a_size_that_is_given_found_does_not_count(config, changes, may_halve):
     overfill(config)
