@@ -217,6 +217,10 @@ def test_nnunet_without_a_mapping_of_labels_is_refused(tmp_path):
         {"vessel": "x"},
         {"vessel": 1.5},
         {" ": 1},
+        {"_": 1},
+        {"a": []},
+        {"a": 1, "ignore": 0},
+        {"1" * 5000: "a"},
         {"a": -1},
         {"a_b": 1, "A b": 2},
         {"\ud800": 1},
@@ -231,7 +235,7 @@ def test_nnunet_without_a_mapping_of_labels_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "labels",
-    [{"background": 1, "vessel": 2}, {"vessel": 0, "Background": 1}, {"1": "background"}, {"background": [0, 1]}],
+    [{"background": 1, "vessel": 2}, {"vessel": 0, "Background": 1}, {"1": "background"}, {"background_": [0, 1]}],
 )
 def test_nnunet_whose_background_is_not_0_is_refused(labels, tmp_path):
     """nnU-Net does the same. It was learnt as an object of that name."""
@@ -246,13 +250,13 @@ def test_nnunet_whose_background_is_not_0_is_refused(labels, tmp_path):
     assert len(read_source(str(tmp_path), replace(OPTIONS, classes=classes)).records) == 1
 
 
-@pytest.mark.parametrize("labels", [{}, {"background": 0}, {"vessel": 0}])
+@pytest.mark.parametrize("labels", [{}, {"background": 0}, {"vessel": 0}, {"background": 0, "Ignore": 1}])
 def test_nnunet_without_an_object_is_refused(labels, tmp_path):
     """Every image was learnt as one without vessels."""
     write_image(tmp_path / "imagesTr/a_0000.png")
     write_mask(tmp_path / "labelsTr/a.png")
     write_json(tmp_path / "dataset.json", {"labels": labels})
-    with pytest.raises(UserError, match=r"`labels` of dataset\.json .* names nothing but mask value 0"):
+    with pytest.raises(UserError, match=r"`labels` of dataset\.json .* names no object"):
         read_source(str(tmp_path), OPTIONS)
 
 
