@@ -145,7 +145,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 def _ancestors(path: str) -> frozenset[tuple[int, int]]:
     """Device and number of a folder and of all above it, links resolved."""
-    real = Path(path).resolve()
+    real = Path(os.path.realpath(path))  # not Path.resolve(), which raises for a link to itself
     existing = [each for each in (real, *real.parents) if each.exists()]
     return frozenset((info.st_dev, info.st_ino) for info in map(os.stat, existing))
 

@@ -217,7 +217,8 @@ def test_links_back_up_the_tree_are_not_followed_and_others_are(tmp_path: Path) 
     assert storage.list_files(str(source)) == dict.fromkeys(expected, 3)
     (tmp_path / "link").symlink_to(source, target_is_directory=True)
     assert storage.list_files(f"file://{tmp_path}/link/").keys() == expected
-    assert storage.list_files(str(tmp_path / "none")) == {}
+    for nothing in ("none", "source/itself", "source/itself/out", "source/broken"):
+        assert storage.list_files(str(tmp_path / nothing)) == {}
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
