@@ -146,18 +146,33 @@ def damaged_data(prepared_uri, tmp_path_factory) -> tuple[str, str]:
     """(prepared data set whose first training image cannot be decoded, its sample's id)."""
     folder = tmp_path_factory.mktemp("damaged") / "data"
     storage.download_folder(prepared_uri, folder)
+    sample_id = cut_first_image(folder)
+    uri = f"{prepared_uri}-damaged"
+    storage.upload_folder(Path(folder), uri, last=MANIFEST)
+    return uri, sample_id
+
+
+def cut_first_image(folder: Path) -> str:
+    """Writes a data set anew, without half of its first training image. Returns that sample's id."""
+    facts = {name: value for name, value in read_manifest(str(folder)).items() if name != "files"}
     (file,) = folder.glob("train-*.parquet")
     rows = pq.read_table(file).to_pylist()
     rows[0]["image"] = rows[0]["image"][: len(rows[0]["image"]) // 2]
     schema, written = pq.read_schema(file), io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema), written, row_group_size=1)
     file.write_bytes(written.getvalue())
-    facts = {name: value for name, value in read_manifest(prepared_uri).items() if name != "files"}
     (folder / MANIFEST).unlink()
     write_manifest(folder, facts)
-    uri = f"{prepared_uri}-damaged"
-    storage.upload_folder(Path(folder), uri, last=MANIFEST)
-    return uri, rows[0]["sample_id"]
+    return rows[0]["sample_id"]
+
+
+def test_workers_that_are_started_again_do_not_train_on_a_data_set_that_was_written_anew(start, prepared_uri, tmp_path):
+    storage.download_folder(prepared_uri, tmp_path / "data")
+    run = start("swapped", f"data_uri={tmp_path / 'data'}")
+    run.wait_for("progress train 10/")
+    cut_first_image(tmp_path / "data")
+    train_workers()[-1].send_signal(signal.SIGKILL)
+    assert re.search(r"written anew while it was in use: it was \w{12}, is \w{12}\. Start anew", run.error())
 
 
 def test_an_unreadable_row_is_counted_and_named_and_the_run_goes_on(start, damaged_data, runs_uri):
