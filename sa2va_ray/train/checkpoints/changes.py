@@ -1,9 +1,12 @@
 """Which settings may be changed when a run is resumed: the one table, and the comparison by it."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from pydantic import ValidationError
 
 from sa2va_ray.config import UserError, with_new_names
 from sa2va_ray.models.checkpoint import StoredCheckpoint
@@ -61,6 +64,7 @@ RULES: dict[str, Rule] = {
 """Key of `TrainConfig`, or of a part of it -> rule. The longest key that is, or begins, a setting's name decides."""
 
 _NOT_GIVEN = "not given"
+_BOUNDS = {"less_than", "less_than_equal", "greater_than", "greater_than_equal"}  # pydantic's names
 _OPEN = {"precision": "auto", "strategy": "auto", "micro_batch_size": "auto", "use_gpu": None}
 
 
@@ -110,7 +114,7 @@ def check_setting_changes(saved: StoredCheckpoint, config: TrainConfig, data_sha
 
 
 def _changes(saved: StoredCheckpoint, config: TrainConfig) -> list[SettingChange]:
-    before = _flat(_parse_settings(saved).model_dump(mode="json"))
+    before = _settings_before(saved)
     after = _flat(config.model_dump(mode="json"))
     before["precision"] = saved.state.precision
     # What is left open is no change: the driver decides it later, and each worker what precision "auto" is there.
@@ -122,14 +126,33 @@ def _changes(saved: StoredCheckpoint, config: TrainConfig) -> list[SettingChange
     ]
 
 
-def _parse_settings(saved: StoredCheckpoint) -> TrainConfig:
-    """The checkpoint's config under today's names, with defaults for keys that are newer than it."""
+def _settings_before(saved: StoredCheckpoint) -> dict[str, Any]:
+    """The checkpoint's config by dotted names of today, with defaults for keys that are newer than it. A number beyond
+    a bound that is newer than it is no reason not to go on."""
+    values = copy.deepcopy(with_new_names(saved.settings))
+    beyond = {key: _pop(values, key) for key in _beyond_bounds(values)}
     try:
-        return TrainConfig.parse(with_new_names(saved.settings))
+        return _flat(TrainConfig.parse(values).model_dump(mode="json")) | beyond
     except UserError as error:
         raise UserError(
             f"{saved.uri} was written by another version of sa2va_ray, with other settings. {error}"
         ) from None
+
+
+def _beyond_bounds(values: Mapping[str, Any]) -> list[str]:
+    """Dotted names of settings that have a number that is too large, or too small, today."""
+    try:
+        TrainConfig.model_validate(values)
+    except ValidationError as error:
+        return [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] in _BOUNDS]
+    return []
+
+
+def _pop(values: dict[str, Any], key: str) -> Any:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values[parent]
+    return values.pop(last)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

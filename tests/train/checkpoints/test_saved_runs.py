@@ -280,6 +280,22 @@ def test_a_run_that_an_older_version_began_goes_on_under_new_names_of_its_keys(t
     assert str(change) == "compile_layers was True, is False"
 
 
+def test_a_run_whose_numbers_are_beyond_newer_bounds_goes_on(tmp_path, config, run_uri):
+    save(tmp_path / "one", 10, config)
+    saved = trainer._read_newest(run_uri, config, DATA_SHA256)
+    optim = {**saved.settings["optim"], "max_grad_norm": 1e12}
+    old = replace(saved, settings={**saved.settings, "save_every_steps": 10**12, "optim": optim})
+    changes = check_setting_changes(old, config, DATA_SHA256)
+    assert [str(change) for change in changes] == [
+        "optim.max_grad_norm was 1000000000000.0, is 1.0",
+        "save_every_steps was 1000000000000, is 1000",
+    ]
+    assert old.settings["save_every_steps"] == 10**12
+    wrong = replace(saved, settings={**saved.settings, "save_every_steps": "often"})
+    with pytest.raises(UserError, match="was written by another version"):
+        check_setting_changes(wrong, config, DATA_SHA256)
+
+
 def test_each_setting_has_a_rule_and_each_rule_a_setting(config):
     """A new key has to be decided on."""
     assert {key.partition(".")[0] for key in RULES} == set(type(config).model_fields)
