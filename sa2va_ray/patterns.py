@@ -1,6 +1,7 @@
 """Patterns that a user gives for the paths of files, held against each within a bound of time."""
 
 import re
+import time
 
 import regex
 
@@ -8,6 +9,10 @@ from sa2va_ray.config import UserError
 
 _MAX_S = 2.0
 """For one path, which takes microseconds. Where a pattern can be laid out over a path in many ways, all are tried."""
+_SLOW_S = 0.1
+"""Of a core for one path, from which on it is counted for `_MAX_SLOW_S`."""
+_MAX_SLOW_S = 20.0
+"""Of a core for all paths that are slow: a thousand of 1.9 s each would take half an hour without a word."""
 
 
 class PathPattern:
@@ -30,6 +35,7 @@ class PathPattern:
         except RecursionError:
             raise ValueError("is no regular expression that can be used: its groups are too deep") from None
         self._key = key
+        self._slow_s = 0.0
 
     @property
     def groups(self) -> set[str]:
@@ -39,14 +45,24 @@ class PathPattern:
         """The text of each group; a group that took no part has none. None: the path does not fit.
 
         Raises:
-            UserError: the pattern does not come to an end. The path is not repeated: it may tell a patient.
+            UserError: the pattern does not come to an end, for this path or for all of them together. The path is not
+                repeated: it may tell a patient.
         """
+        began = time.thread_time()
         try:
             found = self._pattern.fullmatch(path, timeout=_MAX_S)
         except TimeoutError:
-            raise UserError(
-                f"`{self._key}` did not come to an end in {_MAX_S:.0f} s for one path of {len(path)} signs, as it can "
-                "be laid out over it in too many ways. Give it fewer wildcards and parts one behind the other, and no "
-                "repetition in a repetition, such as (a+)+."
-            ) from None
+            raise self._endless(f"did not come to an end in {_MAX_S:.0f} s for one path", path) from None
+        if (took := time.thread_time() - began) > _SLOW_S:
+            self._slow_s += took
+            if self._slow_s > _MAX_SLOW_S:
+                raise self._endless(
+                    f"took {self._slow_s:.0f} s for paths of {_SLOW_S} s and more each, the last one", path
+                )
         return {name: text for name, text in found.groupdict().items() if text is not None} if found else None
+
+    def _endless(self, what: str, path: str) -> UserError:
+        return UserError(
+            f"`{self._key}` {what} of {len(path)} signs, as it can be laid out over it in too many ways. Give it fewer "
+            "wildcards and parts one behind the other, and no repetition in a repetition, such as (a+)+."
+        )

@@ -30,6 +30,19 @@ def test_a_pattern_of_too_many_ways_ends_in_an_error_without_the_path(monkeypatc
     assert NAME not in str(error.value)
 
 
+def test_many_slow_paths_end_in_an_error_and_many_quick_ones_do_not(monkeypatch):
+    """Each of them ends within the bound of one path."""
+    monkeypatch.setattr(patterns, "_SLOW_S", 0.005)
+    monkeypatch.setattr(patterns, "_MAX_SLOW_S", 0.1)
+    ways = PathPattern("[^/]+?_" * 4 + "x", "patient_pattern")
+    for _ in range(10_000):
+        assert ways.match("a_b") is None
+    with pytest.raises(UserError, match=r"`patient_pattern` took 0 s for paths .* the last one of 160 signs") as error:
+        for _ in range(1000):
+            assert ways.match(NAME[:160]) is None
+    assert NAME[:160] not in str(error.value)
+
+
 @pytest.mark.parametrize("wrong", ["(", "a{4294967296}", "(" * 6000 + ")" * 6000])
 def test_what_is_no_expression_is_told_as_that(wrong):
     with pytest.raises(ValueError, match="is no regular expression"):
