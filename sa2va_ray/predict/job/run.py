@@ -40,7 +40,7 @@ def predict(config: PredictConfig) -> dict[str, int]:
     model = read_model_facts(config.model)
     storage.check_writable(config.out)
     sources = find_sources(config.source, config.split)
-    _check_out(config.out, config.source, sources)
+    _check_out(config, sources)
     connect()
     local = None if is_on_hub(config.source) else config.source
     check_paths(config, model=config.model, source=local, out=config.out)
@@ -58,13 +58,14 @@ def predict(config: PredictConfig) -> dict[str, int]:
     return counts
 
 
-def _check_out(out: str, source: str, sources: Sequence[SourceFile]) -> None:
-    storage.check_outside(out, {"source": source})
-    written = storage.join(out, "masks", "0.png")
-    if takes(source, written) or any(file.uri.startswith(f"{out}/") for file in sources):
+def _check_out(config: PredictConfig, sources: Sequence[SourceFile]) -> None:
+    storage.check_outside(config.out, {"source": config.source, "model": config.model})
+    if takes(config.source, storage.join(config.out, "masks", "0.png")):
         raise UserError(
             "`out` lies within `source`, so that the next start would predict masks of masks. Choose one beside it."
         )
+    if any(file.uri.startswith(f"{config.out}/") for file in sources):
+        raise UserError("`source` has images in `out`, which is for what this job writes. Choose a folder beside it.")
 
 
 def _list(sources: Sequence[SourceFile], config: PredictConfig) -> list[ImageItem]:

@@ -356,3 +356,10 @@ def test_out_within_images_is_refused(model_uri, folder):
     with pytest.raises(UserError, match="lies within `source`"):
         predict(config(model_uri, folder, folder / "out"))
     shutil.rmtree(folder / "out")
+
+
+def test_out_above_the_images_or_within_the_model_is_refused(model_uri, folder):
+    with pytest.raises(UserError, match="`source` has images in `out`"):
+        predict(config(model_uri, folder, folder.parent))
+    with pytest.raises(UserError, match="`out` is the same folder as `model`"):
+        predict(config(model_uri, folder, model_uri))
