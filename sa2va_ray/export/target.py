@@ -29,8 +29,9 @@ _OTHER_FILES_BYTES = 64 * 2**20  # tokenizer and the like
 
 def check_target(uri: str) -> None:
     """Raises `UserError` where `uri` cannot be written, or holds what is not an exported model and nothing else."""
-    if storage.is_local(uri) and Path(storage.resolve(uri)[1]).is_file():
-        raise UserError(f"{uri} is a file; out= takes a folder.")
+    path = storage.resolve(uri)[1]
+    if storage.is_local(uri) and os.path.lexists(path) and not os.path.isdir(path):
+        raise UserError(f"{uri} is a file, or a link to nothing; out= takes a folder.")
     present = storage.list_files(uri)
     if present:
         exported = set()

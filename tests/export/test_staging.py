@@ -8,8 +8,19 @@ import pytest
 from safetensors import SafetensorError
 
 from sa2va_ray.config import UserError
-from sa2va_ray.export.target import staging_folder
+from sa2va_ray.export.target import check_target, staging_folder
 from sa2va_ray.telemetry import LOGGER
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [("link", "out= takes a folder"), ("/dev/null", "out= takes a folder"), ("a" * 300, "name too long")],
+)
+def test_what_no_folder_can_take_the_place_of_is_refused(tmp_path, out, told):
+    """A link to nothing, and a device, were found out behind the work."""
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match=told):
+        check_target(str(tmp_path / out))
 
 
 def test_a_place_where_no_folder_can_be_made_is_refused(tmp_path):
