@@ -15,6 +15,10 @@ _MAX_SLOW_S = 20.0
 """Of a core for all paths that are slow: a thousand of 1.9 s each would take half an hour without a word."""
 
 
+_LITERAL_BRACE = re.compile(r"(?<!\\)(?<!\\N)\{(?!\d+(,\d*)?\}|,\d*\})")
+"""A brace that repeats nothing: `re` takes it as it stands, and `regex` for a count of errors, `{d}` or `{e<=1}`."""
+
+
 class PathPattern:
     """A regular expression for whole paths."""
 
@@ -29,7 +33,7 @@ class PathPattern:
         """
         try:
             re.compile(expression)  # the language that is documented, of which `regex` has more
-            self._pattern = regex.compile(expression)
+            self._pattern = regex.compile(_LITERAL_BRACE.sub(r"\\{", expression))
         except (re.error, regex.error, OverflowError) as error:
             raise ValueError(f"is no regular expression: {error}") from None
         except RecursionError:

@@ -1,5 +1,6 @@
 """Patterns that come to an end, whatever they are held against."""
 
+import re
 import time
 
 import pytest
@@ -18,6 +19,26 @@ def test_the_groups_that_took_part_have_a_text():
     assert pattern.match("7_1.png") == {"patient": "7", "run": "1"}
     assert pattern.match("7.png.gif") is None
     assert PathPattern("a", "source").match("a") == {}
+
+
+@pytest.mark.parametrize(
+    ("expression", "path"),
+    [
+        ("p{e<=1}", "p"),
+        ("p{e<=1}", "p{e<=1}"),
+        (r"p\{d}", "p{d}"),
+        ("p{d}", "p{d}"),
+        ("[{d}]", "{"),
+        ("p{2}x{,1}", "ppx"),
+        ("p{1,}", "ppp"),
+        (r"\N{DIGIT ONE}", "1"),
+        ("p{}", "p{}"),
+        ("(?P<p>.){s}", "p"),
+    ],
+)
+def test_braces_mean_what_they_mean_to_re(expression, path):
+    expected = re.fullmatch(expression, path)
+    assert PathPattern(expression, "patient_pattern").match(path) == (expected and expected.groupdict())
 
 
 def test_a_pattern_of_too_many_ways_ends_in_an_error_without_the_path(monkeypatch):
