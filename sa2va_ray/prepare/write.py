@@ -23,7 +23,7 @@ from sa2va_ray.data.sample import SCHEMA, SPLITS
 from sa2va_ray.images.decode import to_png
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.manifest import MANIFEST
-from sa2va_ray.prepare.checks.validate import check_sample
+from sa2va_ray.prepare.checks.validate import FILE_MISSING, check_sample
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import Task, content_sha256, to_objects
 from sa2va_ray.prepare.records import Place, Rejected
@@ -41,17 +41,28 @@ _OUR_FILE = re.compile(
     rf"{re.escape(MANIFEST)})({re.escape(storage.PARTIAL)})?|({VALIDATION}/)?\.[0-9a-f]{{32}}{re.escape(storage.PARTIAL)}"
 )
 _WRITTEN = pa.schema(
-    [("name", pa.string()), ("sha256", pa.string()), ("size", pa.int64()), ("rows", pa.int64()), ("reused", pa.bool_())]
+    [
+        ("name", pa.string()),
+        ("sha256", pa.string()),
+        ("size", pa.int64()),
+        ("rows", pa.int64()),
+        ("reused", pa.bool_()),
+        ("fault", pa.string()),  # code of what a sample of it was rejected for; null: the file is there
+    ]
 )
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file to be written."""
+    """One Parquet file to be written.
+
+    Attributes:
+        validated: of each sample, `source_sha256` and `masks_sha256` when it was looked at.
+    """
 
     name: str
     tasks: tuple[Task, ...] = field(repr=False)
-    masks_sha256: tuple[str, ...]
+    validated: tuple[tuple[str, str], ...]
     inputs_sha256: str
 
 
@@ -71,7 +82,7 @@ def plan_shards(tasks: Sequence[Task], outcomes: Mapping[int, Mapping[str, Any]]
                 Shard(
                     name=f"{split}-{number:05d}.parquet",
                     tasks=part,
-                    masks_sha256=tuple(row["masks_sha256"] for row in rows),
+                    validated=tuple((row["source_sha256"], row["masks_sha256"]) for row in rows),
                     inputs_sha256=_inputs_sha256(rows),
                 )
             )
@@ -82,14 +93,21 @@ def write_shards(shards: Sequence[Shard], config: PrepareConfig) -> list[dict[st
     """Writes the files that are not there yet; returns `name, sha256, size, rows, reused` of each, by name.
 
     Raises:
-        UserError: the source was changed since it was validated.
+        UserError: the source was changed since it was validated, or cannot be read any more.
     """
     written = list(map_items(partial(_write_shard, config=config), shards, _WRITTEN, 1, "write"))
-    changed = sum(each["sha256"] is None for each in written)
-    if changed:
+    faults = [each["fault"] for each in written if each["fault"]]
+    unread = faults.count(FILE_MISSING)
+    if changed := len(faults) - unread:
         raise UserError(
             f"The source was changed while it was read: {changed} of {len(shards)} files could not be written as they "
             "were validated. Run the job again when the source is at rest."
+        )
+    if unread:
+        raise UserError(
+            f"{unread} of {len(shards)} files could not be written, since a file of a sample of theirs, which was "
+            "validated, could not be read again: it is gone, or its store did not answer. Run the job again; what is "
+            "written stays."
         )
     return sorted(written, key=lambda each: each["name"])
 
@@ -163,8 +181,8 @@ def _write_shard(shard: Shard, config: PrepareConfig) -> dict[str, Any]:
     if data is None:
         try:
             data = _encode(shard, config)
-        except Rejected:
-            return {"name": shard.name}
+        except Rejected as rejected:
+            return {"name": shard.name, "fault": rejected.code}
         storage.write_bytes(uri, data)
     sha256 = hashlib.sha256(data).hexdigest()
     return {"name": shard.name, "sha256": sha256, "size": len(data), "rows": len(shard.tasks), "reused": reused}
@@ -183,7 +201,7 @@ def _read_finished(uri: str, inputs_sha256: str) -> bytes | None:
 
 
 def _encode(shard: Shard, config: PrepareConfig) -> bytes:
-    rows = [_row(task, expected, config) for task, expected in zip(shard.tasks, shard.masks_sha256, strict=True)]
+    rows = [_row(task, validated, config) for task, validated in zip(shard.tasks, shard.validated, strict=True)]
     schema = SCHEMA.with_metadata({_INPUTS: shard.inputs_sha256})
     buffer = io.BytesIO()
     # In a row group of one row, statistics and a dictionary only repeat the values.
@@ -193,10 +211,10 @@ def _encode(shard: Shard, config: PrepareConfig) -> bytes:
     return buffer.getvalue()
 
 
-def _row(task: Task, masks_sha256: str, config: PrepareConfig) -> dict[str, Any]:
+def _row(task: Task, validated: tuple[str, str], config: PrepareConfig) -> dict[str, Any]:
     checked = check_sample(task.record, config)
-    if content_sha256(checked) != masks_sha256:
-        raise Rejected("changed", "The label is not the one that was validated.")
+    if (checked.source_sha256, content_sha256(checked)) != validated:
+        raise Rejected("changed", "The image or the label is not the one that was validated.")
     height, width = checked.pixels.shape[:2]
     return {
         **asdict(task.identity),

@@ -91,8 +91,14 @@ def test_a_second_start_writes_only_what_is_not_right(shards, config):
 
 
 def test_a_source_that_changes_in_between_is_an_error(shards, tasks, config, tmp_path):
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "1.png")
+    with pytest.raises(UserError, match="source was changed while it was read: 1 of 2 files could not be written"):
+        write.write_shards(shards, config)
+
+
+def test_a_file_that_is_gone_in_between_is_told_as_that(shards, config, tmp_path):
     (tmp_path / "1.png").unlink()
-    with pytest.raises(UserError, match="1 of 2 files could not be written"):
+    with pytest.raises(UserError, match=r"1 of 2 files could not be written, since a file .* is gone, or its store"):
         write.write_shards(shards, config)
 
 

@@ -35,6 +35,8 @@ from sa2va_ray.prepare.config import ChecksConfig, PrepareConfig
 from sa2va_ray.prepare.identity.pseudonyms import names_patient
 from sa2va_ray.prepare.records import Annotation, Finding, Label, LabelFile, Record, Rejected, SeveralLabels
 
+FILE_MISSING = "file_missing"
+"""Code of a sample of which a file is not there, or cannot be read."""
 _MAX_PHRASE_LENGTH = 200
 
 
@@ -183,7 +185,7 @@ def rejecting() -> Iterator[None]:
     except ImageError as error:
         raise Rejected(error.code, error.reason) from None
     except (FileNotFoundError, UserError):  # their messages hold the path
-        raise Rejected("file_missing", "A file of this sample is missing, or not readable from this machine.") from None
+        raise Rejected(FILE_MISSING, "A file of this sample is missing, or not readable from this machine.") from None
 
 
 def read_image_file(record: Record) -> bytes:

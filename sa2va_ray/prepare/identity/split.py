@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
@@ -185,7 +186,8 @@ def _read_list(uri: str, pseudonyms: Pseudonyms) -> dict[str, str]:
         raise UserError("`split.list_uri` is missing or no UTF-8 text. It is a CSV file: patient,split.") from None
     splits: dict[str, str] = {}
     for line, row in enumerate(csv.DictReader(io.StringIO(text)), start=2):
-        patient, split = row.get("patient"), row.get("split")
+        patient = unicodedata.normalize("NFC", (row.get("patient") or "").strip())  # as names of files are compared
+        split = (row.get("split") or "").strip()
         if not patient or split not in SPLITS:
             raise UserError(f"Line {line} of `split.list_uri` does not give a patient and one of {', '.join(SPLITS)}.")
         for patient_id in (patient, pseudonyms.patient_id(patient)):

@@ -89,6 +89,13 @@ def test_a_list_deals_by_name_or_pseudonym(tmp_path):
     assert dealt([mueller, doe, roe], list_uri=str(path)) == {mueller: "test", doe: "val"}
 
 
+def test_a_list_deals_by_name_however_its_letters_are_put_together(tmp_path):
+    """macOS writes `ü` as two characters, spreadsheets leave blanks."""
+    (tmp_path / "splits.csv").write_text("patient,split\nMu\u0308ller , test\n")
+    mueller = PSEUDONYMS.patient_id("M\u00fcller")
+    assert dealt([mueller], list_uri=str(tmp_path / "splits.csv")) == {mueller: "test"}
+
+
 @pytest.mark.parametrize("lines", ["patient,split\nMuellerHans,training\n", "name,set\nMuellerHans,test\n"])
 def test_a_wrong_list_is_an_error_without_names(tmp_path, lines):
     (tmp_path / "Klinik.csv").write_text(lines)
