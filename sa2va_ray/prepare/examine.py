@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sa2va_ray import storage
 from sa2va_ray.cluster.streams import map_items
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.prepare.checks.corrections import corrections_of
@@ -100,6 +101,8 @@ def _examine(task: Task, config: PrepareConfig) -> dict[str, Any]:
         checked = check_sample(task.record, config)
     except Rejected as rejected:
         return {**asdict(task.identity), **rejected.seen, **_quarantined_row(rejected.to_quarantined(index))}
+    except storage.SilentStoreError:
+        raise
     except Exception as error:  # its message may hold a path, and one sample must not stop the job
         return {**asdict(task.identity), **_quarantined_row(_unexpected(index, error))}
     return _row(task, checked)

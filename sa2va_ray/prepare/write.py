@@ -106,7 +106,7 @@ def write_shards(shards: Sequence[Shard], config: PrepareConfig) -> list[dict[st
     if unread:
         raise UserError(
             f"{unread} of {len(shards)} files could not be written, since a file of a sample of theirs, which was "
-            "validated, could not be read again: it is gone, or its store did not answer. Run the job again; what is "
+            "validated, could not be read again: it is gone, or may not be read any more. Run the job again; what is "
             "written stays."
         )
     return sorted(written, key=lambda each: each["name"])

@@ -23,13 +23,14 @@ from sa2va_ray.storage.files import (
     size_bytes,
     write_bytes,
 )
-from sa2va_ray.storage.stores import NotUtf8Error, StorageError, resolve
+from sa2va_ray.storage.stores import NotUtf8Error, SilentStoreError, StorageError, resolve
 from sa2va_ray.storage.uris import KeptUri, Uri, absolute, bucket_and_key, check_outside, is_local, join
 
 __all__ = [
     "PARTIAL",
     "KeptUri",
     "NotUtf8Error",
+    "SilentStoreError",
     "StorageError",
     "Uri",
     "absolute",

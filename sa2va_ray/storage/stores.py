@@ -22,6 +22,8 @@ _MAX_ATTEMPTS = 4  # about 2 s of retries: long enough for a hiccup, short enoug
 
 _NO_BUCKET = re.compile(r"Bucket '(.+?)' not found")
 """In what pyarrow says of a write."""
+_DENIED = "ACCESS_DENIED"
+"""In what pyarrow says of an object that these credentials may not read."""
 
 _UNCONNECTED = (
     " This shell names no store (AWS_ENDPOINT_URL), so Amazon was asked. To reach the demo's or another one, connect "
@@ -31,6 +33,10 @@ _UNCONNECTED = (
 
 class StorageError(UserError):
     """The store does not answer, or refuses."""
+
+
+class SilentStoreError(StorageError):
+    """A store does not answer, or not as one does. What it is asked for may be there all the same."""
 
 
 class NotUtf8Error(UserError):
@@ -62,7 +68,8 @@ def translated(uri, operation):
                 f"There is no bucket s3://{bucket[1]} in the store (endpoint: {endpoint}). Check how it is written, or "
                 "make it by the store's own tools. That of `make demo` is s3://sa2va."
             ) from None
-        raise StorageError(
+        kind = StorageError if _DENIED in reason else SilentStoreError
+        raise kind(
             f"Storage does not work at {uri} (endpoint: {endpoint}): {reason}. "
             "Check that the store runs, that the bucket exists and that the credentials in the environment are valid."
             f"{_UNCONNECTED if 'AWS_ENDPOINT_URL' not in os.environ else ''}"

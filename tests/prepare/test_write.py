@@ -98,7 +98,7 @@ def test_a_source_that_changes_in_between_is_an_error(shards, tasks, config, tmp
 
 def test_a_file_that_is_gone_in_between_is_told_as_that(shards, config, tmp_path):
     (tmp_path / "1.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 files could not be written, since a file .* is gone, or its store"):
+    with pytest.raises(UserError, match=r"1 of 2 files could not be written, since a file .* is gone, or may not"):
         write.write_shards(shards, config)
 
 

@@ -93,6 +93,7 @@ def check_sample(record: Record, config: PrepareConfig) -> Checked:
     """
     Raises:
         Rejected: the image cannot be used, or the label does not fit it. Its `seen` has what was measured before.
+        SilentStoreError: as `rejecting`.
     """
     seen: dict[str, Any] = {}
     try:
@@ -179,11 +180,20 @@ def _draw(
 
 @contextmanager
 def rejecting() -> Iterator[None]:
-    """Turns what reading and decoding raise into `Rejected`."""
+    """Turns what reading and decoding raise into `Rejected`.
+
+    Raises:
+        SilentStoreError: the source's store does not answer. In quarantine the sample would be left out for an outage.
+    """
     try:
         yield
     except ImageError as error:
         raise Rejected(error.code, error.reason) from None
+    except storage.SilentStoreError:  # its message holds the path
+        raise storage.SilentStoreError(
+            "The store of `source` did not answer, or not as it should, when a sample was read. No sample is left out "
+            "for that: run the job again when the store works. What is written already stays."
+        ) from None
     except (FileNotFoundError, UserError):  # their messages hold the path
         raise Rejected(FILE_MISSING, "A file of this sample is missing, or not readable from this machine.") from None
 

@@ -10,8 +10,10 @@ from PIL import Image
 from sa2va_ray.images.masks import mask_to_rle, polygons_to_mask
 from sa2va_ray.prepare.checks.validate import check_sample
 from sa2va_ray.prepare.config import PrepareConfig
-from sa2va_ray.prepare.examine import content_sha256
+from sa2va_ray.prepare.examine import Task, _examine, content_sha256
+from sa2va_ray.prepare.identity.pseudonyms import Identity
 from sa2va_ray.prepare.records import Annotation, LabelFile, Record, Rejected
+from sa2va_ray.storage import SilentStoreError
 
 TRIANGLE = np.array([[2.0, 3.0], [30.0, 5.0], [10.0, 15.0]])
 HEIGHT, WIDTH = 20, 40
@@ -66,6 +68,15 @@ def test_a_missing_file_is_rejected(tmp_path):
     assert rejection(record(tmp_path / "MuellerHans.png")).code == "file_missing"
     label = LabelFile(str(tmp_path / "MuellerHans.json"), partial(pytest.fail), "vessel")
     assert rejection(record(write_image(tmp_path), label=label)).code == "file_missing"
+
+
+def test_a_store_that_does_not_answer_ends_the_job_and_puts_nothing_in_quarantine(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    remote = replace(record(tmp_path / "MuellerHans.png"), image_uri="s3://clinic/MuellerHans.png")
+    task = Task(remote, Identity("s", "p", "r", 0), "train")
+    with pytest.raises(SilentStoreError, match="The store of `source` did not answer") as error:
+        _examine(task, config())
+    assert "Mueller" not in str(error.value)
 
 
 def test_the_codes_of_the_decoder_are_kept(tmp_path):
