@@ -22,8 +22,9 @@ _LOST = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
 
 
 class AsyncClient:
-    """A client for one event loop. It tries again where the endpoint is busy (429, 503), after its Retry-After, and
-    where the connection cannot be made or breaks: a question changes nothing at the endpoint."""
+    """A client for one event loop. It tries again where the endpoint is busy (429, 503), after its Retry-After, where a
+    proxy says that the endpoint does not answer (502, 504), and where the connection cannot be made or breaks: a
+    question changes nothing at the endpoint."""
 
     def __init__(self, endpoint: str, api_key: str | None = None, timeout_s: float = 60, max_tries: int = 6):
         """
@@ -140,7 +141,8 @@ class AsyncClient:
             else:
                 if response.is_success:
                     return response
-                failure, wait_s = problem_of(response), retry_after_s(response, number)
+                failure = problem = problem_of(response)
+                wait_s = retry_after_s(response, problem, number)
             if number == self._max_tries or wait_s > LONGEST_WAIT_S:
                 raise failure
             await asyncio.sleep(wait_s)

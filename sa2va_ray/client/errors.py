@@ -18,3 +18,7 @@ class ProblemError(EndpointError):
 
     def __str__(self) -> str:
         return f"{self.status} {self.title}: {self.detail} {self.cure} (request {self.request_id})"
+
+
+class ForeignReplyError(ProblemError):
+    """The reply is no problem document: it is that of a proxy, or of Serve before it has called our code."""

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-from sa2va_ray.client.errors import ProblemError
+from sa2va_ray.client.errors import ForeignReplyError, ProblemError
 from sa2va_ray.client.results import Result
 from sa2va_ray.client.retries import BUSY
 
@@ -33,6 +33,7 @@ _SUFFIXES = {
 }
 _ID_LENGTH = 16  # as in jobs.predict
 _NOT_OF_THE_IMAGE = (401, 403, 404, *BUSY)
+_TOO_LARGE = 413
 
 
 @dataclass
@@ -88,12 +89,19 @@ async def _segment_file(segment: Callable[[bytes], Awaitable[Result]], path: Pat
     try:
         result = await segment(data)
     except ProblemError as problem:
-        if problem.status in _NOT_OF_THE_IMAGE:
+        if not _is_of_the_image(problem):
             raise
         results.add_problem(id, problem)
     else:
         await asyncio.to_thread(results.write_mask, id, result)
         results.add(id, result)
+
+
+def _is_of_the_image(problem: ProblemError) -> bool:
+    """A proxy knows nothing of images, but for their size."""
+    if isinstance(problem, ForeignReplyError):
+        return problem.status == _TOO_LARGE
+    return problem.status not in _NOT_OF_THE_IMAGE
 
 
 def check_folders(folder: Path, out: Path) -> None:

@@ -233,12 +233,29 @@ def test_other_problems_are_raised_at_once(segment: Segment, endpoint: Endpoint)
     assert len(endpoint.forms) == 1
 
 
-def test_reply_of_a_proxy_is_a_problem_too(segment: Segment, endpoint: Endpoint):
-    endpoint.answers = [Response("<html>" + "x" * 1000, 502)]
+@pytest.mark.parametrize(("status", "title"), [(500, "Internal Server Error"), (413, "Request Entity Too Large")])
+def test_reply_of_a_proxy_is_a_problem_too(segment: Segment, endpoint: Endpoint, status: int, title: str):
+    endpoint.answers = [Response("<html>" + "x" * 1000, status)]
     with pytest.raises(ProblemError) as caught:
         segment(b"image")
-    assert (caught.value.status, caught.value.title) == (502, "Bad Gateway")
+    assert (caught.value.status, caught.value.title) == (status, title)
     assert len(caught.value.detail) == 200
+
+
+def test_a_proxy_before_an_endpoint_that_is_away_is_asked_again(segment: Segment, endpoint: Endpoint):
+    endpoint.answers = [Response("<html>", status, {"Retry-After": "0"}) for status in (502, 504)]
+    assert segment(b"image").request_id == "r0"
+    assert len(endpoint.forms) == 3
+    endpoint.answers = [Response("<html>", 502, {"Retry-After": "0"}) for _ in range(2)]
+    with pytest.raises(ProblemError, match="502 Bad Gateway"):
+        segment(b"image", options={"max_tries": 2})
+
+
+def test_an_image_that_the_endpoint_has_no_time_for_is_not_sent_again(segment: Segment, endpoint: Endpoint):
+    endpoint.answers = [problem(504, "Out of time", Retry_After="0")]
+    with pytest.raises(ProblemError, match="Out of time"):
+        segment(b"image")
+    assert len(endpoint.forms) == 1
 
 
 def test_slow_endpoint(segment: Segment, endpoint: Endpoint):
@@ -398,6 +415,23 @@ def test_folder_stops_where_the_endpoint_refuses_the_caller(endpoint: Endpoint, 
     with Client(endpoint.url) as client, pytest.raises(ProblemError, match="No valid API key"):
         client.segment_folder(folder, tmp_path / "out", concurrency=1, progress=False)
     assert len(endpoint.forms) == 1
+
+
+@pytest.mark.parametrize("status", [302, 500, 502, 503, 504])
+def test_folder_stops_where_a_proxy_has_no_endpoint(endpoint: Endpoint, folder: Path, tmp_path: Path, status: int):
+    out = tmp_path / "out"
+    endpoint.answers = [as_json(200, reply(["?"], SHA256))]
+    endpoint.answers += [Response("<html>", status, {"Retry-After": "0"}) for _ in range(2)]
+    with Client(endpoint.url, max_tries=2) as client, pytest.raises(ProblemError, match=f"^{status} "):
+        client.segment_folder(folder, out, concurrency=1, progress=False)
+    assert [line.get("problem") for line in lines_of(out).values()] == [None], "no image is to blame"
+
+
+def test_folder_goes_on_after_an_image_that_a_proxy_finds_too_large(endpoint: Endpoint, folder: Path, tmp_path: Path):
+    endpoint.refused = {b"Mustermann/b.JPG": Response("<html>", 413)}
+    with Client(endpoint.url) as client:
+        counts = client.segment_folder(folder, tmp_path / "out", concurrency=1, progress=False)
+    assert (counts.done, counts.bad) == (2, 1)
 
 
 def test_import_brings_nothing_heavy():
