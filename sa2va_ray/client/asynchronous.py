@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sa2va_ray.client.options import ImageLike
 
 _LOST = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
+_MOST_TRIES, _LONGEST_TIMEOUT_S, _MOST_AT_ONCE = 1000, 86_400, 1000
 
 
 class AsyncClient:
@@ -31,11 +32,15 @@ class AsyncClient:
         Args:
             endpoint: `http://host:port` or `https://host`.
             api_key: without blanks and line ends, such as a file of one may have.
-            timeout_s: longest silence of the endpoint in one try.
+            timeout_s: longest silence of the endpoint in one try, up to a day.
+            max_tries: of one request, 1 to 1000.
 
         Raises:
-            ValueError: a key with other characters; the message does not hold it.
+            ValueError: a number out of its bounds, or a key with other characters; the message does not hold the key.
         """
+        if not 0 < timeout_s <= _LONGEST_TIMEOUT_S:
+            raise ValueError(f"timeout_s is {timeout_s}; it is above 0, and {_LONGEST_TIMEOUT_S} at most.")
+        _check_count("max_tries", max_tries, _MOST_TRIES)
         if api_key and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
             raise ValueError(f"The API key of {len(api_key)} characters has blanks, line ends or the like; strip it.")
         self._http = httpx.AsyncClient(
@@ -99,11 +104,10 @@ class AsyncClient:
         Raises:
             NotADirectoryError: `folder` is none.
             ValueError: `out` is `folder` or lies in it, so that the next start would ask about its own masks; or
-                `concurrency` is below 1.
+                `concurrency` is not 1 to 1000.
             EndpointError: as `segment`, at what is no fault of an image.
         """
-        if concurrency < 1:
-            raise ValueError(f"concurrency is {concurrency}; 1 is the least.")
+        _check_count("concurrency", concurrency, _MOST_AT_ONCE)
         check_folders(Path(folder), Path(out))
         asked = {"prompt": prompt, **options, "model_sha256": await self._sha256_of(options.get("model"))}
 
@@ -153,3 +157,8 @@ class AsyncClient:
             f"No connection to {self._endpoint} in {number} tries ({type(error).__name__}). "
             "Is it running (`serve status`), and is the address right?"
         )
+
+
+def _check_count(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} is {value}; 1 is the least, {most} the most.")

@@ -347,8 +347,19 @@ def test_what_would_do_nothing_is_refused(endpoint: Endpoint, folder: Path, tmp_
         for wrong in (tmp_path / "nope", folder / "a.png"):
             with pytest.raises(NotADirectoryError):
                 client.segment_folder(wrong, tmp_path / "out")
-        with pytest.raises(ValueError, match="concurrency is 0"):
-            client.segment_folder(folder, tmp_path / "out", concurrency=0)
+        for number in (0, 10**9):
+            with pytest.raises(ValueError, match=f"concurrency is {number}; 1 is the least, 1000 the most"):
+                client.segment_folder(folder, tmp_path / "out", concurrency=number)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_tries", 0), ("max_tries", 10**9), ("timeout_s", 0), ("timeout_s", float("nan")), ("timeout_s", 1e9)],
+)
+def test_numbers_without_a_sense_are_refused(kind: type, name: str, value: float):
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        kind("http://127.0.0.1:1", **{name: value})
 
 
 @pytest.mark.parametrize("key", ["secret-key\n", " secret-key", "secret-k\u00e9y"])
