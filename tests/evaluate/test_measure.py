@@ -7,7 +7,7 @@ import pytest
 
 from sa2va_ray.config import UserError
 from sa2va_ray.evaluate.config import EvaluateConfig
-from sa2va_ray.evaluate.passes.answers import NO_SEG, UNREADABLE, _to_row, _unreadable
+from sa2va_ray.evaluate.passes.answers import NO_SEG, TOO_MANY_MASKS, UNREADABLE, _nothing, to_answer
 from sa2va_ray.evaluate.passes.measure import Truth, _measure_one
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.metrics import METRICS
@@ -33,7 +33,7 @@ def to_truth(
 
 def measured(truth: np.ndarray, *masks: np.ndarray, ignored: np.ndarray | None = None) -> dict:
     stacked = np.array(masks).reshape(-1, 8, 8)
-    answer = _to_row(Prediction("", stacked, stacked.astype(np.float32), 0.0, 0.5, NO_CLEANUP))
+    answer = to_answer(Prediction("", stacked, stacked.astype(np.float32), 0.0, 0.5, NO_CLEANUP))
     return _measure_one(IDS | answer, to_truth(truth, ignored), 1.0)
 
 
@@ -59,8 +59,12 @@ def test_a_mask_where_there_is_nothing_is_a_false_alarm():
     assert not measured(SQUARE, SQUARE)["is_false_alarm"]
 
 
-def test_an_image_that_cannot_be_read_is_a_failure_whatever_is_on_it():
-    assert _measure_one(IDS | _unreadable(), to_truth(EMPTY), 1.0)["failure"] == UNREADABLE
+@pytest.mark.parametrize("failure", [UNREADABLE, TOO_MANY_MASKS])
+def test_an_answer_without_pixels_is_a_failure_whatever_is_on_the_image(failure):
+    for truth in (EMPTY, SQUARE):
+        row = _measure_one(IDS | _nothing(failure), to_truth(truth), 1.0)
+        assert (row["failure"], row["has_mask"], row["is_empty"]) == (failure, False, True)
+        assert row["dice"] == (not truth.any())
 
 
 def test_what_is_ignored_counts_nowhere():
@@ -115,7 +119,7 @@ def test_each_annotator_and_the_model_are_measured_against_the_others():
         return {"annotator": who, "objects": [{"phrase": "vessels", "rle": mask_to_rle(each)} for each in drawn]}
 
     def people(*annotators: dict, ignored: np.ndarray | None = None) -> np.ndarray:
-        answer = IDS | _to_row(Prediction("", SQUARE[None], SQUARE[None].astype(np.float32), 0.0, 0.5, NO_CLEANUP))
+        answer = IDS | to_answer(Prediction("", SQUARE[None], SQUARE[None].astype(np.float32), 0.0, 0.5, NO_CLEANUP))
         return _measure_one(answer, to_truth(SQUARE, ignored, list(annotators)), 1.0, "majority")["people"]
 
     dice = METRICS.index("dice")
@@ -137,7 +141,7 @@ def test_each_annotator_and_the_model_are_measured_against_the_others():
 @pytest.mark.parametrize(("spacing", "hd95_mm"), [([0.5, 0.5], 1.0), ([0.5, 0.2], 0.4), (None, math.nan)])
 def test_distances_in_millimetres_where_the_spacing_is_known(spacing, hd95_mm):
     moved = np.roll(SQUARE, 2, axis=1)
-    answer = IDS | _to_row(Prediction("", moved[None], moved[None].astype(np.float32), 0.0, 0.5, NO_CLEANUP))
+    answer = IDS | to_answer(Prediction("", moved[None], moved[None].astype(np.float32), 0.0, 0.5, NO_CLEANUP))
     row = _measure_one(answer, to_truth(SQUARE, spacing=spacing), 1.0)
     assert row["hd95"] == 2
     assert row["hd95_mm"] == pytest.approx(hd95_mm, nan_ok=True)

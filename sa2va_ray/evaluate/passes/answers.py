@@ -24,12 +24,13 @@ from sa2va_ray.images.checks import codec_errors
 from sa2va_ray.images.decode import ImageError
 from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.metrics import quantise
+from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.job.config import TTA
-from sa2va_ray.predict.job.tta import predict_augmented
+from sa2va_ray.predict.job.tta import Averaged, predict_each
 from sa2va_ray.predict.load import load_predictor
-from sa2va_ray.predict.predictor import Prediction, Query
+from sa2va_ray.predict.predictor import Prediction, Query, most_masks
 
-NO_SEG, UNREADABLE = "no_seg", "image_unreadable"
+NO_SEG, UNREADABLE, TOO_MANY_MASKS = "no_seg", "image_unreadable", "too_many_masks"
 _CPUS_PER_READER = 0.25  # waits for storage; other than an actor's, or Ray Data would read in the actor's process
 _ROWS_PER_BLOCK = 8
 _Row = dict[str, Any]
@@ -82,7 +83,7 @@ class AnswerActor:
 
     It adds `text`; `failure`, "" or why there is no mask; `rle`, the COCO RLE of all masks of the answer together,
     `mask_sha256`, of its pixels, and `levels`, a 16-bit PNG of the probabilities in `quantise`'s levels (these three
-    empty for an image that cannot be read).
+    empty where there is nothing to measure, see `has_pixels`).
 
     Raises:
         UserError: the model cannot be loaded, or is not any more what `model` says.
@@ -99,11 +100,11 @@ class AnswerActor:
         questions = to_rows(batch)
         queries = [_query(question) for question in questions]
         asked = [query for query in queries if query]
-        predictions = (each.prediction for each in predict_augmented(self._predictor, asked, self._tta))
+        predictions = iter(predict_each(self._predictor, asked, self._tta))
         return to_columns(
             [
                 {name: value for name, value in question.items() if name != "image"}
-                | (_to_row(next(predictions)) if query else _unreadable())
+                | (_to_row(next(predictions)) if query else _nothing(UNREADABLE))
                 for question, query in zip(questions, queries, strict=True)
             ]
         )
@@ -119,6 +120,11 @@ def to_columns(rows: list[_Row]) -> dict[str, list]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
+def has_pixels(answer: _Row) -> bool:
+    """Whether an answer is one of masks, perhaps of none; without, it counts as an empty mask."""
+    return answer["failure"] in ("", NO_SEG)
+
+
 def mask_sha256(mask: np.ndarray) -> str:
     """Hash of an (H, W) bool mask's size and pixels (64 hex characters)."""
     return hashlib.sha256(f"{mask.shape} ".encode() + np.packbits(mask).tobytes()).hexdigest()
@@ -131,10 +137,15 @@ def _query(question: _Row) -> Query | None:
             image = decode_image(question)
     except ImageError:
         return None
-    return Query(image, evaluation_prompt(question["phrase"]))
+    return Query(image, evaluation_prompt(question["phrase"]), max_masks=most_masks(image.height, image.width))
 
 
-def _to_row(prediction: Prediction) -> _Row:
+def _to_row(averaged: Averaged | TooManyMasksError) -> _Row:
+    return _nothing(TOO_MANY_MASKS) if isinstance(averaged, TooManyMasksError) else to_answer(averaged.prediction)
+
+
+def to_answer(prediction: Prediction) -> _Row:
+    """What `AnswerActor` adds for a prediction."""
     mask = prediction.union()
     probability = np.max(prediction.probabilities, axis=0, initial=0.0)  # a union's: above any threshold if one is
     _, levels = cv2.imencode(".png", quantise(probability), [cv2.IMWRITE_PNG_COMPRESSION, 1])
@@ -147,6 +158,6 @@ def _to_row(prediction: Prediction) -> _Row:
     }
 
 
-def _unreadable() -> _Row:
+def _nothing(failure: str) -> _Row:
     nothing = {"size": [0, 0], "counts": ""}
-    return {"text": "", "failure": UNREADABLE, "rle": nothing, "mask_sha256": "", "levels": b""}
+    return {"text": "", "failure": failure, "rle": nothing, "mask_sha256": "", "levels": b""}

@@ -14,7 +14,7 @@ from sa2va_ray.cluster.streams import stream_rows
 from sa2va_ray.data.sample import annotator_masks, ignored_mask
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
-from sa2va_ray.evaluate.passes.answers import NO_SEG, UNREADABLE, mask_sha256, to_columns, to_rows
+from sa2va_ray.evaluate.passes.answers import NO_SEG, has_pixels, mask_sha256, to_columns, to_rows
 from sa2va_ray.evaluate.passes.people import measure_people
 from sa2va_ray.images.consensus import Consensus
 from sa2va_ray.images.masks import rle_to_mask
@@ -123,8 +123,8 @@ def failure_of(answer: _Row, truth: Truth) -> str:
 
 
 def read_levels(answer: _Row, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) uint16 of `quantise`, zeros of `shape` where the image could not be read."""
-    if answer["failure"] == UNREADABLE:
+    """(H, W) uint16 of `quantise`, zeros of `shape` where the answer has no pixels."""
+    if not has_pixels(answer):
         return np.zeros(shape, np.uint16)
     levels = cv2.imdecode(np.frombuffer(answer["levels"], np.uint8), cv2.IMREAD_UNCHANGED)
     assert levels is not None  # `AnswerActor` wrote it
@@ -132,8 +132,7 @@ def read_levels(answer: _Row, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _measure_one(answer: _Row, truth: Truth, tolerance_px: float, consensus: Consensus = "majority") -> _Row:
-    is_unreadable = answer["failure"] == UNREADABLE
-    whole = np.zeros_like(truth.mask) if is_unreadable else rle_to_mask(answer["rle"])
+    whole = rle_to_mask(answer["rle"]) if has_pixels(answer) else np.zeros_like(truth.mask)
     mask = whole & truth.counts
     levels, labels = read_levels(answer, whole.shape)[truth.counts], truth.mask[truth.counts]
     measured = compute_metrics(mask, truth.mask, METRICS, tolerance_px)

@@ -8,7 +8,7 @@ import numpy as np
 from sa2va_ray.data.sample import decode_image, ignored_mask, phrase_masks
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
-from sa2va_ray.evaluate.passes.answers import UNREADABLE
+from sa2va_ray.evaluate.passes.answers import UNREADABLE, has_pixels
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.metrics.catalogue import CATALOGUE, HEADLINE_METRICS
 from sa2va_ray.pictures.classes import Colours, answer_panels, phrase_colours
@@ -64,5 +64,5 @@ def _draw(rows: Sequence[_Row], sample: _Row, colours: Colours) -> np.ndarray:
     if rows[0]["failure"] == UNREADABLE:
         image = np.zeros((*next(iter(truths.values())).shape, 3), np.uint8)
         return answer_panels(image, truths, predictions, colours, ignored)
-    predictions |= {row["phrase"]: rle_to_mask(row["rle"]) for row in rows}
+    predictions |= {row["phrase"]: rle_to_mask(row["rle"]) for row in rows if has_pixels(row)}
     return answer_panels(np.asarray(decode_image(sample)), truths, predictions, colours, ignored)

@@ -10,8 +10,8 @@ from sa2va_ray.models.checkpoint import LEAST_SEG_SHARE
 
 def silence(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Of each phrase for which less than half of what is on the images was found at all, in the order of first
-    appearance: `phrase`, `num_objects` of images that could be read, how many of them the model said nothing of
-    (`num_no_seg`), and how many it drew an empty mask of (`num_empty`).
+    appearance: `phrase`, `num_objects` of images that could be read and whose answer had not too many masks, how many
+    of them the model said nothing of (`num_no_seg`), and how many it drew an empty mask of (`num_empty`).
 
     Args:
         rows: each with `is_empty`, whether its mask has no pixel.

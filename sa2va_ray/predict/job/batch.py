@@ -18,7 +18,7 @@ from sa2va_ray.images.masks import mask_to_rle
 from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.job.columns import PREDICTION_SCHEMA, PROBABILITY_STEPS
 from sa2va_ray.predict.job.config import PredictOptions
-from sa2va_ray.predict.job.tta import Averaged, predict_augmented
+from sa2va_ray.predict.job.tta import Averaged, predict_each
 from sa2va_ray.predict.job.uncertainty import mean_entropy
 from sa2va_ray.predict.load import load_predictor
 from sa2va_ray.predict.predictor import Query, most_masks
@@ -43,7 +43,7 @@ class PredictImages:
             for image, prompt in zip(images, rows["prompt"].to_pylist(), strict=True)
             if isinstance(image, Image.Image)
         ]
-        predictions = iter(self._predict(queries))
+        predictions = iter(predict_each(self._predictor, queries, self._options.tta))
         added = [
             self._common() | (_to_columns(next(predictions)) if isinstance(image, Image.Image) else {"error": image})
             for image in images
@@ -59,15 +59,6 @@ class PredictImages:
     def _query(self, image: Image.Image, prompt: str) -> Query:
         most = most_masks(image.height, image.width)
         return Query(image, prompt, threshold=self._options.threshold, cleanup=self._options.cleanup, max_masks=most)
-
-    def _predict(self, queries: list[Query]) -> list[Averaged | str]:
-        """A prediction for each query, or why there is none: an answer of too many masks costs the others nothing."""
-        try:
-            return [*predict_augmented(self._predictor, queries, self._options.tta)]
-        except TooManyMasksError as error:
-            if len(queries) == 1:
-                return [f"too_many_masks: {error}"]
-            return [each for query in queries for each in self._predict([query])]
 
     def _common(self) -> dict[str, Any]:
         predictor = self._predictor
@@ -92,9 +83,9 @@ def map_predictions(
     return rows.map_batches(PredictImages, fn_constructor_args=(model_uri, options), batch_format="pyarrow", **actors)
 
 
-def _to_columns(averaged: Averaged | str) -> dict[str, Any]:
-    if isinstance(averaged, str):
-        return {"error": averaged}
+def _to_columns(averaged: Averaged | TooManyMasksError) -> dict[str, Any]:
+    if isinstance(averaged, TooManyMasksError):
+        return {"error": f"too_many_masks: {averaged}"}
     prediction = averaged.prediction
     greatest = prediction.probabilities.max(axis=0, initial=0.0)
     return {

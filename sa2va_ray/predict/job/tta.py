@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageOps
 
+from sa2va_ray.models.sa2va.generation_sa2va import TooManyMasksError
 from sa2va_ray.predict.cleanup import to_masks
 from sa2va_ray.predict.job.config import TTA
 from sa2va_ray.predict.job.uncertainty import disagreement
@@ -59,6 +60,16 @@ def predict_augmented(predictor: Predictor, queries: Sequence[Query], tta: TTA) 
         )
         for prediction, total, score, masks in zip(plain, sums, scores, views, strict=True)
     ]
+
+
+def predict_each(predictor: Predictor, queries: Sequence[Query], tta: TTA) -> list[Averaged | TooManyMasksError]:
+    """`predict_augmented`, in which an answer of too many masks costs the other queries nothing."""
+    try:
+        return [*predict_augmented(predictor, queries, tta)]
+    except TooManyMasksError as error:
+        if len(queries) == 1:
+            return [error]
+        return [each for query in queries for each in predict_each(predictor, [query], tta)]
 
 
 def _mean(plain: Prediction, probabilities: np.ndarray, score: float) -> Prediction:
