@@ -90,7 +90,7 @@ class Endpoint:
         async with self.workers.decoded(image, num_prompts, form.needs_probabilities, wait) as pixels:
             record.end_stage("decode")
             found = await self.models.segment(info, pixels, options)
-            record.set_model(found.model_name, found.reply.calibration.sha256)
+            record.model_sha256 = found.reply.calibration.sha256
             record.end_two_stages("queue", "predict", found.reply.predict_ms)
             alone = form.count_points is not None or is_large(found.height * found.width)
             return await self.workers.run(encode, found, record, alone=alone)

@@ -25,13 +25,13 @@ class RequestRecord:
 
     Attributes:
         key_id: of the caller's API key.
+        model_sha256: of the model that answered.
         input_sha256, output_sha256: SHA-256 of the encoded image and of the reply's body.
         timing_ms: time of each stage, in the order in which they ended.
     """
 
     request_id: str
     key_id: str = ""
-    model_name: str = ""
     model_sha256: str | None = None
     input_sha256: str | None = None
     output_sha256: str | None = None
@@ -50,10 +50,6 @@ class RequestRecord:
     def set_input(self, image: bytes) -> None:
         """Notes the hash of the encoded image."""
         self.input_sha256 = hashlib.sha256(image).hexdigest()
-
-    def set_model(self, name: str, sha256: str) -> None:
-        """Notes which model answered."""
-        self.model_name, self.model_sha256 = name, sha256
 
     def set_output(self, body: bytes) -> None:
         """Notes the hash of the reply's body."""
@@ -106,30 +102,42 @@ class Recorder:
     async def _recorded(self, record: RequestRecord, route: str) -> AsyncIterator[RequestRecord]:
         watch = Stopwatch()
         self.metrics.begin()
-        status = 500
+        status, problem = 500, None
         try:
             yield record
             status = 200
         except Exception as error:
             problem = as_problem(error, record.request_id)
             status = problem.status
-            self.metrics.problem(problem.title)
             raise problem from None
         except asyncio.CancelledError:
             status = _CLIENT_CLOSED_REQUEST
             raise
         finally:
-            self.metrics.end(route, status)
-            self.metrics.stages(record.timing_ms)
-            if self.audit:
-                latency_ms = 1000 * watch.lap_s()
-                written = asyncio.get_running_loop().run_in_executor(
-                    self._audit_thread, self._write_audit, self.audit, record, status, latency_ms
-                )
-                await asyncio.shield(written)  # a caller who leaves cannot prevent it
+            try:
+                await self._write_audit(record, status, 1000 * watch.lap_s())
+            except Problem as unwritten:  # is what the caller gets
+                status, problem = unwritten.status, unwritten
+                raise
+            finally:
+                self.metrics.end(route, status)
+                self.metrics.stages(record.timing_ms)
+                if problem:
+                    self.metrics.problem(problem.title)
+
+    async def _write_audit(self, record: RequestRecord, status: int, latency_ms: float) -> None:
+        """
+        Raises:
+            Problem: it could not be written.
+        """
+        if self.audit:
+            written = asyncio.get_running_loop().run_in_executor(
+                self._audit_thread, self._append, self.audit, record, status, latency_ms
+            )
+            await asyncio.shield(written)  # a caller who leaves cannot prevent it
 
     @staticmethod
-    def _write_audit(audit: AuditLog, record: RequestRecord, status: int, latency_ms: float) -> None:
+    def _append(audit: AuditLog, record: RequestRecord, status: int, latency_ms: float) -> None:
         try:
             audit.append(
                 key_id=record.key_id,

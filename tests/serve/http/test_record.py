@@ -45,10 +45,11 @@ def test_parts_are_recorded_under_the_requests_key_and_do_not_use_up_its_limit(t
     assert records[0]["input_sha256"] != records[1]["input_sha256"]
 
 
-def test_without_a_record_there_is_no_reply(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
+
+def test_without_a_record_there_is_no_reply(tmp_path, monkeypatch):
     recorder = Recorder(Access([]), RequestMetrics(), AuditLog(tmp_path / "audit.jsonl"))
     request = Request({"type": "http", "headers": [], "client": ("127.0.0.1", 1), "state": {"id": "a1"}})
 
@@ -64,6 +65,44 @@ def test_without_a_record_there_is_no_reply(tmp_path, monkeypatch):
     monkeypatch.undo()
     asyncio.run(ask())
     assert verify(tmp_path / "audit.jsonl").num_records == 2
+
+
+class Counts(RequestMetrics):
+    """Metrics, and what was counted."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends, self.titles = [], []
+
+    def end(self, route, status):
+        super().end(route, status)
+        self.ends.append(status)
+
+    def problem(self, title):
+        super().problem(title)
+        self.titles.append(title)
+
+
+def test_what_is_counted_is_what_the_caller_got(tmp_path, monkeypatch):
+    wrong = Problem(422, "Broken image", "It ends early.", "Send it again.")
+    metrics = Counts()
+    recorder = Recorder(Access([]), metrics, AuditLog(tmp_path / "audit.jsonl"))
+    request = Request({"type": "http", "headers": [], "client": ("127.0.0.1", 1), "state": {"id": "a1"}})
+
+    async def ask(error: Exception | None = None) -> int:
+        try:
+            async with recorder.record(request, "segment"):
+                if error:
+                    raise error
+        except Problem as problem:
+            return problem.status
+        return 200
+
+    statuses = [asyncio.run(ask(error)) for error in (None, wrong, RuntimeError())]
+    monkeypatch.setattr(os, "write", full)
+    statuses += [asyncio.run(ask(error)) for error in (None, wrong)]
+    assert metrics.ends == statuses == [200, 422, 500, 503, 503]
+    assert metrics.titles == ["Broken image", "Server error", "Not ready", "Not ready"]
 
 
 def test_a_request_that_is_let_in_nowhere_is_on_record(tmp_path):
