@@ -26,7 +26,8 @@ class WorkersConfig(Config):
     num_workers: int = Field(1, gt=0, le=MOST_PROCESSES)
     """Processes that train, each with a GPU where GPUs are used."""
     use_gpu: bool | None = None
-    """A GPU for each worker; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
+    """A GPU for each worker; `false`: CPUs only; null: GPUs if the cluster has any or may start any (on Kubernetes: if
+    any is up)."""
     cpus_per_worker: Cores = 1.0
     """Leave CPUs of the cluster for the data pipeline, or it waits for ever."""
 
@@ -49,6 +50,7 @@ class PoolConfig(ClusterConfig):
     batch_size: int = Field(4, gt=0, le=1024)
     """Images of one forward pass."""
     use_gpu: bool | None = None
-    """A GPU for each actor; `false`: CPUs only; null: GPUs if the cluster has any or may start any."""
+    """A GPU for each actor; `false`: CPUs only; null: GPUs if the cluster has any or may start any (on Kubernetes: if
+    any is up)."""
     cpus_per_actor: Cores = 1.0
     """CPUs that each actor holds."""

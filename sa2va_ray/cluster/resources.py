@@ -21,6 +21,8 @@ from sa2va_ray.config import UserError
 from sa2va_ray.telemetry import LOGGER
 
 _AUTOSCALER = "--autoscaling-config="
+_KUBERAY_START = "KUBERAY_GEN_RAY_START_CMD"
+"""Variable of KubeRay's containers: the command that starts Ray in them."""
 _HEAD = "node:__internal_head__"
 _MAX_WORKERS = 2  # Ray's own, where a cluster's file does not say
 _POOL_CURE = "Lower num_actors or cpus_per_actor, set use_gpu=false, or add nodes."
@@ -35,12 +37,15 @@ class Capacity:
         most: of these and of the nodes that the autoscaler may start.
         nodes: what each of them has, those that may be started by their kinds.
         num_nodes: of both together, at most.
+        has_limit: whether there can be no more than that. False where KubeRay's autoscaler, which does not tell what it
+            may start, starts nodes: all of these are of what is up then.
     """
 
     present: Mapping[str, float]
     most: Mapping[str, float]
     nodes: Sequence[Mapping[str, float]]
     num_nodes: int
+    has_limit: bool = True
 
 
 def connect() -> None:
@@ -75,6 +80,9 @@ def first_sentence(error: Exception) -> str:
 def read_capacity() -> Capacity:
     """What the cluster has that this process is connected to, and what it may start."""
     present, config = ray.cluster_resources(), _autoscaler_config(ray.get_runtime_context().gcs_address)
+    alive = [node["Resources"] for node in _alive()]
+    if config is None:
+        return Capacity(present, present, alive, len(alive), has_limit=False)
     kinds = config.get("available_node_types", {})
     workers = [kind for name, kind in kinds.items() if name != config.get("head_node_type")]
     limit = config.get("max_workers", _MAX_WORKERS)
@@ -90,13 +98,13 @@ def read_capacity() -> Capacity:
             reverse=True,
         )
         most[name] = max(present.get(name, 0.0), _head().get("Resources", {}).get(name, 0.0) + sum(startable[:limit]))
-    nodes = [node["Resources"] for node in _alive()] + [kind["resources"] for kind in workers]
-    return Capacity(present, most, nodes, max(len(_alive()), 1 + num_started))
+    nodes = alive + [kind["resources"] for kind in workers]
+    return Capacity(present, most, nodes, max(len(alive), 1 + num_started))
 
 
 def check_cluster(wanted: Mapping[str, float], cure: str, each: Mapping[str, float] | None = None) -> None:
     """Ray would wait for ever, with only a warning, for what the cluster does not have and cannot start. That the job
-    waits for what is to be started is logged.
+    waits for what is to be started is logged; on Kubernetes, where that may not be known to come, with how to see it.
 
     Args:
         wanted: resource -> amount, of all workers or actors and what feeds them together.
@@ -107,7 +115,52 @@ def check_cluster(wanted: Mapping[str, float], cure: str, each: Mapping[str, flo
         UserError: a resource of which there can only be less, or no node that has enough for one of them.
     """
     capacity = read_capacity()
-    waits = []
+    one = _of_one_node(capacity, each or {})
+    if capacity.has_limit:
+        _refuse_what_never_comes(capacity, wanted, one, cure)
+    waits = [
+        f"{amount:g} {resource} (now {capacity.present.get(resource, 0.0):g})"
+        for resource, amount in wanted.items()
+        if capacity.present.get(resource, 0.0) < amount
+    ]
+    if one:
+        waits.append(f"{one} of one node for each worker or actor (now on none)")
+    if waits and capacity.has_limit:
+        LOGGER.info("the job waits until the autoscaler has started nodes: it wants %s", ", ".join(waits))
+    elif waits:
+        LOGGER.warning(
+            "the job waits for nodes: it wants %s. Kubernetes may start more, up to the RayCluster's `maxReplicas`, "
+            "which are not known here: where they do not suffice, the job waits for ever. `kubectl get pods` shows "
+            "what is started, `kubectl describe pod NAME` why one is pending. %s",
+            ", ".join(waits),
+            cure,
+        )
+    elif in_use := _in_use(wanted):
+        LOGGER.warning(
+            "the job waits until other jobs, or endpoints, give back what it wants: %s. `ray status` and `ray job "
+            "list` show who has it.",
+            ", ".join(in_use),
+        )
+
+
+def check_any_cpu() -> None:
+    """For tasks of one CPU, as many at a time as there are CPUs.
+
+    Raises:
+        UserError: there is none, and there can be none.
+    """
+    if ray.cluster_resources().get("CPU", 0.0) < 1:
+        check_cluster({"CPU": 1.0}, "Start a node that has CPUs for Ray.")
+
+
+def _of_one_node(capacity: Capacity, each: Mapping[str, float]) -> str:
+    """What a worker or actor wants of one node, where none of `capacity.nodes` has it; else ""."""
+    if any(all(node.get(name, 0.0) >= amount for name, amount in each.items()) for node in capacity.nodes):
+        return ""
+    return " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
+
+
+def _refuse_what_never_comes(capacity: Capacity, wanted: Mapping[str, float], one: str, cure: str) -> None:
     for resource, amount in wanted.items():
         present, most = capacity.present.get(resource, 0.0), capacity.most.get(resource, 0.0)
         if most < amount:
@@ -115,19 +168,8 @@ def check_cluster(wanted: Mapping[str, float], cure: str, each: Mapping[str, flo
             raise UserError(
                 f"The job wants {amount:g} {resource} in all, the cluster has {present:g}{startable}. {cure}"
             )
-        if present < amount:
-            waits.append(f"{amount:g} {resource} (now {present:g})")
-    if each and not any(all(node.get(name, 0.0) >= amount for name, amount in each.items()) for node in capacity.nodes):
-        one = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
+    if one:
         raise UserError(f"Each worker or actor wants {one} of one node, and no node has or would have these. {cure}")
-    if waits:
-        LOGGER.info("the job waits until the autoscaler has started nodes: it wants %s", ", ".join(waits))
-    elif in_use := _in_use(wanted):
-        LOGGER.warning(
-            "the job waits until other jobs, or endpoints, give back what it wants: %s. `ray status` and `ray job "
-            "list` show who has it.",
-            ", ".join(in_use),
-        )
 
 
 def _in_use(wanted: Mapping[str, float]) -> list[str]:
@@ -161,8 +203,17 @@ def pool_arguments(pool: PoolConfig) -> dict[str, Any]:
 
 def decide_use_gpu(use_gpu: bool | None) -> bool:
     """What `use_gpu` means in every job: a GPU for each worker or actor (true), none (false), or as the cluster has any
-    or may start any (null)."""
-    return read_capacity().most.get("GPU", 0.0) >= 1 if use_gpu is None else use_gpu
+    or may start any (null); on Kubernetes, where it is not known what may be started, as one is up."""
+    if use_gpu is not None:
+        return use_gpu
+    capacity = read_capacity()
+    has_any = capacity.most.get("GPU", 0.0) >= 1
+    if not has_any and not capacity.has_limit:
+        LOGGER.warning(
+            "the job uses CPUs only: use_gpu is not given, and no node with a GPU is up. Whether Kubernetes may start "
+            "one is not known here: use_gpu=true asks for it and waits, use_gpu=false says that CPUs are meant."
+        )
+    return has_any
 
 
 def check_paths(config: ClusterConfig, **paths: str | None) -> None:
@@ -174,7 +225,11 @@ def check_paths(config: ClusterConfig, **paths: str | None) -> None:
         UserError: a local path, while there are or may be several nodes, each with a disk of its own.
     """
     local = [f"{key}={uri}" for key, uri in paths.items() if uri and storage.is_local(uri)]
-    if local and not config.paths_are_shared and (num_nodes := read_capacity().num_nodes) > 1:
+    if not local or config.paths_are_shared:
+        return
+    capacity = read_capacity()
+    if capacity.num_nodes > 1 or not capacity.has_limit:
+        num_nodes = capacity.num_nodes if capacity.has_limit else "several"
         raise UserError(
             f"{', '.join(local)} is a path of this machine, while the cluster has or may start {num_nodes} nodes, each "
             "with a disk of its own. Give s3://..., or set paths_are_shared=true if all nodes have it in the same "
@@ -213,9 +268,9 @@ def _head() -> dict[str, Any]:
 
 
 @lru_cache
-def _autoscaler_config(gcs_address: str) -> dict[str, Any]:
-    """What `ray up` was given; empty where there is no autoscaler. Ray's autoscaler does not tell which nodes it may
-    start, so the head node is asked, on which it runs."""
+def _autoscaler_config(gcs_address: str) -> dict[str, Any] | None:
+    """What `ray up` was given; empty where there is no autoscaler, None where KubeRay's is. Ray's autoscaler does not
+    tell which nodes it may start, so the head node is asked, on which it runs."""
     head = _head()
     if not head:
         return {}
@@ -224,8 +279,12 @@ def _autoscaler_config(gcs_address: str) -> dict[str, Any]:
     return ray.get(read.remote(gcs_address))
 
 
-def _read_autoscaler_config(gcs_address: str) -> dict[str, Any]:
-    """The config of this cluster's autoscaler, if its process is on this machine; else empty."""
+def _read_autoscaler_config(gcs_address: str) -> dict[str, Any] | None:
+    """The config of this cluster's autoscaler, if its process is on this machine; else empty. None in a container of
+    KubeRay's, which starts a head without an autoscaler where another container of the pod has one: that one asks
+    Kubernetes for what it may start, and keeps it to itself."""
+    if "--no-monitor" in os.environ.get(_KUBERAY_START, "").split():
+        return None
     for process in Path("/proc").glob("[0-9]*"):
         try:
             arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")

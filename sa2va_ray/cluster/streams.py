@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
-from sa2va_ray.cluster.resources import connect
+from sa2va_ray.cluster.resources import check_any_cpu, connect
 from sa2va_ray.config import UserError
 from sa2va_ray.telemetry import Progress
 
@@ -36,11 +36,12 @@ def map_items(
         items_per_task: small enough to keep all cores busy to the end, large enough that a task is worth its start.
 
     Raises:
-        UserError: one that the function raised.
+        UserError: one that the function raised; no CPU in the cluster, and none that may be started.
     """
     if not items:
         return
     connect()
+    check_any_cpu()
     apply = partial(_apply, function=function, schema=schema)
     dataset = to_dataset(chunks(items, items_per_task)).map_batches(apply, batch_format="pyarrow", batch_size=None)
     done = 0

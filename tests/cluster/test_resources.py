@@ -8,7 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -21,6 +24,7 @@ from sa2va_ray.cluster import resources
 from sa2va_ray.cluster.config import ClusterConfig, PoolConfig
 from sa2va_ray.cluster.resources import (
     Capacity,
+    check_any_cpu,
     check_cluster,
     check_paths,
     decide_use_gpu,
@@ -136,6 +140,56 @@ def test_without_an_autoscaler_what_is_up_counts(monkeypatch, lines):
         pool_arguments(PoolConfig(use_gpu=True))
 
 
+def test_kubernetes_may_start_more_than_is_known(monkeypatch, lines):
+    """KubeRay's autoscaler asks Kubernetes, and tells nobody: nothing is refused, and nobody waits without a word."""
+    as_if(monkeypatch, {"CPU": 4.0}, None)
+    assert pool_arguments(PoolConfig(use_gpu=True, num_actors=2, cpus_per_actor=1))["num_gpus"] == 1
+    (line,) = lines()
+    assert "it wants 2 GPU (now 0), 1 CPU and 1 GPU of one node for each worker or actor (now on none)." in line
+    assert "`kubectl get pods`" in line
+    assert "Lower num_actors" in line
+
+
+def test_without_a_gpu_on_kubernetes_it_is_told_that_cpus_are_used(monkeypatch, lines):
+    as_if(monkeypatch, {"CPU": 4.0}, None)
+    assert not decide_use_gpu(None)
+    (line,) = lines()
+    assert "use_gpu=true asks for it and waits" in line
+    as_if(monkeypatch, {"CPU": 4.0, "GPU": 1.0}, None)
+    assert decide_use_gpu(None)
+
+
+def test_what_is_up_on_kubernetes_is_no_reason_for_words(monkeypatch, lines):
+    as_if(monkeypatch, {"CPU": 4.0}, None)
+    check_cluster({"CPU": 4.0}, "cure")
+    check_any_cpu()
+    assert not decide_use_gpu(False)
+    assert lines() == set()
+
+
+@pytest.mark.parametrize(("config", "told"), [(None, "may start more"), (AUTOSCALER, "the autoscaler has started")])
+def test_tasks_without_any_cpu_do_not_wait_without_a_word(monkeypatch, lines, config, told):
+    as_if(monkeypatch, {}, config)
+    check_any_cpu()
+    (line,) = lines()
+    assert told in line
+    as_if(monkeypatch, {}, {})
+    with pytest.raises(UserError, match=r"wants 1 CPU in all, the cluster has 0\. Start a node that has CPUs"):
+        check_any_cpu()
+
+
+@pytest.mark.parametrize(
+    ("command", "config"),
+    [
+        ("ulimit -n 65536; ray start --head  --block  --dashboard-host=0.0.0.0  --no-monitor  --num-cpus=0 ", None),
+        ("ray start --head  --block  --num-cpus=0 ", {}),  # without `enableInTreeAutoscaling`
+    ],
+)
+def test_a_head_of_kuberay_says_whether_its_autoscaler_runs_beside_it(monkeypatch, command, config):
+    monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", command)
+    assert resources._read_autoscaler_config("nobody:0") == config
+
+
 def test_who_has_to_wait_for_others_is_told_what_for(monkeypatch, lines):
     as_if(monkeypatch, {"CPU": 2.0}, {}, free={"CPU": 0.5})
     check_cluster({"CPU": 0.5}, "cure")
@@ -182,6 +236,10 @@ def test_a_local_path_on_several_nodes_is_refused_unless_it_is_said_to_be_shared
         check_paths(ClusterConfig(paths_are_shared=True), **local)
         with pytest.raises(UserError, match=r"data_uri=/data, out=file:///out is a path .* may start [24] nodes"):
             check_paths(ClusterConfig(), **local)
+    as_if(monkeypatch, {}, None)
+    check_paths(ClusterConfig(paths_are_shared=True), **local)
+    with pytest.raises(UserError, match=r"is a path .* has or may start several nodes"):
+        check_paths(ClusterConfig(), **local)
 
 
 def test_no_job_waits_for_gpus_that_never_come(monkeypatch, tmp_path):
@@ -234,16 +292,15 @@ def test_paths_are_absolute_from_the_config_on(monkeypatch, tmp_path, config_cla
     assert {getattr(remote, key) for key in keys} == {"s3://bucket/x"}
 
 
-@pytest.fixture
-def fresh_cluster(tmp_path):
-    """Address of a head with 0 CPUs and an autoscaler that starts nodes as processes of this machine. (Ray's
-    AutoscalingCluster does `ray stop --force`, and wants a file that is not in the wheel.)"""
-    config, port = tmp_path / "cluster.yaml", free_port(21_345)
-    config.write_text(yaml.safe_dump(AUTOSCALER))
-    command = [str(SCRIPTS_DIR / "ray"), "start", "--head", "--block", "--num-cpus=0", f"--port={port}"]
-    command += [f"--autoscaling-config={config}", "--include-dashboard=false", "--disable-usage-stats"]
+@contextmanager
+def started_head(tmp_path: Path, *options: str, **variables: str) -> Iterator[str]:
+    """Address of a head with 0 CPUs. (Ray's AutoscalingCluster does `ray stop --force`, and wants a file that is not in
+    the wheel.)"""
+    port = free_port(21_345)
+    command = [str(SCRIPTS_DIR / "ray"), "start", "--head", "--block", "--num-cpus=0", f"--port={port}", *options]
+    command += ["--include-dashboard=false", "--disable-usage-stats"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_AUTH_MODE": "disabled", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    environment |= {"RAY_AUTH_MODE": "disabled", **variables}
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:  # a socket's path is short
         command += [f"--temp-dir={folder}", f"--ray-client-server-port={free_port(21_346)}"]
         log = tmp_path / "head.log"
@@ -264,11 +321,38 @@ def fresh_cluster(tmp_path):
 
 
 @pytest.mark.soak
-def test_a_fresh_cluster_takes_its_first_job(fresh_cluster):
-    """One that `ray up` has just started: the job asks the head what may come."""
+def test_a_fresh_cluster_takes_its_first_job(tmp_path):
+    """One that `ray up` has just started, whose nodes are processes of this machine: the job asks the head what may
+    come."""
+    config = tmp_path / "cluster.yaml"
+    config.write_text(yaml.safe_dump(AUTOSCALER))
+    fakes = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with started_head(tmp_path, f"--autoscaling-config={config}", **fakes) as address:
+        found = driver_on(address)
+    assert found["most"] == [10, 4]
+    assert found["has_limit"]
+    assert found["use_gpu"]
+    assert found["gpus_up"] == 0
+    assert found["gpu_bytes"] is None
+    assert "may start up to 4" in found["refusal"]
+
+
+@pytest.mark.soak
+def test_a_head_that_kuberay_started_takes_a_job_whose_nodes_are_not_up(tmp_path):
+    """Its workers have the variables of its container; the driver is elsewhere."""
+    command = "ray start --head  --block  --no-monitor  --num-cpus=0 "
+    with started_head(tmp_path, "--no-monitor", KUBERAY_GEN_RAY_START_CMD=command) as address:
+        found = driver_on(address)
+    assert not found["has_limit"]
+    assert not found["use_gpu"]
+    assert "refusal" not in found
+
+
+def driver_on(address: str) -> dict[str, Any]:
+    """What `main` prints, in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     driver = subprocess.run(
-        [sys.executable, __file__, fresh_cluster],
+        [sys.executable, __file__, address],
         cwd=ROOT,
         env={**environment, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -276,18 +360,14 @@ def test_a_fresh_cluster_takes_its_first_job(fresh_cluster):
         timeout=300,
     )
     assert driver.returncode == 0, driver.stderr[-3000:]
-    found = json.loads(driver.stdout.splitlines()[-1])
-    assert found["most"] == [10, 4]
-    assert found["use_gpu"]
-    assert found["gpus_up"] == 0
-    assert found["gpu_bytes"] is None
-    assert "may start up to 4" in found["refusal"]
+    return json.loads(driver.stdout.splitlines()[-1])
 
 
 def main(address: str) -> None:
     ray.init(address=address, log_to_driver=False)
     capacity = read_capacity()
-    found = {"most": [capacity.most["CPU"], capacity.most["GPU"]], "use_gpu": decide_use_gpu(None)}
+    most = [capacity.most.get(name, 0.0) for name in ("CPU", "GPU")]
+    found = {"most": most, "has_limit": capacity.has_limit, "use_gpu": decide_use_gpu(None)}
     check_cluster({"CPU": 8, "GPU": 3}, "cure")
     found["gpus_up"] = ray.cluster_resources().get("GPU", 0)
     found["gpu_bytes"] = least_gpu_bytes(waits=False)
