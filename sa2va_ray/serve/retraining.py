@@ -27,6 +27,17 @@ _NAMESPACE = "sa2va_ray"
 _TRIES, _PAUSE_S = 20, 0.25  # until the name of an actor that has ended is free
 _RETRY_AFTER_S = 60
 _MOST_ANNOTATIONS = 100_000
+_TELL = "Tell whoever runs this endpoint: its log says why."
+_NOT_COUNTED = (503, "Not ready", "The annotations wait to be counted with the next ones.", _TELL, _RETRY_AFTER_S)
+_NOT_STARTED = (503, "Not ready", "The annotations are counted, but no job could be started.", _TELL, _RETRY_AFTER_S)
+
+
+class NotCounted(Problem):
+    """The file that holds the count may not have been written."""
+
+
+class NotStartedError(UserError):
+    """A job could not be started; the annotations are counted, and wait for the next one."""
 
 
 class RetrainConfig(Config):
@@ -104,14 +115,18 @@ class RetrainingCounter:
     async def _count_all(self) -> dict[str, Any]:
         async with self._turn:
             told, self._told, self._next = self._told, [], None
-            return await asyncio.to_thread(self.count, told)
+            try:
+                return await asyncio.to_thread(self.count, told)
+            except NotCounted:  # with the next ones; as many as the actor would keep
+                self._told = [*told, *self._told][:_MOST_ANNOTATIONS]
+                raise
 
     def count(self, annotations: Iterable[int | None]) -> dict[str, Any]:
         """As `Retraining.count`. To be called in a thread: it waits.
 
         Raises:
-            Problem: the actor, the file or Ray's jobs do not answer; what was counted is in the file, if it was
-                written.
+            NotCounted: the actor or the file do not answer.
+            Problem: they are counted, and no job could be started.
         """
         told = list(annotations)
         for _ in range(_TRIES):
@@ -121,16 +136,13 @@ class RetrainingCounter:
             except (ActorDiedError, ActorUnavailableError):
                 self._actor = None
                 time.sleep(_PAUSE_S)
+            except NotStartedError as error:
+                LOGGER.error("retraining: %s", user_message(error))
+                raise Problem(*_NOT_STARTED) from None
             except RayError as error:
                 LOGGER.error("retraining: %s", user_message(error) or type(error).__name__)
                 break
-        raise Problem(
-            503,
-            "Not ready",
-            "The annotations could not be counted, or the job not be started.",
-            "Tell whoever runs this endpoint: its log says why.",
-            retry_after_s=_RETRY_AFTER_S,
-        )
+        raise NotCounted(*_NOT_COUNTED)
 
     def _find(self) -> Any:
         name = f"retraining {self._config.state_uri}"
@@ -150,6 +162,10 @@ class Retraining:
 
         Returns:
             `annotations` since the last job, `retrain_after`, and `job`: the one that was started, or None.
+
+        Raises:
+            NotStartedError: Ray's jobs do not answer, or do not take this one.
+            UserError: what the file holds is none of ours, or its store does not answer.
         """
         state = _read_state(config.state_uri)
         known = set(state.ids)
@@ -162,7 +178,13 @@ class Retraining:
             submitting=state.submitting,
         )
         _write_state(config.state_uri, state)  # before anything that may fail
-        job = self._start(config, state) if state.count >= config.retrain_after else None
+        try:
+            job = self._start(config, state) if state.count >= config.retrain_after else None
+        except (OSError, RuntimeError, ValueError) as error:  # what was counted waits for the next annotation
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise NotStartedError(
+                f"A job could not be submitted: {reason} Check that Ray's dashboard runs, and retrain.runtime_env."
+            ) from None
         if job:
             state = _State()
             _write_state(config.state_uri, state)
@@ -182,11 +204,7 @@ class Retraining:
             return None
         job = f"{prefix}{1 + max((int(name.removeprefix(prefix)) for name in own), default=0)}"
         _write_state(config.state_uri, state.model_copy(update={"submitting": job}))
-        try:
-            client.submit_job(entrypoint=config.entrypoint, submission_id=job, runtime_env=config.runtime_env or None)
-        except (RuntimeError, ValueError) as error:  # what was counted waits for the next annotation
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"Job {job} could not be submitted: {reason} Check retrain.runtime_env.") from None
+        client.submit_job(entrypoint=config.entrypoint, submission_id=job, runtime_env=config.runtime_env or None)
         LOGGER.info("retraining: %d new annotations, started job %s", state.count, job)
         return job
 

@@ -11,6 +11,7 @@ from ray.job_submission import JobSubmissionClient
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.retraining import RetrainConfig, RetrainingCounter, check_state
 
 
@@ -68,6 +69,37 @@ def test_what_is_told_at_once_is_counted_also_where_nobody_waits_for_the_reply(r
     reply, took_s = asyncio.run(tell_all())
     assert reply["annotations"] == 301
     assert took_s < 20, "they are counted together, and not each by a round of its own through the store"
+
+
+def test_what_could_not_be_counted_is_counted_with_the_next_annotation(ray_cluster, tmp_path, client):
+    folder = tmp_path / "state"
+    config = RetrainConfig(retrain_after=1000, entrypoint="sleep 60", state_uri=f"{folder}/state.json")
+    folder.write_text("a file where the folder was: the disk is away")
+
+    async def tell():
+        counter = RetrainingCounter(config)
+        for number in (1, None):
+            with pytest.raises(Problem, match="wait to be counted"):
+                await counter.tell([number])
+        folder.unlink()
+        return await counter.tell([2])
+
+    assert asyncio.run(tell())["annotations"] == 3
+    assert state(config) == {"ids": [1, 2], "num_untold": 1, "submitting": None}
+
+
+def test_what_is_counted_without_a_job_is_not_counted_again(ray_cluster, config, client):
+    config = config.model_copy(update={"retrain_after": 2, "runtime_env": {"working_dir": "/proc/nowhere"}})
+
+    async def tell():
+        counter = RetrainingCounter(config)
+        await counter.tell([None])
+        for _ in range(2):
+            with pytest.raises(Problem, match="no job could be started"):
+                await counter.tell([None])
+
+    asyncio.run(tell())
+    assert state(config)["num_untold"] == 3
 
 
 def test_a_job_that_was_submitted_before_its_actor_died_is_not_submitted_again(ray_cluster, config, client):
