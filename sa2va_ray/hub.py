@@ -1,7 +1,7 @@
 """What a job's key `source` names, wherever it lies: a path, a URI, or a data set of the Hugging Face hub.
 
-A data set is written `owner/name[@revision]`, or `hf://datasets/owner/name[@revision][/path]` for a part of it. What
-exists as a path is a path.
+A data set is written `hf://datasets/owner/name[@revision][/path]`, and everything else is a path: a folder that is
+misspelt, or on another machine, must not be asked for at the hub by its name, which may be a patient's.
 """
 
 import os
@@ -13,16 +13,16 @@ from huggingface_hub.utils import logging as hub_logging
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.telemetry import LOGGER
+
+HOW_WRITTEN = "A data set of the Hugging Face hub is written hf://datasets/owner/name[@revision][/path]."
 
 _SCHEME = "hf://"
 _URI = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<inner>.*))?")
-_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?(?P<inner>)", re.ASCII)
 
 
 def is_on_hub(source: str) -> bool:
     """Whether `source` means a data set of the hub."""
-    return source.startswith(_SCHEME) or (_ID.fullmatch(source) is not None and not os.path.exists(source))
+    return source.startswith(_SCHEME)
 
 
 def locate(source: str) -> str:
@@ -33,14 +33,10 @@ def locate(source: str) -> str:
         UserError: a data set that cannot be fetched. `source` is not repeated: it may hold names of patients.
     """
     if not is_on_hub(source):
-        if _ID.fullmatch(source):
-            LOGGER.info("`source` is a path of this machine, and taken for that; hf://datasets/... means the hub")
         return _files_of_cache(storage.absolute(source))
-    match = (_URI if source.startswith(_SCHEME) else _ID).fullmatch(source)
+    match = _URI.fullmatch(source)
     if not match:
-        raise UserError("`source` on the hub is written owner/name[@revision] or hf://datasets/owner/name[@revision].")
-    if not source.startswith(_SCHEME):
-        LOGGER.info("`source` is no path of this machine, and taken for a data set of the Hugging Face hub")
+        raise UserError(f"`source` names no data set. {HOW_WRITTEN}")
     folder = _download(match["repo"], match["revision"])
     return storage.join(folder, match["inner"]) if match["inner"] else folder
 
@@ -52,10 +48,9 @@ def _download(repo: str, revision: str | None) -> str:
         return huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision)
     except Exception as error:  # its own, and those of the HTTP library that it uses, httpx or another
         raise UserError(
-            "`source` is neither a path that this machine sees nor a data set that could be fetched from the Hugging "
-            f"Face hub ({type(error).__name__}). A path is best written /in/full or "
-            "./owner/name, a data set hf://datasets/owner/name. Check which is meant, the revision, the network "
-            "and, for a private data set, HF_TOKEN. Without network: download it elsewhere and give its folder."
+            f"`source` could not be fetched from the Hugging Face hub ({type(error).__name__}). Check owner, name "
+            "and revision, the network and, for a private data set, HF_TOKEN. Without network: download it elsewhere "
+            "and give its folder."
         ) from None
 
 

@@ -80,8 +80,8 @@ class SplitConfig(Config):
 class PrepareConfig(Config):
     source: str
     """Folder of the annotated images: a path that all machines of the cluster see, `s3://...`, a data set of the
-    Hugging Face hub: `owner/name[@revision]`, `hf://datasets/owner/name[@revision][/path]`, or a project of Label
-    Studio by its number, `label_studio://7`."""
+    Hugging Face hub: `hf://datasets/owner/name[@revision][/path]`, or a project of Label Studio by its number,
+    `label_studio://7`."""
     out: KeptUri
     """URI of the prepared data set. Empty, or a former prepared data set, which is replaced."""
     nnunet_out: KeptUri | None = None

@@ -41,7 +41,7 @@ class PredictConfig(PredictOptions, PoolConfig):
     """Exported model."""
     source: str
     """Image, folder, glob, video, DICOM file or prepared data set: a path, `s3://...`, or a data set of the
-    Hugging Face hub: `owner/name[@revision]`, `hf://datasets/owner/name[@revision][/path]`."""
+    Hugging Face hub: `hf://datasets/owner/name[@revision][/path]`."""
     out: KeptUri
     """Folder for the masks and the results. A second start with the same `out` predicts what is missing."""
     split: Literal["train", "val", "test"] | None = None

@@ -11,7 +11,7 @@ from fsspec.utils import glob_translate
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SPLITS
-from sa2va_ray.hub import is_on_hub, locate
+from sa2va_ray.hub import HOW_WRITTEN, is_on_hub, locate
 from sa2va_ray.images.files import IMAGE_KINDS, count_suffixes, is_hidden, is_rubbish, kind_of, suffix_of, suffixes_of
 from sa2va_ray.manifest import MANIFEST, read_manifest
 from sa2va_ray.patterns import PathPattern
@@ -66,7 +66,8 @@ def find_sources(source: str, split: str | None = None) -> list[SourceFile]:
     if not sources:
         raise UserError(
             f"`source` has no image or video among its {len(names)} files, or does not exist. Check the path, that its "
-            "disk is mounted on this machine, and that the files have suffixes: " + " ".join(suffixes_of(_KINDS))
+            "disk is mounted on this machine, and that the files have suffixes: "
+            f"{' '.join(suffixes_of(_KINDS))}. {HOW_WRITTEN}"
         )
     if left_out := count_suffixes(name for name in names if _kind(name) is None):
         LOGGER.info("files left out: %s", ", ".join(f"{count} {suffix}" for suffix, count in left_out.items()))

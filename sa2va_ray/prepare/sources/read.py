@@ -8,7 +8,7 @@ from functools import cached_property
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.hub import locate
+from sa2va_ray.hub import HOW_WRITTEN, locate
 from sa2va_ray.prepare.label_pattern import LabelPattern
 from sa2va_ray.prepare.records import Place, Quarantined, Record, Rejected
 from sa2va_ray.prepare.sources.by_pattern import PatternPairs
@@ -70,7 +70,7 @@ def read_source(source: str, options: SourceOptions) -> Source:
     """Reads the annotations of a source, in an order that does not depend on how its files are listed.
 
     Args:
-        source: a local folder, `s3://bucket/folder`, or a data set of the Hugging Face hub, `owner/name[@revision]`.
+        source: a local folder, `s3://bucket/folder`, or a data set of the Hugging Face hub (`hub.py`).
 
     Raises:
         UserError: no such source, or none of the layouts that are read. It says what is there by kind, never by name.
@@ -160,7 +160,8 @@ def _open(source: str) -> Folder:
     uri = locate(source)
     if storage.is_local(uri) and not os.path.isdir(storage.resolve(uri)[1]):
         raise UserError(
-            "`source` is not a folder that this machine sees. Check the path, and that its disk is mounted."
+            "`source` is not a folder that this machine sees. Check the path, and that its disk is mounted. "
+            f"{HOW_WRITTEN}"
         )
     return Folder(uri)
 

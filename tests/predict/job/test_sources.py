@@ -136,6 +136,16 @@ def test_a_folder_with_a_foreign_manifest_is_a_folder(folder):
     assert names(folder) == sorted(NAMES)
 
 
+def test_a_path_that_is_not_there_is_not_asked_for_at_the_hub(monkeypatch):
+    """`patients/Doe_John` of another machine, or misspelt, looks like a data set and is a name."""
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *names, **options: asked.append(names))
+    with pytest.raises(UserError, match=r"or does not exist.* is written hf://datasets/owner/name") as refused:
+        find_sources("patients/Doe_John")
+    assert asked == []
+    assert "Doe" not in str(refused.value)
+
+
 def test_a_data_set_of_the_hub_from_the_cache_without_network(tmp_path, monkeypatch):
     commit = "0" * 40
     cached = tmp_path / "datasets--owner--vessels"
@@ -144,10 +154,12 @@ def test_a_data_set_of_the_hub_from_the_cache_without_network(tmp_path, monkeypa
     storage.write_bytes(str(cached / "refs/main"), commit.encode())
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert names("hf://datasets/owner/vessels") == names("owner/vessels") == names(str(cached)) == sorted(NAMES)
+    assert names("hf://datasets/owner/vessels") == names(str(cached)) == sorted(NAMES)
     assert names("hf://datasets/owner/vessels/a/b") == ["Doe_2.PNG"]
     assert names(f"hf://datasets/owner/vessels@{commit}/*.tif") == ["c.tif"]
-    with pytest.raises(UserError, match="nor a data set that could be fetched"):
+    with pytest.raises(UserError, match="could not be fetched from the Hugging Face hub"):
         find_sources("hf://datasets/owner/other")
-    with pytest.raises(UserError, match=r"is written owner/name\[@revision\] or hf://datasets/"):
+    with pytest.raises(
+        UserError, match=r"names no data set\. A data set of the .* is written hf://datasets/owner/name"
+    ):
         find_sources("hf://owner/vessels")

@@ -5,6 +5,7 @@ import shutil
 import unicodedata
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
@@ -154,17 +155,23 @@ def hub_cache(tmp_path, monkeypatch):
 
 
 def test_a_hub_data_set_is_read_from_the_hub_s_cache(hub_cache):
-    for source, commit in (("owner/vessels", "0" * 40), ("owner/vessels@v2", "1" * 40)):
+    for source, commit in (("hf://datasets/owner/vessels", "0" * 40), ("hf://datasets/owner/vessels@v2", "1" * 40)):
         (record,) = read_source(source, OPTIONS).records
         assert record.image_uri == str(hub_cache / "snapshots" / commit / "images/a.jpg")
 
 
 def test_a_hub_data_set_that_cannot_be_fetched_is_refused(hub_cache, caplog):
     caplog.set_level(logging.DEBUG)
-    refused(f"owner/{HIDDEN}", "nor a data set that could be fetched")
-    refused("owner/vessels@v3", "nor a data set that could be fetched")
-    refused("owner/vessels--x", "nor a data set that could be fetched")
+    for name in (HIDDEN, "vessels@v3", "vessels--x"):
+        refused(f"hf://datasets/owner/{name}", "could not be fetched from the Hugging Face hub")
     assert HIDDEN not in caplog.text
+
+
+def test_a_folder_that_is_not_there_is_not_asked_for_at_the_hub(monkeypatch):
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *names, **options: asked.append(names))
+    refused(f"patients/{HIDDEN}", r"not a folder that this machine sees\..* is written hf://datasets/owner/name")
+    assert asked == []
 
 
 def test_the_folder_of_a_hub_data_set_in_the_cache_is_read(hub_cache):
