@@ -28,13 +28,11 @@ class Predictions:
     Attributes:
         rows: by id of the image, those without an error.
         sha256: of the file that they are in.
-        num_errors: images that could not be predicted.
         model, model_sha256, prompt: of all rows.
     """
 
     rows: dict[str, dict[str, Any]]
     sha256: str
-    num_errors: int
     model: str
     model_sha256: str
     prompt: str
@@ -71,7 +69,7 @@ def read_predictions(uri: str) -> Predictions:
             "The model of these predictions has no manifest, so that no label could be traced to it. Export it with "
             "jobs.export, and predict with what that writes."
         )
-    return Predictions(good, hashlib.sha256(data).hexdigest(), len(rows) - len(good), model, sha256, prompt)
+    return Predictions(good, hashlib.sha256(data).hexdigest(), model, sha256, prompt)
 
 
 def find_candidates(

@@ -26,7 +26,7 @@ def test_a_task_leads_back_to_image_and_model():
         "source_sha256": "c" * 64, "model_sha256": SHA,
     }  # fmt: skip
     candidate = Candidate(ImageItem(SourceFile("image", "/d/P1/a.png", "P1/a.png"), "c" * 16, "c" * 64), "P1", row)
-    tasks = Tasks(interface("vessel"), "vessel", Predictions({}, "d" * 64, 0, "octa", SHA, PROMPT))
+    tasks = Tasks(interface("vessel"), "vessel", Predictions({}, "d" * 64, "octa", SHA, PROMPT))
     task = tasks.task(candidate, "s3://bucket/P1/a.png", [mask_to_brush_rle(MASK)])
     assert task["data"] == {
         "photo": "s3://bucket/P1/a.png",
