@@ -1,6 +1,7 @@
 """The steps of the demo, each the command that a user would type, with a line, a bar and its time."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -154,7 +155,7 @@ class _Demo:
         )
 
     def summarize(self, endpoint: str, is_synthetic: bool) -> None:
-        metrics = yaml.safe_load((self.output_dir / "metrics.json").read_text())
+        metrics = json.loads((self.output_dir / "metrics.json").read_text())
         on = "SYNTHETIC test images" if is_synthetic else "test images"
         print(
             f"""
