@@ -2,10 +2,10 @@
 
 import base64
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.serve.http.protocol import SegmentOptions
@@ -61,8 +61,8 @@ def form_options(items: list[tuple[str, str]]) -> SegmentOptions:
     return parse_options(fields)
 
 
-def _describe(error: ErrorDetails) -> str:
-    """Names the field and the fault, without the value."""
+def _describe(error: Mapping[str, Any]) -> str:
+    """Names the field and the fault of one of pydantic's errors, without the value."""
     return f"{'.'.join(map(str, error['loc']))[:_MAX_NAME_CHARACTERS]}: {error['msg']}"
 
 
