@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,21 @@ def test_each_picture_is_shown_in_both_languages_and_small():
     sizes = [file.stat().st_size for file in there]
     assert max(sizes) < 150_000
     assert sum(sizes) < 600_000
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_chain_of_imports_is_the_one_that_is_held(language):
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (held,) = [each["layers"] for each in contracts if each["type"] == "layers" and each["layers"][0] == "console"]
+    text = (ROOT / f"docs/{language}/architecture.md").read_text()
+    (chain,) = re.findall(r"(?:`[\w |]+` >\s)+`[\w |]+`", text)
+    assert re.findall(r"`(.*?)`", chain) == ["jobs", *held]
+
+
+def test_who_contributes_is_told_all_verbs_in_their_order():
+    page = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
+    assert f"in the order of the work: {', '.join(VERBS)}." in page
+    assert VERBS.keys() == {file.stem for file in (ROOT / "jobs").glob("[!_]*.py")}
 
 
 _COMMAND = re.compile(r"(?:sa2va-ray |python -m jobs\.)(?P<verb>\w+)(?P<arguments>(?:'[^'\n]*'|[^\n`#|>;)'])*)")
