@@ -20,10 +20,10 @@ from sa2va_ray.config import UserError
 from sa2va_ray.data.nnunet_layout import write_nnunet_layout
 from sa2va_ray.data.sample_index import read_split
 from sa2va_ray.models.baselines.config import check_nnunet
+from sa2va_ray.models.model_manifest import UNCALIBRATED_THRESHOLD
 from sa2va_ray.predict.baseline_predictors import CONFIG_FILE, WEIGHTS_FILE
 from sa2va_ray.telemetry import LOGGER, configure_logging, log_progress
 
-_THRESHOLD = 0.5  # where nnU-Net itself decides
 _LOG_EVERY_S = 20.0
 
 
@@ -76,7 +76,7 @@ def _train(data_uri: str, values: dict[str, Any]) -> FittedBaseline:
         trained.save_weights(root / WEIGHTS_FILE)
         weights = (root / WEIGHTS_FILE).read_bytes()
     files = {WEIGHTS_FILE: weights, CONFIG_FILE: (trained.model.model_dump_json(indent=2) + "\n").encode()}
-    return FittedBaseline(files, _THRESHOLD, {"loss": trained.loss})
+    return FittedBaseline(files, UNCALIBRATED_THRESHOLD, {"loss": trained.loss})
 
 
 class _Watch:

@@ -27,10 +27,10 @@ from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import stream_steps
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.models.baselines.unet import Unet, resize_maps, to_square
+from sa2va_ray.models.model_manifest import UNCALIBRATED_THRESHOLD
 from sa2va_ray.predict.baseline_predictors import CONFIG_FILE, WEIGHTS_FILE
 from sa2va_ray.telemetry import configure_logging, log_progress
 
-_THRESHOLD = 0.5  # of a probability that was trained as one; calibration can choose another
 _LOG_EVERY_STEPS = 10
 _RAY_RUN = "ray"  # folder in `out` that Ray Train wants while it runs
 
@@ -65,7 +65,7 @@ def train_unet(config: BaselineConfig) -> FittedBaseline:
     finally:
         storage.delete_folder(storage.join(config.out, _RAY_RUN))
     files = {WEIGHTS_FILE: weights, CONFIG_FILE: (unet.network.model_dump_json(indent=2) + "\n").encode()}
-    return FittedBaseline(files, _THRESHOLD, {"loss": loss})
+    return FittedBaseline(files, UNCALIBRATED_THRESHOLD, {"loss": loss})
 
 
 def explain_room(unet: UnetTrainingConfig) -> str:

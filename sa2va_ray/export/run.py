@@ -43,6 +43,7 @@ from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import OPTIMIZER
 from sa2va_ray.models.model_manifest import (
     MODEL_MANIFEST,
+    UNCALIBRATED_THRESHOLD,
     read_model_manifest,
     update_model_manifest,
     write_model_manifest,
@@ -54,7 +55,6 @@ from sa2va_ray.telemetry import LOGGER, Progress, configure_logging, log_result
 
 _NUM_STAGES = 2 + CHECK_STAGES
 _NAME = "sa2va"
-_THRESHOLD = 0.5  # upstream's; calibration writes the model's own
 
 
 def export(config: ExportConfig) -> str:
@@ -208,7 +208,7 @@ def _write_model(folder: Path, config: ExportConfig, checkpoint: LocalCheckpoint
         "validation_split": "val",
         "train_step": checkpoint.state.step,
         "train_metrics": checkpoint.state.metrics,
-        "threshold": _THRESHOLD,
+        "threshold": UNCALIBRATED_THRESHOLD,
         "num_parameters": num_parameters,
         "vocabulary": architecture.llm_config.vocab_size,
         "seg_token_id": architecture.seg_token_id,

@@ -16,7 +16,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.models.config import ModelConfig
 from sa2va_ray.models.loading.load import load_model
 from sa2va_ray.models.loading.place import allocate, build_empty_model
-from sa2va_ray.models.loading.source_folder import read_source_folder
+from sa2va_ray.models.loading.source_folder import SMALL_FILES, read_source_folder
 from sa2va_ray.models.sa2va.configuration_sa2va import Sa2VAConfig
 from sa2va_ray.models.sa2va.modeling_sa2va import Sa2VAModel
 from sa2va_ray.models.sa2va.processing_sa2va import (
@@ -39,7 +39,6 @@ _NO_MODEL = (
     ValueError,
 )
 """What transformers, torch and sam2 raise for sizes that do not go together."""
-_SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer of a model folder
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -88,7 +87,7 @@ def read_architecture(config: ModelConfig) -> tuple[Sa2VAConfig, PreTrainedToken
     if config.base is None:
         return random_architecture(config.architecture)
     files = storage.list_files(config.base.source)
-    names = [name for name in files if "/" not in name and name.endswith(_SMALL_FILES)]
+    names = [name for name in files if "/" not in name and name.endswith(SMALL_FILES)]
     with storage.local_copy(config.base.source, names) as folder:
         found = read_source_folder(folder, config.base.source, config.base.grounding_config)
     return found.config, found.tokenizer

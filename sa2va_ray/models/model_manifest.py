@@ -19,6 +19,8 @@ from sa2va_ray import storage
 from sa2va_ray.manifest import DamagedError, read_manifest, to_json, write_manifest
 
 MODEL_MANIFEST = "sa2va_manifest.json"
+UNCALIBRATED_THRESHOLD = 0.5
+"""Of probabilities that were trained as such, until `jobs.calibrate` chooses another. Upstream's; nnU-Net's as well."""
 
 _EXPORT = "`sa2va-ray export checkpoint={uri} out=FOLDER` makes one of it"
 _OTHERS = {

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sa2va_ray.manifest import digest
-from sa2va_ray.models.model_manifest import read_model_manifest
+from sa2va_ray.models.model_manifest import UNCALIBRATED_THRESHOLD, read_model_manifest
 from sa2va_ray.predict.cleanup import CleanupConfig
-
-_THRESHOLD = 0.5  # upstream's, for models that were never calibrated
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class ModelFacts:
             name=facts.get("name", "sa2va"),
             sha256=digest(facts) if facts else None,
             kind=facts.get("kind", "sa2va"),
-            threshold=facts.get("threshold", _THRESHOLD),
+            threshold=facts.get("threshold", UNCALIBRATED_THRESHOLD),
             cleanup=CleanupConfig.parse(facts.get("cleanup", {})),
         )
 

@@ -9,13 +9,12 @@ from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.models.fetching.config import FetchConfig
 from sa2va_ray.models.fetching.sources import File, FolderSource, HubSource, check_content, open_source
-from sa2va_ray.models.loading.source_folder import read_source_folder
+from sa2va_ray.models.loading.source_folder import SMALL_FILES, read_source_folder
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST
 from sa2va_ray.telemetry import LOGGER, Progress, configure_logging, log_result
 
 RECORD = "sa2va_fetch.json"
 """Written last: where the files came from, with size and SHA-256 of each."""
-_SMALL = (".json", ".txt", ".model", ".jinja")
 _WEIGHTS = ".safetensors"
 _GIB = 2**30
 
@@ -33,7 +32,7 @@ def fetch(config: FetchConfig) -> str:
     storage.check_writable(config.out)
     files = _wanted(source, config)
     if config.file is None:
-        _check_loads(source, [file for file in files if file.name.endswith(_SMALL)])
+        _check_loads(source, [file for file in files if file.name.endswith(SMALL_FILES)])
     total = sum(file.size for file in files)
     record = {}
     with Progress("fetch", len(files)) as progress:
@@ -66,9 +65,11 @@ def _wanted(source: HubSource | FolderSource, config: FetchConfig) -> list[File]
     if not config.only_config and not any(file.name.endswith(_WEIGHTS) for file in files):
         raise UserError(f"{source.name} has no *{_WEIGHTS}: its weights are in no form that is loaded here.")
     is_exported = any(file.name == MODEL_MANIFEST for file in files)
-    suffixes = _SMALL if config.only_config else (*_SMALL, _WEIGHTS)
+    suffixes = SMALL_FILES if config.only_config else (*SMALL_FILES, _WEIGHTS)
     wanted = [file for file in files if is_exported or file.name.endswith(suffixes)]  # the manifest names all files
-    return sorted(wanted, key=lambda file: (file.name == MODEL_MANIFEST, not file.name.endswith(_SMALL), file.name))
+    return sorted(
+        wanted, key=lambda file: (file.name == MODEL_MANIFEST, not file.name.endswith(SMALL_FILES), file.name)
+    )
 
 
 def _check_loads(source: HubSource | FolderSource, small: list[File]) -> None:

@@ -28,6 +28,8 @@ _NOT_SIZES = ("architectures", "auto_map", "dtype", "torch_dtype", "attn_impleme
 # The only values that the InternVL3 family has, and that the model does (docs/en/model_spec.md section 1.8).
 _REQUIRED = {"ps_version": "v2", "select_layer": -1, "pad2square": False, "use_llm_lora": 0, "use_backbone_lora": 0}
 _BASE_TEMPLATE = "qwen_chat"
+SMALL_FILES = (".json", ".txt", ".model", ".jinja")
+"""Suffixes of a model folder's config and tokenizer: all but its weights."""
 
 
 @dataclass(frozen=True)
