@@ -48,8 +48,9 @@ def write_block(block: pa.Table, config: PredictConfig) -> pa.Table:
 
 def _write_pictures(row: Mapping[str, Any], mask: np.ndarray, config: PredictConfig) -> None:
     for file in picture_files(row["stem"], config):
-        with _unnamed(row["stem"]):
-            storage.write_bytes(storage.join(config.out, file), _draw(file.partition("/")[0], row, mask, config))
+        folder = file.partition("/")[0]
+        with _unnamed_errors(folder):
+            storage.write_bytes(storage.join(config.out, file), _draw(folder, row, mask, config))
 
 
 def _draw(folder: str, row: Mapping[str, Any], mask: np.ndarray, config: PredictConfig) -> bytes:
@@ -66,9 +67,13 @@ def _draw(folder: str, row: Mapping[str, Any], mask: np.ndarray, config: Predict
 
 
 @contextmanager
-def _unnamed(stem: str) -> Iterator[None]:
-    """Takes the name of the image, which may tell a patient, out of what the storage says."""
+def _unnamed_errors(folder: str) -> Iterator[None]:
+    """What the storage says holds the name of the image, or of the folders it lies in: they may tell a patient."""
     try:
         yield
-    except storage.StorageError as error:
-        raise UserError(str(error).replace(stem, "...")) from None
+    except (storage.StorageError, FileNotFoundError):
+        raise UserError(
+            f"A picture cannot be written to {folder}/ below `out`. Check the permissions there, and that the disk has "
+            "room or the store is still there. With keep_names=true a name of the source may be too long for the disk, "
+            "or that of a file which is there already: leave keep_names out, then."
+        ) from None
