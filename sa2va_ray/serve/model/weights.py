@@ -11,11 +11,12 @@ from typing import IO
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
-from sa2va_ray.manifest import digest
-from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
+from sa2va_ray.manifest import DamagedError, digest
+from sa2va_ray.models.model_manifest import read_model_manifest
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.facts import read_model_facts
 from sa2va_ray.serve.messages import Calibration
+from sa2va_ray.telemetry import LOGGER
 
 _KEPT = 3  # models in a node's cache that no process uses, the last used
 _IN_USE: list[IO[str]] = []
@@ -55,7 +56,8 @@ class ModelSource:
 
 def local_model(source: ModelSource, cache_dir: str) -> str:
     """Folder with the model on this machine: where it lies if that is local, else a copy in the cache, which needs no
-    store once it is there. Its files are hashed when they are loaded.
+    store once it is there; one of which files are gone or cut off is fetched anew. Files are hashed when they are
+    loaded.
 
     Raises:
         UserError: what lies at the URI by now is another model.
@@ -68,17 +70,28 @@ def local_model(source: ModelSource, cache_dir: str) -> str:
     file = folder.with_suffix(".lock").open("w")
     _IN_USE.append(file)
     fcntl.flock(file, fcntl.LOCK_SH)
-    while not (folder / MODEL_MANIFEST).is_file():
-        fcntl.flock(file, fcntl.LOCK_EX)  # one of the replicas that start together downloads
-        if not (folder / MODEL_MANIFEST).is_file():
+    # A lock of its own: the one above is shared for as long as a replica lives, so that none could have it alone.
+    with folder.with_suffix(".fetch").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # one of the replicas that start together downloads
+        if not _is_whole(folder):
             _check(source, source.uri)
             _delete_unused(folder.parent)
             storage.download_folder(source.uri, folder)
-        # Taking the lesser lock may let go of the greater one for a moment, in which another may delete the model.
-        fcntl.flock(file, fcntl.LOCK_SH)
     os.utime(folder)
     _check(source, str(folder))
     return str(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a copy is there, with all its files. In /tmp it may lose some of them to what clears that by age."""
+    if not folder.is_dir():
+        return False
+    try:
+        read_model_manifest(folder)
+    except DamagedError as error:
+        LOGGER.warning("the node's copy of a model is fetched anew: %s", error)
+        return False
+    return True
 
 
 def _check(source: ModelSource, uri: str) -> None:

@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from sa2va_ray import storage
 from sa2va_ray.models.model_manifest import MODEL_MANIFEST, write_model_manifest
 from sa2va_ray.serve.model.weights import ModelSource, local_model
+from sa2va_ray.telemetry import LOGGER
 
 USE = """
 import sys
@@ -38,6 +40,28 @@ def use(source: ModelSource, cache: Path) -> subprocess.Popen:
     process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "loaded\n"
     return process
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("")], ids=["gone", "cut off"])
+@pytest.mark.parametrize("name", ["weights", MODEL_MANIFEST])
+def test_a_copy_that_is_damaged_is_fetched_anew_while_another_process_has_it(sources, tmp_path, caplog, name, damage):
+    LOGGER.addHandler(caplog.handler)
+    folder, replica, found = tmp_path / sources[0].sha256, use(sources[0], tmp_path), []
+    try:
+        damage(folder / name)
+        another = Thread(target=lambda: found.append(local_model(sources[0], str(tmp_path))), daemon=True)
+        another.start()
+        another.join(30)
+        assert found == [str(folder)], "it does not wait for the end of the other process"
+        assert (folder / "weights").read_text() == "0"
+        assert "is fetched anew" in caplog.text
+        storage.delete_folder(sources[0].uri)
+        caplog.clear()
+        assert local_model(sources[0], str(tmp_path)) == str(folder), "it needs no store"
+        assert not caplog.text
+    finally:
+        replica.communicate()
+        LOGGER.removeHandler(caplog.handler)
 
 
 @pytest.mark.soak
