@@ -84,6 +84,8 @@ ALWAYS = 10**9
 """The bound of a number that means all, always or never where it is large."""
 MaxPixels = Annotated[int, Field(gt=0, le=2**30)]
 """Of an image, height times width; OpenCV decodes none that is larger."""
+LARGEST_IMAGE_PX = 8192 * 8192
+"""Default of the above, the same at each stage: what was trained on can be predicted, drawn and asked about."""
 
 
 def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from sa2va_ray.cluster.config import ClusterConfig
-from sa2va_ray.config import MaxPixels
+from sa2va_ray.config import LARGEST_IMAGE_PX, MaxPixels
 from sa2va_ray.label_studio.address import LabelStudioConfig, project_number
 from sa2va_ray.prepare.identity.patient_pattern import DEFAULT_PATIENT_PATTERN, PatientPattern
 from sa2va_ray.storage import KeptUri, Uri
@@ -38,7 +38,7 @@ class LabelQueueConfig(ClusterConfig):
     by its URI, and one on a disk is uploaded to `project`."""
     label: str | None = Field(None, min_length=1, max_length=200)
     """Label of the masks in the labelling interface. Without it the one that was asked for, or the only one there."""
-    max_pixels: MaxPixels = 64 * 2**20
+    max_pixels: MaxPixels = LARGEST_IMAGE_PX
     """Largest height x width of an image that is drawn on the page."""
 
     @model_validator(mode="after")

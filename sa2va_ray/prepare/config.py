@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
-from sa2va_ray.config import Config, MaxPixels, Seed
+from sa2va_ray.config import LARGEST_IMAGE_PX, Config, MaxPixels, Seed
 from sa2va_ray.data.nnunet_layout import RESERVED
 from sa2va_ray.images.spacing import MAX_SPACING_MM, MIN_SPACING_MM
 from sa2va_ray.label_studio.address import SCHEME, LabelStudioConfig, project_number
@@ -17,14 +17,13 @@ from sa2va_ray.storage import KeptUri, Uri, is_local
 
 _Side = Annotated[int, Field(gt=0, le=2**20)]
 _Spacing = Annotated[float, Field(ge=MIN_SPACING_MM, le=MAX_SPACING_MM)]
-MAX_PIXELS = 8192 * 8192
 MAX_NEAR_DUPLICATE_BITS = 15  # what `duplicates.near_duplicates` finds without comparing all with all
 
 
 class ChecksConfig(Config):
     """What a sample has to be like; one that is not goes to quarantine."""
 
-    max_pixels: MaxPixels = MAX_PIXELS
+    max_pixels: MaxPixels = LARGEST_IMAGE_PX
     """Most pixels of an image, found in its header before anything is decoded."""
     min_foreground_fraction: float = Field(0.001, ge=0, le=1)
     """Least share of the pixels that the objects cover together, in images that have any."""

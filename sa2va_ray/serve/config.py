@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 from ray.serve.config import AutoscalingConfig
 
-from sa2va_ray.config import Config, MaxPixels
+from sa2va_ray.config import LARGEST_IMAGE_PX, Config, MaxPixels
 from sa2va_ray.label_studio.address import LabelStudioConfig
 from sa2va_ray.serve.guard.fetch import UriPolicy
 from sa2va_ray.serve.retraining import RetrainConfig
@@ -105,7 +105,7 @@ class LimitsConfig(Config):
 
     max_upload_bytes: int = Field(32 * 2**20, gt=0, le=2**40)
     """Largest request body, and largest image behind a URI."""
-    max_image_pixels: MaxPixels = 64 * 10**6
+    max_image_pixels: MaxPixels = LARGEST_IMAGE_PX
     """Largest image, width times height, checked before it is decoded."""
     max_prompts: int = Field(8, gt=0, le=1000)
     """Questions about one image in one request."""

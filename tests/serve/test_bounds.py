@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from sa2va_ray.config import LARGEST_IMAGE_PX
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.predict.job.config import PredictConfig
@@ -36,7 +37,7 @@ BUSY = Problem(503, "Too busy", "All are busy.", "Wait.", 1)
         {"close_px": 1e23},
         {"min_component_px": 1e23},
         {"max_hole_px": 10**30},
-        {"max_hole_px": 64 * 10**6 + 1},
+        {"max_hole_px": LARGEST_IMAGE_PX + 1},
         {"open_px": -1},
         {"close_px": float("inf")},
     ],
@@ -49,7 +50,7 @@ def test_clean_up_beyond_the_image_is_refused_by_name(endpoint, png, cleanup):
 
 
 @pytest.mark.parametrize(
-    "cleanup", [{"close_px": 30, "open_px": 30}, {"min_component_px": 64 * 10**6, "max_hole_px": 1}]
+    "cleanup", [{"close_px": 30, "open_px": 30}, {"min_component_px": LARGEST_IMAGE_PX, "max_hole_px": 1}]
 )
 def test_clean_up_up_to_its_bounds_is_done(endpoint, png, cleanup):
     reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": png}, data={"cleanup": json.dumps(cleanup)})
@@ -172,7 +173,7 @@ def test_amounts_are_given_in_order_and_given_back():
 
 def test_images_take_as_much_memory_as_they_have_pixels():
     """Sixteen fundus images at once fit into the memory of four of the largest images: none is told to come again."""
-    workers = ImageWorkers(LimitsConfig(max_memory_bytes=4 * 3 * 64 * 10**6))
+    workers = ImageWorkers(LimitsConfig(max_memory_bytes=4 * 3 * LARGEST_IMAGE_PX))
     fundus = cv2.imencode(".png", np.full((2048, 2048, 3), (10, 20, 30), np.uint8))[1].tobytes()
     inside = asyncio.Barrier(16)
 

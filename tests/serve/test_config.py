@@ -5,7 +5,10 @@ import re
 import pytest
 
 from sa2va_ray.config import UserError
-from sa2va_ray.serve.config import ServeArgs
+from sa2va_ray.labelling.config import LabelQueueConfig
+from sa2va_ray.predict.job.config import PredictConfig
+from sa2va_ray.prepare.config import ChecksConfig
+from sa2va_ray.serve.config import LimitsConfig, ServeArgs
 
 
 def refusal(name: str = "m", **model) -> str:
@@ -44,3 +47,8 @@ def test_what_cannot_be_is_told(model, said):
 @pytest.mark.parametrize("name", ["", "a/b", "a\n", 101 * "a", ".hidden"])
 def test_names_of_models_are_those_that_ray_and_urls_can_have(name):
     assert "should match pattern" in refusal(name)
+
+
+def test_the_largest_image_is_the_same_from_the_data_set_to_the_endpoint():
+    jobs = {config.model_fields["max_pixels"].default for config in (ChecksConfig, PredictConfig, LabelQueueConfig)}
+    assert jobs == {LimitsConfig().max_image_pixels} == {8192 * 8192}

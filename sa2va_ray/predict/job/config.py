@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from sa2va_ray.cluster.config import PoolConfig
-from sa2va_ray.config import Config, MaxPixels
+from sa2va_ray.config import LARGEST_IMAGE_PX, Config, MaxPixels
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.storage import KeptUri, Uri
@@ -22,7 +22,7 @@ class PredictOptions(Config):
     """Clean-up of the masks; the model's own by default, `cleanup={}` for none."""
     tta: TTA = "none"
     """Test-time augmentation: `flips` averages over the image and its three mirror images."""
-    max_pixels: MaxPixels = 64 * 2**20
+    max_pixels: MaxPixels = LARGEST_IMAGE_PX
     """Largest height x width of an image."""
 
     def columns(self, threshold: float, cleanup: CleanupConfig) -> dict[str, Any]:

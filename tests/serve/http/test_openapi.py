@@ -3,7 +3,10 @@
 import subprocess
 from pathlib import Path
 
+from fastapi import FastAPI
+
 from sa2va_ray.demo.stack import SCRIPTS_DIR
+from sa2va_ray.serve.http.routes import open_inference
 
 CHECKS = [
     "not_a_server_error",
@@ -13,6 +16,16 @@ CHECKS = [
     "response_schema_conformance",
     "unsupported_method",
 ]
+
+
+def test_a_route_without_a_key_promises_no_refusal_of_one():
+    app = FastAPI()
+    app.include_router(open_inference.router)
+    responses = {path: set(methods["get"]["responses"]) for path, methods in app.openapi()["paths"].items()}
+    assert {path for path, statuses in responses.items() if statuses & {"401", "429"}} == {
+        "/v2/models/{name}",
+        "/v2/models/{name}/ready",
+    }
 
 
 def test_no_server_error_and_no_reply_that_is_not_listed(endpoint: str, tmp_path: Path):

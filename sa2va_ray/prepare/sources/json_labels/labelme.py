@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Any
 
+from sa2va_ray.config import LARGEST_IMAGE_PX
 from sa2va_ray.prepare.classes import Classes
-from sa2va_ray.prepare.config import MAX_PIXELS
 from sa2va_ray.prepare.records import Annotation, LabelFile, Rejected
 from sa2va_ray.prepare.sources.collected import Collected
 from sa2va_ray.prepare.sources.folder import Folder, group_by, in_label_folder, key_of
@@ -81,7 +81,7 @@ def read_labelme(
     phrase: str,
     ignore_labels: Collection[str] = (),
     classes: Classes | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = LARGEST_IMAGE_PX,
 ) -> Annotation:
     """The content of a LabelMe file; its labels are the phrases or say the class, so `phrase` is not needed.
 

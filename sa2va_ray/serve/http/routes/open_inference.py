@@ -13,7 +13,7 @@ from sa2va_ray.serve.http.protocol import ModelInfo
 router = APIRouter()
 
 
-@router.get("/v2", **openapi.READ)
+@router.get("/v2")
 async def server_metadata() -> dict[str, Any]:
     """Name and version of the server, by the Open Inference Protocol."""
     return {"name": "sa2va_ray", "version": __version__, "extensions": []}
