@@ -92,6 +92,7 @@ SEGMENT_BATCH: dict[str, Any] = {
 READ: dict[str, Any] = {"responses": problem_responses(*_GUARDED)}
 READ_MODEL: dict[str, Any] = {"responses": problem_responses(*_GUARDED, 404)}
 READY: dict[str, Any] = {"responses": problem_responses(503)}
+MODEL_READY: dict[str, Any] = {"responses": problem_responses(*_GUARDED, 404, 503)}
 
 
 def _label_studio(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ async def model_metadata(name: str, request: Request, endpoint: CurrentEndpoint)
         return _metadata(endpoint.served.info(name))
 
 
-@router.get("/v2/models/{name}/ready", **(openapi.READ_MODEL | openapi.READY))
+@router.get("/v2/models/{name}/ready", **openapi.MODEL_READY)
 async def model_ready(name: str, request: Request, endpoint: CurrentEndpoint) -> dict[str, Any]:
     async with endpoint.recorder.record(request, "model"):
         info = endpoint.served.info(name)
