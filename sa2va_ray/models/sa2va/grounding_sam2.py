@@ -86,11 +86,11 @@ class GroundingEncoder(nn.Module):
 
 
 def normalize_grounding_images(images: Tensor, dtype: torch.dtype, constants_dtype: torch.dtype) -> Tensor:
-    """ImageNet normalisation of (B, 3, S, S) uint8 -> (B, 3, S, S) `dtype`.
+    """ImageNet normalisation of (B, 3, S, S) uint8 -> (B, 3, S, S) `dtype`, in which all its steps are done.
 
-    Upstream's training uses exact constants, its inference constants rounded to bfloat16 (docs/en/model_spec.md
-    section 2.2); released decoders saw the first while they were trained and see the second when they are used, and so
-    do ours.
+    Upstream's training does them in float32 with exact constants, its inference in the model's dtype with constants
+    rounded to bfloat16 (docs/en/model_spec.md section 2.2); released decoders saw the first while they were trained and
+    see the second when they are used, and so do ours.
     """
     mean, std = _mean_std(images.device, dtype, constants_dtype)
     return (images.to(dtype) / 255.0 - mean) / std

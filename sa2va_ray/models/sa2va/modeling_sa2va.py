@@ -122,8 +122,8 @@ class Sa2VAModel(PreTrainedModel):
             image_index = position = torch.zeros(1, dtype=torch.int64, device=hidden.device)
         seg_embeddings = self.text_hidden_fcs(hidden[image_index, position])
         # 6
-        images = normalize_grounding_images(grounding_pixel_values, self.dtype, constants_dtype=torch.float32)
-        mask_logits, ious = self.grounding_encoder(images, seg_embeddings, image_index)
+        images = normalize_grounding_images(grounding_pixel_values, torch.float32, constants_dtype=torch.float32)
+        mask_logits, ious = self.grounding_encoder(images.to(self.dtype), seg_embeddings, image_index)
         return Sa2VAOutput(logits=logits, mask_logits=mask_logits, ious=ious, num_objects=num_objects)
 
     @property
