@@ -27,6 +27,8 @@ T = TypeVar("T")
 LEAST_SEG_SHARE = 0.5
 """Of the objects on the images, the least that a model has to answer with a [SEG], or it has not learnt to."""
 
+STEP = "step_"
+"""Begins the name of a checkpoint's folder."""
 MODEL, OPTIMIZER, STATE_FILE, CONFIG_FILE = "model", "optimizer", "train_state.json", "config.yaml"
 
 

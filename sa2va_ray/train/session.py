@@ -35,6 +35,7 @@ from sa2va_ray.train.checkpoints.changes import SettingChange
 from sa2va_ray.train.checkpoints.lock import check_owner_together
 from sa2va_ray.train.checkpoints.progress import RunProgress
 from sa2va_ray.train.checkpoints.resume import ResumePoint, find_resume_point
+from sa2va_ray.train.checkpoints.save import delete_local_remains
 from sa2va_ray.train.collectives import from_rank_0
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.deepspeed import build_engine
@@ -115,6 +116,7 @@ def open_session(config: TrainConfig, data_sha256: str, git_commit: str, lock_ow
             checkpoint does not belong to this config; no sample can be decoded.
     """
     check_owner_together(storage.join(config.runs_uri, config.name), lock_owner)
+    delete_local_remains(config)
     _check_data(config.data_uri, data_sha256)
     torch.manual_seed(config.seed)  # of the adapters' first weights
     precision, times = choose_precision(config), StartTimes()

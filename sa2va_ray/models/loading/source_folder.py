@@ -131,8 +131,8 @@ def _check(values: dict[str, Any], location: str, vision: dict[str, Any]) -> Non
         wrong["ps_version"] = values.get("ps_version", "v1, by upstream's default")
     if values["model_type"] == "sa2va_chat" and (values.get("template") or "").replace("-", "_") not in TEMPLATES:
         wrong["template"] = values.get("template")
-    side = values.get("force_image_size")
-    if side and side != _side(vision["image_size"]):
+    side, own_side = values.get("force_image_size"), vision.get("image_size")
+    if side and own_side and side != _side(own_side):
         wrong["force_image_size"] = side
     if wrong:
         raise UserError(

@@ -209,7 +209,13 @@ def _load_pickle(path: Path, location: str) -> dict[str, Tensor]:
         raise UserError(f"There is no weight file at {location} (looked for {path.name}).")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    except RuntimeError as error:
+        raise UserError(
+            f"{location} is not a whole weight file: {str(error).splitlines()[0]} It has {path.stat().st_size} bytes "
+            "and may be cut off, or a web page in its place: fetch it again. One that torch wrote before 1.6 has to be "
+            "written anew: torch.save(torch.load(path, weights_only=True), new_path)."
+        ) from None
+    except pickle.UnpicklingError as error:
         raise UserError(
             f"{location} is not a file of plain tensors: {str(error).splitlines()[0]} Files that hold Python objects "
             "are not loaded, since loading runs them. Where you trust it, write its tensors alone with "

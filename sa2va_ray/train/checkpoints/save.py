@@ -4,7 +4,9 @@ Training waits for the local copy only. A checkpoint counts when its manifest is
 files of all ranks have arrived, so no order of failures leaves something that looks finished.
 """
 
+import hashlib
 import json
+import math
 import shutil
 import tempfile
 import time
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from sa2va_ray import manifest, storage
 from sa2va_ray.manifest import MANIFEST
-from sa2va_ray.models.checkpoint import CONFIG_FILE, MODEL, OPTIMIZER, STATE_FILE, TrainState
+from sa2va_ray.models.checkpoint import CONFIG_FILE, MODEL, OPTIMIZER, STATE_FILE, STEP, TrainState
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.checkpoints.disks import check_room
@@ -50,13 +52,13 @@ def save_checkpoint(engine, state: TrainState, config: TrainConfig, lock_owner: 
     rank, world_size = dist.get_rank(), dist.get_world_size()
     save_id = from_rank_0(lambda: uuid.uuid4().hex)  # tells the files of this save from those of one that was cut off
     # Not a TemporaryDirectory context: Ray deletes the folder when its upload has ended.
-    folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+    folder = Path(tempfile.mkdtemp(prefix=_local_prefix(config)))
     _write_tensors(engine, folder, f"{rank + 1:05d}-of-{world_size:05d}")
     if rank == 0:
         (folder / STATE_FILE).write_text(json.dumps(state.model_dump(), indent=2) + "\n")
         (folder / CONFIG_FILE).write_text(config.to_yaml())
     manifest.write_manifest(folder, {"save_id": save_id}, _shard_manifest_name(rank))
-    shard = CheckpointShard(folder, config, f"step_{state.step:08d}", rank, world_size, save_id, lock_owner)
+    shard = CheckpointShard(folder, config, f"{STEP}{state.step:08d}", rank, world_size, save_id, lock_owner)
     ray.train.report(
         {**state.metrics, "step": state.step, "samples_seen": state.samples_seen},
         checkpoint=ray.train.Checkpoint.from_directory(folder),
@@ -64,6 +66,19 @@ def save_checkpoint(engine, state: TrainState, config: TrainConfig, lock_owner: 
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
         checkpoint_upload_fn=partial(_upload, shard=shard),
     )
+
+
+def delete_local_remains(config: TrainConfig) -> None:
+    """Deletes the shares that workers of this run which were killed, or could not send theirs, left on this machine's
+    disk. Every rank calls it before any saves."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_local_prefix(config)}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _local_prefix(config: TrainConfig) -> str:
+    """Of the folders for a run's shares among a machine's temporary files."""
+    run_uri = storage.join(config.runs_uri, config.name)
+    return f"sa2va-checkpoint-{hashlib.sha256(run_uri.encode()).hexdigest()[:16]}-"
 
 
 def _write_tensors(engine, folder: Path, part: str) -> None:
@@ -179,14 +194,15 @@ def _retry(operation: Callable[[], T], name: str, patience_s: float) -> T:
     """Repeats a storage operation until it works.
 
     Raises:
-        RuntimeError: it has not for `patience_s`.
+        RuntimeError: it has not for `patience_s` since it first failed: gigabytes may take longer where all is well.
     """
-    start_s, pause_s = time.monotonic(), 0.5
+    failed_s, pause_s = math.inf, 0.5
     while True:
         try:
             return operation()
         except StorageError as error:
-            waited_s = time.monotonic() - start_s
+            failed_s = min(failed_s, time.monotonic())
+            waited_s = time.monotonic() - failed_s
             if waited_s > patience_s:
                 raise RuntimeError(
                     f"Checkpoint {name} could not be stored in {waited_s:.0f} s, so the run ends: what it would do "

@@ -382,6 +382,17 @@ def test_sam2_of_another_size_or_version_is_refused(load_base, parity, xtuner_di
         load_base(grounding_config={"trunk": {}, "neck": {}, "memory_encoder": {}})
 
 
+@pytest.mark.parametrize("kind", ["cut off", "empty", "a web page"])
+def test_a_sam2_file_that_is_not_whole_is_told_as_that(load_base, xtuner_dir: Path, tmp_path: Path, kind: str):
+    """No cure that loads Python objects is named: there is nothing to be loaded."""
+    whole = (xtuner_dir / "sam2_tiny.pt").read_bytes()
+    found = {"cut off": whole[: len(whole) // 2], "empty": b"", "a web page": b"<!DOCTYPE html><html></html>"}[kind]
+    (tmp_path / "sam2.pt").write_bytes(found)
+    with pytest.raises(UserError, match=rf"is not a whole weight file: .* has {len(found)} bytes .*fetch it") as error:
+        load_base(sam2_checkpoint=tmp_path / "sam2.pt")
+    assert "weights_only=False" not in str(error.value)
+
+
 @pytest.mark.parametrize("lost", ["mlp1.3.bias", EMBEDDING_WEIGHT, "vision_model.encoder.layers.0.attn.qkv.weight"])
 def test_a_folder_that_lost_a_tensor_is_refused(parity, tmp_path: Path, lost: str):
     folder = copy_folder(parity.folder, tmp_path / "model")

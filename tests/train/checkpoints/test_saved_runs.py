@@ -116,6 +116,20 @@ def test_a_damaged_one_in_the_middle_stops_no_save_and_is_no_newest_one(tmp_path
     assert newest_checkpoint(run_uri, read_stored_checkpoint).state.step == 20
 
 
+def test_what_a_deletion_that_was_cut_off_has_left_is_deleted_by_the_next_save(tmp_path, config, run_uri):
+    """Its manifest goes first, so that it is in no list of checkpoints any more."""
+    for step in (5, 10, 15):
+        save(tmp_path / "disk", step, config)
+    storage.delete_files(f"{run_uri}/step_00000005", [MANIFEST])
+    storage.write_bytes(
+        f"{run_uri}/step_00000020/model-00001-of-00002.safetensors", b"another rank's, of a save to come"
+    )
+    storage.write_bytes(f"{run_uri}/validation/a.webp", b"no checkpoint")
+    delete_old_checkpoints(run_uri, keep_newest=5, keep_best=0, metric="val/dice")
+    left = {name.partition("/")[0] for name in storage.list_files(run_uri)}
+    assert left == {LOCK_FILE, "step_00000010", "step_00000015", "step_00000020", "validation"}
+
+
 def is_seen_without_reading_all(kind):
     return kind != "a flipped bit"
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sa2va_ray import storage
 from sa2va_ray.pictures.sheet import Picture
+from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.watch.history import HISTORY_FILE, RunHistory
 from sa2va_ray.train.watch.page.run_page import PAGE_FILE, render_run_page
 from sa2va_ray.train.watch.page.state import RunState
@@ -66,13 +67,18 @@ def to_pictures(pixels: Mapping[str, np.ndarray]) -> list[Picture]:
 
 
 def read_pictures(run_uri: str) -> list[Picture]:
-    """Those that lie in a run's folder."""
+    """Those that lie in a run's folder, but for damaged ones."""
     folder = storage.join(run_uri, _PICTURES)
-    return [
-        Picture(name.removesuffix(_SUFFIX), _decode(storage.read_bytes(storage.join(folder, name))))
-        for name in sorted(storage.list_files(folder))
-        if name.endswith(_SUFFIX)
-    ]
+    found = []
+    for name in sorted(storage.list_files(folder)):
+        if name.endswith(_SUFFIX):
+            try:
+                pixels = _decode(storage.read_bytes(storage.join(folder, name)))
+            except OSError:  # another job may just write it
+                LOGGER.warning("the page of the run leaves a picture of its validation out, which cannot be read")
+            else:
+                found.append(Picture(name.removesuffix(_SUFFIX), pixels))
+    return found
 
 
 def _write_pictures(run_uri: str, pictures: Sequence[Picture]) -> None:

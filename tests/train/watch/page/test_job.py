@@ -20,6 +20,14 @@ def run_uri(tmp_path):
     return str(tmp_path)
 
 
+def test_a_damaged_picture_of_the_validation_is_left_out_and_ends_no_run(run_uri):
+    storage.write_bytes(f"{run_uri}/validation/sample.webp", b"cut off")
+    with page_of_job(run_uri, FACTS, "me"):
+        pass
+    assert "run" in page(run_uri)
+    assert "sample" not in page(run_uri)
+
+
 def page(run_uri):
     return storage.read_bytes(f"{run_uri}/run.html").decode()
 
