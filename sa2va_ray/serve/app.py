@@ -17,7 +17,8 @@ _ONE_LOOP = {
 }
 """Runtime environment in which Serve's own work, its router and our code have one event loop. By default they have
 three, each in a thread, and a request goes to and fro between them. Our code leaves to threads what blocks a loop, but
-for the start of a replica, in which Serve asks nothing of it."""
+for the start of a replica, in which Serve asks nothing of it, and the JSON of a large body: its parser holds the
+interpreter's lock, and so the loop, in whatever thread it runs."""
 
 
 def build_app(args: ServeArgs) -> serve.Application:

@@ -49,7 +49,7 @@ class Endpoint:
         Raises:
             UserError: keys that cannot be read, no folder for the audit log, or no token of Label Studio.
         """
-        access = Access.load(args.api_keys_file)
+        access, workers = Access.load(args.api_keys_file), ImageWorkers(args.limits)
         LOGGER.info(access.describe())
         audit = AuditLog(Path(args.audit_dir) / f"{uuid.uuid4().hex}.jsonl") if args.audit_dir else None
         return cls(
@@ -59,8 +59,8 @@ class Endpoint:
             retraining=RetrainingCounter(args.retrain) if args.retrain else None,
             served=ServedModels(infos, args),
             models=ModelHandles(handles, args),
-            bodies=BodyReader(args.limits, args.uris),
-            workers=ImageWorkers(args.limits),
+            bodies=BodyReader(args.limits, args.uris, workers),
+            workers=workers,
             recorder=Recorder(access, RequestMetrics(), audit),
         )
 
@@ -85,7 +85,7 @@ class Endpoint:
             Problem: whatever keeps this image from an answer.
         """
         form = OUTPUT_FORMS[options.output]
-        record.set_input(image)
+        await self.workers.run_on(record.set_input, image)
         num_prompts = min(len(options.prompt or [""]), self.limits.max_prompts)
         async with self.workers.decoded(image, num_prompts, form.needs_probabilities, wait) as pixels:
             record.end_stage("decode")

@@ -3,7 +3,6 @@
 They are those of label-studio-ml-backend, `label_studio_ml/api.py`.
 """
 
-import base64
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -12,6 +11,7 @@ from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.label_studio import interface
 from sa2va_ray.label_studio.interface import LabelConfig
 from sa2va_ray.serve.http.protocol import MAX_PROMPT_CHARACTERS
+from sa2va_ray.serve.http.read.strict_base64 import decode_strict_base64
 from sa2va_ray.serve.problems import Problem
 
 
@@ -73,7 +73,7 @@ def read_data_uri(uri: str) -> bytes:
         raise Problem(422, "Not a data URI", "The image's data URI has no 'data:' or no comma.", "Send it again.")
     try:
         raw = unquote_to_bytes(data)
-        return base64.b64decode(raw, validate=True) if head.lower().endswith(";base64") else raw
+        return decode_strict_base64(raw) if head.lower().endswith(";base64") else raw
     except ValueError:
         raise Problem(422, "Not base64", "The image's data URI is not base64.", "Encode the file's bytes.") from None
 

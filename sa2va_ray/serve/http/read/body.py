@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from sa2va_ray.serve.config import LimitsConfig
 from sa2va_ray.serve.guard.fetch import UriPolicy, fetch
+from sa2va_ray.serve.http.image_workers import ImageWorkers
 from sa2va_ray.serve.http.protocol import SegmentOptions
 from sa2va_ray.serve.http.read.form import read_form
 from sa2va_ray.serve.http.read.options import decode_base64, form_options, parse_options
@@ -24,8 +25,8 @@ class BodyReader:
     """Reads bodies, each within its time, and a number of them at once. Past that number the one that began first gives
     way: senders that stop half-way cannot keep others out, and those who do send are seldom the oldest."""
 
-    def __init__(self, limits: LimitsConfig, uris: UriPolicy):
-        self._limits, self._uris = limits, uris
+    def __init__(self, limits: LimitsConfig, uris: UriPolicy, workers: ImageWorkers):
+        self._limits, self._uris, self._workers = limits, uris, workers
         self._under_way: dict[asyncio.Timeout, None] = {}  # the oldest first
 
     async def images(self, request: Request, several: bool) -> tuple[list[bytes], SegmentOptions]:
@@ -48,7 +49,7 @@ class BodyReader:
             return images, form_options(fields)
         if content_type == _JSON:
             body = await self.json_object(request)
-            return _images_of_json(body, self._limits) if several else await self._image_of_json(body)
+            return await (self._images_of_json(body) if several else self._image_of_json(body))
         raise Problem(
             415,
             "Unsupported content type",
@@ -77,11 +78,21 @@ class BodyReader:
     async def _image_of_json(self, fields: dict[str, Any]) -> tuple[list[bytes], SegmentOptions]:
         uri = fields.pop("uri", None)
         if uri is None:
-            return [decode_base64(fields.pop("image", None))], parse_options(fields)
+            return [await self._decode(fields.pop("image", None))], parse_options(fields)
         if "image" in fields or not isinstance(uri, str):
             raise Problem(422, "Wrong field", "Give either 'image' or 'uri', as text.", "Leave one of them out.")
         options = parse_options(fields)
         return [await fetch(uri, self._uris, self._limits.max_upload_bytes)], options
+
+    async def _images_of_json(self, fields: dict[str, Any]) -> tuple[list[bytes], SegmentOptions]:
+        images = fields.pop("images", None)
+        if not isinstance(images, list):
+            raise Problem(422, "No image", "The JSON body has no list 'images'.", "Send a list of base64 texts there.")
+        _check_number(len(images), True, "images", self._limits.max_batch_images)
+        return [await self._decode(image) for image in images], parse_options(fields)
+
+    async def _decode(self, text: Any) -> bytes:
+        return await self._workers.run_on(decode_base64, text) if isinstance(text, str) else decode_base64(text)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -138,14 +149,6 @@ def _check_headers(request: Request, limits: LimitsConfig) -> None:
             f"The body has {int(length):,} bytes, the limit is {limits.max_upload_bytes:,}.",
             "Send a smaller image, or one that is better compressed.",
         )
-
-
-def _images_of_json(fields: dict[str, Any], limits: LimitsConfig) -> tuple[list[bytes], SegmentOptions]:
-    images = fields.pop("images", None)
-    if not isinstance(images, list):
-        raise Problem(422, "No image", "The JSON body has no list 'images'.", "Send a list of base64 texts there.")
-    _check_number(len(images), True, "images", limits.max_batch_images)
-    return [decode_base64(image) for image in images], parse_options(fields)
 
 
 def _check_number(found: int, several: bool, field: str, most: int | None = None) -> None:

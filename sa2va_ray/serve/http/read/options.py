@@ -1,6 +1,5 @@
 """Reading the options of a request: from a form or a JSON object to `SegmentOptions`."""
 
-import base64
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.serve.http.protocol import SegmentOptions
+from sa2va_ray.serve.http.read.strict_base64 import decode_strict_base64
 from sa2va_ray.serve.http.read.strict_json import parse_strict_json
 from sa2va_ray.serve.problems import Problem
 
@@ -79,6 +79,6 @@ def decode_base64(text: Any) -> bytes:
     if not isinstance(text, str):
         raise Problem(422, "No image", "The JSON body has no text field 'image'.", "Send the image there, as base64.")
     try:
-        return base64.b64decode(text, validate=True)
+        return decode_strict_base64(text)
     except ValueError:
         raise Problem(422, "Not base64", "The field 'image' is not base64.", "Encode the file's bytes.") from None

@@ -93,7 +93,7 @@ async def _predict_image(
     limits = endpoint.limits
     is_inline = image.uri.lower().startswith("data:")
     data = (
-        read_data_uri(image.uri)
+        await endpoint.workers.run_on(read_data_uri, image.uri)
         if is_inline
         else await fetch_image(image, endpoint.label_studio, endpoint.uris, limits.max_upload_bytes)
     )

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from sa2va_ray.serve.config import LimitsConfig
 from sa2va_ray.serve.guard.fetch import UriPolicy
+from sa2va_ray.serve.http.image_workers import ImageWorkers
 from sa2va_ray.serve.http.read.body import BodyReader
 from sa2va_ray.serve.problems import Problem
 
@@ -46,7 +47,7 @@ async def outcome(reader: BodyReader, request: Request) -> int:
 
 
 def reader(**limits) -> BodyReader:
-    return BodyReader(LimitsConfig(**limits), UriPolicy())
+    return BodyReader(LimitsConfig(**limits), UriPolicy(), ImageWorkers(LimitsConfig()))
 
 
 def test_half_sent_bodies_hold_nobody_up_however_many():
