@@ -33,9 +33,10 @@ export async function segment(image, prompt, model, signal) {
 async function ask(path, options) {
   const key = apiKey.get();
   const headers = { Accept: "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
-  let response;
+  let response, body;
   try {
     response = await fetch(path, { ...options, headers, cache: "no-store" });
+    body = await response.json().catch(nullIfNoJson);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({
@@ -44,7 +45,6 @@ async function ask(path, options) {
       cure: "Check the network and that the server runs, then try again.",
     });
   }
-  const body = await response.json().catch(() => null);
   if (response.ok && body) return body;
   const unknown = {
     status: response.status,
@@ -53,4 +53,10 @@ async function ask(path, options) {
     cure: "Try again. If it stays so, tell whoever runs the server.",
   };
   throw new Problem(body?.title ? body : unknown, Number(response.headers.get("Retry-After")) || null);
+}
+
+/** An abort and a cut connection are no reply at all. */
+function nullIfNoJson(error) {
+  if (error instanceof SyntaxError) return null;
+  throw error;
 }

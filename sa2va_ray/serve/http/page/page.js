@@ -11,7 +11,7 @@ const whole = (number) => number.toLocaleString("en");
 
 let models = [];
 let file = null;
-let waiting = null; // AbortController of the request under way
+let waiting = null; // {abort: AbortController, stop} of the request under way
 let result = null; // {reply, answer, maps, width, height, threshold, masks, roundTripMs}
 let frame = 0;
 
@@ -77,27 +77,36 @@ function firstFile(transfer) {
 
 async function submit() {
   hideProblem();
-  if (!file || waiting || !(models.length || (await tryLoadModels()))) return;
-  const limit = chosenModel().limits.max_upload_bytes;
-  if (file.size > limit) return showProblem(tooLarge(file.size, limit));
-  const abort = (waiting = new AbortController());
-  const stop = showWaiting();
+  if (!file || waiting) return;
+  const request = (waiting = { abort: new AbortController(), stop: showWaiting() });
+  const isCurrent = () => waiting === request; // neither cancelled nor for an image that was replaced since
   try {
+    if (!models.length && !(await tryLoadModels())) return;
+    if (!isCurrent()) return;
+    const limit = chosenModel().limits.max_upload_bytes;
+    if (file.size > limit) throw tooLarge(file.size, limit);
     const started = performance.now();
-    const reply = await segment(file, $("prompt").value.trim(), chosenModel().name, abort.signal);
+    const reply = await segment(file, $("prompt").value.trim(), chosenModel().name, request.abort.signal);
     const roundTripMs = performance.now() - started;
     const shown = await toResult(reply, roundTripMs);
-    if (waiting === abort) showResult(shown);
+    if (isCurrent()) showResult(shown);
   } catch (error) {
-    if (waiting === abort) error.name === "AbortError" ? say("Cancelled.") : showProblem(error);
+    if (isCurrent()) showProblem(error);
   } finally {
-    stop();
-    if (waiting === abort) waiting = null;
+    if (isCurrent()) stopWaiting();
   }
 }
 
+function stopWaiting() {
+  waiting.stop();
+  waiting = null;
+}
+
 function cancel() {
-  waiting?.abort();
+  if (!waiting) return;
+  waiting.abort.abort();
+  stopWaiting();
+  say("Cancelled.");
 }
 
 function tooLarge(bytes, limit) {

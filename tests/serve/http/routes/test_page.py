@@ -1,14 +1,10 @@
 """The page in a real browser, in front of a real model."""
 
-import asyncio
-import base64
 import io
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,54 +12,26 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 from PIL import Image
 
-from sa2va_ray.demo.stack import free_port
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.pictures.palette import MASK
 from sa2va_ray.predict.cleanup import CleanupConfig, clean_mask
 from sa2va_ray.predict.predictor import Query
 from sa2va_ray.serve.http.routes.page import router as page_router
-from tests.serve.browser import Page, chromium, new_page
+from tests.serve.browser import Page, new_page
+from tests.serve.page import LIMITS, check_behaviour, encoded, give, is_shown, press_segment, served, text
 
 PROMPT = "Please segment blood vessels in this image."
 STEP = 1 / 65535  # of the probabilities in a 16-bit PNG
-LIMITS = {"max_upload_bytes": 8 * 10**6, "max_image_pixels": 10**6, "max_prompt_characters": 2000, "max_prompts": 8}
-
-
-@contextmanager
-def served(api: FastAPI) -> Iterator[str]:
-    port = free_port(preferred=8100)
-    server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=30)
-
-
-def problem(status: int, title: str, detail: str, cure: str) -> Response:
-    body = dict(type="about:blank", title=title, status=status, detail=detail, cure=cure, request_id="7f3a")
-    return JSONResponse(body, status_code=status, media_type="application/problem+json")
 
 
 @pytest.fixture(scope="module")
 def page_url(endpoint) -> str:
     """The page of the real endpoint."""
     return endpoint
-
-
-@pytest.fixture(scope="module")
-def devtools(tmp_path_factory) -> Iterator[str]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as devtools:
-        yield devtools
 
 
 @pytest.fixture
@@ -74,48 +42,6 @@ def page(devtools, page_url) -> Iterator[Page]:
         page.wait_for("document.getElementById('prompt').value")
         yield page
         check_behaviour(page, page_url)
-
-
-def check_behaviour(page: Page, url: str) -> None:
-    requests = [urlsplit(sent["request"]["url"]) for event, sent in page.events if event == "Network.requestWillBeSent"]
-    assert {request.netloc for request in requests if request.scheme != "blob"} == {urlsplit(url).netloc}
-    assert [sent for event, sent in page.events if event == "Runtime.exceptionThrown"] == []
-    logged = [sent["entry"] for event, sent in page.events if event == "Log.entryAdded"]
-    said = [sent for event, sent in page.events if event == "Runtime.consoleAPICalled"]
-    # A problem document's status is an entry of its own.
-    assert [entry for entry in logged if not urlsplit(entry.get("url", "")).path.startswith("/v1/")] + said == []
-
-
-def encoded(image: Image.Image, extension: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, extension)
-    return buffer.getvalue()
-
-
-def give(page: Page, data: bytes, media_type: str, how: str = "drop") -> None:
-    """Drops or pastes a file, and waits for the page to have taken it."""
-    event = {"drop": "new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true})"}
-    event["paste"] = "new ClipboardEvent('paste', {clipboardData: dataTransfer, bubbles: true})"
-    page.run(f"""{{
-        const bytes = Uint8Array.from(atob({base64.b64encode(data).decode()!r}), (c) => c.charCodeAt(0));
-        const dataTransfer = new DataTransfer();
-        dataTransfer.items.add(new File([bytes], 'Jane Doe.png', {{type: {media_type!r}}}));
-        document.body.dispatchEvent({event[how]});
-    }}""")
-    page.wait_for("!document.getElementById('submit').disabled")
-
-
-def press_segment(page: Page) -> None:
-    page.run("document.getElementById('submit').click()")
-    page.wait_for("document.getElementById('cancel').hidden")
-
-
-def text(page: Page, element: str) -> str:
-    return page.run(f"document.getElementById('{element}').innerText")
-
-
-def is_shown(page: Page, element: str) -> bool:
-    return page.run(f"document.getElementById('{element}').checkVisibility()")
 
 
 def move_threshold(page: Page, threshold: float) -> None:
@@ -211,6 +137,30 @@ def test_the_keyboard_is_enough(page, image, tmp_path):
     assert page.run("document.getElementById('overlay').style.opacity") == "0.55"
 
 
+def test_a_reply_that_is_being_decoded_is_not_shown_over_another_image(page, image):
+    page.run("""{
+        const decoded = Response.prototype.arrayBuffer;
+        window.gate = new Promise((open) => { window.openGate = open; });
+        Response.prototype.arrayBuffer = async function () {
+            window.isDecoding = true;
+            await window.gate;
+            return decoded.call(this);
+        };
+    }""")
+    give(page, encoded(image, "PNG"), "image/png")
+    page.run("submit.click()")
+    page.wait_for("window.isDecoding")
+    give(page, encoded(image.resize((40, 30)), "PNG"), "image/png")
+    page.wait_for("chosen.innerText.startsWith('40 ')")
+    assert not is_shown(page, "cancel")
+    page.run("{ openGate(); }")
+    page.run("new Promise((done) => setTimeout(done, 500))")
+    assert [is_shown(page, element) for element in ("facts", "controls", "toolbar", "problem")] == [False] * 4
+    assert page.run("overlay.width") == 0
+    press_segment(page)
+    assert page.run("[overlay.width, overlay.height]") == [40, 30]
+
+
 def test_what_the_browser_cannot_draw_is_shown_as_mask_on_grey(page, image):
     give(page, encoded(image, "TIFF"), "image/tiff")
     press_segment(page)
@@ -244,52 +194,6 @@ def test_a_phones_width_needs_no_scrolling_sideways(page, image, view):
     page.run("{ zoom.value = '8'; zoom.dispatchEvent(new Event('change')); }")
     assert page.run("document.documentElement.scrollWidth") == 390
     assert page.run("mask.style.imageRendering") == "pixelated"
-
-
-def locked_endpoint() -> FastAPI:
-    """Wants the key `right`, and then never answers."""
-    api = FastAPI()
-    api.include_router(page_router)
-    model = dict(name="a", sha256="0" * 64, threshold=0.5, cleanup={}, default_prompt=PROMPT, limits=LIMITS)
-
-    @api.get("/v1/models")
-    def models(request: Request) -> Response:
-        if request.headers.get("authorization") != "Bearer right":
-            return problem(401, "No valid API key", "The request has no valid key.", "Ask for one.")
-        return JSONResponse({"models": [model]})
-
-    @api.post("/v1/segment")
-    async def segment(request: Request) -> None:
-        while not await request.is_disconnected():
-            await asyncio.sleep(0.05)
-
-    return api
-
-
-def test_a_key_is_asked_for_and_a_request_can_be_cancelled(devtools, image):
-    with served(locked_endpoint()) as url, new_page(devtools) as page:
-        page.open(url)
-        page.wait_for("document.getElementById('problem').checkVisibility()")
-        assert text(page, "problem-title") == "This page needs an access key"
-        assert "Ask the person who gave you this address" in text(page, "problem-cure")
-        shown = page.run("document.body.innerText")
-        assert not re.search(r"401|API key\.|7f3a|No valid", shown)
-        assert text(page, "served") == "Waiting for your access key."
-        assert page.run("document.activeElement.id") == "key"
-        page.run("{ key.value = 'wrong'; key.dispatchEvent(new Event('change')); }")
-        page.wait_for("document.getElementById('problem-title').innerText.includes('not known here')")
-        page.run("{ key.value = 'right'; key.dispatchEvent(new Event('change')); }")
-        page.wait_for("document.getElementById('prompt').value")
-        assert not is_shown(page, "problem")
-        assert page.run("[JSON.stringify(localStorage), document.cookie]") == ["{}", ""]
-
-        give(page, encoded(image, "PNG"), "image/png")
-        page.run("submit.click()")
-        page.wait_for("document.getElementById('cancel').checkVisibility()")
-        page.run("cancel.click()")
-        page.wait_for("document.getElementById('status').innerText === 'Cancelled.'")
-        assert not is_shown(page, "problem")
-        check_behaviour(page, url)
 
 
 def evil_site(url: str) -> FastAPI:
@@ -328,10 +232,10 @@ def test_another_site_can_lead_here_and_do_nothing_else(devtools, page_url):
             page.run(f"fetch('{page_url}/{path}', {{mode: 'no-cors', ...{options}}}).then(() => 0)")
             assert statuses(page, page_url) == [403], path
         page.run("document.querySelector('form').submit()")
-        page.wait_for("document.body.innerText.includes('Not allowed')")
+        page.wait_for("document.body?.innerText.includes('Not allowed')")
         assert statuses(page, page_url) == [403]
         page.send("Page.navigate", url=f"http://evil.example:{port}/")
-        page.wait_for("document.body.innerText.includes('Not allowed')")
+        page.wait_for("document.body?.innerText.includes('Not allowed')")
         assert statuses(page, "http://evil.example") == [403]
         page.open(site)
         page.run("document.querySelector('a').click()")
