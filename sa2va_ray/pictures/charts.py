@@ -88,7 +88,10 @@ class Chart:
 
 
 def linear_axis(name: str, low: float, high: float, least_step: float = 0.0) -> Axis:
-    """From the tick at or below `low` to that at or above `high`, up to 8 steps of 1, 2 or 5 times a power of ten."""
+    """From the tick at or below `low` to that at or above `high`, up to 8 steps of 1, 2 or 5 times a power of ten;
+    1 long where both are the same."""
+    if high == low:
+        high = low + 1.0
     span = max(high - low, 1e-9)
     power = 10.0 ** math.floor(math.log10(span))
     steps = [factor * power for factor in (0.1, 0.2, 0.5, 1, 2) if span / (factor * power) <= 7]

@@ -60,7 +60,8 @@ def _objective_label(calibration: Mapping[str, Any]) -> str:
 
 
 def _cleanups(scores: CleanupScores) -> Iterator[tuple[str, float, float]]:
-    """What is done, mean Dice of all images and mean recall of the clean-ups that are best by Dice."""
+    """What is done, mean Dice of all questions, and mean recall of those that the objective is about, of the clean-ups
+    that are best by Dice."""
     dice, recall = scores.of_all.mean("dice"), scores.of_objective.mean("recall")
     for place in (-dice).argsort(kind="stable")[:_MAX_ROWS]:
         yield describe_cleanup(CLEANUPS[place]), dice[place], recall[place]

@@ -21,6 +21,10 @@ def test_ticks_are_round_few_and_hold_the_values(high):
     np.testing.assert_allclose([float(text.replace(",", "")) for _, text in axis.ticks], values, rtol=1e-9)
 
 
+def test_where_all_values_are_zero_the_axis_is_one_long():
+    assert linear_axis("px", 0, 0) == linear_axis("px", 0, 1)
+
+
 def test_counts_have_whole_ticks():
     assert [text for _, text in linear_axis("images", 0, 3, least_step=1).ticks] == ["0", "1", "2", "3"]
 

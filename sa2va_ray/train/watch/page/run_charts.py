@@ -101,7 +101,7 @@ def _chart(rows: _Rows, title: str, meaning: str, unit: str, layers: Sequence[La
         title,
         meaning,
         x,
-        y or linear_axis(unit, 0.0, highest or 1.0),
+        y or linear_axis(unit, 0.0, highest),
         layers,
         header=("step", *(layer.name for layer in layers)),
         rows=_table(layers),
