@@ -122,8 +122,8 @@ def device_peak(device: torch.device, precision: str) -> float | None:
 
 
 def named_peak(device_name: str, precision: str) -> float | None:
-    """The same for a device of this name; known for some GPUs in "bf16"."""
-    if precision != "bf16":
+    """The same for a device of this name; known for some GPUs in "bf16", and for no slice of one."""
+    if precision != "bf16" or " MIG " in device_name:
         return None
     return next((peak for pattern, peak in _PEAKS.items() if re.search(pattern, device_name)), None)
 

@@ -60,6 +60,20 @@ class MemoryPlan:
             return None
         return self.config.num_epochs * -(-self.num_samples * self.config.repeats // self.config.global_batch_size)
 
+    @property
+    def num_kept(self) -> int:
+        """Checkpoints that are there at the end."""
+        return self._saved_at_most(self.config.keep_checkpoints + self.config.keep_best)
+
+    @property
+    def most_at_once(self) -> int:
+        """Checkpoints: a new one is written while the oldest is still there."""
+        return self._saved_at_most(self.config.keep_checkpoints + self.config.keep_best + 1)
+
+    def _saved_at_most(self, number: int) -> int:
+        """That number of checkpoints, or all that the run saves: every few steps, and at its end."""
+        return number if self.num_steps is None else min(number, -(-self.num_steps // self.config.save_every_steps))
+
 
 def render_plan(plan: MemoryPlan, configured: MemoryPlan | None = None) -> str:
     """Parameters, memory of a GPU and of the host, steps, checkpoints: one table each, a line per part.
@@ -126,11 +140,10 @@ def _steps(plan: MemoryPlan) -> Iterator[str]:
 
 
 def _checkpoints(plan: MemoryPlan) -> Iterator[str]:
-    kept, each = plan.config.keep_checkpoints + plan.config.keep_best, plan.checkpoint_bytes / GIB
+    kept, each = plan.num_kept, plan.checkpoint_bytes / GIB
     line = f"checkpoints: {kept} kept x {each:.2f} GiB = {kept * each:.2f} GiB"
-    # One more while a new one is written and the oldest is still there.
     if plan.free_bytes is not None:
-        enough = (kept + 1) * plan.checkpoint_bytes <= plan.free_bytes
+        enough = plan.most_at_once * plan.checkpoint_bytes <= plan.free_bytes
         line += f" of {plan.free_bytes / GIB:.2f} GiB free: {'enough' if enough else 'NOT ENOUGH'}"
     yield line
 

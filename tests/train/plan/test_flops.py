@@ -112,6 +112,7 @@ def test_counting_leaves_the_model_as_it_was(model, adapted):
     ("name", "tera"),
     [
         ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
         ("NVIDIA H100 80GB HBM3", 989),
         ("NVIDIA H100 PCIe", 756),
         ("NVIDIA H100 NVL", 835),

@@ -286,6 +286,25 @@ def test_the_table_says_all_and_its_parts_add_up(sizes, config):
     assert sum(float(line.split()[-2]) for line in lines) == pytest.approx(peak, abs=0.005 * (len(lines) + 1))
 
 
+@pytest.mark.parametrize(
+    ("settings", "num_kept", "most_at_once"),
+    [
+        ({"save_every_steps": 500}, 1, 1),  # of 400 steps, at the end
+        ({"save_every_steps": 150}, 3, 3),
+        ({"save_every_steps": 100, "keep_checkpoints": 2, "keep_best": 1}, 3, 4),
+        ({"save_every_steps": 10}, 6, 7),
+    ],
+)
+def test_no_more_checkpoints_are_planned_than_the_run_saves(sizes, config, settings, num_kept, most_at_once):
+    config = config.model_copy(update=settings)
+    each = plan_memory(sizes, config).checkpoint_bytes
+    enough = plan_memory(sizes, config, num_samples=100, free_bytes=most_at_once * each)
+    assert f"checkpoints: {num_kept} kept" in render_plan(enough)
+    assert "free: enough" in render_plan(enough)
+    assert "NOT ENOUGH" in render_plan(replace(enough, free_bytes=most_at_once * each - 1))
+    assert "checkpoints: " + str(config.keep_checkpoints + config.keep_best) in render_plan(plan_memory(sizes, config))
+
+
 def _trainable_model(config: ModelConfig):
     model, processor = build_model(config, torch.bfloat16)
     make_trainable(model, processor, config.trainable)
