@@ -60,6 +60,8 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, help="file for the kernels of one more step")
     parser.add_argument("settings", nargs="*", help="key=value of jobs.train; none: all of SETTINGS")
     arguments = parser.parse_args()
+    if arguments.profile and not arguments.settings:
+        parser.error("--profile is of one setting: say which, as in --profile FILE strategy=zero2")
     if arguments.settings:
         measured = measure(arguments.settings, arguments.size)
         print(json.dumps(measured.row), flush=True)
@@ -67,13 +69,14 @@ def main() -> None:
             lines = report(time_parts(measured.step, measured.parts), record_kernels(measured.step), measured.step_s)
             arguments.profile.write_text("\n".join([" ".join(arguments.settings), *lines]) + "\n")
         return
-    rows = [_in_a_process(settings) for settings in SETTINGS]
-    facts = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}
+    rows = [_in_a_process(settings, arguments.size) for settings in SETTINGS]
+    facts = {"size": arguments.size, "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}
     (ROOT / "benchmarks/strategies.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def _in_a_process(settings: list[str]) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", __spec__.name, *settings], cwd=ROOT, capture_output=True, text=True)
+def _in_a_process(settings: list[str], size: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", __spec__.name, "--size", size, *settings]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         row = {"settings": " ".join(settings), "failed": done.stderr.strip().splitlines()[-1]}
     else:

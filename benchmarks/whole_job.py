@@ -1,5 +1,6 @@
 """The whole job as it goes in life, with what goes wrong: prepared to an S3 store, trained by `ray job submit`, killed
-by SIGKILL behind a checkpoint, resumed by other workers, exported, verified and evaluated. Seconds of each step.
+by SIGKILL behind a checkpoint, resumed by other workers, exported, verified and evaluated. Each step is told with the
+seconds since the start.
 
     python -m benchmarks.whole_job SOURCE jobs/configs/demo.yaml                        two CPU workers, resumed by one
     python -m benchmarks.whole_job SOURCE jobs/configs/octa_8b.yaml jobs/configs/octa_8b_2gpu.yaml \\

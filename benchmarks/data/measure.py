@@ -45,9 +45,11 @@ def watched_memory(roots: list[psutil.Process]) -> Iterator[dict[str, float]]:
 
     thread = threading.Thread(target=watch)
     thread.start()
-    yield peaks
-    done.set()
-    thread.join()
+    try:
+        yield peaks
+    finally:
+        done.set()
+        thread.join()
 
 
 def actor_memory(process: psutil.Process) -> Any:
