@@ -1,4 +1,4 @@
-"""Configuration of Sa2VA (InternVL3 family + SAM 2). One of the six files that are copied into an exported folder."""
+"""Configuration of Sa2VA (InternVL3 family + SAM 2). Copied into an exported folder."""
 
 from copy import deepcopy
 from typing import Any

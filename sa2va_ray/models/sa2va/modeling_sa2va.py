@@ -1,7 +1,7 @@
 """Sa2VA: InternViT, projector, language model, [SEG] head and SAM 2, as one model.
 
-It is what is trained and what is exported: this file and its four neighbours are copied into the exported folder and
-run there with torch, transformers and sam2 alone.
+It is what is trained and what is exported: the modules of this folder are copied into the exported one and run there
+with torch, transformers and sam2 alone.
 
 Shapes: B images, T tiles of all images, K tokens of a tile, L tokens of a sequence, D width of the language model,
 V vocabulary, N objects ([SEG] tokens) of all images, S side of a tile, G side of SAM 2's image, h = G / 4.
