@@ -64,7 +64,8 @@ class Run:
         deadline_s = time.monotonic() + _LIMIT_S
         while not is_done():
             assert time.monotonic() < deadline_s, f"no {what} in {_LIMIT_S} s:\n{self.output()[-3000:]}"
-            assert what == "its end" or "its workers" in what or self.process.poll() is None, self.output()[-3000:]
+            may_have_ended = what == "its end" or "its workers" in what
+            assert may_have_ended or self.process.poll() is None or is_done(), self.output()[-3000:]
             time.sleep(0.05)
 
 
@@ -80,7 +81,7 @@ class Node:
             "--block",
         ]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        before = num_nodes()
+        before = node_ids()
         with (folder / f"node-{time.monotonic_ns()}").open("w") as log:
             self.process = subprocess.Popen(
                 [*command, f"--object-store-memory={200 * 2**20}"],
@@ -89,7 +90,7 @@ class Node:
                 stderr=subprocess.STDOUT,
             )
         deadline_s = time.monotonic() + _LIMIT_S
-        while num_nodes() == before:
+        while not node_ids() - before:  # and not their number: another one may just leave
             assert time.monotonic() < deadline_s, f"no node in {_LIMIT_S} s"
             time.sleep(0.5)
 
@@ -113,8 +114,8 @@ def alive_nodes() -> list[dict]:
     return [node for node in reply.json()["data"]["result"]["result"] if node["state"] == "ALIVE"]
 
 
-def num_nodes() -> int:
-    return len(alive_nodes())
+def node_ids() -> set[str]:
+    return {node["node_id"] for node in alive_nodes()}
 
 
 def train_workers() -> list[psutil.Process]:
