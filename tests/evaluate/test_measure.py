@@ -65,6 +65,7 @@ def test_an_answer_without_pixels_is_a_failure_whatever_is_on_the_image(failure)
         row = _measure_one(IDS | _nothing(failure), to_truth(truth), 1.0)
         assert (row["failure"], row["has_mask"], row["is_empty"]) == (failure, False, True)
         assert row["dice"] == (not truth.any())
+        assert row["is_false_alarm"] == (failure == TOO_MANY_MASKS and not truth.any())
 
 
 def test_what_is_ignored_counts_nowhere():

@@ -14,7 +14,7 @@ from sa2va_ray.cluster.streams import stream_rows
 from sa2va_ray.data.sample import annotator_masks, ignored_mask
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
-from sa2va_ray.evaluate.passes.answers import NO_SEG, has_pixels, mask_sha256, to_columns, to_rows
+from sa2va_ray.evaluate.passes.answers import NO_SEG, TOO_MANY_MASKS, has_pixels, mask_sha256, to_columns, to_rows
 from sa2va_ray.evaluate.passes.people import measure_people
 from sa2va_ray.images.consensus import Consensus
 from sa2va_ray.images.masks import rle_to_mask
@@ -142,7 +142,7 @@ def _measure_one(answer: _Row, truth: Truth, tolerance_px: float, consensus: Con
         "has_mask": not answer["failure"],
         "failure": failure_of(answer, truth),
         "is_negative": not truth.mask.any(),
-        "is_false_alarm": bool(mask.any() and not truth.mask.any()),
+        "is_false_alarm": bool(mask.any() or answer["failure"] == TOO_MANY_MASKS) and not truth.mask.any(),
         "is_empty": not whole.any(),
         "mask_sha256": mask_sha256(whole),
         **measured,

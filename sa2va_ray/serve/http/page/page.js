@@ -53,6 +53,7 @@ async function tryLoadModels() {
 
 async function choose(chosen) {
   cancel();
+  cancelAnimationFrame(frame); // a threshold of the old image's mask
   file = chosen;
   result = null;
   hideProblem();
@@ -232,10 +233,10 @@ function inWords(cleanup) {
 
 // ---- files
 
-function save(blob, extension) {
+function save(blob, extension, requestId) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
-  link.download = `mask-${result.reply.request_id.slice(0, 8)}.${extension}`;
+  link.download = `mask-${requestId.slice(0, 8)}.${extension}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
@@ -243,7 +244,7 @@ function save(blob, extension) {
 async function savePng() {
   const { reply, width, height, threshold } = result;
   const texts = { "Model-SHA256": reply.model.sha256, Threshold: threshold, "Request-ID": reply.request_id };
-  save(await encodePng(result.union, width, height, texts), "png");
+  save(await encodePng(result.union, width, height, texts), "png", reply.request_id);
 }
 
 function saveRle() {
@@ -260,7 +261,7 @@ function saveRle() {
     request_id: reply.request_id, model: { name, sha256 }, prompt: answer.prompt, threshold, cleanup: reply.cleanup,
     height, width, annotations,
   };
-  save(new Blob([JSON.stringify(document, null, 1)], { type: "application/json" }), "json");
+  save(new Blob([JSON.stringify(document, null, 1)], { type: "application/json" }), "json", reply.request_id);
 }
 
 // ---- what is said
