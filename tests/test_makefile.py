@@ -22,7 +22,8 @@ def test_what_is_interrupted_ends_in_order(tmp_path):
     (tmp_path / "probe.py").write_text(PROBE)
     rule = f"include {ROOT}/Makefile\nprobe:\n\t@$(BIN)/python {tmp_path}/probe.py $(call labelled,unit)\n"
     (tmp_path / "Makefile").write_text(rule)
-    command = ["env", "--default-signal=INT", "make", "-f", str(tmp_path / "Makefile"), "probe", "LABELLED=1"]
+    clean = ["env", "--default-signal=INT", *(f"--unset={name}" for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"))]
+    command = [*clean, "make", "-f", str(tmp_path / "Makefile"), "probe", "LABELLED=1"]
     make = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, start_new_session=True)
     assert make.stdout
     assert make.stdout.readline() == "unit: started\n"

@@ -28,8 +28,6 @@ _TRIES, _PAUSE_S = 20, 0.25  # until the name of an actor that has ended is free
 _RETRY_AFTER_S = 60
 _MOST_ANNOTATIONS = 100_000
 _TELL = "Tell whoever runs this endpoint: its log says why."
-_NOT_COUNTED = (503, "Not ready", "The annotations wait to be counted with the next ones.", _TELL, _RETRY_AFTER_S)
-_NOT_STARTED = (503, "Not ready", "The annotations are counted, but no job could be started.", _TELL, _RETRY_AFTER_S)
 
 
 class NotCounted(Problem):
@@ -138,11 +136,13 @@ class RetrainingCounter:
                 time.sleep(_PAUSE_S)
             except NotStartedError as error:
                 LOGGER.error("retraining: %s", user_message(error))
-                raise Problem(*_NOT_STARTED) from None
+                detail = "The annotations are counted, but no job could be started."
+                raise Problem(503, "Not ready", detail, _TELL, _RETRY_AFTER_S) from None
             except RayError as error:
                 LOGGER.error("retraining: %s", user_message(error) or type(error).__name__)
                 break
-        raise NotCounted(*_NOT_COUNTED)
+        detail = "The annotations wait to be counted with the next ones."
+        raise NotCounted(503, "Not ready", detail, _TELL, _RETRY_AFTER_S)
 
     def _find(self) -> Any:
         name = f"retraining {self._config.state_uri}"

@@ -233,7 +233,7 @@ def test_bad_requests_get_a_problem_document(endpoint, request_arguments, status
 
 def test_unknown_fields_wrong_values_broken_and_huge_images(endpoint, png):
     huge = io.BytesIO()
-    Image.new("L", (8001, 8001)).save(huge, "PNG")
+    Image.new("L", (8193, 8193)).save(huge, "PNG")
     for files, fields, status, title in (
         ({"file": png}, {"promt": "a"}, 422, "Wrong field"),
         ({"file": png}, {"threshold": "1.5"}, 422, "Wrong field"),
