@@ -28,14 +28,14 @@ def importing(without: str | None = None) -> Iterator[None]:
     """
     was_enabled = gc.isenabled()
     gc.disable()
-    hides = without is not None and without not in sys.modules
-    if hides:
-        sys.modules[without] = None  # type: ignore[index, assignment]  # so an import of it fails
+    hidden = None if without in sys.modules else without
+    if hidden:
+        sys.modules[hidden] = None  # type: ignore[assignment]  # so an import of it fails
     try:
         yield
     finally:
-        if hides:
-            sys.modules.pop(without, None)  # type: ignore[arg-type]  # a library may have taken it out itself
+        if hidden:
+            sys.modules.pop(hidden, None)  # a library may have taken it out itself
         gc.freeze()
         if was_enabled:
             gc.enable()

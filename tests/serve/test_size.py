@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import threading
 from itertools import product
 
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sa2va_ray.config import LARGEST_IMAGE_PX
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.serve.http.encode.output_forms import OUTPUT_FORMS
 from tests.serve.processes import replicas_of
 
 HTTP = httpx.Client(timeout=120)
+LARGEST_PX = math.isqrt(LARGEST_IMAGE_PX)
 LABELS = (
     '<View><Image name="image" value="$image"/>'
     '<BrushLabels name="tag" toName="image"><Label value="Blood vessels"/></BrushLabels></View>'
@@ -94,17 +97,19 @@ def test_a_batch_of_small_large_small_has_a_line_for_each(endpoint, png):
 
 
 def test_the_largest_image(endpoint):
-    data = encoded(8000, 8000, 3, 8)
+    data = encoded(LARGEST_PX, LARGEST_PX, 3, 8)
     reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": data})
     assert reply.status_code == 200, reply.text
-    assert all(rle_to_mask(mask["rle"]).shape == (8000, 8000) for mask in reply.json()["answers"][0]["masks"])
+    assert all(
+        rle_to_mask(mask["rle"]).shape == (LARGEST_PX, LARGEST_PX) for mask in reply.json()["answers"][0]["masks"]
+    )
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_the_largest_image_in_every_form(endpoint, channels, bits):
-    data = encoded(8000, 8000, 3, bits) if channels == 3 else grey(endpoint, 8000, bits)
+    data = encoded(LARGEST_PX, LARGEST_PX, 3, bits) if channels == 3 else grey(endpoint, LARGEST_PX, bits)
     for output in OUTPUT_FORMS:
         reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": data}, data={"output": output})
         assert reply.status_code == 200, (output, reply.text)
