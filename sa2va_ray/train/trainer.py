@@ -147,7 +147,7 @@ def _train(config: TrainConfig, data_manifest: dict[str, Any], lock: RunLock) ->
         _fit(config, data_sha256, lock.owner, run_uri, may_halve)
     trained = newest_checkpoint(run_uri, read_stored_checkpoint)
     assert trained, "a run that has ended has saved its end"
-    log_measured_peak(plan, trained.state.metrics)
+    log_measured_peak(plan, trained)
     LOGGER.info("trained: checkpoint %s", trained.uri)
     _log_result(trained.uri, run_uri)
     return trained.uri

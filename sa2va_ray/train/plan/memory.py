@@ -15,6 +15,7 @@ from typing import Any
 
 from sa2va_ray import storage
 from sa2va_ray.models.build import PRECISIONS
+from sa2va_ray.models.checkpoint import StoredCheckpoint
 from sa2va_ray.models.parts import ENCODERS
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
@@ -82,12 +83,19 @@ def log_plan(config: TrainConfig, data_manifest: Mapping[str, Any] | None, gpu_b
     return plan
 
 
-def log_measured_peak(plan: MemoryPlan, metrics: Mapping[str, float]) -> None:
-    """Logs the measured peak of a run on GPUs beside its plan. `metrics`: those of its last step."""
-    peak_gib = metrics.get("memory/peak_gib")
-    if plan.config.use_gpu and peak_gib is not None:
-        planned_gib = plan.allocated_bytes / GIB
-        LOGGER.info("tensors took %.1f GiB of a GPU, planned for the largest sample: %.1f GiB", peak_gib, planned_gib)
+def log_measured_peak(plan: MemoryPlan, trained: StoredCheckpoint) -> None:
+    """Logs the measured peak of a run on GPUs beside what its plan says of the micro batch and the workers that it
+    ended with: these may be fewer than it began with. `trained`: its last checkpoint."""
+    peak_gib = trained.state.metrics.get("memory/peak_gib")
+    if not plan.config.use_gpu or peak_gib is None:
+        return
+    micro_batch_size = int(trained.settings["micro_batch_size"])
+    ended_with = {"micro_batch_size": micro_batch_size, "num_workers": trained.state.num_workers}
+    at_end = _changed(plan.config, strategy=plan.strategy, **ended_with)
+    LOGGER.info(
+        "tensors took %.1f GiB of a GPU, planned for micro batches of %d of the largest sample: %.1f GiB",
+        *(peak_gib, micro_batch_size, plan_memory(plan.sizes, at_end, size=plan.size).allocated_bytes / GIB),
+    )
 
 
 def _free_bytes(uri: str) -> int | None:

@@ -10,6 +10,7 @@ import torch
 
 from sa2va_ray.config import UserError
 from sa2va_ray.models.build import build_model
+from sa2va_ray.models.checkpoint import read_stored_checkpoint
 from sa2va_ray.models.config import ModelConfig, TrainableConfig
 from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE
@@ -20,10 +21,10 @@ from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.layers import compile_layers
 from sa2va_ray.train.plan import activations, memory
 from sa2va_ray.train.plan.activations import SampleSize
-from sa2va_ray.train.plan.memory import choose_strategy, log_plan, plan_memory
+from sa2va_ray.train.plan.memory import choose_strategy, log_measured_peak, log_plan, plan_memory
 from sa2va_ray.train.plan.sizes import read_model_sizes
 from sa2va_ray.train.plan.table import GIB, render_plan
-from tests.train.saved_runs import DATA_MANIFEST
+from tests.train.saved_runs import DATA_MANIFEST, run_config, save
 
 DEMO = "jobs/configs/demo.yaml"
 MIB = 2**20
@@ -339,3 +340,22 @@ def _with_small_trunk(grounding_config):
         "trunk": {**grounding_config["trunk"], **small},
         "neck": {**grounding_config["neck"], "backbone_channel_list": [128, 64, 32, 16]},
     }
+
+
+def test_the_measured_peak_stands_beside_the_plan_of_what_the_run_ended_with(tmp_path, sizes, caplog, monkeypatch):
+    """The second micro batch fitted, half of the planned one, and one of two workers was left."""
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level(logging.INFO, LOGGER.name)
+    settings = ("use_gpu=true", "global_batch_size=32", "strategy=zero2")
+    config = run_config(tmp_path / "runs", *settings, "micro_batch_size=16", "num_workers=2")
+    plan = plan_memory(sizes, config.model_copy(update={"strategy": "auto"}), gpu_bytes=140 * GIB)
+    halved = run_config(tmp_path / "runs", *settings, "micro_batch_size=8", "num_workers=1")
+    metrics = {"memory/peak_gib": 1.5}
+    uri = save(tmp_path / "local", 30, halved, world_size=1, metrics=metrics)
+    log_measured_peak(plan, read_stored_checkpoint(uri))
+    planned_gib = plan_memory(sizes, halved).allocated_bytes / GIB
+    assert plan.strategy == "zero2"
+    assert f"{planned_gib:.1f}" != f"{plan.allocated_bytes / GIB:.1f}"
+    assert caplog.messages[-1] == (
+        f"tensors took 1.5 GiB of a GPU, planned for micro batches of 8 of the largest sample: {planned_gib:.1f} GiB"
+    )
