@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sa2va_ray import storage
 from sa2va_ray.images.decode import decode_image_bytes
 from sa2va_ray.images.masks import rle_to_mask
 from sa2va_ray.pictures.classes import Colours, phrase_colours
@@ -19,7 +20,7 @@ from sa2va_ray.pictures.sheet import Picture
 from sa2va_ray.prepare.checks.validate import check_sample, read_annotations, read_image_file, rejecting
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import QUARANTINED
-from sa2va_ray.prepare.records import Record, Rejected, Shape
+from sa2va_ray.prepare.records import Record, Shape
 
 PANEL_PX = 320
 """Longer side of a drawn image."""
@@ -90,16 +91,23 @@ def _draw_used(
 
 
 def _draw_quarantined(row: Mapping[str, Any], record: Record, config: PrepareConfig) -> Picture | None:
-    """The image with its label as it came; None where there is no image."""
+    """The image with its label as it came; None where there is none that can be drawn."""
+    caption = f"item {row['index']}: {row['findings'][0]['code']}"
     try:
-        with rejecting():
-            pixels = decode_image_bytes(read_image_file(record), config.checks.max_pixels, record.frame)
-            annotations = read_annotations(record).values()
-    except Rejected:
+        return Picture(caption, _as_it_came(record, config))
+    except storage.SilentStoreError:
+        raise
+    except Exception:  # whatever its check ended in happens here again, and one sample must not stop the job
         return None
+
+
+def _as_it_came(record: Record, config: PrepareConfig) -> np.ndarray:
+    with rejecting():
+        pixels = decode_image_bytes(read_image_file(record), config.checks.max_pixels, record.frame)
+        annotations = read_annotations(record).values()
     objects = [shapes for annotation in annotations for shapes in annotation.objects.values()]
     polygons = [line for shapes in objects for shape in shapes for line in _outlines(shape, config.checks.max_pixels)]
-    return Picture(f"item {row['index']}: {row['findings'][0]['code']}", draw_polygons(pixels, polygons, PANEL_PX))
+    return draw_polygons(pixels, polygons, PANEL_PX)
 
 
 def _outlines(shape: Shape, max_pixels: int) -> list[np.ndarray]:
