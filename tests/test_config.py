@@ -123,6 +123,16 @@ def test_an_override_that_is_no_yaml_names_its_key_and_the_cure(value):
     assert Outer.load([f"name='{value}'"] if "'" not in value else ['name="a"'])
 
 
+def test_numbers_are_decimal(tmp_path):
+    """010 is 8 and 1:30 is 90 to YAML 1.1, and a text of digits was a number that no key of texts takes."""
+    (tmp_path / "a.yaml").write_text("name: 0047\noptim: {lr: 007.5e-1, warmup: 010}\n")
+    assert Outer.load([str(tmp_path / "a.yaml")]) == Outer(name="0047", optim=Inner(lr=0.75, warmup=10))
+    assert Outer.load(["name=1:30"]).name == "1:30"
+    assert Outer.load(["name=a", "optim.warmup=0x10"]).optim.warmup == 16
+    with pytest.raises(UserError, match=r"optim\.warmup: Input should be a valid integer.*got '1:30'"):
+        Outer.load(["name=a", "optim.warmup=1:30"])
+
+
 def test_an_override_is_not_cut_at_a_hash_sign():
     assert Outer.load(["name=/data/prep #2"]).name == "/data/prep #2"
     assert Outer.load(["name=' a '"]).name == " a "
