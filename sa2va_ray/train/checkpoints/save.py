@@ -166,14 +166,21 @@ def _delete_unnamed(uri: str, files: Mapping[str, Any]) -> None:
 
 
 def _wait_for_all_ranks(shard: CheckpointShard, retry: Callable[[Callable[[], Any]], Any]) -> dict[str, Any]:
-    """The files of all ranks, once all of them have arrived."""
-    patience_s = shard.config.storage_patience_s
+    """The files of all ranks, once all of them have arrived. One that fails ends the run by itself; what is given up is
+    one that sends nothing, not one that is slow."""
+    patience_s, seen = shard.config.storage_patience_s, retry(partial(storage.list_files, shard.uri))
     deadline_s = time.monotonic() + patience_s
     files: dict[str, Any] = {}
     for rank in range(shard.world_size):
         while (found := retry(partial(_read_shard_manifest, shard.uri, rank))).get("save_id") != shard.save_id:
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"Rank {rank} has not sent its share of {shard.uri} in {patience_s:.0f} s.")
+                now = retry(partial(storage.list_files, shard.uri))
+                if now == seen:
+                    raise RuntimeError(
+                        f"Nothing more of the shares of {shard.uri} has come in {patience_s:.0f} s; that of rank "
+                        f"{rank} is not complete."
+                    )
+                seen, deadline_s = now, time.monotonic() + patience_s
             time.sleep(_POLL_S)
         files |= found["files"]
     return files
