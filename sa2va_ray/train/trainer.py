@@ -2,6 +2,9 @@
 
 import os
 import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -239,7 +242,8 @@ def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str, m
         ),
     )
     try:
-        result = trainer.fit()
+        with _sigterm_is_sigint():
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise UserError(
             f"The run ended: {_cause(error)} Its workers were replaced up to max_failures={config.max_failures} "
@@ -248,6 +252,17 @@ def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str, m
         ) from error
     if ended := result.return_value:  # type: ignore[attr-defined]  # rank 0's; Ray's annotation is that of V1
         raise UserError(ended)
+
+
+@contextmanager
+def _sigterm_is_sigint() -> Iterator[None]:
+    """`ray job stop` sends SIGTERM, and Ray Train ends its workers on SIGINT alone. Workers that go on would
+    say on the run's page that it trains, and miss its lock, after the job has said that it was stopped."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _newest_checkpoint(run_uri: str) -> str:

@@ -14,6 +14,8 @@ import torch
 from sa2va_ray import storage
 from sa2va_ray.manifest import MANIFEST, read_manifest, to_json, write_manifest
 from sa2va_ray.models.checkpoint import list_checkpoints, read_stored_checkpoint
+from sa2va_ray.train.checkpoints.beat import LOCK_FILE
+from sa2va_ray.train.watch.run_facts import read_run_facts
 from tests.train.runs import losses_of, train_workers, weights_of
 
 pytestmark = pytest.mark.soak
@@ -81,13 +83,17 @@ def test_a_lost_worker_and_a_silent_store_change_nothing(start, stack, undisturb
     assert_same(f"{runs_uri}/hurt", undisturbed)
 
 
-def test_ctrl_c_ends_a_run_by_hand_with_what_the_same_command_does(start):
-    run = start("interrupted")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])  # Ctrl-C, `ray job stop`
+def test_a_run_that_is_stopped_says_so_and_what_the_same_command_does(start, runs_uri, sent):
+    run = start(f"stopped-{sent}")
     run.wait_for("progress train 3/")
-    run.process.send_signal(signal.SIGINT)
+    run.process.send_signal(sent)
     assert run.process.wait(timeout=100) == 1  # Ray's own; a job that has not come to the workers ends with 130
     told = "stopped. The same job, started again, goes on from the newest checkpoint"
     assert told in "".join(run.output().splitlines()[-2:])  # Ray's controller may say that it has aborted behind it
+    assert not train_workers()
+    assert read_run_facts(f"{runs_uri}/stopped-{sent}")["state"]["name"] == "stopped"
+    assert LOCK_FILE not in storage.list_files(f"{runs_uri}/stopped-{sent}")
 
 
 def test_three_workers_go_on_where_two_stopped(start, runs_uri):
