@@ -1,18 +1,20 @@
 """A result in the browser: `sa2va-ray open`. Files are read from their store at each request, so that the page of a run
 that goes on shows its newest state."""
 
-import html
 import mimetypes
 import secrets
 import sys
 import time
 import webbrowser
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.pictures.pages import render_page
 from sa2va_ray.train.checkpoints.beat import BeatWatch
 from sa2va_ray.train.watch.page.silence import PLACE, say_silence
 
@@ -21,6 +23,12 @@ _PAGES = (_RUN_PAGE, "report.html", "validation/report.html", "calibration.html"
 """What is shown of a folder, the first that is there."""
 _LARGEST_BYTES = 512 * 2**20
 _MOST_LISTED = 2000
+"""Pictures of a folder, and other files."""
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+"""What a browser draws."""
+_FIRST_FOLDERS = ("panels", "overlays")
+"""Of predictions: they show image and mask together."""
+_TEMPLATE = Path(__file__).with_name("files.html.jinja")
 
 
 def show(uri: str, port: int = 0) -> None:
@@ -120,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
             if num_bytes > _LARGEST_BYTES:
                 raise UserError(f"The file has {num_bytes / 2**20:.0f} MiB; the viewer shows up to 512. Copy it.")
             return mimetypes.guess_type(name)[0] or "text/plain", self._with_silence(name, uri, storage.read_bytes(uri))
-        return "text/html", _listing(storage.list_files(uri)).encode()
+        return "text/html", _listing(storage.list_files(uri))
 
     def _with_silence(self, name: str, uri: str, content: bytes) -> bytes:
         """The page of a run says what it was doing when it was written: that no job does it any more is said here."""
@@ -147,16 +155,21 @@ class _Handler(BaseHTTPRequestHandler):
         """Names of files stay out of the terminal."""
 
 
-def _listing(files: dict[str, int]) -> str:
+def _listing(files: Mapping[str, int]) -> bytes:
+    """The page of a folder that has none: its pictures, folder by folder, and the names of the other files."""
     if not files:
         raise FileNotFoundError
-    rows = "".join(
-        f"<tr><td><a href='{quote(name)}'>{html.escape(name)}</a><td align=right>{num_bytes:,}"
-        for name, num_bytes in sorted(files.items())[:_MOST_LISTED]
-    )
-    more = f"<p>and {len(files) - _MOST_LISTED:,} more" if len(files) > _MOST_LISTED else ""
-    return (
-        "<!doctype html><meta charset=utf-8><meta name=color-scheme content='light dark'><title>Files</title>"
-        "<style>body{font:16px system-ui;margin:2rem} td{padding:.2rem 1rem .2rem 0}</style>"
-        f"<h1>Files</h1><table><tr><th align=left>name<th>bytes{rows}</table>{more}"
-    )
+    pictures: dict[str, list[str]] = {}
+    others = []
+    for name in sorted(files):
+        if name.lower().endswith(_PICTURES):
+            pictures.setdefault(name.rpartition("/")[0], []).append(name)
+        else:
+            others.append(name)
+    values = {
+        "pictures": sorted(pictures.items(), key=lambda each: (each[0] not in _FIRST_FOLDERS, each[0])),
+        "others": others,
+        "files": files,
+        "most": _MOST_LISTED,
+    }
+    return render_page(_TEMPLATE, {"address": quote}, values)

@@ -1,5 +1,6 @@
 """Results in the browser."""
 
+import re
 import threading
 import time
 import urllib.error
@@ -45,7 +46,7 @@ def test_a_report_on_a_store_is_shown_as_it_is_now(bucket_uri):
         assert get(f"{server.base_url}/report.html")[2] == "<p>two"
         status, _, listing = get(f"{server.base_url}/")
         assert status == 200
-        assert "href='pictures/a%20b%23.png'" in listing
+        assert '<a href="report.html">' in listing
         assert get(f"{server.base_url}/pictures/a%20b%23.png")[:2] == (200, "image/png")
         assert get(f"{server.base_url}/nothing.png")[0] == 404
 
@@ -54,6 +55,19 @@ def test_the_page_of_a_run_comes_first(tmp_path):
     for name in ("contact_sheet.png", "report.html", "run.html"):
         (tmp_path / name).write_bytes(b"x")
     assert find_page(str(tmp_path))[1] == "run.html"
+
+
+def test_pictures_of_a_folder_without_a_page_are_shown_overlays_first(tmp_path):
+    """As `jobs.predict` writes them."""
+    for name in ("masks/1.png", "overlays/a b#.png", "results.json"):
+        storage.write_bytes(str(tmp_path / name), b"x")
+    with served(tmp_path) as server:
+        page = get(f"{server.base_url}/")[2]
+        shown = re.findall('<img src="([^"]+)"', page)
+        assert shown == ["overlays/a%20b%23.png", "masks/1.png"]
+        assert [get(f"{server.base_url}/{each}")[:2] for each in shown] == [(200, "image/png")] * 2
+    assert "img-src data: 'self'" in page
+    assert '<a href="results.json">results.json</a>' in page
 
 
 def test_others_cannot_guess_the_address_and_nobody_leaves_the_folder(tmp_path):
