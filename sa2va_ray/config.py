@@ -177,6 +177,11 @@ def _explain_no_file(path: Path, keys: Sequence[str]) -> str:
         return f"{name} is a folder, no config file. Name a file in it; keys are written key=value."
     files = {each.name: str(each) for folder in (Path("jobs/configs"), path.parent) for each in _yaml_files(folder)}
     near = did_you_mean(path.name, files) or did_you_mean(name, {key: f"{key}=" for key in keys})
+    if not os.path.isdir("jobs/configs") and not os.path.isabs(path):
+        return (
+            f"There is no config file {name} below this folder, which has no jobs/configs/ either: go to the folder of "
+            f"the repository, or give the file's whole path. Overrides are written key=value.{near}"
+        )
     return f"There is no config file {name}. Overrides are written key=value; see jobs/configs/ for files.{near}"
 
 

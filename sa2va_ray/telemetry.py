@@ -88,9 +88,11 @@ def log_result(uri: str, *command: str, shown: str | None = None) -> None:
     what the user has to give; how its result is looked at, and where it is.
 
     Args:
+        command: none where the job has said what comes next.
         shown: what is looked at, where that is not the result itself.
     """
-    LOGGER.info("next: %s", shlex.join(["python", "-m", *command]))
+    if command:
+        LOGGER.info("next: %s", shlex.join(["python", "-m", *command]))
     LOGGER.info("look at it: %s", shlex.join(["sa2va-ray", "open", shown or uri]))
     LOGGER.info("result: %s", uri)
 

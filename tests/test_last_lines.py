@@ -98,7 +98,10 @@ def test_prepare(ray_cluster, tmp_path, lines, monkeypatch):
     few = SplitConfig(val_fraction=1e-9, test_fraction=0)
     prepare(config.model_copy(update={"validate_only": True, "split": few}))
     assert lines[-4].startswith("WARNING: Split val is empty (patients: train 4, val 0, test 0).")
-    ends_with(lines, out / "validation/report.html", "prepare", "source=SOURCE", f"out={out}")
+    report = out / "validation/report.html"
+    assert lines[-3] == "next: the same command without validate_only=true"
+    assert shlex.split(lines[-2])[-1] == str(report)
+    assert lines[-1] == f"result: {report}"
 
 
 def test_outputs_within_inputs_are_refused_by_every_job(tmp_path):

@@ -12,7 +12,12 @@ from sa2va_ray.evaluate.passes.answers import answer_questions
 from sa2va_ray.evaluate.passes.measure import measure_answers
 from sa2va_ray.evaluate.report.evaluation_page import render_evaluation
 from sa2va_ray.evaluate.report.extremes import draw_extremes
-from sa2va_ray.evaluate.report.wording import describe_ceilings, describe_one_mask, describe_silences
+from sa2va_ray.evaluate.report.wording import (
+    describe_ceilings,
+    describe_difference,
+    describe_one_mask,
+    describe_silences,
+)
 from sa2va_ray.evaluate.statistics.summary import (
     by_phrase,
     by_width,
@@ -62,6 +67,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         LOGGER.info("%s", told)
     scores = ", ".join(f"{name} {result['per_patient'][name]:.4f}" for name in METRICS)
     LOGGER.info("evaluated, means over %d patient(s): %s", result["num_patients"], scores)
+    if config.against:
+        LOGGER.info("%s", describe_difference(result))
     for told in filter(None, [*describe_silences(result), describe_one_mask(result)]):
         LOGGER.warning("%s", told)
     report = storage.join(config.out, "report.html")

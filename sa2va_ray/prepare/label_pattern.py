@@ -7,6 +7,8 @@ from functools import cached_property
 
 from sa2va_ray.patterns import PathPattern
 
+LABEL_PATTERN_AS_TYPED = """'label_pattern="masks/{stem}_vessel.png"'"""
+"""An example, in a shell's quotes and within them YAML's, which would read the braces."""
 _ARROW = "->"
 _ANY_IMAGE = "{folder}/{stem}"
 _PART = re.compile(r"\{(\w+)\}/?|\*")

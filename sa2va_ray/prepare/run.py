@@ -106,8 +106,8 @@ def _prepare(config: PrepareConfig) -> str | None:
                 f"{refusal} No data set was written. Its report says more: sa2va-ray open {shlex.quote(report)}"
             )
         _warn_again(last)
-        with_key = [f"pseudonym_key_file={config.pseudonym_key_file}"] if config.pseudonym_key_file else []
-        log_result(report, "jobs.prepare", "source=SOURCE", f"out={config.out}", *with_key)
+        LOGGER.info("next: the same command without validate_only=true")
+        log_result(report)
         return None
     used = [task for task in tasks if outcomes[task.record.index]["split"]]
     data_sha256 = _write_data_set(used, outcomes, facts, report_files, config)

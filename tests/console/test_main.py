@@ -30,7 +30,15 @@ def test_each_verb_helps(verb):
 
 def test_a_verb_takes_what_a_job_takes():
     result = invoke("train", "no_such.yaml", "optim.lr=1")
-    assert (result.exit_code, "There is no config file no_such.yaml" in result.stderr) == (2, True)
+    assert (result.exit_code, "There is no config file no_such.yaml. " in result.stderr) == (2, True)
+
+
+def test_a_config_file_that_is_looked_for_outside_the_repository_is_told_as_that(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = invoke("train", "jobs/configs/demo.yaml").stderr
+    assert (
+        "jobs/configs/demo.yaml below this folder, which has no jobs/configs/ either: go to the folder of the" in told
+    )
 
 
 def completions(line: str, shell: str = "bash") -> list[str]:

@@ -185,6 +185,8 @@ def test_an_answer_without_seg_counts_and_two_models_are_paired(
     assert result["against"]["per_patient"]["dice"] == pytest.approx(-np.mean(means))
     page = (tmp_path / "report.html").read_text()
     assert "silent against" in page
+    name = result["against"]["model"]["name"]
+    assert f"against {name}, of dice {-np.mean(means):.4f}: the difference is {np.mean(means):+.4f} (" in caplog.text
     (silence,) = result["silence"]
     assert (silence["num_objects"], silence["num_no_seg"], silence["num_empty"]) == (3, 3, 0)
     assert result["against"]["silence"] == []

@@ -56,6 +56,17 @@ def describe_ceilings(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def describe_difference(result: Mapping[str, Any]) -> str:
+    """The paired difference in Dice of `model` and `against` in the content of `metrics.json`."""
+    difference, other = result["differences"]["dice"], result["against"]
+    interval = difference["interval_95"]
+    within = " to ".join(f"{end:+.4f}" for end in interval) if interval else "no interval of one patient"
+    return (
+        f"against {other['model']['name']}, of dice {other['per_patient']['dice']:.4f}: the difference is "
+        f"{difference['mean']:+.4f} ({within})"
+    )
+
+
 def describe_silences(result: Mapping[str, Any]) -> list[str]:
     """What to tell of each `silence` in the content of `metrics.json`, of `model` and of `against`."""
     return [

@@ -9,7 +9,7 @@ from functools import cached_property
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.hub import HOW_WRITTEN, locate
-from sa2va_ray.prepare.label_pattern import LabelPattern
+from sa2va_ray.prepare.label_pattern import LABEL_PATTERN_AS_TYPED, LabelPattern
 from sa2va_ray.prepare.records import Place, Quarantined, Record, Rejected
 from sa2va_ray.prepare.sources.by_pattern import PatternPairs
 from sa2va_ray.prepare.sources.datasets.read import DataSetFiles
@@ -256,7 +256,8 @@ def _check_recognised(folder: Folder, items: Sequence[Item], notes: Sequence[str
         "LabelMe (a JSON file for each image), COCO instances, exports of Label Studio, mask images (folders "
         "`images` and `masks`, or names with `_mask`), DICOM files with mask images, the files of DRIVE, STARE, "
         "CHASE_DB1, HRF, DCA1, FIVES and nnU-Net. "
-        f"Point `source` at the folder that holds images and labels.{_unpacking_hint(folder)}"
+        "Point `source` at the folder that holds images and labels. Of labels with other names a pattern says whose "
+        f"they are: {LABEL_PATTERN_AS_TYPED}.{_unpacking_hint(folder)}"
         f"{''.join(f' {note}' for note in notes)}"
     )
 

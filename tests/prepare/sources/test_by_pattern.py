@@ -1,8 +1,11 @@
 """Sources that are read by `label_pattern`."""
 
+import re
+import shlex
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from sa2va_ray.config import UserError
 from sa2va_ray.prepare.label_pattern import LabelPattern
@@ -30,6 +33,15 @@ def test_masks_of_any_name_find_their_images(tmp_path):
     assert (lonely.index, lonely.code) == (2, "orphan_image")
     assert "2 of 3 images have the label that `label_pattern` names" in lonely.reason
     assert source.notes == ["2 of 3 images have the label that `label_pattern` names."]
+
+
+def test_who_has_labels_of_other_names_is_shown_a_pattern_as_it_is_typed(tmp_path):
+    write_image(tmp_path / "masks_of_all/a-vessel.png")
+    with pytest.raises(UserError, match="none of the layouts") as refused:
+        read_source(str(tmp_path), OPTIONS)
+    (typed,) = re.findall(r"'label_pattern=.*?'", str(refused.value))
+    (argument,) = shlex.split(typed)
+    assert LabelPattern(yaml.safe_load(argument.removeprefix("label_pattern="))).label_of("a/b.png")
 
 
 def test_what_is_on_neither_side_is_left_and_counted(tmp_path):

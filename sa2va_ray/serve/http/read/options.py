@@ -68,7 +68,7 @@ def _describe(error: Mapping[str, Any]) -> str:
 
 def _wrong_field(problems: str) -> Problem:
     valid = ", ".join(SegmentOptions.model_fields)
-    return Problem(422, "Wrong field", problems, f"Fields beside the image are: {valid}.")
+    return Problem(422, "Wrong field", f"{problems}.", f"Fields beside the image are: {valid}.")
 
 
 def decode_base64(text: Any) -> bytes:

@@ -28,4 +28,5 @@ def test_wrong_fields(fields, told):
     assert time.process_time() - start < 1  # an error for each of them takes many seconds
     assert told.split(": ")[1] in refused.value.detail
     assert refused.value.detail.startswith(told[:6])
+    assert refused.value.detail.endswith(".")
     assert refused.value.status == 422
