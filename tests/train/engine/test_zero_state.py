@@ -1,6 +1,7 @@
 """Weights and moments go from any strategy and number of workers to any other, bit by bit, and training goes on."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,12 @@ STRATEGIES = ("zero2", "zero3", "zero3_offload")
 LR = 1e-3
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Two workers begin, three go on from what they left."""
+@pytest.fixture(scope="module", params=["new_tokens", "all"])
+def results(request, tmp_path_factory):
+    """Two workers begin, three go on from what they left; with whole embeddings trained, too."""
     folder = tmp_path_factory.mktemp("zero")
-    return {num_workers: ranks.run_ranks(_run, num_workers, folder) for num_workers in (2, 3)}
+    run = partial(_run, request.param)
+    return {num_workers: ranks.run_ranks(run, num_workers, folder) for num_workers in (2, 3)}
 
 
 @pytest.mark.parametrize("num_workers", [2, 3])
@@ -47,9 +49,10 @@ class _Training:
     """An engine, at the beginning or where `state` stands after two steps: the model takes its weights up before it is
     sharded, as in a run."""
 
-    def __init__(self, strategy: str, state: dict | None = None):
+    def __init__(self, strategy: str, embeddings: str, state: dict | None = None):
         workers = dist.get_world_size()
         settings = [f"num_workers={workers}", "global_batch_size=6", f"strategy={strategy}"]
+        settings.append(f"model.trainable.embeddings={embeddings}")
         self.config = TrainConfig.load([*ranks.TINY, *settings])
         model, self.processor = ranks.build_tiny(self.config)
         if state:
@@ -75,11 +78,11 @@ def _same(one: dict, other: dict) -> bool:
     )
 
 
-def _run(folder: Path) -> dict[str, bool]:
+def _run(embeddings: str, folder: Path) -> dict[str, bool]:
     found, left_by_two = {}, folder / "two.pt"
     for strategy in STRATEGIES:
         handed_on = torch.load(left_by_two, weights_only=True) if dist.get_world_size() == 3 else None
-        training = _Training(strategy, handed_on)
+        training = _Training(strategy, embeddings, handed_on)
         if handed_on:
             found[f"from two {strategy}"] = _same(training.state(), handed_on)
         else:
@@ -87,7 +90,7 @@ def _run(folder: Path) -> dict[str, bool]:
             training.step(1)
         state = training.state()
         for other in STRATEGIES:
-            resumed = _Training(other, state)
+            resumed = _Training(other, embeddings, state)
             found[f"same {strategy} {other}"] = _same(resumed.state(), state)
             if other == strategy:
                 training.step(2)
