@@ -156,6 +156,7 @@ _HEADING = re.compile(r"^(#+) ", re.MULTILINE)
 _ROW = re.compile(r"^\|", re.MULTILINE)
 _INDENTED = re.compile(r"^ {4}", re.MULTILINE)
 _CODE = re.compile(r"`[^`\n]+`")
+_INTO_PAGE = re.compile(r"\]\((?:docs/(?:en|zh)/)?([\w.]+\.md)#")
 _NUMBER = re.compile(r"\d[\d.,]*\d|\d")
 
 
@@ -171,6 +172,7 @@ def shape(page: Path) -> dict[str, object]:
         "commands": list(commands(page)),
         "code": Counter(_CODE.findall(prose)),
         "images": images(page),
+        "links into pages": Counter(_INTO_PAGE.findall(prose)),
         "numbers": Counter(_NUMBER.findall(prose)),
     }
 
