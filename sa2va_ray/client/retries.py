@@ -13,14 +13,15 @@ BUSY = (429, 503)
 _AWAY = (502, 504)
 """As `BUSY` where a proxy says so: the endpoint behind it does not run, or starts. The endpoint's own 504 is another
 matter: it has taken all the time that it may for an image."""
+_PROBLEM = ("status", "title", "detail", "cure", "request_id")
 _LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S = 30.0, 0.5
 
 
 def problem_of(response: httpx.Response) -> ProblemError:
     """The error that a reply without success stands for."""
-    if response.headers.get("content-type") == "application/problem+json":
-        document = response.json()
-        return ProblemError(**{name: document[name] for name in ("status", "title", "detail", "cure", "request_id")})
+    document = response.json() if response.headers.get("content-type") == "application/problem+json" else {}
+    if document.keys() >= set(_PROBLEM):  # a proxy's may have other members
+        return ProblemError(**{name: document[name] for name in _PROBLEM})
     request_id = response.headers.get("sa2va-request-id", "")
     cure = "Ask whoever runs the endpoint."
     return ForeignReplyError(response.status_code, response.reason_phrase, response.text[:200], cure, request_id)

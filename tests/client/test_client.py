@@ -21,6 +21,7 @@ from fastapi import FastAPI, Request, Response
 from PIL import Image
 
 from sa2va_ray.client import AsyncClient, Client, NoReplyError, ProblemError, Result
+from sa2va_ray.client.errors import ForeignReplyError
 from sa2va_ray.images.masks import mask_to_rle
 
 SHA256 = "ab" * 32
@@ -249,6 +250,15 @@ def test_a_proxy_before_an_endpoint_that_is_away_is_asked_again(segment: Segment
     endpoint.answers = [Response("<html>", 502, {"Retry-After": "0"}) for _ in range(2)]
     with pytest.raises(ProblemError, match="502 Bad Gateway"):
         segment(b"image", options={"max_tries": 2})
+
+
+def test_a_proxys_own_problem_document_is_a_problem_too(segment: Segment, endpoint: Endpoint):
+    """It has other members than the endpoint's, which made a `KeyError` of it."""
+    endpoint.answers = [as_json(502, {"title": "Bad Gateway"}, "application/problem+json", Retry_After="0")]
+    assert segment(b"image").request_id == "r0"
+    endpoint.answers = [as_json(413, {"title": "Too large"}, "application/problem+json")]
+    with pytest.raises(ForeignReplyError, match="413 "):
+        segment(b"image")
 
 
 def test_an_image_that_the_endpoint_has_no_time_for_is_not_sent_again(segment: Segment, endpoint: Endpoint):
