@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from sa2va_ray.baselines.config import BaselineConfig, NnunetTrainingConfig
 from sa2va_ray.baselines.fitted import FittedBaseline
 from sa2va_ray.cluster.resources import check_cluster, decide_use_gpu
-from sa2va_ray.cluster.streams import user_message
+from sa2va_ray.cluster.streams import cause_of
 from sa2va_ray.config import UserError
 from sa2va_ray.data.nnunet_layout import write_nnunet_layout
 from sa2va_ray.data.sample_index import read_split
@@ -44,10 +44,7 @@ def train_nnunet(config: BaselineConfig) -> FittedBaseline:
     try:
         return ray.get(task.remote(config.data_uri, nnunet.model_dump()))
     except RayError as error:
-        last_line = str(error).strip().splitlines()[-1]
-        raise UserError(
-            user_message(error) or f"nnU-Net was not trained: {last_line} The task's log is on the dashboard."
-        ) from error
+        raise UserError(f"nnU-Net was not trained: {cause_of(error)} The task's log is on the dashboard.") from error
 
 
 def _train(data_uri: str, values: dict[str, Any]) -> FittedBaseline:

@@ -21,6 +21,7 @@ from sa2va_ray import storage
 from sa2va_ray.baselines.config import BaselineConfig, UnetTrainingConfig
 from sa2va_ray.baselines.fitted import FittedBaseline
 from sa2va_ray.cluster.resources import check_cluster, decide_use_gpu
+from sa2va_ray.cluster.streams import cause_of
 from sa2va_ray.config import UserError
 from sa2va_ray.data.batch import Batch
 from sa2va_ray.data.order import EpochPlan
@@ -60,8 +61,9 @@ def train_unet(config: BaselineConfig) -> FittedBaseline:
     try:
         weights, loss = trainer.fit().return_value  # type: ignore[attr-defined]  # rank 0's; Ray's annotation is that of V1
     except ray.train.TrainingFailedError as error:
-        last_line = str(error).strip().splitlines()[-1]
-        raise UserError(f"The U-Net was not trained: {last_line} The workers' logs are on the dashboard.") from error
+        raise UserError(
+            f"The U-Net was not trained: {cause_of(error)} The workers' logs are on the dashboard."
+        ) from error
     finally:
         storage.delete_folder(storage.join(config.out, _RAY_RUN))
     files = {WEIGHTS_FILE: weights, CONFIG_FILE: (unet.network.model_dump_json(indent=2) + "\n").encode()}

@@ -237,20 +237,30 @@ def check_paths(config: ClusterConfig, **paths: str | None) -> None:
         )
 
 
-def least_gpu_bytes(waits: bool) -> int | None:
+def least_gpu_bytes(waits: bool, patience_s: float | None = None) -> int | None:
     """Memory of the smallest GPU of the cluster, as its nodes tell it. None where no node with a GPU is up or its GPU
     cannot be asked.
 
     Args:
         waits: while no node with a GPU is up, wait for one that the autoscaler starts.
+        patience_s: how long a GPU is waited for that other jobs have; until they give it back by default.
     """
     measure = ray.remote(num_cpus=0, num_gpus=0.01, max_calls=1)(_gpu_bytes)  # max_calls: no process stays on the GPU
     nodes = [node["NodeID"] for node in _alive() if node["Resources"].get("GPU")]
     if not nodes and not waits:
         return None
     on_each = [measure.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
-    found = ray.get([task.remote() for task in on_each or [measure]])
-    return min((num_bytes for num_bytes in found if num_bytes), default=None)
+    asked = [task.remote() for task in on_each or [measure]]
+    answered, late = ray.wait(asked, num_returns=len(asked), timeout=patience_s)
+    for each in late:
+        ray.cancel(each)
+    if late:
+        LOGGER.warning(
+            "%d of %d node(s) with GPUs did not tell the memory of one within %.0f s: other jobs have all of them "
+            "(`ray status`).",
+            *(len(late), len(asked), patience_s),
+        )
+    return min((num_bytes for num_bytes in ray.get(answered) if num_bytes), default=None)
 
 
 def _gpu_bytes() -> int | None:

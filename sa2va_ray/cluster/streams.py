@@ -20,6 +20,7 @@ T = TypeVar("T")
 _MAX_BLOCK_BYTES = 8 * 2**20
 """Blocks of a few rows: they are what actors share out, and what is lost when a run is killed."""
 _USER_ERROR = re.compile(r"^sa2va_ray\.[\w.]*Error: (.+?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+_MEMORY_WAS_FULL = re.compile(r"Memory on the node \(.*?\) was (\S+) used / (\S+) limit")
 
 IO_TASK: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": 0.25}
 """Arguments of `map_batches` for tasks that mostly wait for storage. With the CPUs of an actor, Ray Data would run them
@@ -107,6 +108,20 @@ def user_message(error: Exception) -> str | None:
     """The message of a `UserError` that the text of an error of Ray's quotes; None where it quotes none."""
     match = _USER_ERROR.search(str(error))
     return match[1] if match else None
+
+
+def cause_of(error: Exception) -> str:
+    """The cause in an error of Ray's: what we ourselves have raised, or its last line, except where memory was short
+    and that line is advice on Ray's settings."""
+    if found := _MEMORY_WAS_FULL.search(str(error)):
+        return (
+            f"Ray killed a worker, because {found[1]} of its node's {found[2]} of memory were in use. Let less run "
+            "beside it, or give the node more."
+        )
+    if raised := user_message(error):
+        return raised.splitlines()[0]  # behind it stands more of the traceback
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _apply(block: pa.Table, function: Callable[[Any], dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -1,7 +1,6 @@
 """The driver side of a training run: checks and the plan first, then a Ray Train TorchTrainer."""
 
 import os
-import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from ray.train.torch import TorchTrainer
 
 from sa2va_ray import storage
 from sa2va_ray.cluster.resources import check_cluster, check_paths, connect, decide_use_gpu, least_gpu_bytes
-from sa2va_ray.cluster.streams import user_message
+from sa2va_ray.cluster.streams import cause_of
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import digest, read_manifest
 from sa2va_ray.models.checkpoint import (
@@ -45,8 +44,8 @@ _CURE = (
     "Lower num_workers, cpus_per_worker or pipeline.cpus_per_actor (0.5 lets two of its actors share a core), or add "
     "nodes."
 )
+_PLAN_WAITS_S = 20.0  # for a GPU that other jobs have
 _RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
-_MEMORY_WAS_FULL = re.compile(r"Memory on the node \(.*?\) was (\S+) used / (\S+) limit")
 
 
 def train(config: TrainConfig) -> str | None:
@@ -110,8 +109,7 @@ def _plan(config: TrainConfig) -> None:
     except StorageError as error:
         LOGGER.warning("the data set cannot be looked at: %s", error)
         data_manifest = None
-    gpu_bytes = _gpu_bytes_for_a_plan(config)
-    use_gpu = gpu_bytes is not None if config.use_gpu is None else config.use_gpu
+    use_gpu, gpu_bytes = _gpus_of_a_plan(config)
     plan = log_plan(config.model_copy(update={"use_gpu": use_gpu}), data_manifest, gpu_bytes)
     for refusal in filter(None, (too_long(plan), too_large(plan))):
         LOGGER.warning(refusal)
@@ -176,15 +174,18 @@ def _paths_of_base(config: TrainConfig) -> dict[str, str | None]:
     return {f"model.base.{key}": getattr(base, key) for key in keys}
 
 
-def _gpu_bytes_for_a_plan(config: TrainConfig) -> int | None:
-    """Memory of the smallest GPU of the cluster's nodes that are up, or of this machine where the process belongs to no
-    cluster; None where there is none."""
+def _gpus_of_a_plan(config: TrainConfig) -> tuple[bool, int | None]:
+    """Whether the run would use GPUs; and the memory of the smallest one of the cluster's nodes that are up, or of this
+    machine where the process belongs to no cluster, None where it is not known."""
     if config.use_gpu is False:
-        return None
+        return False, None
     if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
-        return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+        is_here = torch.cuda.is_available()
+        return config.use_gpu or is_here, torch.cuda.get_device_properties(0).total_memory if is_here else None
     connect()
-    return least_gpu_bytes(waits=False)
+    if not decide_use_gpu(config.use_gpu):
+        return False, None
+    return True, least_gpu_bytes(waits=False, patience_s=_PLAN_WAITS_S)
 
 
 def _facts(plan: MemoryPlan) -> dict[str, Any]:
@@ -246,7 +247,7 @@ def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str, m
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise UserError(
-            f"The run ended: {_cause(error)} Its workers were replaced up to max_failures={config.max_failures} "
+            f"The run ended: {cause_of(error)} Its workers were replaced up to max_failures={config.max_failures} "
             f"times; the workers' logs are on the dashboard. Newest checkpoint: {_newest_checkpoint(run_uri)}. "
             "Start the job again with resume=auto (the default) to go on from it."
         ) from error
@@ -276,17 +277,3 @@ def _newest_checkpoint(run_uri: str) -> str:
 def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
     """The number of workers, or the range of it for an elastic run."""
     return (config.min_workers, config.num_workers) if config.min_workers else config.num_workers
-
-
-def _cause(error: Exception) -> str:
-    """The cause in Ray's error: what we ourselves have raised, or its last line, except where memory was short and that
-    line is advice on Ray's settings."""
-    if found := _MEMORY_WAS_FULL.search(str(error)):
-        return (
-            f"Ray killed a worker, because {found[1]} of its node's {found[2]} of memory were in use. Let less run "
-            "beside it, or give the node more."
-        )
-    if raised := user_message(error):
-        return raised.splitlines()[0]  # behind it stands more of the traceback
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -6,12 +6,16 @@ import pyarrow as pa
 import pytest
 import ray
 
-from sa2va_ray.cluster.streams import map_items, stream_rows, stream_tables
+from sa2va_ray.cluster.streams import cause_of, map_items, stream_rows, stream_tables
 from sa2va_ray.config import UserError
 from sa2va_ray.storage import StorageError
 
 SCHEMA = pa.schema([("square", pa.int64())])
 MESSAGE = "The first line.\nThe second: a cure."
+_OUT_OF_MEMORY = """1 worker(s) failed
+ray.exceptions.OutOfMemoryError: 2 worker(s) were killed due to the node running low on memory.
+Memory on the node (IP: 192.0.2.2, ID: 97f3) was 22.31GB used / 23.48GB limit (0.950170)
+Refer to the documentation on how to address the out of memory issue: https://docs.ray.io."""
 
 
 def square(number: int, refused: int | None = None) -> dict[str, int]:
@@ -50,3 +54,14 @@ def test_a_bug_stays_a_bug(ray_cluster):
     with pytest.raises(Exception, match="ZeroDivisionError") as caught:
         list(map_items(lambda number: {"square": number // 0}, [1], SCHEMA, items_per_task=1, what="square"))
     assert not isinstance(caught.value, UserError)
+
+
+def test_a_worker_that_was_killed_for_memory_is_told_as_that():
+    told = cause_of(RuntimeError(_OUT_OF_MEMORY))
+    assert "22.31GB of its node's 23.48GB of memory were in use" in told
+    assert "documentation" not in told
+
+
+def test_other_causes_are_the_last_line():
+    assert cause_of(RuntimeError("Traceback ...\n\n  ValueError: 3 of 4  \n")) == "ValueError: 3 of 4"
+    assert cause_of(RuntimeError()) == "RuntimeError"

@@ -1,32 +1,16 @@
-"""What the driver refuses before it starts workers, and what a run that has ended tells of its cause."""
+"""What the driver refuses before it starts workers."""
 
 import json
 import logging
 
 import pytest
 
+from sa2va_ray.cluster.resources import least_gpu_bytes
 from sa2va_ray.config import UserError
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train import trainer
 from sa2va_ray.train.plan.table import GIB
-from sa2va_ray.train.trainer import _cause
 from tests.train.saved_runs import DATA_MANIFEST, run_config
-
-_OUT_OF_MEMORY = """1 worker(s) failed
-ray.exceptions.OutOfMemoryError: 2 worker(s) were killed due to the node running low on memory.
-Memory on the node (IP: 192.0.2.2, ID: 97f3) was 22.31GB used / 23.48GB limit (0.950170)
-Refer to the documentation on how to address the out of memory issue: https://docs.ray.io."""
-
-
-def test_a_worker_that_was_killed_for_memory_is_told_as_that():
-    told = _cause(RuntimeError(_OUT_OF_MEMORY))
-    assert "22.31GB of its node's 23.48GB of memory were in use" in told
-    assert "documentation" not in told
-
-
-def test_other_causes_are_the_last_line():
-    assert _cause(RuntimeError("Traceback ...\n\n  ValueError: 3 of 4  \n")) == "ValueError: 3 of 4"
-    assert _cause(RuntimeError()) == "RuntimeError"
 
 
 @pytest.fixture
@@ -35,7 +19,7 @@ def cluster_of_small_gpus(monkeypatch):
     for name in ("connect", "check_cluster", "check_paths"):
         monkeypatch.setattr(trainer, name, lambda *arguments, **paths: None)
     monkeypatch.setattr(trainer, "least_gpu_bytes", lambda waits: GIB)
-    monkeypatch.setattr(trainer, "_gpu_bytes_for_a_plan", lambda config: GIB)
+    monkeypatch.setattr(trainer, "_gpus_of_a_plan", lambda config: (True, GIB))
     monkeypatch.setattr(trainer, "_fit", lambda *arguments: pytest.fail("workers are started"))
 
 
@@ -96,6 +80,19 @@ def test_a_plan_needs_no_data_and_says_what_it_is_for(cluster_of_small_gpus, mes
     (told,) = [message for message in messages(logging.INFO) if message.startswith("plan of the run")]
     assert "longest sequence that the config lets through" in told
     assert "steps:" not in told
+
+
+def test_a_plan_is_that_of_the_run_where_no_gpu_can_be_asked(ray_cluster, messages, tmp_path, data_uri, monkeypatch):
+    """All GPUs of the cluster are at work for other jobs: it waited for them without a word. Where none is up yet, and
+    the autoscaler may start some, it was for CPUs."""
+    monkeypatch.setattr(trainer, "decide_use_gpu", lambda use_gpu: True)
+    monkeypatch.setattr(trainer, "_PLAN_WAITS_S", 1.0)
+    monkeypatch.setattr(trainer, "least_gpu_bytes", lambda waits, patience_s: least_gpu_bytes(True, patience_s))
+    config = run_config(tmp_path / "runs", f"data_uri={data_uri}", "plan=true", "precision=auto")
+    assert trainer.train(config.model_copy(update={"use_gpu": None})) is None
+    assert "1 of 1 node(s) with GPUs did not tell the memory of one within 1 s" in messages(logging.WARNING)[0]
+    (told,) = [message for message in messages(logging.INFO) if message.startswith("plan of the run")]
+    assert "CUDA and NCCL" in told
 
 
 def test_a_run_needs_data(cluster_of_small_gpus, tmp_path):
