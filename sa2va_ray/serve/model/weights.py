@@ -75,6 +75,7 @@ def local_model(source: ModelSource, cache_dir: str) -> str:
         fcntl.flock(turn, fcntl.LOCK_EX)  # one of the replicas that start together downloads
         if not _is_whole(folder):
             _check(source, source.uri)
+            _delete_cut_off(folder)
             _delete_unused(folder.parent)
             storage.download_folder(source.uri, folder)
     os.utime(folder)
@@ -101,6 +102,12 @@ def _check(source: ModelSource, uri: str) -> None:
             f"{uri} holds the model {found[:12]}, the application was deployed with {source.sha256[:12]}. "
             "`sa2va-ray deploy` serves the new one, as `serve deploy` does with another `revision`."
         )
+
+
+def _delete_cut_off(folder: Path) -> None:
+    """What downloads of this model have left whose processes were killed. To be called by the one that downloads it."""
+    for left in folder.parent.glob(f"{folder.name}.*{storage.PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _delete_unused(cache_dir: Path) -> None:

@@ -64,6 +64,23 @@ def test_a_copy_that_is_damaged_is_fetched_anew_while_another_process_has_it(sou
         LOGGER.removeHandler(caplog.handler)
 
 
+def test_what_a_killed_download_has_left_goes_with_the_next_one(stack, bucket_uri, tmp_path):
+    """A model's gigabytes for each replica that was killed while it started, on a node's disk for ever."""
+    (tmp_path / "weights").write_text("w")
+    write_model_manifest(tmp_path, {"name": "a", "threshold": 0.5})
+    storage.upload_folder(tmp_path, bucket_uri, last=MODEL_MANIFEST)
+    source, cache = ModelSource.read(bucket_uri), tmp_path / "cache"
+    killed = "from sa2va_ray.storage import copies; import os, shutil; shutil.rmtree = lambda *_, **__: os._exit(9); "
+    killed += f"copies.download_folder({source.uri!r}, copies.Path({str(cache / source.sha256)!r}))"
+    assert subprocess.run([sys.executable, "-c", killed]).returncode == 9
+    (left,) = cache.iterdir()
+    assert (left / "weights").exists()
+    another = cache / f"{'0' * 64}.1{storage.PARTIAL}"
+    another.mkdir()
+    folder = local_model(source, str(cache))
+    assert {each.name for each in cache.iterdir() if each.is_dir()} == {folder.rpartition("/")[2], another.name}
+
+
 @pytest.mark.soak
 def test_models_in_use_stay_however_many_they_are(sources, tmp_path):
     cache = tmp_path / "cache"
