@@ -134,5 +134,11 @@ async def _address(number: int, server: LabelStudio, each: Queued) -> str:
     if each.address is not None:
         return each.address
     source = each.candidate.item.source
-    suffix = suffix_of(source.name)
-    return await project.upload(number, server, f"{each.candidate.id}.{suffix}", storage.read_bytes(source.uri))
+    try:
+        image = storage.read_bytes(source.uri)
+    except (OSError, storage.StorageError):  # which tell its path
+        raise UserError(
+            f"The image {each.candidate.id}, to be uploaded, cannot be read any more: it is gone, or its disk or store "
+            "is away. Start the same command again: what is in the project already is not made twice."
+        ) from None
+    return await project.upload(number, server, f"{each.candidate.id}.{suffix_of(source.name)}", image)

@@ -12,6 +12,7 @@ from sa2va_ray.config import UserError
 from sa2va_ray.images.brush_rle import brush_rle_to_mask
 from sa2va_ray.images.decode import to_png
 from sa2va_ray.images.masks import mask_to_rle
+from sa2va_ray.labelling import run
 from sa2va_ray.labelling.config import LabelQueueConfig
 from sa2va_ray.labelling.run import label_queue
 from sa2va_ray.predict.job.results import RESULT_SCHEMA, write_results
@@ -110,6 +111,23 @@ def test_a_project_gets_what_it_has_not(ray_cluster, folder, studio):
     assert json.dumps(studio.tasks) == before, "the same command puts nothing there twice"
     studio.tasks[4]["annotations"] = [{"id": 3, "result": []}]
     assert queue(folder, **server)["queued"] == 3
+
+
+def test_an_image_that_is_gone_when_it_is_to_be_uploaded_is_told_without_its_path(ray_cluster, folder, studio):
+    server = {"project": "label_studio://7", "label_studio": {"url": studio.url}}
+    ranked = run._queue
+
+    def gone(*arguments):
+        found = ranked(*arguments)
+        (folder / "images" / found[0][0].candidate.item.source.name).unlink()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_queue", gone)
+        with pytest.raises(UserError, match=r"The image [0-9a-f]{16}, to be uploaded, cannot be read any more") as told:
+            queue(folder, **server)
+    assert not any(name in str(told.value) for name in ("Mueller", "Doe", str(folder)))
+    assert queue(folder, **server)["queued"] == 5
 
 
 def test_a_model_that_draws_nothing_is_told_of(ray_cluster, folder):
