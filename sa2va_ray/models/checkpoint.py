@@ -101,8 +101,6 @@ def newest_checkpoint(run_uri: str, read: Callable[[str], T]) -> T | None:
             return read(uri)
         except DamagedError as error:
             LOGGER.warning("checkpoint %s is passed over: %s", uri, error)
-        except FileNotFoundError:
-            LOGGER.warning("checkpoint %s is passed over: it has just been deleted", uri)
     return None
 
 
@@ -125,12 +123,15 @@ def read_stored_checkpoint(uri: str) -> StoredCheckpoint:
     """Reads and checks a checkpoint's manifest, state and config, and that all its files have their size.
 
     Raises:
-        DamagedError: what is not as it was written.
+        DamagedError: what is not as it was written, or not there any more.
         UserError: a checkpoint of another version of sa2va_ray.
     """
     manifest = read_checkpoint_manifest(uri)
     verify_files(uri, manifest, [STATE_FILE, CONFIG_FILE])
-    state, settings = (storage.read_bytes(storage.join(uri, name)) for name in (STATE_FILE, CONFIG_FILE))
+    try:
+        state, settings = (storage.read_bytes(storage.join(uri, name)) for name in (STATE_FILE, CONFIG_FILE))
+    except FileNotFoundError:
+        raise DamagedError(f"{uri} has just been deleted, as runs at work do with old ones.") from None
     return StoredCheckpoint(uri, parse_state(state, uri), parse_settings(settings, uri), manifest)
 
 

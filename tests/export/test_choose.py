@@ -1,9 +1,11 @@
 """Which checkpoint of a run `which` names, and what is said of it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.export.choose import choose_checkpoint
 from sa2va_ray.export.config import ExportConfig
@@ -38,6 +40,18 @@ def test_a_best_one_that_is_damaged_is_passed_over(run):
     content[-1] ^= 1
     weights.write_bytes(content)
     assert Path(choose_checkpoint(str(run), "best").uri).name == "step_00000020"
+
+
+def test_one_that_a_run_at_work_deletes_meanwhile_is_passed_over(run, monkeypatch):
+    read = storage.read_bytes
+
+    def deleted(uri: str) -> bytes:
+        if uri.endswith("step_00000010/train_state.json"):
+            shutil.rmtree(run / "step_00000010")
+        return read(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", deleted)
+    assert Path(choose_checkpoint(str(run), "best").uri).name == "step_00000015"
 
 
 def test_what_is_not_there_is_answered_with_the_steps_that_are(run, tmp_path):
