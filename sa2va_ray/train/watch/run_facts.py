@@ -14,6 +14,7 @@ import torch.distributed as dist
 from sa2va_ray import storage
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.checkpoints.changes import SettingChange
+from sa2va_ray.train.collectives import gather_objects
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.plan.sizes import ParameterGroup
 from sa2va_ray.train.watch.code_version import code_sha256, output_of
@@ -41,14 +42,12 @@ def collect_run_facts(
     Args:
         changes: settings that are others than those of the checkpoint that it goes on from.
     """
-    devices: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(devices, torch.cuda.get_device_name() if config.use_gpu else platform.machine())
     settings = config.model_dump(mode="json")
     attempt = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "step": step,
         "num_workers": dist.get_world_size(),
-        "devices": devices,
+        "devices": gather_objects(torch.cuda.get_device_name() if config.use_gpu else platform.machine()),
         "driver": _driver_version() if config.use_gpu else None,
         "git_commit": commit,
         "code_sha256": code_sha256(),
