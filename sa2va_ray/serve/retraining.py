@@ -25,6 +25,7 @@ from sa2va_ray.telemetry import LOGGER, configure_logging
 
 _NAMESPACE = "sa2va_ray"
 _TRIES, _PAUSE_S = 20, 0.25  # until the name of an actor that has ended is free
+_ANSWERS_WITHIN_S = 300.0  # the working directory of a job is sent meanwhile
 _RETRY_AFTER_S = 60
 _MOST_ANNOTATIONS = 100_000
 _TELL = "Tell whoever runs this endpoint: its log says why."
@@ -130,7 +131,7 @@ class RetrainingCounter:
         for _ in range(_TRIES):
             try:
                 self._actor = self._actor or self._find()
-                return ray.get(self._actor.count.remote(self._config, told))
+                return ray.get(self._actor.count.remote(self._config, told), timeout=_ANSWERS_WITHIN_S)
             except (ActorDiedError, ActorUnavailableError):
                 self._actor = None
                 time.sleep(_PAUSE_S)
@@ -145,7 +146,7 @@ class RetrainingCounter:
         raise NotCounted(503, "Not ready", detail, _TELL, _RETRY_AFTER_S)
 
     def _find(self) -> Any:
-        name = f"retraining {self._config.state_uri}"
+        name = _actor_name(self._config)
         options = {"name": name, "namespace": _NAMESPACE, "get_if_exists": True}
         return Retraining.options(**options).remote()  # type: ignore[attr-defined]
 
@@ -207,6 +208,10 @@ class Retraining:
         client.submit_job(entrypoint=config.entrypoint, submission_id=job, runtime_env=config.runtime_env or None)
         LOGGER.info("retraining: %d new annotations, started job %s", state.count, job)
         return job
+
+
+def _actor_name(config: RetrainConfig) -> str:
+    return f"retraining {config.state_uri}"
 
 
 def _name_of(uri: str) -> str:

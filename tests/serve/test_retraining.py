@@ -11,6 +11,7 @@ from ray.job_submission import JobSubmissionClient
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
+from sa2va_ray.serve import retraining
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.retraining import RetrainConfig, RetrainingCounter, check_state
 
@@ -86,6 +87,31 @@ def test_what_could_not_be_counted_is_counted_with_the_next_annotation(ray_clust
 
     assert asyncio.run(tell())["annotations"] == 3
     assert state(config) == {"ids": [1, 2], "num_untold": 1, "submitting": None}
+
+
+@ray.remote(num_cpus=0)
+class Silent:
+    """In the place of `Retraining` where Ray's jobs have taken a request and do not answer it."""
+
+    def count(self, config, annotations):
+        time.sleep(60)
+
+
+def test_an_actor_that_does_not_answer_is_not_waited_for_for_ever(ray_cluster, config, monkeypatch):
+    """Each webhook waited behind the first one, and what they told was kept without a bound."""
+    options = {"name": retraining._actor_name(config), "namespace": retraining._NAMESPACE}
+    silent = Silent.options(**options).remote()
+
+    async def tell():
+        counter = RetrainingCounter(config)
+        with monkeypatch.context() as patch:
+            patch.setattr(retraining, "_ANSWERS_WITHIN_S", 0.5)
+            with pytest.raises(Problem, match="wait to be counted"):
+                await counter.tell([1])
+        ray.kill(silent)
+        return await counter.tell([2])
+
+    assert asyncio.run(tell())["annotations"] == 2
 
 
 def test_what_is_counted_without_a_job_is_not_counted_again(ray_cluster, config, client):
