@@ -90,14 +90,17 @@ def _dice_from(counts: np.ndarray) -> np.ndarray:
 
 def _count_all(data_uri: str, config: FilterConfig, polarities: tuple[Polarity, ...]) -> np.ndarray:
     """(I, P, 2, R) int64."""
-    total = len(SampleIndex(data_uri, "train"))
+    samples = SampleIndex(data_uri, "train")
+    total = len(samples)
     # Not `ray.data.read_parquet`, which takes paths for web addresses: `prep #2%20` has no files there.
     # Not `ray.data.range`, whose tasks want a whole CPU.
     indices = ray.data.from_items(
         [{"id": number} for number in range(total)], override_num_blocks=math.ceil(total / _SAMPLES_PER_TASK)
     )
     counts: list[np.ndarray] = []
-    counted = indices.map_batches(partial(_count_batch, data_uri, config, polarities), batch_size=None)
+    counted = indices.map_batches(
+        partial(_count_batch, data_uri, samples.data_sha256, config, polarities), batch_size=None
+    )
     with Progress("filter", total) as progress:
         for row in stream_rows(counted):
             counts.append(row["counts"])
@@ -106,11 +109,15 @@ def _count_all(data_uri: str, config: FilterConfig, polarities: tuple[Polarity, 
 
 
 def _count_batch(
-    data_uri: str, config: FilterConfig, polarities: tuple[Polarity, ...], batch: dict[str, np.ndarray]
+    data_uri: str,
+    data_sha256: str,
+    config: FilterConfig,
+    polarities: tuple[Polarity, ...],
+    batch: dict[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """`id`, numbers of I samples -> `counts` (I, P, 2, R) int64."""
     cv2.setNumThreads(1)  # a task has one core
-    samples = SampleIndex(data_uri, "train").read(batch["id"])
+    samples = SampleIndex(data_uri, "train", data_sha256).read(batch["id"])
     return {"counts": np.stack([_count(config, polarities, sample) for sample in samples])}
 
 

@@ -21,4 +21,5 @@ class ProblemError(EndpointError):
 
 
 class ForeignReplyError(ProblemError):
-    """The reply is no problem document: it is that of a proxy, or of Serve before it has called our code."""
+    """The reply is no problem document of the endpoint's: it is that of a proxy, or of Serve before it has called our
+    code."""

@@ -1,6 +1,7 @@
 """What to do with a reply that is no success: the error that it stands for, and when to try again."""
 
 import random
+from contextlib import suppress
 
 import httpx
 
@@ -19,9 +20,10 @@ _LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S = 30.0, 0.5
 
 def problem_of(response: httpx.Response) -> ProblemError:
     """The error that a reply without success stands for."""
-    document = response.json() if response.headers.get("content-type") == "application/problem+json" else {}
-    if document.keys() >= set(_PROBLEM):  # a proxy's may have other members
-        return ProblemError(**{name: document[name] for name in _PROBLEM})
+    if response.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/problem+json":
+        with suppress(ValueError, TypeError, KeyError):  # of a gateway, whose problem documents have no cure
+            document = response.json()
+            return ProblemError(**{name: document[name] for name in _PROBLEM})
     request_id = response.headers.get("sa2va-request-id", "")
     cure = "Ask whoever runs the endpoint."
     return ForeignReplyError(response.status_code, response.reason_phrase, response.text[:200], cure, request_id)

@@ -38,7 +38,7 @@ from sa2va_ray.data.config import PipelineConfig
 from sa2va_ray.data.conversation import training_turns
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.sample import decode_image, ignored_mask, object_masks
-from sa2va_ray.data.sample_index import SampleIndex, check_same_data
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.images.skeleton import tubed_skeleton
 from sa2va_ray.telemetry import LOGGER
 
@@ -87,9 +87,8 @@ class ReadAndPreprocess:
         # An actor is one core's worth; threads of several would wait for one another.
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        self._samples = SampleIndex(data_uri, "train")
         # An actor that is started in place of a lost one, or for the next execution, would mix it with what was there.
-        check_same_data(data_uri, data_sha256, self._samples.data_sha256)
+        self._samples = SampleIndex(data_uri, "train", data_sha256)
         self._config = config
         self._processor = processor
         self._seed = seed

@@ -66,10 +66,18 @@ class SampleIndex:
     Raises: as `read_split`.
     """
 
-    def __init__(self, data_uri: str, split: str):
+    def __init__(self, data_uri: str, split: str, data_sha256: str | None = None):
+        """
+        Args:
+            data_sha256: of the data set that is meant; by default whichever is there.
+
+        Raises:
+            UserError: another one is there by now.
+        """
         manifest, num_rows = read_split(data_uri, split)
         self._data_uri, self._split = data_uri, split
         self.data_sha256 = digest(manifest)
+        check_same_data(data_uri, data_sha256 or self.data_sha256, self.data_sha256)
         self.phrases = read_phrases(manifest)
         self._uris = [storage.join(data_uri, name) for name in num_rows]
         self._starts = np.cumsum([0, *num_rows.values()])  # of each file, and the end of the last
@@ -103,11 +111,16 @@ class SampleIndex:
         return [{**dict.fromkeys(_NEWER), **row} for row in rows]
 
     def _why_unreadable(self, number: int, error: Exception) -> UserError:
+        self._check_unchanged()
+        return UserError(f"{self._uris[number]} cannot be read: {str(error).splitlines()[0]}")
+
+    def _check_unchanged(self) -> None:
         manifest, _ = read_split(self._data_uri, self._split)
         check_same_data(self._data_uri, self.data_sha256, digest(manifest))
-        return UserError(f"{self._uris[number]} cannot be read: {str(error).splitlines()[0]}")
 
     def _open(self, number: int) -> pq.ParquetFile:
         filesystem, path = storage.resolve(self._uris[number])
         # Buffered ahead, the columns of a row come in one request, and those of several rows at the same time.
-        return pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=True)
+        file = pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=True)
+        self._check_unchanged()  # a data set that was written anew has other samples in files of the same names
+        return file

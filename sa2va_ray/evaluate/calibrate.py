@@ -97,16 +97,14 @@ def _refuse_test_split(config: CalibrateConfig) -> None:
 
 def _count(answers: ray.data.Dataset, split: Split) -> list[_Row]:
     """Rows with `counts` of `probability_counts` and `reliability` of `calibration_counts`, in the order of samples."""
-    counted = answers.map_batches(
-        partial(_count_batch, data_uri=split.data_uri, split=split.name), batch_size=BATCH_SIZE, num_cpus=CPUS_PER_TASK
-    )
+    counted = answers.map_batches(partial(_count_batch, split=split), batch_size=BATCH_SIZE, num_cpus=CPUS_PER_TASK)
     rows = list(collect(counted, "calibrate", split.num_images))
     return sorted(rows, key=lambda row: (row["row"], row["place"]))
 
 
-def _count_batch(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> dict[str, list]:
+def _count_batch(batch: Mapping[str, np.ndarray], split: Split) -> dict[str, list]:
     rows = []
-    for each, truth in with_truths(batch, data_uri, split):
+    for each, truth in with_truths(batch, split):
         levels, labels = read_levels(each, truth.mask.shape)[truth.counts], truth.mask[truth.counts]
         kept = {name: each[name] for name in ("row", "place", "sample_id", "patient_id")}
         counts, reliability = probability_counts(levels, labels), calibration_counts(dequantise(levels), labels)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sa2va_ray.config import UserError
-from sa2va_ray.data.sample_index import read_split
+from sa2va_ray.data.sample_index import SampleIndex, read_split
 from sa2va_ray.images.consensus import Consensus
 from sa2va_ray.manifest import digest
 from sa2va_ray.models.model_manifest import read_model_manifest, update_model_manifest
@@ -38,6 +38,10 @@ class Split:
         sha256 = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
         consensus: Consensus = "staple" if manifest.get("consensus") == "staple" else "majority"
         return cls(data_uri, name, digest(manifest), sha256, sum(num_rows.values()), consensus)
+
+    def open(self) -> SampleIndex:
+        """Its samples. Raises `UserError` where the data set was written anew meanwhile."""
+        return SampleIndex(self.data_uri, self.name, self.data_sha256)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ What the manifest does not name is not of the checkpoint, and is never read: a s
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,7 @@ T = TypeVar("T")
 LEAST_SEG_SHARE = 0.5
 """Of the objects on the images, the least that a model has to answer with a [SEG], or it has not learnt to."""
 
-STEP = "step_"
-"""Begins the name of a checkpoint's folder."""
+_STEP = re.compile(r"step_\d{8,}")
 MODEL, OPTIMIZER, STATE_FILE, CONFIG_FILE = "model", "optimizer", "train_state.json", "config.yaml"
 
 
@@ -83,10 +83,21 @@ def find_checkpoint(uri: str) -> str:
     return newest.uri
 
 
+def step_folder(step: int) -> str:
+    """Name of the folder of a step's checkpoint."""
+    return f"step_{step:08d}"
+
+
+def list_step_folders(run_uri: str) -> list[str]:
+    """Folders of a run for checkpoints, whole ones and others, oldest first; not those of other names, such as people's
+    copies of a checkpoint."""
+    names = [name for name in storage.list_folders(run_uri) if _STEP.fullmatch(name)]
+    return [storage.join(run_uri, name) for name in sorted(names)]
+
+
 def list_checkpoints(run_uri: str) -> list[str]:
-    """Folders of a run that have a manifest, oldest first; the manifests are not read."""
-    folders = [storage.join(run_uri, name) for name in storage.list_folders(run_uri)]
-    return sorted(folder for folder in folders if storage.exists(storage.join(folder, MANIFEST)))
+    """Those of `list_step_folders` that have a manifest; the manifests are not read."""
+    return [uri for uri in list_step_folders(run_uri) if storage.exists(storage.join(uri, MANIFEST))]
 
 
 def newest_checkpoint(run_uri: str, read: Callable[[str], T]) -> T | None:

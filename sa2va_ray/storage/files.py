@@ -4,6 +4,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -120,6 +121,18 @@ def delete_folder(uri: str) -> None:
     """Deletes all in a folder; nothing happens where there is none."""
     filesystem, path = resolve(uri)
     translated(uri, lambda: filesystem.delete_dir_contents(path, missing_dir_ok=True))
+
+
+def delete_tree(uri: str) -> None:
+    """Deletes a folder with all in it; nothing happens where there is none. `delete_folder` leaves the folder itself,
+    which may be where a disk is mounted."""
+    filesystem, path = resolve(uri)
+
+    def delete() -> None:
+        with suppress(FileNotFoundError):
+            filesystem.delete_dir(path)
+
+    translated(uri, delete)
 
 
 def check_writable(uri: str) -> None:

@@ -5,6 +5,7 @@ S3 credentials and the endpoint come from the usual environment variables (`AWS_
 dashboard and kept with checkpoints.
 """
 
+import errno
 import os
 import re
 from functools import lru_cache
@@ -61,6 +62,11 @@ def translated(uri, operation):
             raise StorageError(
                 f"Storage does not work at {uri}, on this machine: {reason}. Check the path, its permissions and the "
                 "room on its disk."
+            ) from None
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise StorageError(
+                f"This machine's disk is full, to which {uri} was copied: {reason}. Make room there, or set TMPDIR, or "
+                "the endpoint's cache_dir, to a larger disk."
             ) from None
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "the default of AWS")
         if bucket := _NO_BUCKET.search(reason):

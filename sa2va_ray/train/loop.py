@@ -87,7 +87,7 @@ def _train(session: Session, reporter: Reporter) -> None:
 def _validate(session: Session, reporter: Reporter, health: HealthMonitor) -> None:
     watch, step = Stopwatch(), session.progress.step
     reporter.validating(step)
-    result = validate(session.engine, session.processor, session.config)
+    result = validate(session.engine, session.processor, session.config, session.origin.data_sha256)
     metrics = reporter.validation(step, result, watch.lap_s())
     health.after_validation(step, metrics)
     session.validation = {**metrics, "val/step": float(step)}

@@ -16,7 +16,7 @@ from sa2va_ray.data.ahead import one_ahead
 from sa2va_ray.data.batch import Batch, collate
 from sa2va_ray.data.order import EpochPlan
 from sa2va_ray.data.pipeline import Undecodable, preprocess, stream_steps
-from sa2va_ray.data.sample_index import SampleIndex, check_same_data
+from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.models.build import (
     PRECISIONS,
     build_model,
@@ -169,7 +169,7 @@ def _check_data(data_uri: str, data_sha256: str) -> None:
 
 def _change_of_data(data_uri: str, data_sha256: str) -> str | None:
     try:
-        check_same_data(data_uri, data_sha256, SampleIndex(data_uri, "train").data_sha256)
+        SampleIndex(data_uri, "train", data_sha256)
     except StorageError:
         raise  # it may answer at the next try
     except UserError as error:

@@ -243,6 +243,13 @@ def test_reply_of_a_proxy_is_a_problem_too(segment: Segment, endpoint: Endpoint,
     assert len(caught.value.detail) == 200
 
 
+@pytest.mark.parametrize("body", ['{"status": 500, "title": "Upstream"}', "[]", "<html>"])
+def test_a_problem_document_of_a_gateway_is_that_of_a_proxy(segment: Segment, endpoint: Endpoint, body: str):
+    endpoint.answers = [Response(body, 500, media_type="application/problem+json")]
+    with pytest.raises(ForeignReplyError, match="500 Internal Server Error"):
+        segment(b"image")
+
+
 def test_a_proxy_before_an_endpoint_that_is_away_is_asked_again(segment: Segment, endpoint: Endpoint):
     endpoint.answers = [Response("<html>", status, {"Retry-After": "0"}) for status in (502, 504)]
     assert segment(b"image").request_id == "r0"
@@ -446,6 +453,17 @@ def test_folder_stops_where_a_proxy_has_no_endpoint(endpoint: Endpoint, folder: 
     with Client(endpoint.url, max_tries=2) as client, pytest.raises(ProblemError, match=f"^{status} "):
         client.segment_folder(folder, out, concurrency=1, progress=False)
     assert [line.get("problem") for line in lines_of(out).values()] == [None], "no image is to blame"
+
+
+def test_folder_goes_on_after_a_problem_of_an_image_whose_content_type_has_a_charset(
+    endpoint: Endpoint, folder: Path, tmp_path: Path
+):
+    refusal = problem(422, "No image")
+    refusal.headers["content-type"] = "application/problem+json; charset=utf-8"  # as a proxy may write it
+    endpoint.refused = {b"Mustermann/b.JPG": refusal}
+    with Client(endpoint.url) as client:
+        counts = client.segment_folder(folder, tmp_path / "out", concurrency=1, progress=False)
+    assert (counts.done, counts.bad) == (2, 1)
 
 
 def test_folder_goes_on_after_an_image_that_a_proxy_finds_too_large(endpoint: Endpoint, folder: Path, tmp_path: Path):

@@ -73,6 +73,15 @@ def test_a_data_set_that_was_written_anew_under_its_reader_is_told_as_that(write
         samples[2]
 
 
+def test_a_file_that_is_opened_after_the_data_set_was_written_anew_is_not_read(write_data):
+    samples = SampleIndex(write_data(20), "train")
+    write_data(1)
+    with pytest.raises(UserError, match="written anew while it was in use"):
+        samples[2]
+    with pytest.raises(UserError, match="written anew while it was in use"):
+        SampleIndex(write_data(2), "train", samples.data_sha256)
+
+
 def test_a_file_that_was_damaged_under_its_reader_is_told_as_that(write_data, tmp_path):
     samples, file = SampleIndex(write_data(1), "train"), tmp_path / "train-00000.parquet"
     samples[0]

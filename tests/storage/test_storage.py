@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.demo.stack import Stack
-from sa2va_ray.storage import StorageError
+from sa2va_ray.storage import SilentStoreError, StorageError
 from sa2va_ray.storage.stores import translated
 from sa2va_ray.submission import JOB_CONFIG_VARIABLE
 
@@ -54,6 +54,24 @@ def test_folder_round_trip(bucket_uri: str, tmp_path: Path) -> None:
 
 def test_delete_of_a_folder_that_never_was_does_nothing(bucket_uri: str) -> None:
     storage.delete_folder(bucket_uri)
+    storage.delete_tree(bucket_uri)
+
+
+def test_a_tree_is_deleted_with_its_folder(bucket_uri: str, tmp_path: Path) -> None:
+    for uri in (bucket_uri, str(tmp_path)):
+        for name in ("a/x/1", "a/2", "b/3"):
+            storage.write_bytes(f"{uri}/{name}", b"x")
+        storage.delete_tree(f"{uri}/a")
+        assert storage.list_files(uri) == {"b/3": 1}
+    assert storage.list_folders(str(tmp_path)) == ["b"]
+
+
+def test_a_full_disk_here_is_not_told_as_the_stores(bucket_uri: str, tmp_path: Path) -> None:
+    storage.write_bytes(f"{bucket_uri}/weights", bytes(2**20))
+    (tmp_path / "weights").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"This machine's disk is full, to which s3://") as caught:
+        storage.download_files(bucket_uri, ["weights"], tmp_path)
+    assert not isinstance(caught.value, SilentStoreError)
 
 
 def test_broken_upload_leaves_out_the_last_file(bucket_uri: str, tmp_path: Path) -> None:

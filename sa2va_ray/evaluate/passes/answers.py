@@ -17,7 +17,6 @@ from sa2va_ray.cluster.resources import check_paths, pool_arguments
 from sa2va_ray.config import UserError
 from sa2va_ray.data.conversation import evaluation_prompt
 from sa2va_ray.data.sample import decode_image
-from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.config import PassConfig
 from sa2va_ray.evaluate.inputs import MeasuredModel, Split
 from sa2va_ray.images.checks import codec_errors
@@ -52,16 +51,16 @@ def answer_questions(model: MeasuredModel, split: Split, config: PassConfig) -> 
     # Not `ray.data.range`, whose tasks want a whole CPU: beside an actor and an endpoint two cores have none.
     rows = ray.data.from_items([{"id": row} for row in range(split.num_images)], override_num_blocks=num_blocks)
     questions = rows.map_batches(
-        partial(read_questions, data_uri=split.data_uri, split=split.name),
+        partial(read_questions, split=split),
         batch_size=None,
         num_cpus=_CPUS_PER_READER,
     )
     return questions.map_batches(AnswerActor, fn_constructor_args=(model, config.tta), **actors)
 
 
-def read_questions(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> dict[str, list]:
+def read_questions(batch: Mapping[str, np.ndarray], split: Split) -> dict[str, list]:
     """Turns numbers of samples into what is asked of the model: images and phrases, without their masks."""
-    samples = SampleIndex(data_uri, split).read(batch["id"])
+    samples = split.open().read(batch["id"])
     return to_columns(
         [
             {

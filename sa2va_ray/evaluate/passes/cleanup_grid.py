@@ -42,7 +42,7 @@ def try_cleanups(answers: ray.data.Dataset, split: Split, threshold: float, conf
     """What each of `CLEANUPS` gives at a threshold."""
     beta = config.beta or 1.0
     scored = answers.map_batches(
-        partial(_score_batch, data_uri=split.data_uri, split=split.name, threshold=threshold, beta=beta),
+        partial(_score_batch, split=split, threshold=threshold, beta=beta),
         batch_size=BATCH_SIZE,
         num_cpus=CPUS_PER_TASK,
     )
@@ -68,10 +68,8 @@ def _curves(rows: Sequence[Row]) -> PatientCurves:
     )
 
 
-def _score_batch(
-    batch: Mapping[str, np.ndarray], data_uri: str, split: str, threshold: float, beta: float
-) -> dict[str, list]:
-    return to_columns([_score(*pair, threshold, beta) for pair in with_truths(batch, data_uri, split)])
+def _score_batch(batch: Mapping[str, np.ndarray], split: Split, threshold: float, beta: float) -> dict[str, list]:
+    return to_columns([_score(*pair, threshold, beta) for pair in with_truths(batch, split)])
 
 
 def _score(answer: dict[str, Any], truth: Truth, threshold: float, beta: float) -> dict[str, Any]:

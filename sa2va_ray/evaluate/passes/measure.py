@@ -12,7 +12,6 @@ import ray
 
 from sa2va_ray.cluster.streams import stream_rows
 from sa2va_ray.data.sample import annotator_masks, ignored_mask
-from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import NO_SEG, TOO_MANY_MASKS, has_pixels, mask_sha256, to_columns, to_rows
 from sa2va_ray.evaluate.passes.people import measure_people
@@ -51,10 +50,8 @@ def measure_answers(answers: ray.data.Dataset, split: Split, tolerance_px: float
     measured = answers.map_batches(
         partial(
             measure_batch,
-            data_uri=split.data_uri,
-            split=split.name,
+            split=split,
             tolerance_px=tolerance_px,
-            consensus=split.consensus,
         ),
         batch_size=BATCH_SIZE,
         num_cpus=CPUS_PER_TASK,
@@ -77,12 +74,10 @@ def collect(dataset: ray.data.Dataset, what: str, num_images: int) -> Iterator[_
             yield row
 
 
-def measure_batch(
-    batch: Mapping[str, np.ndarray], data_uri: str, split: str, tolerance_px: float, consensus: Consensus
-) -> dict[str, list]:
+def measure_batch(batch: Mapping[str, np.ndarray], split: Split, tolerance_px: float) -> dict[str, list]:
     """A batch of answers as columns -> their rows of metrics and counts as columns."""
-    pairs = with_truths(batch, data_uri, split)
-    return to_columns([_measure_one(answer, truth, tolerance_px, consensus) for answer, truth in pairs])
+    pairs = with_truths(batch, split)
+    return to_columns([_measure_one(answer, truth, tolerance_px, split.consensus) for answer, truth in pairs])
 
 
 @dataclass(frozen=True)
@@ -111,9 +106,9 @@ class Truth:
         return cls(mask & counts, counts, annotator_masks(sample, asked["phrase"]) & counts, (row, column))
 
 
-def with_truths(batch: Mapping[str, np.ndarray], data_uri: str, split: str) -> list[tuple[_Row, Truth]]:
+def with_truths(batch: Mapping[str, np.ndarray], split: Split) -> list[tuple[_Row, Truth]]:
     """The answers of a batch, each with the truth of the object that it is about."""
-    answers, samples = to_rows(batch), SampleIndex(data_uri, split).read(batch["row"])
+    answers, samples = to_rows(batch), split.open().read(batch["row"])
     return [(answer, Truth.of(sample, answer["place"])) for answer, sample in zip(answers, samples, strict=True)]
 
 

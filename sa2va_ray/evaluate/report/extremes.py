@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from sa2va_ray.data.sample import decode_image, ignored_mask, phrase_masks
-from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.evaluate.inputs import Split
 from sa2va_ray.evaluate.passes.answers import UNREADABLE, has_pixels
 from sa2va_ray.images.masks import rle_to_mask
@@ -24,7 +23,7 @@ def draw_extremes(rows: Sequence[_Row], split: Split) -> list[Picture]:
     for row in rows:
         by_image.setdefault(row["row"], []).append(row)
     ordered = sorted(by_image.values(), key=lambda of_image: -_mean(of_image, "dice"))
-    samples = SampleIndex(split.data_uri, split.name)
+    samples = split.open()
     colours = phrase_colours(samples.phrases)
     return [
         Picture(caption(rank, ordered[place]), _draw(ordered[place], samples[ordered[place][0]["row"]], colours))

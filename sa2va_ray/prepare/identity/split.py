@@ -182,10 +182,13 @@ def _read_list(uri: str, pseudonyms: Pseudonyms) -> dict[str, str]:
     """Pseudonym -> split. A name is put in as itself and as its pseudonym: the list may hold either."""
     try:
         text = storage.read_bytes(uri).decode("utf-8-sig")
-    except (FileNotFoundError, UnicodeDecodeError):
-        raise UserError("`split.list_uri` is missing or no UTF-8 text. It is a CSV file: patient,split.") from None
+        rows = list(csv.DictReader(io.StringIO(text, newline=None)))
+    except (FileNotFoundError, UnicodeDecodeError, csv.Error):
+        raise UserError(
+            "`split.list_uri` is missing, or no CSV file in UTF-8 with the lines `patient,split`."
+        ) from None
     splits: dict[str, str] = {}
-    for line, row in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+    for line, row in enumerate(rows, start=2):
         patient = unicodedata.normalize("NFC", (row.get("patient") or "").strip())  # as names of files are compared
         split = (row.get("split") or "").strip()
         if not patient or split not in SPLITS:

@@ -1,7 +1,7 @@
 """Which settings may be changed when a run is resumed: the one table, and the comparison by it."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -139,13 +139,25 @@ def _settings_before(saved: StoredCheckpoint) -> dict[str, Any]:
         ) from None
 
 
-def _beyond_bounds(values: Mapping[str, Any]) -> list[str]:
-    """Dotted names of settings that have a number that is too large, or too small, today."""
+def _beyond_bounds(values: Mapping[str, Any]) -> set[str]:
+    """Dotted names of settings that have a number, or one among several, that is too large, or too small, today."""
     try:
         TrainConfig.model_validate(values)
     except ValidationError as error:
-        return [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] in _BOUNDS]
-    return []
+        return {_setting_at(values, each["loc"]) for each in error.errors() if each["type"] in _BOUNDS}
+    return set()
+
+
+def _setting_at(values: Any, place: Sequence[str | int]) -> str:
+    """Dotted name of the setting at pydantic's place of an error, which may go on with a number's place among several,
+    or with a kind of value."""
+    names: list[str] = []
+    for part in place:
+        if not isinstance(values, Mapping) or part not in values:
+            break
+        values = values[part]
+        names.append(str(part))
+    return ".".join(names)
 
 
 def _pop(values: dict[str, Any], key: str) -> Any:

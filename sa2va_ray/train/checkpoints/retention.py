@@ -1,13 +1,11 @@
 """Which checkpoints of a run are kept: the newest ones, and the best by a metric."""
 
-from collections.abc import Sequence
-
 from sa2va_ray import storage
 from sa2va_ray.manifest import MANIFEST, DamagedError
 from sa2va_ray.models.checkpoint import (
-    STEP,
     StoredCheckpoint,
     list_checkpoints,
+    list_step_folders,
     ranked_checkpoints,
     read_stored_checkpoint,
 )
@@ -19,7 +17,6 @@ def delete_old_checkpoints(run_uri: str, keep_newest: int, keep_best: int, metri
     without the metric, or with one that is not finite, are not among the best. Damaged ones do not count, and are left
     to people."""
     found = list_checkpoints(run_uri)
-    _delete_remains(run_uri, found)
     if len(found) <= keep_newest:
         return
     sound = [saved for saved in map(_read, found) if saved]
@@ -27,16 +24,17 @@ def delete_old_checkpoints(run_uri: str, keep_newest: int, keep_best: int, metri
     kept = {saved.uri for saved in [*sound[-keep_newest:], *best]}
     for uri in [saved.uri for saved in sound if saved.uri not in kept]:
         storage.delete_files(uri, [MANIFEST])  # first, so that what is half deleted is no checkpoint
-        storage.delete_folder(uri)
+        storage.delete_tree(uri)
 
 
-def _delete_remains(run_uri: str, complete: Sequence[str]) -> None:
-    """Deletes what a deletion, or a save, that was cut off has left of steps before the newest complete checkpoint: no
-    other save of them is under way, since a run saves one step behind the other."""
-    for name in storage.list_folders(run_uri):
-        uri = storage.join(run_uri, name)
-        if name.startswith(STEP) and uri not in complete and uri < max(complete, default=""):
-            storage.delete_folder(uri)
+def delete_remains(run_uri: str, saved_uri: str) -> None:
+    """Deletes what a deletion, or a save, that was cut off has left of steps before one that has just been saved: no
+    rank saves such a step any more. After it one may, also where the run has a newer checkpoint that is damaged."""
+    folders = list_step_folders(run_uri)
+    complete = list_checkpoints(run_uri)
+    for uri in folders[: folders.index(saved_uri)]:
+        if uri not in complete:
+            storage.delete_tree(uri)
 
 
 def _read(uri: str) -> StoredCheckpoint | None:

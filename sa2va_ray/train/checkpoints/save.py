@@ -25,12 +25,12 @@ from torch import Tensor
 
 from sa2va_ray import manifest, storage
 from sa2va_ray.manifest import MANIFEST
-from sa2va_ray.models.checkpoint import CONFIG_FILE, MODEL, OPTIMIZER, STATE_FILE, STEP, TrainState
+from sa2va_ray.models.checkpoint import CONFIG_FILE, MODEL, OPTIMIZER, STATE_FILE, TrainState, step_folder
 from sa2va_ray.storage import StorageError
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.checkpoints.disks import check_room
 from sa2va_ray.train.checkpoints.lock import check_owner
-from sa2va_ray.train.checkpoints.retention import delete_old_checkpoints
+from sa2va_ray.train.checkpoints.retention import delete_old_checkpoints, delete_remains
 from sa2va_ray.train.collectives import from_rank_0
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.zero_state import MOMENTS, WEIGHT, gather_owned
@@ -58,7 +58,7 @@ def save_checkpoint(engine, state: TrainState, config: TrainConfig, lock_owner: 
         (folder / STATE_FILE).write_text(json.dumps(state.model_dump(), indent=2) + "\n")
         (folder / CONFIG_FILE).write_text(config.to_yaml())
     manifest.write_manifest(folder, {"save_id": save_id}, _shard_manifest_name(rank))
-    shard = CheckpointShard(folder, config, f"{STEP}{state.step:08d}", rank, world_size, save_id, lock_owner)
+    shard = CheckpointShard(folder, config, step_folder(state.step), rank, world_size, save_id, lock_owner)
     ray.train.report(
         {**state.metrics, "step": state.step, "samples_seen": state.samples_seen},
         checkpoint=ray.train.Checkpoint.from_directory(folder),
@@ -156,6 +156,7 @@ def upload_shard(shard: CheckpointShard) -> None:
         retry(lambda: storage.write_bytes(storage.join(uri, MANIFEST), manifest.to_json(files, {})))
         retry(lambda: _delete_unnamed(uri, files))
         LOGGER.info("%s: saved", uri)
+        retry(lambda: delete_remains(shard.run_uri, uri))
         retry(lambda: delete_old_checkpoints(shard.run_uri, run.keep_checkpoints, run.keep_best, run.best_metric))
 
 

@@ -43,19 +43,22 @@ class ValidationResult:
     pictures: dict[str, np.ndarray]
 
 
-def validate(engine, processor: Sa2VAProcessor, config: TrainConfig) -> ValidationResult:
+def validate(
+    engine, processor: Sa2VAProcessor, config: TrainConfig, data_sha256: str | None = None
+) -> ValidationResult:
     """Measures the model as it stands. All ranks call it at the same place.
 
     An answer without [SEG] counts as an empty mask; an image with several objects counts by the mean over them.
 
     Args:
         engine: DeepSpeed's; its modes and the random numbers of the process are left as they were.
+        data_sha256: of the data set that is meant; by default whichever is there.
 
     Raises:
         RunStoppedError: validation samples that cannot be decoded; it names them.
-        UserError: the data set has no validation samples.
+        UserError: the data set has no validation samples, or was written anew.
     """
-    samples = SampleIndex(config.data_uri, "val")
+    samples = SampleIndex(config.data_uri, "val", data_sha256)
     with _paused(engine):
         # Losses come first: a whole forward pass shows ZeRO-3 which weights modules take from one another.
         losses = compute_losses(engine, processor, samples, config)

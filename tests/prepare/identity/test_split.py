@@ -105,6 +105,18 @@ def test_a_wrong_list_is_an_error_without_names(tmp_path, lines):
     assert "Klinik" not in str(caught.value)
 
 
+def test_a_list_with_the_line_ends_of_old_macs_is_read(tmp_path):
+    (tmp_path / "splits.csv").write_bytes(b"patient,split\rMueller,test\r")
+    mueller = PSEUDONYMS.patient_id("Mueller")
+    assert dealt([mueller], list_uri=str(tmp_path / "splits.csv")) == {mueller: "test"}
+
+
+def test_a_list_that_is_no_table_is_told_as_that(tmp_path):
+    (tmp_path / "splits.csv").write_text("patient,split\n" + 200_000 * "x" + ",test\n")
+    with pytest.raises(UserError, match=r"`split.list_uri` is missing, or no CSV file"):
+        dealt(list_uri=str(tmp_path / "splits.csv"))
+
+
 @pytest.mark.parametrize("lines", ["", "x\n", "patient,split\n"])
 def test_a_list_that_names_nobody_is_not_blamed_on_the_patients(tmp_path, lines):
     (tmp_path / "splits.csv").write_text(lines)

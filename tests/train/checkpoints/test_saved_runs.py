@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,9 +126,31 @@ def test_what_a_deletion_that_was_cut_off_has_left_is_deleted_by_the_next_save(t
         f"{run_uri}/step_00000020/model-00001-of-00002.safetensors", b"another rank's, of a save to come"
     )
     storage.write_bytes(f"{run_uri}/validation/a.webp", b"no checkpoint")
-    delete_old_checkpoints(run_uri, keep_newest=5, keep_best=0, metric="val/dice")
-    left = {name.partition("/")[0] for name in storage.list_files(run_uri)}
-    assert left == {LOCK_FILE, "step_00000010", "step_00000015", "step_00000020", "validation"}
+    storage.write_bytes(f"{run_uri}/step_00000010.part/a", b"a copy that somebody makes")
+    save(tmp_path / "disk", 17, config)
+    left = {f"step_{step:08d}" for step in (10, 15, 17, 20)} | {"validation", "step_00000010.part"}
+    assert set(storage.list_folders(run_uri)) == left, "of what is deleted no folder is left either"
+
+
+def test_a_share_of_the_next_step_is_no_remains_where_a_newer_checkpoint_is_damaged(tmp_path, config, run_uri):
+    """The run goes on from before it, and its ranks do not send their shares at the same time."""
+    for step in (5, 100):
+        save(tmp_path / "disk", step, config)
+    share = f"{run_uri}/step_00000020/model-00002-of-00002.safetensors"
+    storage.write_bytes(share, b"another rank's")
+    save(tmp_path / "disk", 10, config)
+    assert storage.exists(share)
+
+
+def test_a_copy_of_a_checkpoint_under_another_name_is_peoples_own(tmp_path, config, run_uri):
+    copies = [f"{run_uri}/step_00000005_good", f"{run_uri}/keep"]
+    for copy in copies:
+        shutil.copytree(save(tmp_path / f"disk of {copy[-4:]}", 5, config), copy)
+    for step in (10, 15):
+        save(tmp_path / "disk", step, config)
+    delete_old_checkpoints(run_uri, keep_newest=1, keep_best=0, metric="val/dice")
+    assert list_checkpoints(run_uri) == [f"{run_uri}/step_00000015"]
+    assert all(read_stored_checkpoint(copy).state.step == 5 for copy in copies)
 
 
 def is_seen_without_reading_all(kind):
@@ -297,10 +320,12 @@ def test_a_run_that_an_older_version_began_goes_on_under_new_names_of_its_keys(t
 def test_a_run_whose_numbers_are_beyond_newer_bounds_goes_on(tmp_path, config, run_uri):
     save(tmp_path / "one", 10, config)
     saved = trainer._read_newest(run_uri, config, DATA_SHA256)
-    optim = {**saved.settings["optim"], "max_grad_norm": 1e12}
-    old = replace(saved, settings={**saved.settings, "save_every_steps": 10**12, "optim": optim})
+    optim = {**saved.settings["optim"], "max_grad_norm": 1e12, "betas": [1.5, 1.0]}
+    beyond = {"save_every_steps": 10**12, "optim": optim}
+    old = replace(saved, settings={**saved.settings, **beyond})
     changes = check_setting_changes(old, config, DATA_SHA256)
     assert [str(change) for change in changes] == [
+        "optim.betas was [1.5, 1.0], is [0.9, 0.999]",
         "optim.max_grad_norm was 1000000000000.0, is 1.0",
         "save_every_steps was 1000000000000, is 1000",
     ]

@@ -10,7 +10,8 @@ const percent = (fraction, digits) => `${(100 * fraction).toFixed(digits)} %`;
 const whole = (number) => number.toLocaleString("en");
 
 let models = [];
-let file = null;
+let given = null; // the newest image, and
+let file = null; // that image once it is drawn: only then it can be sent
 let waiting = null; // {abort: AbortController, stop} of the request under way
 let result = null; // {reply, answer, maps, width, height, threshold, masks, roundTripMs}
 let frame = 0;
@@ -54,12 +55,16 @@ async function tryLoadModels() {
 async function choose(chosen) {
   cancel();
   cancelAnimationFrame(frame); // a threshold of the old image's mask
-  file = chosen;
+  given = chosen;
+  file = null;
   result = null;
   hideProblem();
   for (const id of ["toolbar", "controls", "facts"]) $(id).hidden = true;
-  const size = await showImage(file);
-  if (file !== chosen) return;
+  $("submit").disabled = true;
+  say("");
+  const size = await showImage(chosen);
+  if (given !== chosen) return;
+  file = chosen;
   const kib = Math.ceil(file.size / 1024);
   $("chosen").textContent = `${size ? `${size.width} × ${size.height} px, ` : ""}${whole(kib)} KiB`;
   $("chosen").hidden = false;

@@ -112,6 +112,34 @@ def test_pressing_enter_twice_while_the_models_load_sends_one_request(devtools, 
         assert page.run("submit.disabled") is False
 
 
+def test_an_image_is_not_sent_before_it_is_drawn(devtools, image):
+    """The page would say that nothing is sent, while it is."""
+    endpoint = SlowEndpoint()
+    endpoint.has_models = True
+    with served(endpoint.api) as url, new_page(devtools) as page:
+        page.open(url)
+        give(page, encoded(image, "PNG"), "image/png")
+        page.run("""{
+            const decode = HTMLImageElement.prototype.decode;
+            const gate = new Promise((open) => { window.openGate = open; });
+            HTMLImageElement.prototype.decode = async function () { await gate; return decode.call(this); };
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File(["x"], "a.png", {type: "image/png"}));
+            document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+            document.getElementById("prompt").focus();
+        }""")
+        page.press("Enter")
+        assert not is_shown(page, "cancel")
+        page.run("{ openGate(); }")
+        page.wait_for("!document.getElementById('submit').disabled")
+        assert endpoint.num_requests == 0
+        page.run("submit.click()")
+        page.run("new Promise((done) => setTimeout(done, 1200))")  # the seconds of the wait are counted
+        assert text(page, "status").startswith("The model is working …")
+        page.run("cancel.click()")
+        check_behaviour(page, url)
+
+
 def cut_endpoint() -> FastAPI:
     """Announces a reply of 1000 bytes, sends a part of it, and ends; for the prompt "wait" it goes on waiting."""
     api = FastAPI()
