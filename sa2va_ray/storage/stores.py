@@ -23,8 +23,10 @@ _MAX_ATTEMPTS = 4  # about 2 s of retries: long enough for a hiccup, short enoug
 
 _NO_BUCKET = re.compile(r"Bucket '(.+?)' not found")
 """In what pyarrow says of a write."""
-_DENIED = "ACCESS_DENIED"
-"""In what pyarrow says of an object that these credentials may not read."""
+_OF_THE_OBJECT = re.compile("ACCESS_DENIED|storage class")
+"""In what pyarrow says of an object that these credentials may not read, or that lies in an archive (Glacier)."""
+_FAILURE = re.compile(r"AWS Error .+? during \w+ operation(: Unable to parse ExceptionName: [\w.]+)?")
+"""In what pyarrow says: how the store calls what is wrong. What follows may hold a path."""
 
 _UNCONNECTED = (
     " This shell names no store (AWS_ENDPOINT_URL), so Amazon was asked. To reach the demo's or another one, connect "
@@ -38,6 +40,12 @@ class StorageError(UserError):
 
 class SilentStoreError(StorageError):
     """A store does not answer, or not as one does. What it is asked for may be there all the same."""
+
+    @property
+    def failure(self) -> str:
+        """How the store calls what is wrong; no path is in it."""
+        found = _FAILURE.search(str(self))
+        return found[0] if found else "no answer"
 
 
 class NotUtf8Error(UserError):
@@ -74,7 +82,7 @@ def translated(uri, operation):
                 f"There is no bucket s3://{bucket[1]} in the store (endpoint: {endpoint}). Check how it is written, or "
                 "make it by the store's own tools. That of `make demo` is s3://sa2va."
             ) from None
-        kind = StorageError if _DENIED in reason else SilentStoreError
+        kind = StorageError if _OF_THE_OBJECT.search(reason) else SilentStoreError
         raise kind(
             f"Storage does not work at {uri} (endpoint: {endpoint}): {reason}. "
             "Check that the store runs, that the bucket exists and that the credentials in the environment are valid."

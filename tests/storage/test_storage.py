@@ -74,6 +74,27 @@ def test_a_full_disk_here_is_not_told_as_the_stores(bucket_uri: str, tmp_path: P
     assert not isinstance(caught.value, SilentStoreError)
 
 
+@pytest.mark.parametrize(
+    ("reason", "failure"),
+    [
+        ("UNKNOWN (HTTP status 400) during GetObject operation: Unable to parse ExceptionName: ExpiredToken Message: M",
+         "AWS Error UNKNOWN (HTTP status 400) during GetObject operation: Unable to parse ExceptionName: ExpiredToken"),
+        ("SLOW_DOWN during GetObject operation: Mueller", "AWS Error SLOW_DOWN during GetObject operation"),
+        ("[code 136] during GetObject operation: The operation is not valid for the object's storage class", None),
+        ("ACCESS_DENIED during GetObject operation: Access Denied.", None),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_one_object_is_no_silent_store(reason: str, failure: str | None) -> None:
+    """As pyarrow says it, of Amazon's answers."""
+
+    def read() -> None:
+        raise OSError(f"When reading information for key 'Mueller' in bucket 'b': AWS Error {reason}")
+
+    with pytest.raises(StorageError) as caught:
+        translated("s3://bucket/Mueller", read)
+    assert (caught.value.failure if isinstance(caught.value, SilentStoreError) else None) == failure
+
+
 def test_broken_upload_leaves_out_the_last_file(bucket_uri: str, tmp_path: Path) -> None:
     (tmp_path / "a_manifest").write_bytes(b"{}")
     (tmp_path / "b_readable").write_bytes(b"1")

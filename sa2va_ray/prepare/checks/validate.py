@@ -189,10 +189,11 @@ def rejecting() -> Iterator[None]:
         yield
     except ImageError as error:
         raise Rejected(error.code, error.reason) from None
-    except storage.SilentStoreError:  # its message holds the path
+    except storage.SilentStoreError as error:  # its message holds the path
         raise storage.SilentStoreError(
-            "The store of `source` did not answer, or not as it should, when a sample was read. No sample is left out "
-            "for that: run the job again when the store works. What is written already stays."
+            f"The store of `source` did not answer, or not as it should, when a sample was read ({error.failure}). No "
+            "sample is left out for that: run the job again when the store works, and the credentials are valid. What "
+            "is written already stays."
         ) from None
     except (FileNotFoundError, UserError):  # their messages hold the path
         raise Rejected(FILE_MISSING, "A file of this sample is missing, or not readable from this machine.") from None
