@@ -98,6 +98,10 @@ class PrepareConfig(Config):
     `labels/{stem}_vessel.png`, `{parent}/masks/{stem}.gif`, `images/{id}_*.tif -> manual/{id}_manual1.gif`.
     `{folder}` is the image's folder, `{parent}` the one above, `{stem}` its name without suffix. Without it the layout
     is found out."""
+    pairs: Uri | None = None
+    """CSV file that names the images and their labels instead, whatever they are called: a line `image,label,patient`,
+    then one for each image. Images and labels (mask images or LabelMe files) are paths below `source`. The column
+    `patient` may be left out, or empty: `patient_pattern` then tells the patient."""
     phrase: str = Field("blood vessels", pattern=r"\S")
     """What the objects are called where the annotation does not say it."""
     classes: dict[
@@ -197,6 +201,12 @@ class PrepareConfig(Config):
                 f"mask_threshold {self.mask_threshold} and classes with values or colours of masks: a mask is read by "
                 "one of the two. Leave mask_threshold out; or list no values, and all above it is one `phrase`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _finds_labels_in_one_way(self) -> Self:
+        if self.pairs and self.label_pattern:
+            raise ValueError("pairs and label_pattern: labels are found by one of the two. Leave the other out")
         return self
 
     @field_validator("phrase")

@@ -137,6 +137,7 @@ def _read(config: PrepareConfig) -> Source:
         negatives_list=config.negatives_list,
         annotators=config.annotators,
         classes=Classes(config.classes) if config.classes else None,
+        pairs=config.pairs,
         label_pattern=LabelPattern(config.label_pattern) if config.label_pattern else None,
         patients_of_data_sets="patient_pattern" not in config.model_fields_set,
     )
@@ -300,6 +301,7 @@ def _facts(source: Source, key: PseudonymKey, config: PrepareConfig) -> dict[str
         "files_not_read": source.unread,
         "source_notes": source.notes,
         "has_label_pattern": config.label_pattern is not None,
+        "has_pairs": config.pairs is not None,
         "split": config.split.model_dump(exclude={"list_uri"}) | {"by_list": config.split.list_uri is not None},
         "has_pseudonym_key": key.is_kept,
         "checks": config.checks.model_dump(),

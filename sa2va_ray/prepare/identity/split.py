@@ -1,20 +1,17 @@
 """Splits by patient: by a hash of the pseudonym, so that a patient stays when data is added, or in exact shares."""
 
-import csv
 import hashlib
-import io
 import math
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.data.sample import SPLITS
 from sa2va_ray.prepare.config import SplitConfig
 from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
+from sa2va_ray.prepare.user_table import read_table
 
 _MIN_PATIENTS_OFF, _MAX_SHARE_OFF = 1.5, 0.25  # patients, and part of the number asked for, that pass without a word
 
@@ -180,17 +177,9 @@ def _patients(counts: Mapping[str, Mapping[str, int]]) -> str:
 
 def _read_list(uri: str, pseudonyms: Pseudonyms) -> dict[str, str]:
     """Pseudonym -> split. A name is put in as itself and as its pseudonym: the list may hold either."""
-    try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline=None)))
-    except (FileNotFoundError, UnicodeDecodeError, csv.Error):
-        raise UserError(
-            "`split.list_uri` is missing, or no CSV file in UTF-8 with the lines `patient,split`."
-        ) from None
     splits: dict[str, str] = {}
-    for line, row in enumerate(rows, start=2):
-        patient = unicodedata.normalize("NFC", (row.get("patient") or "").strip())  # as names of files are compared
-        split = (row.get("split") or "").strip()
+    for line, row in read_table(uri, "split.list_uri", ("patient", "split")):
+        patient, split = row["patient"], row["split"]
         if not patient or split not in SPLITS:
             raise UserError(f"Line {line} of `split.list_uri` does not give a patient and one of {', '.join(SPLITS)}.")
         for patient_id in (patient, pseudonyms.patient_id(patient)):

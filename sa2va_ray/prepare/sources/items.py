@@ -22,6 +22,7 @@ class SourceOptions:
     on_crowd, annotators: see `PrepareConfig`.
     classes: what the labels and mask values mean; None: labels are phrases, and masks of one class.
     label_pattern: where given, it alone says which labels there are.
+    pairs: URI of the CSV file that names images and labels; where given, it alone says which there are.
     patients_of_data_sets: whether known data sets tell the patients, as no pattern does.
     negatives_list: URI of the text file that names images without objects.
     """
@@ -34,6 +35,7 @@ class SourceOptions:
     classes: Classes | None = None
     patients_of_data_sets: bool = True
     label_pattern: LabelPattern | None = None
+    pairs: str | None = None
     negatives_list: str | None = None
     annotators: Literal["refuse", "majority", "staple"] = "refuse"
 

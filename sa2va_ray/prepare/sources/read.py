@@ -18,6 +18,7 @@ from sa2va_ray.prepare.sources.folder import Folder, in_label_folder, label_keys
 from sa2va_ray.prepare.sources.items import Item, Skipped, SourceOptions
 from sa2va_ray.prepare.sources.json_labels.annotation_lists import UNRECOGNISED
 from sa2va_ray.prepare.sources.json_labels.read import read_json_labels
+from sa2va_ray.prepare.sources.listed_pairs import read_pairs
 from sa2va_ray.prepare.sources.mask_images import LAYOUT as MASK_IMAGES
 from sa2va_ray.prepare.sources.mask_images import MaskPairs, read_mask_images
 from sa2va_ray.prepare.sources.negatives_list import check_no_labels, items_without_label, read_negatives_list
@@ -76,9 +77,7 @@ def read_source(source: str, options: SourceOptions) -> Source:
         UserError: no such source, or none of the layouts that are read. It says what is there by kind, never by name.
     """
     folder = _open(source)
-    found = (
-        _read_by_pattern(folder, options.label_pattern, options) if options.label_pattern else _look(folder, options)
-    )
+    found = _find(folder, options)
     negatives = read_negatives_list(folder, options.negatives_list, found.dicoms)
     check_no_labels(negatives, found.labels())
     labelled = {item.image for item in found.items} - found.dicoms
@@ -122,6 +121,13 @@ class _Found:
             return self.frames.negatives(file)
         item = self.data_sets.negative(file) if self.data_sets else None
         return None if item is None else [item]
+
+
+def _find(folder: Folder, options: SourceOptions) -> _Found:
+    if options.pairs:
+        items, notes = read_pairs(folder, options.pairs, options)
+        return _Found(items, [], notes)
+    return _read_by_pattern(folder, options.label_pattern, options) if options.label_pattern else _look(folder, options)
 
 
 def _read_by_pattern(folder: Folder, pattern: LabelPattern, options: SourceOptions) -> _Found:
@@ -257,7 +263,7 @@ def _check_recognised(folder: Folder, items: Sequence[Item], notes: Sequence[str
         "`images` and `masks`, or names with `_mask`), DICOM files with mask images, the files of DRIVE, STARE, "
         "CHASE_DB1, HRF, DCA1, FIVES and nnU-Net. "
         "Point `source` at the folder that holds images and labels. Of labels with other names a pattern says whose "
-        f"they are: {LABEL_PATTERN_AS_TYPED}.{_unpacking_hint(folder)}"
+        f"they are: {LABEL_PATTERN_AS_TYPED}, or a CSV list: pairs=/home/you/pairs.csv.{_unpacking_hint(folder)}"
         f"{''.join(f' {note}' for note in notes)}"
     )
 
