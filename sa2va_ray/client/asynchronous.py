@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sa2va_ray.client.options import ImageLike
 
 _LOST = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
+_PAGE = "text/html"  # a success of a proxy, which asks to log in
 _MOST_TRIES, _LONGEST_TIMEOUT_S, _MOST_AT_ONCE = 1000, 86_400, 1000
 
 
@@ -143,7 +144,7 @@ class AsyncClient:
                     "start first, takes longer: raise timeout_s."
                 ) from None
             else:
-                if response.is_success:
+                if response.is_success and not response.headers.get("content-type", "").startswith(_PAGE):
                     return response
                 failure = problem = problem_of(response)
                 wait_s = retry_after_s(response, problem, number)

@@ -19,7 +19,7 @@ _LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S = 30.0, 0.5
 
 
 def problem_of(response: httpx.Response) -> ProblemError:
-    """The error that a reply without success stands for."""
+    """The error that a reply without a result stands for."""
     if response.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/problem+json":
         with suppress(ValueError, TypeError, KeyError):  # of a gateway, whose problem documents have no cure
             document = response.json()

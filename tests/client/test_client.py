@@ -445,11 +445,11 @@ def test_folder_stops_where_the_endpoint_refuses_the_caller(endpoint: Endpoint, 
     assert len(endpoint.forms) == 1
 
 
-@pytest.mark.parametrize("status", [302, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [200, 302, 500, 502, 503, 504])
 def test_folder_stops_where_a_proxy_has_no_endpoint(endpoint: Endpoint, folder: Path, tmp_path: Path, status: int):
     out = tmp_path / "out"
     endpoint.answers = [as_json(200, reply(["?"], SHA256))]
-    endpoint.answers += [Response("<html>", status, {"Retry-After": "0"}) for _ in range(2)]
+    endpoint.answers += [Response("<html>", status, {"Retry-After": "0"}, media_type="text/html") for _ in range(2)]
     with Client(endpoint.url, max_tries=2) as client, pytest.raises(ProblemError, match=f"^{status} "):
         client.segment_folder(folder, out, concurrency=1, progress=False)
     assert [line.get("problem") for line in lines_of(out).values()] == [None], "no image is to blame"

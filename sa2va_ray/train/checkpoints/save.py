@@ -7,6 +7,7 @@ files of all ranks have arrived, so no order of failures leaves something that l
 import hashlib
 import json
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -77,8 +78,9 @@ def delete_local_remains(config: TrainConfig) -> None:
 
 def _local_prefix(config: TrainConfig) -> str:
     """Of the folders for a run's shares among a machine's temporary files."""
-    run_uri = storage.join(config.runs_uri, config.name)
-    return f"sa2va-checkpoint-{hashlib.sha256(run_uri.encode()).hexdigest()[:16]}-"
+    # Two stores may have a run of the same name, as of two demos on one machine, whose temporary files are the same.
+    place = f"{os.environ.get('AWS_ENDPOINT_URL')} {storage.join(config.runs_uri, config.name)}"
+    return f"sa2va-checkpoint-{hashlib.sha256(place.encode()).hexdigest()[:16]}-"
 
 
 def _write_tensors(engine, folder: Path, part: str) -> None:

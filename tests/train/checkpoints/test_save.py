@@ -74,3 +74,6 @@ def test_what_killed_workers_of_a_run_left_on_the_disk_is_deleted_and_nothing_el
     save.delete_local_remains(own)
     assert not folders["own"].exists()
     assert (folders["other"] / "model.safetensors").exists()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # of another demo on this machine
+    save.delete_local_remains(other)
+    assert (folders["other"] / "model.safetensors").exists()
