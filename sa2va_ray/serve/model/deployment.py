@@ -16,7 +16,7 @@ from sa2va_ray.serve.messages import Calibration, ModelReply, PromptResult, Ques
 from sa2va_ray.serve.metrics import ModelMetrics
 from sa2va_ray.serve.model.batching_gate import BatchingGate
 from sa2va_ray.serve.model.compile_cache import compile_cache
-from sa2va_ray.serve.model.weights import ModelSource, local_model
+from sa2va_ray.serve.model.weights import ModelSource, load_on_node
 from sa2va_ray.serve.problems import Problem
 from sa2va_ray.serve.process_setup import prepare_process
 from sa2va_ray.serve.weighted_semaphore import WeightedSemaphore
@@ -53,7 +53,7 @@ class SegmentationModel:
         prepare_process()
         times = StartTimes()
         self._source, self._args, self._max_prompt_tokens = source, args, max_prompt_tokens
-        self._predictor: Predictor = load_predictor(local_model(source, cache_dir))
+        self._predictor: Predictor = load_on_node(source, cache_dir, load_predictor)
         times.lap("model loaded")
         if (most := self._predictor.num_tokens(args.default_prompt)) > max_prompt_tokens:
             raise UserError(

@@ -4,19 +4,22 @@ import fcntl
 import os
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from sa2va_ray import storage
 from sa2va_ray.config import UserError
 from sa2va_ray.manifest import DamagedError, digest
-from sa2va_ray.models.model_manifest import read_model_manifest
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest
 from sa2va_ray.predict.cleanup import CleanupConfig
 from sa2va_ray.predict.facts import read_model_facts
 from sa2va_ray.serve.messages import Calibration
 from sa2va_ray.telemetry import LOGGER
+
+T = TypeVar("T")
 
 _KEPT = 3  # models in a node's cache that no process uses, the last used
 _IN_USE: list[IO[str]] = []
@@ -81,6 +84,24 @@ def local_model(source: ModelSource, cache_dir: str) -> str:
     os.utime(folder)
     _check(source, str(folder))
     return str(folder)
+
+
+def load_on_node(source: ModelSource, cache_dir: str, load: Callable[[str], T]) -> T:
+    """What `load` makes of `local_model`. A copy whose content is not what it was, as a machine that lost its power may
+    leave it, is fetched anew once.
+
+    Raises:
+        UserError: as `local_model`, or `load`.
+    """
+    folder = local_model(source, cache_dir)
+    try:
+        return load(folder)
+    except DamagedError as error:
+        if storage.is_local(source.uri):
+            raise
+        LOGGER.warning("the node's copy of a model is damaged: %s", error)
+    (Path(folder) / MODEL_MANIFEST).unlink(missing_ok=True)  # so that it is no copy any more
+    return load(local_model(source, cache_dir))
 
 
 def _is_whole(folder: Path) -> bool:

@@ -8,8 +8,9 @@ from threading import Thread
 import pytest
 
 from sa2va_ray import storage
-from sa2va_ray.models.model_manifest import MODEL_MANIFEST, write_model_manifest
-from sa2va_ray.serve.model.weights import ModelSource, local_model
+from sa2va_ray.manifest import DamagedError, verify_files
+from sa2va_ray.models.model_manifest import MODEL_MANIFEST, read_model_manifest, write_model_manifest
+from sa2va_ray.serve.model.weights import ModelSource, load_on_node, local_model
 from sa2va_ray.telemetry import LOGGER
 
 USE = """
@@ -79,6 +80,22 @@ def test_what_a_killed_download_has_left_goes_with_the_next_one(stack, bucket_ur
     another.mkdir()
     folder = local_model(source, str(cache))
     assert {each.name for each in cache.iterdir() if each.is_dir()} == {folder.rpartition("/")[2], another.name}
+
+
+def test_a_copy_whose_content_is_damaged_is_fetched_anew_once(sources, tmp_path):
+    """A power cut may leave zeros in a file of the right size."""
+
+    def load(folder: str) -> str:
+        verify_files(folder, read_model_manifest(folder))
+        return (Path(folder) / "weights").read_text()
+
+    folder = Path(local_model(sources[0], str(tmp_path)))
+    (folder / "weights").write_text("\0")
+    assert load_on_node(sources[0], str(tmp_path), load) == "0"
+    storage.write_bytes(f"{sources[0].uri}/weights", b"\0")  # where the store's is damaged, too
+    (folder / "weights").write_text("\0")
+    with pytest.raises(DamagedError, match="does not have the content"):
+        load_on_node(sources[0], str(tmp_path), load)
 
 
 @pytest.mark.soak
