@@ -11,10 +11,10 @@ from sa2va_ray.models.checkpoint import (
     StoredCheckpoint,
     find_checkpoint,
     is_silent,
-    list_checkpoints,
     ranked_checkpoints,
     read_stored_checkpoint,
     read_verified_checkpoint,
+    sound_checkpoints,
 )
 from sa2va_ray.telemetry import LOGGER
 
@@ -43,7 +43,7 @@ def choose_checkpoint(uri: str, which: int | Literal["best", "newest"]) -> Chose
         return ChosenCheckpoint(uri, "the one that was named")
     if which == "newest":
         return ChosenCheckpoint(find_checkpoint(uri), "the newest sound one of its run")
-    found = [saved for saved in map(_read, list_checkpoints(uri)) if saved]
+    found = list(sound_checkpoints(uri, read_stored_checkpoint))[::-1]
     if not found:
         find_checkpoint(uri)  # tells that there is none
     return _best(uri, found) if which == "best" else _of_step(uri, found, which)
@@ -82,11 +82,3 @@ def _of_step(uri: str, found: list[StoredCheckpoint], step: int) -> ChosenCheckp
 
 def _steps(found: list[StoredCheckpoint]) -> str:
     return ", ".join(str(saved.state.step) for saved in found)
-
-
-def _read(uri: str) -> StoredCheckpoint | None:
-    try:
-        return read_stored_checkpoint(uri)
-    except DamagedError as error:
-        LOGGER.warning("checkpoint %s is passed over: %s", uri, error)
-        return None

@@ -10,7 +10,7 @@ What the manifest does not name is not of the checkpoint, and is never read: a s
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -100,8 +100,8 @@ def list_checkpoints(run_uri: str) -> list[str]:
     return [uri for uri in list_step_folders(run_uri) if storage.exists(storage.join(uri, MANIFEST))]
 
 
-def newest_checkpoint(run_uri: str, read: Callable[[str], T]) -> T | None:
-    """Reads the newest checkpoint of a run that is not damaged; None where there is none.
+def sound_checkpoints(run_uri: str, read: Callable[[str], T]) -> Iterator[T]:
+    """Reads the checkpoints of a run that are not damaged, the newest first.
 
     Args:
         read: `read_stored_checkpoint` or a stricter reader. Checkpoints for which it raises `DamagedError` are named in
@@ -109,10 +109,16 @@ def newest_checkpoint(run_uri: str, read: Callable[[str], T]) -> T | None:
     """
     for uri in reversed(list_checkpoints(run_uri)):
         try:
-            return read(uri)
+            found = read(uri)
         except DamagedError as error:
             LOGGER.warning("checkpoint %s is passed over: %s", uri, error)
-    return None
+        else:
+            yield found
+
+
+def newest_checkpoint(run_uri: str, read: Callable[[str], T]) -> T | None:
+    """The first of `sound_checkpoints`; None where there is none."""
+    return next(sound_checkpoints(run_uri, read), None)
 
 
 @dataclass(frozen=True)
