@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sa2va_ray import storage
@@ -21,7 +22,7 @@ from sa2va_ray.manifest import sha256_of_file
 from sa2va_ray.predict.job.sources import SourceFile
 
 _ID_LENGTH = 16
-_READ_ERRORS = (OSError, storage.StorageError)  # their messages hold the path
+_READ_ERRORS = (OSError, storage.StorageError, pa.ArrowException)  # their messages hold the path
 _UNREADABLE = "file_unreadable: The file is missing, or not readable from a machine of the cluster."
 _NO_VIDEO = "video_unreadable: The video is broken, or of a kind that FFmpeg does not read; save it as MP4 (H.264)."
 _NO_FRAME = "video_unreadable: The video ended before this frame."
@@ -94,7 +95,13 @@ class _Unusable:
     message: str
 
 
-def _read(items: Sequence[ImageItem], max_pixels: int) -> Iterator[tuple[ImageItem, bytes | _Unusable]]:
+_CHANGED = _Unusable(
+    "file_changed: The file is not the one that was listed any more, it was replaced while the job ran. Start it again."
+)
+_Read = Iterator[tuple[ImageItem, bytes | _Unusable]]
+
+
+def _read(items: Sequence[ImageItem], max_pixels: int) -> _Read:
     source, frame = items[0].source, items[0].frame
     if source.kind == "samples":
         return _read_samples(items)
@@ -141,29 +148,35 @@ def _num_dicom_frames(data: bytes) -> int:
         return 1
 
 
-def _read_image(item: ImageItem) -> Iterator[tuple[ImageItem, bytes | _Unusable]]:
-    yield item, storage.read_bytes(item.source.uri)
+def _read_image(item: ImageItem) -> _Read:
+    data = storage.read_bytes(item.source.uri)
+    yield item, data if hashlib.sha256(data).hexdigest() == item.source_sha256 else _CHANGED
 
 
-def _read_samples(items: Sequence[ImageItem]) -> Iterator[tuple[ImageItem, bytes | _Unusable]]:
-    rows = [item.row for item in items]
-    images = _parquet(items[0].source).read_row_groups(rows, columns=["image"])["image"].to_pylist()
-    yield from zip(items, images, strict=True)
+def _read_samples(items: Sequence[ImageItem]) -> _Read:
+    rows, columns = [item.row for item in items], ["sample_id", "source_sha256", "image"]
+    for item, found in zip(items, _parquet(items[0].source).read_row_groups(rows, columns).to_pylist(), strict=True):
+        is_listed = (found["sample_id"], found["source_sha256"]) == (item.id, item.source_sha256)
+        yield item, found["image"] if is_listed else _CHANGED
 
 
-def _read_dicom(items: Sequence[ImageItem], max_pixels: int) -> Iterator[tuple[ImageItem, bytes | _Unusable]]:
+def _read_dicom(items: Sequence[ImageItem], max_pixels: int) -> _Read:
     data = storage.read_bytes(items[0].source.uri)
+    is_listed = hashlib.sha256(data).hexdigest() == items[0].source_sha256
     for item in items:
         try:
-            yield item, to_png(decode_image_bytes(data, max_pixels, item.frame))
+            yield item, to_png(decode_image_bytes(data, max_pixels, item.frame)) if is_listed else _CHANGED
         except ImageError as error:
             yield item, _Unusable(f"{error.code}: {error.reason}")
 
 
-def _read_video(items: Sequence[ImageItem]) -> Iterator[tuple[ImageItem, bytes | _Unusable]]:
+def _read_video(items: Sequence[ImageItem]) -> _Read:
     """Frame by frame from the start: seeking in a video is not exact."""
     wanted = {item.frame: item for item in items}
     with _local_video(items[0].source) as path:
+        if sha256_of_file(path) != items[0].source_sha256:
+            yield from ((item, _CHANGED) for item in items)
+            return
         video, frame = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG), 0
         while wanted and video.grab():
             if frame in wanted:

@@ -5,6 +5,8 @@ import io
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pydicom
 import pytest
 from PIL import Image
@@ -112,6 +114,37 @@ def test_a_frame_that_is_missing_when_it_is_read(folder):
     (first, data), (missing, nothing) = read_images([items[0], beyond], MAX_PIXELS)
     assert (first, missing.error, nothing) == (items[0], "video_unreadable: The video ended before this frame.", None)
     assert data is not None
+
+
+@pytest.mark.parametrize("kind", ["image", "video", "dicom", "samples"])
+def test_a_file_that_is_replaced_later_is_not_predicted_under_the_old_ones_hash(folder, kind):
+    if kind == "video":
+        source = video(folder / "run.avi")
+    elif kind == "samples":
+        source = write_samples(folder / "train-00000.parquet", 1)
+    else:
+        source = write(folder / "x.dcm", dicom_run() if kind == "dicom" else b"an image")
+    items = list_items(source, 0)
+    if kind == "samples":
+        write_samples(folder / "train-00000.parquet", 2)
+    else:
+        (folder / source.name).write_bytes((folder / source.name).read_bytes() + b"!")
+    read = list(read_images(items, MAX_PIXELS))
+    assert len(read) == len(items)
+    assert {(item.error.partition(":")[0], data) for item, data in read} == {("file_changed", None)}
+
+
+def test_samples_that_are_gone_when_they_are_read(folder):
+    items = list_items(write_samples(folder / "train-00000.parquet", 1), 0)
+    write_samples(folder / "train-00000.parquet", 1, num_rows=1)
+    assert {item.error.partition(":")[0] for item, _ in read_images(items, MAX_PIXELS)} == {"file_unreadable"}
+
+
+def write_samples(path, number: int, num_rows: int = 3) -> SourceFile:
+    path.parent.mkdir(exist_ok=True)
+    rows = [{"sample_id": f"s{row}", "source_sha256": f"{number}", "image": b"x"} for row in range(num_rows)]
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=1)
+    return SourceFile("samples", str(path), path.name)
 
 
 def test_a_frame_that_is_too_large(folder):
