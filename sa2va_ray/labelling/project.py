@@ -1,5 +1,6 @@
 """The project of Label Studio that a queue goes into: which images it has already, and how the others get there."""
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -141,4 +142,9 @@ async def _address(number: int, server: LabelStudio, each: Queued) -> str:
             f"The image {each.candidate.id}, to be uploaded, cannot be read any more: it is gone, or its disk or store "
             "is away. Start the same command again: what is in the project already is not made twice."
         ) from None
+    if hashlib.sha256(image).hexdigest() != each.candidate.item.source_sha256:
+        raise UserError(
+            f"The image {each.candidate.id}, to be uploaded, is another one by now: its file was replaced, and the "
+            "masks are of the old one. Predict it, and start the same command again."
+        )
     return await project.upload(number, server, f"{each.candidate.id}.{suffix_of(source.name)}", image)

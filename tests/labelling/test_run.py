@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -113,18 +114,25 @@ def test_a_project_gets_what_it_has_not(ray_cluster, folder, studio):
     assert queue(folder, **server)["queued"] == 3
 
 
-def test_an_image_that_is_gone_when_it_is_to_be_uploaded_is_told_without_its_path(ray_cluster, folder, studio):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(Path.unlink, "cannot be read any more"), (lambda file: file.write_bytes(b"new"), "is another one by now")],
+    ids=["gone", "replaced"],
+)
+def test_an_image_that_is_gone_or_another_when_it_is_to_be_uploaded_is_told_without_its_path(
+    ray_cluster, folder, studio, change, said
+):
     server = {"project": "label_studio://7", "label_studio": {"url": studio.url}}
     ranked = run._queue
 
     def gone(*arguments):
         found = ranked(*arguments)
-        (folder / "images" / found[0][0].candidate.item.source.name).unlink()
+        change(folder / "images" / found[0][0].candidate.item.source.name)
         return found
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "_queue", gone)
-        with pytest.raises(UserError, match=r"The image [0-9a-f]{16}, to be uploaded, cannot be read any more") as told:
+        with pytest.raises(UserError, match=rf"The image [0-9a-f]{{16}}, to be uploaded, {said}") as told:
             queue(folder, **server)
     assert not any(name in str(told.value) for name in ("Mueller", "Doe", str(folder)))
     assert queue(folder, **server)["queued"] == 5
