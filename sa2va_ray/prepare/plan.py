@@ -11,6 +11,8 @@ from sa2va_ray.prepare.identity.split import deal
 from sa2va_ray.prepare.records import Label, Quarantined, Record, Rejected, SeveralLabels
 from sa2va_ray.prepare.sources import Source
 
+_OR_A_LIST = "Where no name tells the patient, a list can: pairs=/home/you/pairs.csv, lines `image,label,patient`."
+
 
 def plan(source: Source, pseudonyms: Pseudonyms, config: SplitConfig) -> tuple[list[Task], list[Quarantined]]:
     """The samples to look at, each with its pseudonyms and its split, and those that need no look.
@@ -56,7 +58,7 @@ def _of_names(source: Source, rejected: Mapping[int, Rejected], pseudonyms: Pseu
     """Samples whose path does not tell a patient of a split; where it does not match, with patterns that would."""
     num_mismatched = sum(each.code == NAME_MISMATCH for each in rejected.values())
     by_pattern = [record.plain_name or record.name for record in source.records if record.patient is None]
-    hint = f" {describe_fitting(by_pattern, num_mismatched)}" if num_mismatched else ""
+    hint = f" {describe_fitting(by_pattern, num_mismatched)} {_OR_A_LIST}" if num_mismatched else ""
     records = {record.index: record for record in source.records}
     quarantined = []
     for index, each in rejected.items():

@@ -142,6 +142,7 @@ def test_quarantine_says_what_was_left_out_and_where_it_is(job, source):
     assert "8 of 31 samples quarantined" in job[1]
     assert f"private_table={job[0].parent / 'table.csv'}" in job[1]
     assert "patient_pattern='(?:.*/)?(?P<patient>[^/]+)'" in lines[3]["reason"]
+    assert "pairs=" in lines[3]["reason"]
 
 
 def test_the_private_table_names_the_files_of_all_items(job, source):
