@@ -22,6 +22,7 @@ from PIL import Image
 
 from sa2va_ray.client import AsyncClient, Client, NoReplyError, ProblemError, Result
 from sa2va_ray.client.errors import ForeignReplyError
+from sa2va_ray.client.retries import back_off_s
 from sa2va_ray.images.masks import mask_to_rle
 
 SHA256 = "ab" * 32
@@ -266,6 +267,11 @@ def test_a_proxys_own_problem_document_is_a_problem_too(segment: Segment, endpoi
     endpoint.answers = [as_json(413, {"title": "Too large"}, "application/problem+json")]
     with pytest.raises(ForeignReplyError, match="413 "):
         segment(b"image")
+
+
+@pytest.mark.parametrize(("number", "longest_s"), [(1, 0.5), (2, 1), (5, 8), (7, 30), (1000, 30)])
+def test_each_try_waits_twice_as_long_as_the_last_and_half_a_minute_at_most(number: int, longest_s: float):
+    assert longest_s / 2 <= back_off_s(number) <= longest_s
 
 
 def test_an_image_that_the_endpoint_has_no_time_for_is_not_sent_again(segment: Segment, endpoint: Endpoint):

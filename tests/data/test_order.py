@@ -1,6 +1,7 @@
 """The plan of an epoch: every sample as often as planned, over any number of ranks, in equally many micro steps."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -70,6 +71,7 @@ def test_order_follows_seed_epoch_and_repeat():
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, next_epoch)
     assert not np.array_equal(first[:23], first[23:])
+    assert not np.array_equal(first, replace(plans(23, 2, 4, 1, 1)[0], seed=8).samples(everything))
 
 
 def test_samples_do_not_depend_on_what_else_is_asked_for():

@@ -17,6 +17,7 @@ def test_certain_and_right_or_wrong():
     truth = np.array([[True, False]])
     assert calibration_errors(calibration_counts(truth.astype(float), truth)) == {"ece": 0.0, "brier": 0.0}
     assert calibration_errors(calibration_counts(1.0 - truth, truth)) == {"ece": 1.0, "brier": 1.0}
+    assert calibration_counts(truth.astype(float), truth).shape == (4, 15)  # as of images without a certain pixel
 
 
 def test_true_probabilities_have_no_error_and_shifted_ones_the_shift():

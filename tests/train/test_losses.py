@@ -422,3 +422,13 @@ def test_where_nothing_is_ignored_the_losses_are_the_same():
         torch.manual_seed(0)
         found.append(object_losses(logits, truths, skeletons, ALL_PARTS, each))
     torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_mask_weighs_as_much_however_much_of_it_is_ignored():
+    """Logits of 0 cost log 2 at each point that counts."""
+    ignored = torch.zeros(64, 64, dtype=torch.bool)
+    ignored[:, 16:] = True
+    found = object_losses(
+        torch.zeros(1, 16, 16), [torch.zeros(64, 64, dtype=torch.bool)], None, LossConfig(), [ignored]
+    )
+    assert found["mask"].item() == pytest.approx(math.log(2), rel=1e-5)

@@ -250,6 +250,7 @@ def test_samples_that_were_left_out_before_a_restart_are_named_after_it(tmp_path
     with pytest.raises(RunStoppedError, match=r"3 samples were left out .* Bad were a, b, c"):
         RunProgress.from_state(state).advance(plan, result, changed)
     assert state.bad_ids == ["a", "b"]
+    RunProgress.from_state(state).advance(plan, result, config.model_copy(update={"max_skipped_samples": 3}))
 
 
 def test_a_validation_that_fails_leaves_the_modules_as_they_were():

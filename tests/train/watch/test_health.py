@@ -73,6 +73,14 @@ def test_a_late_first_gradient_is_no_error(warnings):
     assert [step for step, _ in warnings] == [10]
 
 
+def test_a_gradient_before_the_first_check_is_one(warnings):
+    groups = Groups("projector")
+    monitor = GroupMonitor(BETA2, 450, 0, groups.states, warnings)
+    run(monitor, groups, range(1, 11))
+    run(monitor, groups, range(11, 21), dead=["projector"])
+    assert [step for step, _ in warnings] == [20]
+
+
 def test_a_group_that_dies_later_is_warned_of_once(warnings):
     groups = Groups("projector")
     monitor = GroupMonitor(BETA2, 900, 0, groups.states, warnings)
@@ -198,3 +206,10 @@ def test_a_loss_that_rises_is_warned_of(warnings):
 def test_a_loss_that_has_fallen_is_not(warnings, curve):
     losses_of(warnings, curve)
     assert warnings == []
+
+
+@pytest.mark.parametrize(("fall", "stays"), [(0.06, True), (0.1, False)])
+def test_what_is_within_the_noise_of_two_windows_is_no_fall(warnings, fall, stays):
+    """Of a loss that is 0.2 above and below its mean, 0.04 is the standard error of the difference of two means."""
+    losses_of(warnings, lambda step: 2.0 - fall * (step > 50) + 0.2 * (-1) ** step, noise=0.0)
+    assert bool(warnings) == stays
