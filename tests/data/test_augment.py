@@ -176,3 +176,30 @@ def test_masks_are_independent_of_each_other(num_masks):
 def test_a_field_that_folds_the_image_is_refused():
     with pytest.raises(UserError, match=r"elastic_amplitude_fraction 0\.05 is above 0\.35 x elastic_sigma_fraction"):
         only("elastic_probability", elastic_amplitude_fraction=0.05)
+
+
+def test_magnitudes_are_fractions_of_width_and_height():
+    mask = np.zeros((60, 300), bool)
+    mask[20:40, 140:160] = True
+    none = {"rotation_deg": 0, "shear_deg": 0, "scale_fraction": 0, "translation_fraction": 0}
+
+    def moved(**magnitudes: float) -> np.ndarray:
+        """(100, 3): by how much down and right, and how much larger a side."""
+        config, image = only("affine_probability", **{**none, **magnitudes}), np.dstack([mask] * 3).astype(np.uint8)
+        masks = [augment(image, mask[None], config, np.random.default_rng(seed))[1][0] for seed in range(100)]
+        before = np.argwhere(mask).mean(axis=0)
+        return np.array(
+            [[*(np.argwhere(each).mean(axis=0) - before), np.sqrt(each.sum() / mask.sum())] for each in masks]
+        )
+
+    down, right, _ = np.abs(moved(translation_fraction=0.1)).max(axis=0)
+    assert (down, right) == pytest.approx((6, 30), abs=1)
+    assert moved(scale_fraction=1)[:, 2].max() == pytest.approx(2, abs=0.05)
+
+
+def test_a_warp_keeps_the_contrast_of_fine_structures():
+    stripes = (128 + 100 * np.cos(np.pi / 2 * np.arange(128))).astype(np.uint8)  # of 2 px
+    image = np.ascontiguousarray(np.broadcast_to(stripes[None, :, None], (64, 128, 3)))
+    config = only("affine_probability", rotation_deg=0, shear_deg=0, scale_fraction=0)
+    moved = [augment(image, image[None, ..., 0] > 0, config, np.random.default_rng(seed))[0] for seed in range(20)]
+    assert np.mean([each.std() for each in moved]) > 0.93 * image.std()

@@ -64,6 +64,18 @@ def test_every_image_with_a_near_duplicate_in_another_split_is_found(max_bits, n
     assert {index for pair in pairs for index in pair} == set(np.flatnonzero(near.any(axis=1)).tolist())
 
 
+@pytest.mark.parametrize("count", [2, 64, 65])
+def test_two_that_are_equal_in_16_bits_are_found_among_others_that_are_equal_there(count):
+    """In the last of the pairs that are compared in a small group, and in a larger one."""
+    bits = np.random.default_rng(0).integers(0, 2, (count, 256), np.uint8)
+    bits[:, :16] = bits[0, :16]
+    bits[-1] = bits[0]
+    bits[-1, 16::16] ^= 1
+    splits = dict.fromkeys(range(count), "train") | {count - 1: "val"}
+    assert near_duplicates(hashes_of(bits), splits, 15) == [(0, count - 1)]
+    assert near_duplicates(hashes_of(bits), splits, 14) == []
+
+
 @pytest.mark.parametrize(("count", "share_flipped"), [(50_000, 0.5), (20_000, 0.02)])
 def test_many_images_take_seconds(count, share_flipped):
     """Pictures of all kinds, and frames that are alike: 200 million pairs and more."""

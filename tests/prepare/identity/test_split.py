@@ -43,7 +43,9 @@ def test_in_cross_validation_a_patient_is_validated_once_and_never_tested():
     assert abs(share - 0.8 / 5) < 4 * (0.16 * 0.84 / 2000) ** 0.5
 
 
-@pytest.mark.parametrize(("patients", "val", "test"), [(31, 3, 6), (10, 1, 2), (3, 1, 1), (2, 0, 0), (1, 0, 0)])
+@pytest.mark.parametrize(
+    ("patients", "val", "test"), [(31, 3, 6), (15, 2, 3), (10, 1, 2), (3, 1, 1), (2, 0, 0), (1, 0, 0)]
+)
 def test_balanced_gives_the_shares_and_leaves_some_for_training(patients, val, test):
     splits = list(dealt(PATIENTS[:patients], method="balanced").values())
     assert (splits.count("val"), splits.count("test"), splits.count("train")) == (val, test, patients - val - test)
