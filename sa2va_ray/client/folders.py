@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -160,11 +161,14 @@ class _Results:
         self.counts.bad += 1
 
     def _read(self) -> Iterator[dict[str, Any]]:
-        lines = self._file.read_text().splitlines(keepends=True) if self._file.exists() else []
-        return (json.loads(line) for line in lines if line.endswith("\n"))  # the last one may be cut off
+        for line in self._file.read_bytes().splitlines() if self._file.exists() else []:
+            with suppress(ValueError):  # cut off, or damaged by a power cut or another writer: made again
+                if isinstance(found := json.loads(line), dict):
+                    yield found
 
     def _is_good(self, line: dict[str, Any]) -> bool:
-        return "result" in line and line["asked"] == self._asked and (self._masks / f"{line['id']}.png").is_file()
+        is_asked = "result" in line and line.get("asked") == self._asked
+        return is_asked and (self._masks / f"{line.get('id')}.png").is_file()
 
     def _append(self, line: dict[str, Any]) -> None:
         with self._file.open("a") as file:

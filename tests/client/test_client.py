@@ -429,8 +429,8 @@ def test_folder_is_resumed(endpoint: Endpoint, folder: Path, tmp_path: Path):
     endpoint.refused = {bad: problem(422, "Broken image")}
     with Client(endpoint.url) as client:
         client.segment_folder(folder, out, "a", progress=False)
-        with (out / "results.jsonl").open("a") as file:
-            file.write('{"id": "cut o')  # as a killed process leaves it
+        with (out / "results.jsonl").open("ab") as file:
+            file.write(b'\0\0\n\xff\n[]\n{"result": {}}\n{"id": "cut o')  # as power cuts and killed processes leave it
         (out / f"masks/{id_of(b'c.tif')}.png").unlink()
         endpoint.refused, endpoint.forms = {}, []
         counts = client.segment_folder(folder, out, "a", progress=False)
