@@ -113,6 +113,13 @@ def test_a_list_with_the_line_ends_of_old_macs_is_read(tmp_path):
     assert dealt([mueller], list_uri=str(tmp_path / "splits.csv")) == {mueller: "test"}
 
 
+def test_a_list_may_be_that_of_images_and_labels_and_separated_by_semicolons(tmp_path):
+    lines = ["image;label;patient;split", "a.png;b.png;Mueller;test", "c.png;d.png;Mueller;test", "e.png;f.png;Doe;val"]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    mueller, doe = (PSEUDONYMS.patient_id(name) for name in ("Mueller", "Doe"))
+    assert dealt([mueller, doe], list_uri=str(tmp_path / "pairs.csv")) == {mueller: "test", doe: "val"}
+
+
 def test_a_list_that_is_no_table_is_told_as_that(tmp_path):
     (tmp_path / "splits.csv").write_text("patient,split\n" + 200_000 * "x" + ",test\n")
     with pytest.raises(UserError, match=r"`split.list_uri` is missing, or no CSV file"):
