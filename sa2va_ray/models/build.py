@@ -82,14 +82,17 @@ def read_architecture(config: ModelConfig) -> tuple[Sa2VAConfig, PreTrainedToken
     """Sizes and tokenizer of a model. Of a base in object storage only the small files are fetched.
 
     Raises:
-        UserError: the base is no model folder, or of another family.
+        UserError: the base is not there, is no model folder, or is of another family.
     """
     if config.base is None:
         return random_architecture(config.architecture)
-    files = storage.list_files(config.base.source)
-    names = [name for name in files if "/" not in name and name.endswith(SMALL_FILES)]
-    with storage.local_copy(config.base.source, names) as folder:
-        found = read_source_folder(folder, config.base.source, config.base.grounding_config)
+    source = config.base.source
+    try:
+        names = [name for name in storage.list_files(source) if "/" not in name and name.endswith(SMALL_FILES)]
+        with storage.local_copy(source, names) as folder:
+            found = read_source_folder(folder, source, config.base.grounding_config)
+    except UserError as error:  # a recipe has it, so that who reads the message may never have typed it
+        raise type(error)(f"model.base.source: {error}") from None
     return found.config, found.tokenizer
 
 

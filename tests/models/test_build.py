@@ -68,3 +68,9 @@ def test_the_sizes_of_a_base_are_read_without_its_weights(parity, tmp_path):
     architecture, tokenizer = read_architecture(ModelConfig.parse({"base": base}))
     assert architecture.llm_config.hidden_size == parity.loaded.model.config.llm_config.hidden_size
     assert len(tokenizer) == len(parity.loaded.processor.tokenizer)
+
+
+def test_a_base_that_is_not_there_is_told_with_its_key(tmp_path):
+    """A recipe names it, and who reads the message may never have."""
+    with pytest.raises(UserError, match=r"^model\.base\.source: There is nothing at .*none"):
+        read_architecture(ModelConfig.parse({"base": {"source": str(tmp_path / "none")}}))
