@@ -98,6 +98,7 @@ def test_values_without_runs_and_windows_are_read():
     [
         ([], "brush_size"),
         (mask_to_brush_rle(np.eye(9, dtype=bool)), "brush_size"),
+        (mask_to_brush_rle(np.eye(20, dtype=bool))[:-1], "rle_broken"),
         (mask_to_brush_rle(np.eye(20, dtype=bool))[:-5], "rle_broken"),
         (mask_to_brush_rle(np.eye(20, dtype=bool))[:8], "rle_broken"),
         ([0, 0, 6, 64, 255, *[255] * 90], "rle_broken"),

@@ -69,3 +69,11 @@ def test_distances_in_another_unit():
     nothing = np.zeros((30, 40), bool)
     assert hd95_in(mask, nothing, (0.5, 0.1)) == pytest.approx(np.hypot(15, 4))
     assert hd95_in(nothing, nothing, (0.5, 0.1)) == 0
+
+
+def test_an_outline_weighs_by_its_length_in_the_unit_of_the_spacing():
+    """The upper side, four rows too high, is 0.04 of the outline where rows are far apart, and else 0.4."""
+    mask, higher = box(9, 5, 20, 10), box(5, 5, 24, 10)
+    assert hd95_in(higher, mask, (1, 0.1)) == 3
+    assert hd95_in(higher.T, mask.T, (0.1, 1)) == 3
+    assert hd95_in(higher, mask, (0.1, 1)) == pytest.approx(0.4)

@@ -146,6 +146,10 @@ def test_keys_from_a_file_and_from_the_environment(tmp_path, monkeypatch):
         (b'[{"id": "a", "sha256": "%s", "scopes": ["root"]}]' % (64 * b"0"), "scopes"),
         (b'[{"id": "a", "sha256": "%s", "scopes": []}]' % (64 * b"0"), "scopes"),
         (b"[%s, %s]" % (2 * (b'{"id": "a", "sha256": "%s", "scopes": ["predict"]}' % (64 * b"0"),)), "1 different ids"),
+        (
+            b"[%s]" % b", ".join(b'{"id": "%s", "sha256": "%s"}' % (id, 64 * b"0") for id in (b"a", b"b")),
+            "1 different sha256s",
+        ),
         (b'[{"id": "a", "sha256": "%s", "scopes": ["predict", "admin"]}]' % (64 * b"0"), "no scope 'admin' any more"),
         (b"\xff\xfe", "not a text file"),
     ],
