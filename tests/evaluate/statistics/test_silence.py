@@ -29,6 +29,8 @@ def test_what_is_not_there_and_what_cannot_be_read_do_not_count():
     assert silence(seen + rows(*[UNREADABLE] * 9)) == []
     (found,) = silence(rows(EMPTY, DRAWN, EMPTY) + rows(*[DRAWN] * 9, is_negative=True))
     assert (found["num_objects"], found["num_empty"]) == (3, 2)
+    (found,) = silence(rows(EMPTY, EMPTY) + rows(*[UNREADABLE] * 9))
+    assert (found["num_objects"], found["num_empty"]) == (2, 2)
     assert silence(rows(UNREADABLE)) == []
 
 
