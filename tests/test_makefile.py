@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PROBE = """
 import time
-print("started", flush=True)
 try:
+    print("started", flush=True)
     time.sleep(60)
 finally:
     time.sleep(0.2)
