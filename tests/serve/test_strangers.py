@@ -158,7 +158,7 @@ def test_text_that_is_no_utf8_is_refused_and_not_guessed(endpoint, png):
 def test_a_field_that_is_given_twice_is_refused(endpoint, png, field):
     value = {"threshold": "0.5", "cleanup": "{}", "output": "rle", "model": "tiny"}[field]
     reply = HTTP.post(f"{endpoint}/v1/segment", files={"file": png}, data={field: [value, value]})
-    assert refused(reply)["detail"] == f"{field}: Given 2 times"
+    assert refused(reply)["detail"] == f"{field}: Given 2 times."
 
 
 def test_options_in_the_address_are_not_passed_over(endpoint, png):
