@@ -190,9 +190,11 @@ def _wait_for_all_ranks(shard: CheckpointShard, retry: Callable[[Callable[[], An
 
 
 def _read_shard_manifest(uri: str, rank: int) -> dict[str, Any]:
+    """Empty while it is not there. On a disk that the ranks share, a file that another one is writing has a part of its
+    bytes, or none."""
     try:
         return json.loads(storage.read_bytes(storage.join(uri, _shard_manifest_name(rank))))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return {}
 
 

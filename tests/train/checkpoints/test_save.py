@@ -65,6 +65,23 @@ def test_a_rank_that_sends_slowly_is_waited_for_and_one_that_sends_nothing_is_no
         assert storage.exists(f"{uri}/{MANIFEST}")
 
 
+def test_a_manifest_of_a_share_that_is_being_written_is_waited_for(tmp_path, monkeypatch):
+    """On a disk that ranks share a file comes byte by byte: rank 0, which looks for it, ended the run."""
+    config = run_config(tmp_path / "runs")
+    uri = f"{config.runs_uri}/run/step_00000001"
+    storage.write_bytes(f"{config.runs_uri}/run/{LOCK_FILE}", json.dumps({"owner": OWNER}).encode())
+    own, other = (write_shard(tmp_path / f"rank{rank}", 1, config, rank, 2) for rank in (0, 1))
+    last = save._shard_manifest_name(1)
+    whole = (other / last).read_bytes()
+    storage.upload_folder(other, uri, last=last)
+    sizes = [100, len(whole)]
+    Path(uri, last).write_bytes(b"")
+    monkeypatch.setattr(time, "sleep", lambda pause_s: Path(uri, last).write_bytes(whole[: sizes.pop(0)]) and None)
+    save.upload_shard(save.CheckpointShard(own, config, "step_00000001", 0, 2, "1 by 2", OWNER))
+    assert sizes == []
+    assert storage.exists(f"{uri}/{MANIFEST}")
+
+
 def test_what_killed_workers_of_a_run_left_on_the_disk_is_deleted_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     own, other = (run_config(tmp_path / "runs", f"name={name}") for name in ("own", "other"))
