@@ -24,25 +24,24 @@ def read_pairs(folder: Folder, uri: str, options: SourceOptions) -> tuple[list[I
         UserError: no such list, none that can be read, or lines that name no image and label of the source; it tells
             their numbers.
     """
-    lines = [(number, _to_name(row["image"]), _to_name(row["label"]), row["patient"]) for number, row in _rows(uri)]
-    images, labels = set(folder.images), {*folder.images, *folder.json_files}
-    wrong = [number for number, image, label, _ in lines if image not in images or label not in labels - {image}]
+    rows = list(read_table(uri, "pairs", _COLUMNS))
+    lines = [(number, _to_name(row["image"]), _to_name(row["label"]), row["patient"]) for number, row in rows]
+    times = Counter(label for _, _, label, _ in lines)
+    images, labels = set(folder.images) - times.keys(), {*folder.images, *folder.json_files}
+    wrong = [number for number, image, label, _ in lines if image not in images or label not in labels]
     if wrong or not lines:
         raise UserError(_refusal(wrong, len(lines)))
-    times = Counter(label for _, _, label, _ in lines)
     items = [
         _item(folder, image, label, patient, times[label], options)
         for _, image, label, patient in sorted(lines, key=lambda line: line[1])
     ]
     notes = [f"{len(lines)} images have the label that `pairs` names."]
-    if others := len(images - {name for _, image, label, _ in lines for name in (image, label)}):
-        notes.append(f"{others} image file(s) are in no line of `pairs`, and left.")
+    if unnamed := sum(not patient for _, _, _, patient in lines):
+        notes.append(f"{unnamed} of {len(lines)} lines of `pairs` name no patient: `patient_pattern` tells it.")
+    if others := len(images - {image for _, image, _, _ in lines}):
+        listed = " unless `negatives_list` names them" if options.negatives_list else ""
+        notes.append(f"{others} image file(s) are in no line of `pairs`, and left{listed}.")
     return items, notes
-
-
-def _rows(uri: str) -> list[tuple[int, dict[str, str]]]:
-    """Without lines that are empty, as spreadsheets leave them at the end."""
-    return [(number, row) for number, row in read_table(uri, "pairs", _COLUMNS) if any(row.values())]
 
 
 def _to_name(path: str) -> str:
@@ -67,6 +66,7 @@ def _refusal(wrong: list[int], num_lines: int) -> str:
         return f"`pairs` names no image. {written}"
     told = ", ".join(map(str, wrong[:_MAX_LINES_TOLD])) + (", ..." if len(wrong) > _MAX_LINES_TOLD else "")
     return (
-        f"{len(wrong)} of {num_lines} lines of `pairs` name no image of the source, or no label of it (lines {told}). "
-        f"{written} An image without an object stands in `negatives_list`, not here."
+        f"{len(wrong)} of {num_lines} lines of `pairs` name no image of the source, or one that is the label in a "
+        f"line, or no label of the source (lines {told}). {written} No DICOM file can stand there; an image without "
+        "an object stands in `negatives_list`."
     )

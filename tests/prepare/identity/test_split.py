@@ -98,7 +98,7 @@ def test_a_list_deals_by_name_however_its_letters_are_put_together(tmp_path):
     assert dealt([mueller], list_uri=str(tmp_path / "splits.csv")) == {mueller: "test"}
 
 
-@pytest.mark.parametrize("lines", ["patient,split\nMuellerHans,training\n", "name,set\nMuellerHans,test\n"])
+@pytest.mark.parametrize("lines", ["Patient,Split\nMuellerHans,training\n", "patient,split\n,test\n"])
 def test_a_wrong_list_is_an_error_without_names(tmp_path, lines):
     (tmp_path / "Klinik.csv").write_text(lines)
     with pytest.raises(UserError, match="Line 2") as caught:
@@ -126,7 +126,7 @@ def test_a_list_that_is_no_table_is_told_as_that(tmp_path):
         dealt(list_uri=str(tmp_path / "splits.csv"))
 
 
-@pytest.mark.parametrize("lines", ["", "x\n", "patient,split\n"])
+@pytest.mark.parametrize("lines", ["", "x\n", "patient,split\n", "name,set\nMuellerHans,test\n"])
 def test_a_list_that_names_nobody_is_not_blamed_on_the_patients(tmp_path, lines):
     (tmp_path / "splits.csv").write_text(lines)
     with pytest.raises(UserError, match=r"`split.list_uri` names no patient\. It is a CSV file"):

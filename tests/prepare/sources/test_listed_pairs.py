@@ -29,7 +29,7 @@ def folder(tmp_path):
     "lines",
     [
         "image,label,patient\nimg/{0}1.png,lab/x17.png,P2\nimg/{0}0.png,lab/x07.png,P1\n",
-        "\ufeffscore;label;image;patient\r\n0,5;lab\\x17.png;img\\{0}1.png; P2 \r\n"
+        "\ufeffscore;Label;Image;Patient\r\n0,5;lab\\x17.png;img\\{0}1.png; P2 \r\n"
         ";./lab/x07.png;./img/{0}0.png;P1\r\n;;;\r\n",
     ],
     ids=["plain", "as Excel writes it"],
@@ -48,8 +48,10 @@ def test_a_list_names_image_label_and_patient(folder, lines):
 
 
 def test_without_a_patient_the_name_tells_it(folder):
-    (record,) = read_by(folder, f"image,label\nimg/{HIDDEN}0.png,lab/x07.png\n").records
-    assert record.patient is None
+    named, unnamed = f"img/{HIDDEN}1.png,lab/x17.png,P2\n", f"img/{HIDDEN}0.png,lab/x07.png\n"
+    source = read_by(folder, f"image,label,patient\n{named}{unnamed}")
+    assert [record.patient for record in source.records] == [None, "P2"]
+    assert "1 of 2 lines of `pairs` name no patient: `patient_pattern` tells it." in source.notes
 
 
 def test_labels_may_be_of_labelme(folder):
@@ -67,9 +69,15 @@ def test_labels_may_be_of_labelme(folder):
         ),
         ("image,mask\nimg/{0}0.png,lab/x07.png\n", "1 of 1 lines .*a line `image,label,patient`"),
         ("image,label\nimg/{0}0.png,img/{0}0.png\n", "1 of 1 lines"),
+        ("image,label\nimg/{0}0.png,lab/x07.png\nlab/x07.png,img/{0}1.png\n", r"1 of 2 lines .*\(lines 3\)"),
         ("image,label\n", "`pairs` names no image"),
         ("", "`pairs` names no image"),
         ("image,label\n{0}" + 200_000 * "x", "`pairs` is missing, or no CSV file"),
+        (
+            'image,label,patient\nimg/{0}0.png,lab/x07.png,"P1\nimg/{0}1.png,lab/x17.png,P2\n',
+            "mark in it is not closed",
+        ),
+        ('image,label,patient\nimg/{0}0.png,lab/x07.png,"P1\nimg/{0}1.png,lab/x17.png,P2"\n', "lines, up to line 3"),
     ],
 )
 def test_lines_that_name_nothing_are_told_by_number(folder, lines, told):
@@ -89,3 +97,10 @@ def test_what_is_named_twice_is_not_guessed(folder):
     assert codes(read_by(folder, f"image,label\n{one}{two}")) == {"ambiguous_pair": 2}
     twice = f"image,label,patient\nimg/{HIDDEN}0.png,lab/x07.png,A\nimg/{HIDDEN}0.png,lab/x17.png,B\n"
     assert codes(read_by(folder, twice)) == {"path_twice": 2}
+
+
+def test_images_that_another_list_names_are_not_said_to_be_left(folder):
+    (folder / "negatives.txt").write_text(f"img/{HIDDEN}1.png\n")
+    (folder / "list.csv").write_text(f"image,label\nimg/{HIDDEN}0.png,lab/x07.png\n")
+    options = replace(OPTIONS, pairs=str(folder / "list.csv"), negatives_list=str(folder / "negatives.txt"))
+    assert [note for note in read_source(str(folder), options).notes if "negatives_list" in note]
