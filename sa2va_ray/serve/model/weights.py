@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ T = TypeVar("T")
 _KEPT = 3  # models in a node's cache that no process uses, the last used
 _IN_USE: list[IO[str]] = []
 """Open files, whose locks say that this process uses a model. They end with it, however it ends."""
+_Copy = tuple[int, int]
+"""What tells the copies of a model that follow each other in one place: number and time of the manifest's file."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,13 @@ class ModelSource:
         return cls(uri, facts.sha256, facts.threshold, facts.cleanup)
 
 
-def local_model(source: ModelSource, cache_dir: str) -> str:
+def local_model(source: ModelSource, cache_dir: str, damaged: _Copy | None = None) -> str:
     """Folder with the model on this machine: where it lies if that is local, else a copy in the cache, which needs no
     store once it is there; one of which files are gone or cut off is fetched anew. Files are hashed when they are
     loaded.
+
+    Args:
+        damaged: a copy that is not good enough; another replica may have fetched a new one by now.
 
     Raises:
         UserError: what lies at the URI by now is another model.
@@ -76,8 +82,9 @@ def local_model(source: ModelSource, cache_dir: str) -> str:
     # A lock of its own: the one above is shared for as long as a replica lives, so that none could have it alone.
     with folder.with_suffix(".fetch").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)  # one of the replicas that start together downloads
-        if not _is_whole(folder):
+        if not _is_whole(folder) or _copy_in(folder) == damaged:
             _check(source, source.uri)
+            _set_aside(folder)
             _delete_cut_off(folder)
             _delete_unused(folder.parent)
             storage.download_folder(source.uri, folder)
@@ -94,14 +101,22 @@ def load_on_node(source: ModelSource, cache_dir: str, load: Callable[[str], T]) 
         UserError: as `local_model`, or `load`.
     """
     folder = local_model(source, cache_dir)
+    copy = _copy_in(Path(folder))
     try:
         return load(folder)
     except DamagedError as error:
         if storage.is_local(source.uri):
             raise
         LOGGER.warning("the node's copy of a model is damaged: %s", error)
-    (Path(folder) / MODEL_MANIFEST).unlink(missing_ok=True)  # so that it is no copy any more
-    return load(local_model(source, cache_dir))
+    return load(local_model(source, cache_dir, damaged=copy))
+
+
+def _copy_in(folder: Path) -> _Copy | None:
+    try:
+        info = (folder / MODEL_MANIFEST).stat()
+    except FileNotFoundError:
+        return None
+    return info.st_ino, info.st_mtime_ns
 
 
 def _is_whole(folder: Path) -> bool:
@@ -123,6 +138,13 @@ def _check(source: ModelSource, uri: str) -> None:
             f"{uri} holds the model {found[:12]}, the application was deployed with {source.sha256[:12]}. "
             "`sa2va-ray deploy` serves the new one, as `serve deploy` does with another `revision`."
         )
+
+
+def _set_aside(folder: Path) -> None:
+    """Takes what is there of a copy away, to be deleted. Piece by piece its manifest might go before its weights, which
+    another replica that starts would then take for a model without hashes."""
+    if folder.is_dir():
+        folder.rename(folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{storage.PARTIAL}"))
 
 
 def _delete_cut_off(folder: Path) -> None:

@@ -82,13 +82,13 @@ def test_what_a_killed_download_has_left_goes_with_the_next_one(stack, bucket_ur
     assert {each.name for each in cache.iterdir() if each.is_dir()} == {folder.rpartition("/")[2], another.name}
 
 
+def load(folder: str) -> str:
+    verify_files(folder, read_model_manifest(folder))
+    return (Path(folder) / "weights").read_text()
+
+
 def test_a_copy_whose_content_is_damaged_is_fetched_anew_once(sources, tmp_path):
     """A power cut may leave zeros in a file of the right size."""
-
-    def load(folder: str) -> str:
-        verify_files(folder, read_model_manifest(folder))
-        return (Path(folder) / "weights").read_text()
-
     folder = Path(local_model(sources[0], str(tmp_path)))
     (folder / "weights").write_text("\0")
     assert load_on_node(sources[0], str(tmp_path), load) == "0"
@@ -96,6 +96,31 @@ def test_a_copy_whose_content_is_damaged_is_fetched_anew_once(sources, tmp_path)
     (folder / "weights").write_text("\0")
     with pytest.raises(DamagedError, match="does not have the content"):
         load_on_node(sources[0], str(tmp_path), load)
+
+
+def test_replicas_that_find_a_copy_damaged_at_once_fetch_it_once(sources, tmp_path, monkeypatch):
+    """The later one took the manifest of the new copy away, under the hands of who was loading it."""
+    folder, was_there = Path(local_model(sources[0], str(tmp_path))), []
+    (folder / "weights").write_text("\0")
+    download = storage.download_folder
+
+    def download_seen(uri: str, target: Path) -> None:
+        was_there.append(target.exists())
+        download(uri, target)
+
+    def load_late(place: str) -> str:
+        try:
+            return load(place)
+        except DamagedError:
+            assert load_on_node(sources[0], str(tmp_path), load) == "0"
+            raise
+
+    monkeypatch.setattr(storage, "download_folder", download_seen)
+    assert load_on_node(sources[0], str(tmp_path), load_late) == "0"
+    assert was_there == [False], "what is left of a damaged copy is never a model without a manifest"
+    assert [each.name for each in tmp_path.iterdir() if each.is_dir() and each.name.startswith(folder.name)] == [
+        folder.name
+    ]
 
 
 @pytest.mark.soak
