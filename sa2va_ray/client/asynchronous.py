@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import httpx
 
@@ -13,13 +15,15 @@ from sa2va_ray.client.errors import EndpointError, NoReplyError
 from sa2va_ray.client.folders import FolderCounts, check_folders, segment_files
 from sa2va_ray.client.options import AskOptions, Options, Prompt
 from sa2va_ray.client.results import Result
-from sa2va_ray.client.retries import LONGEST_WAIT_S, back_off_s, problem_of, retry_after_s
+from sa2va_ray.client.retries import LONGEST_WAIT_S, NO_REPLY, back_off_s, problem_of, retry_after_s
 
 if TYPE_CHECKING:
     from sa2va_ray.client.options import ImageLike
 
-_LOST = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
-_PAGE = "text/html"  # a success of a proxy, which asks to log in
+T = TypeVar("T")
+
+_LOST = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.DecodingError)
+_PNG = b"\x89PNG"
 _MOST_TRIES, _LONGEST_TIMEOUT_S, _MOST_AT_ONCE = 1000, 86_400, 1000
 
 
@@ -67,17 +71,14 @@ class AsyncClient:
             ProblemError: the endpoint refuses, or is still busy at the last try.
             NoReplyError: the endpoint could not be reached, broke the connection, or took too long.
         """
-        reply = (await self._segment(image, prompt, options, "application/json")).json()
-        model = reply["model"]
-        same = {name: reply[name] for name in ("request_id", "threshold", "height", "width", "timing_ms")}
-        return Result(model_name=model["name"], model_sha256=model["sha256"], answers=tuple(reply["answers"]), **same)
+        return await self._segment(image, prompt, options, "application/json", _to_result)
 
     async def segment_png(self, image: "ImageLike", prompt: Prompt = None, **options: Unpack[Options]) -> bytes:
         """All masks together as PNG, 255 in the mask; with `output="probability"` 16 bits, the probability times 65535.
 
         Raises: as `segment`.
         """
-        return (await self._segment(image, prompt, options, "image/png")).content
+        return await self._segment(image, prompt, options, "image/png", _to_png)
 
     async def models(self) -> list[dict[str, Any]]:
         """The served models: `name`, `sha256`, `threshold`, `cleanup`, `default_prompt`, `limits`; the first is the
@@ -85,7 +86,7 @@ class AsyncClient:
 
         Raises: as `segment`.
         """
-        return (await self._send("GET", "/v1/models")).json()["models"]
+        return await self._send("GET", "/v1/models", _to_models)
 
     async def segment_folder(
         self,
@@ -122,16 +123,21 @@ class AsyncClient:
         return next((model["sha256"] for model in await self.models() if name in (None, model["name"])), None)
 
     async def _segment(
-        self, image: "ImageLike", prompt: Prompt, options: Options | AskOptions, accept: str
-    ) -> httpx.Response:
+        self,
+        image: "ImageLike",
+        prompt: Prompt,
+        options: Options | AskOptions,
+        accept: str,
+        read: Callable[[httpx.Response], T],
+    ) -> T:
         fields = {"prompt": prompt, **options}
         if fields.get("cleanup") is not None:
             fields["cleanup"] = json.dumps(fields["cleanup"])
         data = {name: value for name, value in fields.items() if value is not None}
         files = {"file": ("image", encode_image(image))}  # its own name stays here
-        return await self._send("POST", "/v1/segment", data=data, files=files, headers={"Accept": accept})
+        return await self._send("POST", "/v1/segment", read, data=data, files=files, headers={"Accept": accept})
 
-    async def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
+    async def _send(self, method: str, path: str, read: Callable[[httpx.Response], T], **content: Any) -> T:
         for number in range(1, self._max_tries + 1):
             failure: EndpointError
             try:
@@ -144,8 +150,9 @@ class AsyncClient:
                     "start first, takes longer: raise timeout_s."
                 ) from None
             else:
-                if response.is_success and not response.headers.get("content-type", "").startswith(_PAGE):
-                    return response
+                if response.is_success:
+                    with suppress(*NO_REPLY):  # of a proxy, which asks to log in
+                        return read(response)
                 failure = problem = problem_of(response)
                 wait_s = retry_after_s(response, problem, number)
             if number == self._max_tries or wait_s > LONGEST_WAIT_S:
@@ -153,11 +160,28 @@ class AsyncClient:
             await asyncio.sleep(wait_s)
         raise AssertionError("max_tries is at least 1")
 
-    def _lost(self, error: httpx.TransportError, number: int) -> NoReplyError:
+    def _lost(self, error: httpx.RequestError, number: int) -> NoReplyError:
         return NoReplyError(
             f"No connection to {self._endpoint} in {number} tries ({type(error).__name__}). "
             "Is it running (`serve status`), and is the address right?"
         )
+
+
+def _to_result(response: httpx.Response) -> Result:
+    reply = response.json()
+    model = reply["model"]
+    same = {name: reply[name] for name in ("request_id", "threshold", "height", "width", "timing_ms")}
+    return Result(model_name=model["name"], model_sha256=model["sha256"], answers=tuple(reply["answers"]), **same)
+
+
+def _to_png(response: httpx.Response) -> bytes:
+    if not response.content.startswith(_PNG):
+        raise ValueError("It is no PNG.")
+    return response.content
+
+
+def _to_models(response: httpx.Response) -> list[dict[str, Any]]:
+    return list(response.json()["models"])
 
 
 def _check_count(name: str, value: int, most: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from sa2va_ray.client.errors import ForeignReplyError, ProblemError
 from sa2va_ray.client.results import Result
-from sa2va_ray.client.retries import BUSY
+from sa2va_ray.client.retries import BUSY, NO_REPLY
 
 _SUFFIXES = {
     ".png",
@@ -162,13 +162,14 @@ class _Results:
 
     def _read(self) -> Iterator[dict[str, Any]]:
         for line in self._file.read_bytes().splitlines() if self._file.exists() else []:
-            with suppress(ValueError):  # cut off, or damaged by a power cut or another writer: made again
+            with suppress(*NO_REPLY):  # cut off, or damaged by a power cut or another writer: made again
                 if isinstance(found := json.loads(line), dict):
                     yield found
 
     def _is_good(self, line: dict[str, Any]) -> bool:
         is_asked = "result" in line and line.get("asked") == self._asked
-        return is_asked and (self._masks / f"{line.get('id')}.png").is_file()
+        mask = self._masks / f"{line.get('id')}.png"
+        return is_asked and mask.is_file() and mask.stat().st_size > 0  # a power cut may leave an empty one
 
     def _append(self, line: dict[str, Any]) -> None:
         with self._file.open("a") as file:

@@ -14,6 +14,8 @@ BUSY = (429, 503)
 _AWAY = (502, 504)
 """As `BUSY` where a proxy says so: the endpoint behind it does not run, or starts. The endpoint's own 504 is another
 matter: it has taken all the time that it may for an image."""
+NO_REPLY = (ValueError, TypeError, KeyError, RecursionError)
+"""What reading a reply ends in that is no JSON, or another's."""
 _PROBLEM = ("status", "title", "detail", "cure", "request_id")
 _LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S = 30.0, 0.5
 
@@ -21,7 +23,7 @@ _LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S = 30.0, 0.5
 def problem_of(response: httpx.Response) -> ProblemError:
     """The error that a reply without a result stands for."""
     if response.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/problem+json":
-        with suppress(ValueError, TypeError, KeyError):  # of a gateway, whose problem documents have no cure
+        with suppress(*NO_REPLY):  # of a gateway, whose problem documents have no cure
             document = response.json()
             return ProblemError(**{name: document[name] for name in _PROBLEM})
     request_id = response.headers.get("sa2va-request-id", "")
@@ -40,7 +42,7 @@ def retry_after_s(response: httpx.Response, failure: ProblemError, number: int) 
     if failure.status not in BUSY and not is_away:
         return float("inf")
     stated = response.headers.get("retry-after", "")
-    return int(stated) + random.uniform(0, 0.5) if stated.isdigit() else back_off_s(number)
+    return int(stated) + random.uniform(0, 0.5) if stated.isdecimal() else back_off_s(number)
 
 
 def back_off_s(number: int) -> float:

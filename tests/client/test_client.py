@@ -38,6 +38,7 @@ class Endpoint:
     url: str = ""
     sha256: str = SHA256
     answers: list[Response] = field(default_factory=list)
+    models_answer: Response | None = None
     refused: dict[bytes, Response] = field(default_factory=dict)
     delay_s: float = 0
     forms: list[list[tuple[str, Any]]] = field(default_factory=list)
@@ -60,8 +61,10 @@ class Endpoint:
         prompts = [value for name, value in form if name == "prompt"] or ["?"]
         return as_json(200, reply(prompts, self.sha256))
 
-    def models(self) -> dict[str, Any]:
-        return {"models": [{"name": "tiny", "sha256": self.sha256}, {"name": "other", "sha256": "cd" * 32}]}
+    def models(self) -> Any:
+        return self.models_answer or {
+            "models": [{"name": "tiny", "sha256": self.sha256}, {"name": "other", "sha256": "cd" * 32}]
+        }
 
 
 def as_json(status: int, body: Any, media_type: str = "application/json", **headers: str) -> Response:
@@ -244,7 +247,32 @@ def test_reply_of_a_proxy_is_a_problem_too(segment: Segment, endpoint: Endpoint,
     assert len(caught.value.detail) == 200
 
 
-@pytest.mark.parametrize("body", ['{"status": 500, "title": "Upstream"}', "[]", "<html>"])
+@pytest.mark.parametrize(
+    ("body", "media_type"),
+    [("<html>", "Text/HTML"), ("<html>", "application/xhtml+xml"), ("OK", "text/plain"), ("", None)]
+    + [(body, "application/json") for body in ('{"error": "denied"}', "[]", '{"models": nul', "[" * 100_000)],
+)
+def test_a_success_that_is_none_of_the_endpoints_is_told_as_that(
+    segment: Segment, endpoint: Endpoint, body: str, media_type: str | None
+):
+    """As of a proxy that asks to log in, by whatever media type: it was a traceback."""
+    endpoint.answers = [Response(body, media_type=media_type)]
+    with pytest.raises(ForeignReplyError, match="200 OK"):
+        segment(b"image")
+    endpoint.answers, endpoint.models_answer = [Response(body, media_type=media_type)], Response(body)
+    with Client(endpoint.url) as client:
+        with pytest.raises(ForeignReplyError, match="200 OK"):
+            client.segment_png(b"image")
+        with pytest.raises(ForeignReplyError, match="200 OK"):
+            client.models()
+
+
+def test_a_time_to_wait_that_is_no_number_is_not_one(segment: Segment, endpoint: Endpoint):
+    endpoint.answers = [Response("busy", 503, {"Retry-After": "\u00b2"})]
+    assert segment(b"image").request_id == "r0"
+
+
+@pytest.mark.parametrize("body", ['{"status": 500, "title": "Upstream"}', "[]", "<html>", "[" * 100_000])
 def test_a_problem_document_of_a_gateway_is_that_of_a_proxy(segment: Segment, endpoint: Endpoint, body: str):
     endpoint.answers = [Response(body, 500, media_type="application/problem+json")]
     with pytest.raises(ForeignReplyError, match="500 Internal Server Error"):
@@ -424,17 +452,20 @@ def test_masks_within_the_folder_of_the_images_are_refused(endpoint: Endpoint, f
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_folder_is_resumed(endpoint: Endpoint, folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_folder_is_resumed(endpoint: Endpoint, folder: Path, tmp_path: Path, is_empty: bool):
     out, bad = tmp_path / "out", b"Mustermann/b.JPG"
     endpoint.refused = {bad: problem(422, "Broken image")}
     with Client(endpoint.url) as client:
         client.segment_folder(folder, out, "a", progress=False)
         with (out / "results.jsonl").open("ab") as file:
             file.write(b'\0\0\n\xff\n[]\n{"result": {}}\n{"id": "cut o')  # as power cuts and killed processes leave it
-        (out / f"masks/{id_of(b'c.tif')}.png").unlink()
+        lost = out / f"masks/{id_of(b'c.tif')}.png"
+        lost.write_bytes(b"") if is_empty else lost.unlink()
         endpoint.refused, endpoint.forms = {}, []
         counts = client.segment_folder(folder, out, "a", progress=False)
         assert (counts.done, counts.bad, len(endpoint.forms)) == (2, 0, 2), "the bad one, and the one without its mask"
+        assert lost.stat().st_size
         assert all("result" in line for line in lines_of(out).values())
         counts = client.segment_folder(folder, out, "a", progress=False)
         assert (counts.done, counts.skipped) == (0, 4)
