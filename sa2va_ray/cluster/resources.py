@@ -144,13 +144,12 @@ def check_cluster(wanted: Mapping[str, float], cure: str, each: Mapping[str, flo
 
 
 def check_any_cpu() -> None:
-    """For tasks of one CPU, as many at a time as there are CPUs.
+    """For tasks of one CPU, as many at a time as there are CPUs. That they wait for a free one is logged.
 
     Raises:
         UserError: there is none, and there can be none.
     """
-    if ray.cluster_resources().get("CPU", 0.0) < 1:
-        check_cluster({"CPU": 1.0}, "Start a node that has CPUs for Ray.")
+    check_cluster({"CPU": 1.0}, "Start a node that has CPUs for Ray.")
 
 
 def _of_one_node(capacity: Capacity, each: Mapping[str, float]) -> str:

@@ -22,7 +22,7 @@ class LabelPattern:
 
     Without an image side any image may have a label, and there are three parts: `{folder}` of the image, `{parent}`,
     the folder above that, and `{stem}`, its name without suffix. On an image side `{folder}` stands for any folders,
-    another part for some letters of a name, `*` for any.
+    `{stem}` for as many letters of a name as fit, another part for as few, `*` for any.
 
     Raises:
         ValueError: what is wrong with the text.
@@ -91,7 +91,9 @@ def _regex(part: re.Match[str], is_again: bool) -> str:
         return f"(?P={name})" + "/" * slash
     if name == "folder":
         return f"(?:(?P<{name}>.*)/)?" if slash else f"(?P<{name}>.*)"
-    return f"(?P<{name}>[^/]+?)" + "/" * slash
+    # The name without suffix, also where it has dots, as `{stem}.*` says.
+    letters = "[^/]+" if name == "stem" else "[^/]+?"
+    return f"(?P<{name}>{letters})" + "/" * slash
 
 
 def _parts(side: str) -> list[str]:

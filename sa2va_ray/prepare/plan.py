@@ -10,8 +10,11 @@ from sa2va_ray.prepare.identity.pseudonyms import NAME_MISMATCH, Identity, Pseud
 from sa2va_ray.prepare.identity.split import deal
 from sa2va_ray.prepare.records import Label, Quarantined, Record, Rejected, SeveralLabels
 from sa2va_ray.prepare.sources import Source
+from sa2va_ray.prepare.sources.listed_pairs import LAYOUT as PAIRS
 
 _OR_A_LIST = "Where no name tells the patient, a list can: pairs=/home/you/pairs.csv, lines `image,label,patient`."
+_OR_A_COLUMN = "Or fill in the column `patient` of `pairs`."
+_NO_CELL = "Nor does its line of `pairs` name one: fill in its column `patient`."
 
 
 def plan(source: Source, pseudonyms: Pseudonyms, config: SplitConfig) -> tuple[list[Task], list[Quarantined]]:
@@ -57,8 +60,7 @@ def _of_source(source: Source, pseudonyms: Pseudonyms) -> list[Quarantined]:
 def _of_names(source: Source, rejected: Mapping[int, Rejected], pseudonyms: Pseudonyms) -> list[Quarantined]:
     """Samples whose path does not tell a patient of a split; where it does not match, with patterns that would."""
     num_mismatched = sum(each.code == NAME_MISMATCH for each in rejected.values())
-    by_pattern = [record.plain_name or record.name for record in source.records if record.patient is None]
-    hint = f" {describe_fitting(by_pattern, num_mismatched)} {_OR_A_LIST}" if num_mismatched else ""
+    hint = f" {_hint(source, num_mismatched)}" if num_mismatched else ""
     records = {record.index: record for record in source.records}
     quarantined = []
     for index, each in rejected.items():
@@ -67,3 +69,12 @@ def _of_names(source: Source, rejected: Mapping[int, Rejected], pseudonyms: Pseu
         found = Quarantined(index, each.code, reason, record.place, record.name, pseudonyms.sample_id(record.name))
         quarantined.append(found)
     return quarantined
+
+
+def _hint(source: Source, num_mismatched: int) -> str:
+    """What helps where paths do not match: patterns that do, unless a list tells the other patients."""
+    by_pattern = [record.plain_name or record.name for record in source.records if record.patient is None]
+    is_listed = PAIRS in source.layouts
+    if is_listed and len(by_pattern) < len(source.records):
+        return _NO_CELL
+    return f"{describe_fitting(by_pattern, num_mismatched)} {_OR_A_COLUMN if is_listed else _OR_A_LIST}"

@@ -30,6 +30,7 @@ from sa2va_ray.prepare.checks.duplicates import equal_images, near_duplicates
 from sa2va_ray.prepare.classes import Classes
 from sa2va_ray.prepare.config import PrepareConfig
 from sa2va_ray.prepare.examine import QUARANTINED, Task
+from sa2va_ray.prepare.identity.alike import explain_alike
 from sa2va_ray.prepare.identity.pseudonym_key import WITHOUT_A_KEY, PseudonymKey, read_key
 from sa2va_ray.prepare.identity.pseudonyms import Pseudonyms
 from sa2va_ray.prepare.identity.split import check_splits, explain_empty, explain_shares, find_leaks
@@ -90,7 +91,12 @@ def _prepare(config: PrepareConfig) -> str | None:
     if config.private_table:
         private_table.write(config.private_table, source, outcomes)
     facts = {**_facts(source, key, config), "corrections": _corrections(outcomes)}
-    last = [*explain_empty(_counts(outcomes), config.split), *explain_truths(_by_split(outcomes), config.annotators)]
+    alike = explain_alike({task.record.index: task.record.patient or "" for task in tasks})
+    last = [
+        *alike,
+        *explain_empty(_counts(outcomes), config.split),
+        *explain_truths(_by_split(outcomes), config.annotators),
+    ]
     notes = [*explain_shares(_counts(outcomes), config.split), *last]
     for note in notes:
         LOGGER.warning("%s", note)

@@ -31,10 +31,13 @@ def read_table(uri: str, key: str, columns: Sequence[str]) -> Iterator[tuple[int
         lines.seek(0)
         reader = csv.DictReader(lines, delimiter=separator, strict=True)
         rows = [(reader.line_num, row) for row in reader]
-    except (FileNotFoundError, UnicodeDecodeError, csv.Error):
+    except FileNotFoundError:
+        raise UserError(f"There is no file at the place that `{key}` names.") from None
+    except UnicodeDecodeError:
+        raise UserError(f'`{key}` is no text in UTF-8. Excel writes that as "CSV UTF-8".') from None
+    except csv.Error:
         raise UserError(
-            f"`{key}` is missing, or no CSV file in UTF-8 with the lines `{','.join(columns)}`, or a quotation mark in "
-            "it is not closed."
+            f"`{key}` is no CSV file with the lines `{','.join(columns)}`, or a quotation mark in it is not closed."
         ) from None
     for number, row in rows:
         cells = {(name or "").strip().casefold(): cell for name, cell in row.items()}

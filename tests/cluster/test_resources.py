@@ -199,6 +199,12 @@ def test_who_has_to_wait_for_others_is_told_what_for(monkeypatch, lines):
     assert "give back what it wants: 1 CPU (free now: 0.5)." in line
 
 
+def test_tasks_that_wait_for_a_cpu_say_so(monkeypatch, lines):
+    as_if(monkeypatch, {"CPU": 2.0}, {}, free={"CPU": 0.5})
+    check_any_cpu()
+    assert "waits until other jobs" in "".join(lines())
+
+
 def test_a_worker_that_fits_on_no_node_is_refused(monkeypatch):
     """Ten CPUs in all, at most four of them on a node."""
     as_if(monkeypatch, {}, AUTOSCALER)

@@ -25,6 +25,7 @@ from sa2va_ray.prepare.label_pattern import LabelPattern
         ("{p}/{p}_{n}.png -> {p}/{n}.json", "p1/p1_7.png", "p1/7.json"),
         ("{p}/{p}_{n}.png -> {p}/{n}.json", "p1/p2_7.png", None),
         ("a+b/{n}.png -> c/{n}.png", "aab/7.png", None),
+        ("{p}/{stem}.* -> {p}/{stem}_v.png", "p1/IMG (3).final.jpg", "p1/IMG (3).final_v.png"),
     ],
 )
 def test_label_of(pattern, image, label):

@@ -333,6 +333,6 @@ def _check_foreground(masks: dict[str, np.ndarray], checks: ChecksConfig) -> Non
         raise Rejected("empty_mask", f"{empty} of {len(masks)} objects cover no pixel of the image.")
     fraction = float(np.logical_or.reduce(list(masks.values())).mean())
     if not low <= fraction <= high:
-        raise Rejected(
-            "foreground_fraction", f"{fraction:.2%} of the pixels are foreground, not {low:.2%} to {high:.2%}."
-        )
+        inverted = " The mask may be inverted." if low <= 1 - fraction <= high else ""
+        reason = f"{fraction:.2%} of the pixels are foreground, not {low:.2%} to {high:.2%}.{inverted}"
+        raise Rejected("foreground_fraction", reason)

@@ -24,6 +24,7 @@ _EXAMPLES = (
     _Example(r"(?:.*/)?(?P<patient>[^_/]+)_(?P<frame>\d+)", "P4711_012.png"),
     _Example(r"(?:.*/)?(?P<patient>[^-/]+)-(?P<frame>\d+)", "P4711-012.png"),
     _Example(r"(?:.*/)?(?P<patient>[^/]+)/[^/]+", "P4711/left eye.png"),
+    _Example(r"(?:.*/)?(?P<patient>[^/]+)/[^/]+/[^/]+", "P4711/visit 2/left eye.png"),
     _Example(r"(?:.*/)?(?P<patient>[^_/]+)_[^/]+", "P4711_left.png"),
     _Example(r"(?:.*/)?(?P<patient>[^-/]+)-[^/]+", "P4711-left.png"),
     _Example(r"(?:.*/)?[^_/]+_(?P<patient>[^_/]+)_[^/]+", "case_P4711_left.png"),

@@ -194,6 +194,13 @@ def test_a_polygon_outside_is_told_with_all_its_bounds(tmp_path, low):
     assert f"from {min(low, 10):.1f} to {max(low, 44.4):.1f} in x, from 3.0 to 15.0 in y" in reason
 
 
+def test_a_mask_that_may_be_inverted_is_told(tmp_path):
+    around = mask_to_rle(~polygons_to_mask([TRIANGLE], HEIGHT, WIDTH))
+    told = "The mask may be inverted."
+    assert rejection(record(write_image(tmp_path), around)).reason.endswith(told)
+    assert told not in rejection(record(write_image(tmp_path)), config(max_foreground_fraction=0.01)).reason
+
+
 def test_polygons_are_compared_with_a_mask_image_of_classes(tmp_path):
     drawn = polygons_to_mask([TRIANGLE], HEIGHT, WIDTH)
     values = np.where(drawn, 2, 0).astype(np.uint8)

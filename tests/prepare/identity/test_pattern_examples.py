@@ -36,6 +36,13 @@ def test_the_first_pattern_fits_and_no_name_is_told(names, patients):
     assert not re.search("doe|roe|poe|all/", text)
 
 
+def test_the_folder_above_may_be_the_patient():
+    text = describe_fitting([f"{name}/{visit} visit/a.final.png" for name in ("doe", "roe") for visit in "123"], 6)
+    patterns = {pattern: re.compile(pattern) for pattern in PATTERN.findall(text)}
+    assert any(pattern.fullmatch("doe/1 visit/a.final")["patient"] == "doe" for pattern in patterns.values())
+    assert "P4711/visit 2/left eye.png (2 patient(s) here)" in text
+
+
 def test_a_folder_that_holds_all_is_no_patient():
     assert "(1 patient(s) here)" not in describe_fitting(["images/doe.png", "images/roe.png"], 2)
 

@@ -65,14 +65,21 @@ def test_labels_may_be_of_labelme(folder):
     [
         (
             "image,label\n{0}.png,lab/x07.png\nimg/{0}1.png,lab/x17.png\nimg/{0}2.png,\n",
-            r"2 of 3 lines .*\(lines 2, 4\)",
+            r"2 of 3 lines .*: the image is not below `source` \(line 2\); no label is named \(line 4\)\. ",
         ),
-        ("image,mask\nimg/{0}0.png,lab/x07.png\n", "1 of 1 lines .*a line `image,label,patient`"),
-        ("image,label\nimg/{0}0.png,img/{0}0.png\n", "1 of 1 lines"),
-        ("image,label\nimg/{0}0.png,lab/x07.png\nlab/x07.png,img/{0}1.png\n", r"1 of 2 lines .*\(lines 3\)"),
+        ("image,mask\nimg/{0}0.png,lab/x07.png\n", r"1 of 1 lines .*no label is named .*a line `image,label,patient`"),
+        ("image,label\nimg/{0}0.png,img/{0}0.png\n", r"1 of 1 lines .*the image is the label in a line \(line 2\)"),
+        (
+            "image,label\nimg/{0}0.png,lab/x.png\n{0}.heic,lab/x07.png\nimg/{0}0.png,lab/X.png\n",
+            r"the label is not below `source` \(lines 2, 4\); the image is of a kind that is not read \(line 3\)",
+        ),
+        (
+            "image,label\nimg/{0}0.png,lab/x07.png\nlab/x07.png,img/{0}1.png\n",
+            r"1 of 2 lines .*: the image is the label in a line \(line 3\)",
+        ),
         ("image,label\n", "`pairs` names no image"),
         ("", "`pairs` names no image"),
-        ("image,label\n{0}" + 200_000 * "x", "`pairs` is missing, or no CSV file"),
+        ("image,label\n{0}" + 200_000 * "x", "`pairs` is no CSV file"),
         (
             'image,label,patient\nimg/{0}0.png,lab/x07.png,"P1\nimg/{0}1.png,lab/x17.png,P2\n',
             "mark in it is not closed",
@@ -81,15 +88,30 @@ def test_labels_may_be_of_labelme(folder):
     ],
 )
 def test_lines_that_name_nothing_are_told_by_number(folder, lines, told):
+    (folder / f"{HIDDEN}.heic").write_bytes(b"x")
     with pytest.raises(UserError, match=told) as refused:
         read_by(folder, lines.format(HIDDEN))
     assert HIDDEN not in str(refused.value)
 
 
 def test_a_list_that_is_not_there_is_told(folder):
-    with pytest.raises(UserError, match="`pairs` is missing, or no CSV file") as refused:
+    with pytest.raises(UserError, match="no file at the place that `pairs` names") as refused:
         read_source(str(folder), replace(OPTIONS, pairs=str(folder / HIDDEN)))
     assert HIDDEN not in str(refused.value)
+
+
+def test_a_list_of_another_encoding_is_told(folder):
+    (folder / "list.csv").write_bytes(f"image;label;patient\nimg/{HIDDEN}0.png;lab/x07.png;Süd\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"`pairs` is no text in UTF-8\. Excel") as refused:
+        read_source(str(folder), replace(OPTIONS, pairs=str(folder / "list.csv")))
+    assert HIDDEN not in str(refused.value)
+
+
+def test_lines_that_say_the_same_count_once(folder):
+    source = read_by(folder, "image,label,patient\n" + f"img/{HIDDEN}0.png,lab/x07.png,A\n" * 3)
+    assert len(source.records) == 1
+    assert source.quarantined == []
+    assert "2 line(s) of `pairs` say what another one says, and are left." in source.notes
 
 
 def test_what_is_named_twice_is_not_guessed(folder):
