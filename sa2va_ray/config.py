@@ -100,7 +100,7 @@ _MOST_OF_A_NAME = 200  # characters, in a message
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice in a mapping, of which YAML would take the last in silence; and leaves `010` and
     `1:30`, which are 8 and 90 to YAML 1.1, as the texts that they are: a number of a config is then the decimal one,
-    or an error."""
+    or an error. So are dates left, of which no key is one: a run may be called by its day."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -114,8 +114,9 @@ class _Loader(yaml.SafeLoader):
 _INT = r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$"
 _FLOAT = r"([-+]?(\.[0-9]+|[0-9][0-9_]*\.[0-9_]*)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
 _NUMBERS = {"tag:yaml.org,2002:int": _INT, "tag:yaml.org,2002:float": _FLOAT}
+_NOT_AS_YAML = {*_NUMBERS, "tag:yaml.org,2002:timestamp"}
 _Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] not in _NUMBERS]
+    first: [pair for pair in pairs if pair[0] not in _NOT_AS_YAML]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 for _tag, _pattern in _NUMBERS.items():

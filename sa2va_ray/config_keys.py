@@ -95,8 +95,10 @@ def explain(config_class: type[BaseModel], problem: Mapping[str, Any], renamed: 
         return f"{key or owner.__name__} is a group of keys, {_listed(owner)}, and no value {_shortened(given)}"
     message = problem["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(given, Mapping) else f" (got {_shortened(given)})"
-    meaning = _meaning(config_class, location) if problem["type"] == "string_pattern_mismatch" else ""
-    return f"{key}: {message}{shown}{meaning}" if key else f"{message}{shown}"
+    more = _meaning(config_class, location) if problem["type"] == "string_pattern_mismatch" else ""
+    if problem["type"] == "string_type" and isinstance(given, int | float):  # a bool, too
+        more = f". In quotes it is a text: '{key}=\"...\"'"
+    return f"{key}: {message}{shown}{more}" if key else f"{message}{shown}"
 
 
 def _explain_unknown(config_class: type[BaseModel], location: Sequence[str], renamed: Mapping[str, str]) -> str:

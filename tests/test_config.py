@@ -94,7 +94,7 @@ def message(*arguments):
         (b"name: a\noptim:\n  lr: 1\n  warmup: 2\n  lr: 2\n", "at line 3, column 3: the key lr stands there twice"),
         (b"name: !!python/object:os.system a\n", "could not determine a constructor"),
         (b"name: !!int a\n", "is not YAML: ValueError"),
-        (b"name: 2026-13-41\n", "is not YAML: ValueError"),
+        (b"name: !!timestamp 2026-13-41\n", "is not YAML: ValueError"),
         (b"name: *a\n", "found undefined alias"),
         (b"name: a\x00\n", "special characters are not allowed"),
         (b"a" * 3 + b"[" * 20_000, "not YAML mapping|holds str"),
@@ -128,6 +128,8 @@ def test_numbers_are_decimal(tmp_path):
     (tmp_path / "a.yaml").write_text("name: 0047\noptim: {lr: 007.5e-1, warmup: 010}\n")
     assert Outer.load([str(tmp_path / "a.yaml")]) == Outer(name="0047", optim=Inner(lr=0.75, warmup=10))
     assert Outer.load(["name=1:30"]).name == "1:30"
+    (tmp_path / "a.yaml").write_text("name: 2026-11-30\n")
+    assert Outer.load([str(tmp_path / "a.yaml")]).name == Outer.load(["name=2026-11-30"]).name == "2026-11-30"
     assert Outer.load(["name=a", "optim.warmup=0x10"]).optim.warmup == 16
     with pytest.raises(UserError, match=r"optim\.warmup: Input should be a valid integer.*got '1:30'"):
         Outer.load(["name=a", "optim.warmup=1:30"])
@@ -237,3 +239,7 @@ def test_a_pattern_comes_with_its_meaning_and_no_value_is_called_nothing():
     with pytest.raises(UserError, match=r"name: String should match .* It is: Name of the run"):
         TrainConfig.load(["jobs/configs/demo.yaml", "name=a/b"])
     assert "name: Input should be a valid string (got nothing)" in message("name=")
+    for taken, as_what in (("47", "47"), ("no", "False")):
+        told = f"name: Input should be a valid string (got {as_what}). In quotes it is a text: 'name=\"...\"'"
+        assert told in message(f"name={taken}")
+    assert Outer.load(['name="47"']).name == "47"
