@@ -127,13 +127,18 @@ def plan_memory(
     strategy = choose_strategy(sizes, config, gpu_bytes, size) if config.strategy == "auto" else config.strategy
     if config.micro_batch_size == "auto":
         config = _changed(config, micro_batch_size=choose_micro_batch(sizes, config, strategy, gpu_bytes, size))
+    states, kept = _states(sizes, config, strategy), _kept(sizes, config, size)
+    over_at_update = sum(kept.values()) + states.get("gathered layers", 0)
     return MemoryPlan(
         sizes=sizes,
         config=config,
         strategy=strategy,
         size=size,
-        gpu=_states(sizes, config, strategy) | _kept(sizes, config, size),
-        transients=_transients(sizes, config, strategy, size),
+        gpu=states | kept,
+        transients={
+            **_transients_of_a_pass(sizes, config, size),
+            "update": max(0, _update_bytes(sizes, config, strategy) - over_at_update),
+        },
         host=_host(sizes, strategy),
         checkpoint_bytes=_CHECKPOINT_BYTES * sizes.num_trained,
         is_of_data_set=is_of_data_set,
@@ -230,11 +235,10 @@ def _kept(sizes: ModelSizes, config: TrainConfig, size: SampleSize) -> dict[str,
     return {name: num_bytes for name, num_bytes in kept.items() if num_bytes}
 
 
-def _transients(sizes: ModelSizes, config: TrainConfig, strategy: Strategy, size: SampleSize) -> dict[str, int]:
-    """Bytes that a step needs for a moment, on top of the rest, by that moment; no two moments come together."""
+def _transients_of_a_pass(sizes: ModelSizes, config: TrainConfig, size: SampleSize) -> dict[str, int]:
+    """Bytes that a pass needs for a moment, on top of the rest, by that moment; no two moments come together."""
     batch, checkpointing = config.samples_of_a_pass, config.activation_checkpointing
     layer = int(batch * size.num_tokens * activations.layer_bytes_per_token(sizes, config.compile_layers))
-    step = 0 if strategy == "zero3_offload" else _STEP_BYTES * -(-sizes.num_trained // config.num_workers)
     head = activations.merged_head_bytes(sizes)
     return {
         "vision encoder runs": activations.vision_encoder_working_bytes(sizes, batch * size.num_tiles),
@@ -244,8 +248,12 @@ def _transients(sizes: ModelSizes, config: TrainConfig, strategy: Strategy, size
         + activations.mask_decoder_bytes(sizes, batch, batch * size.num_objects),
         "gradient of the head": head,
         "gradient of a layer": 2 * layer if checkpointing else layer,
-        "update": step,
     }
+
+
+def _update_bytes(sizes: ModelSizes, config: TrainConfig, strategy: Strategy) -> int:
+    """What the update works with. By then the activations are gone, and no layer is gathered any more."""
+    return 0 if strategy == "zero3_offload" else _STEP_BYTES * -(-sizes.num_trained // config.num_workers)
 
 
 def _host(sizes: ModelSizes, strategy: Strategy) -> dict[str, int]:

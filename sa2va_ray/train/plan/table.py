@@ -19,7 +19,8 @@ _CONTEXT_BYTES = GIB  # CUDA's and cuBLAS's own, and the buffers of NCCL
 class MemoryPlan:
     """Attributes:
     gpu: bytes that are held together at the peak of a step, by part.
-    transients: bytes on top of these, by the moment of a step that needs them; the largest counts.
+    transients: bytes on top of these, by the moment of a step that needs them, less what is no longer held then; the
+        largest counts.
     host: bytes of one host that all workers share, by part: while the model is built, and then.
     checkpoint_bytes: of one checkpoint.
     is_of_data_set: whether `size` is of the largest sample of the data set, or else what the config lets through.

@@ -2,13 +2,16 @@
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
 
+from benchmarks.predict import SIZES
 from sa2va_ray.config import UserError
+from sa2va_ray.models import build
 from sa2va_ray.models.build import build_model
 from sa2va_ray.models.checkpoint import read_stored_checkpoint
 from sa2va_ray.models.config import ModelConfig, TrainableConfig
@@ -16,13 +19,14 @@ from sa2va_ray.models.lora import make_trainable
 from sa2va_ray.models.sa2va.configuration_sa2va import HIERA_LARGE
 from sa2va_ray.models.sa2va.grounding_sam2 import GroundingEncoder
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.models.tokenizer import build_tokenizer
 from sa2va_ray.telemetry import LOGGER
 from sa2va_ray.train.config import TrainConfig
 from sa2va_ray.train.engine.layers import compile_layers
 from sa2va_ray.train.plan import activations, memory
 from sa2va_ray.train.plan.activations import SampleSize
 from sa2va_ray.train.plan.memory import choose_strategy, log_measured_peak, log_plan, plan_memory
-from sa2va_ray.train.plan.sizes import read_model_sizes
+from sa2va_ray.train.plan.sizes import ModelSizes, read_model_sizes
 from sa2va_ray.train.plan.table import GIB, render_plan
 from tests.train.saved_runs import DATA_MANIFEST, run_config, save
 
@@ -145,6 +149,57 @@ def test_states_follow_the_zero_paper(sizes, config):
     assert weights["zero3_offload"] == offload.gpu["optimizer state"] == offload.gpu["gradients"] == 0
     assert offload.host["offloaded weights"] == 2 * sizes.num_parameters
     assert offload.host["offloaded gradients and optimizer state"] == 18 * sizes.num_trained
+
+
+@pytest.fixture(scope="module")
+def full_size() -> Callable[[bool, str], ModelSizes]:
+    """Of the 8B model, with a vocabulary of a few hundred or InternVL3's own 151,679, and the embeddings that train."""
+
+    @cache
+    def read(has_real_vocabulary: bool, embeddings: str) -> ModelSizes:
+        tokenizer = build_tokenizer()
+        if has_real_vocabulary:
+            tokenizer.add_tokens([f"<unused {index}>" for index in range(151_679 - len(tokenizer))])
+        model = {"architecture": SIZES["8b"], "trainable": {"embeddings": embeddings}}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build, "build_tokenizer", lambda: tokenizer)
+            return read_model_sizes(ModelConfig.parse(model), torch.bfloat16)
+
+    return read
+
+
+_COMPILED, _CHECKPOINTING = {"compile_layers": True}, {"activation_checkpointing": True}
+
+
+@pytest.mark.parametrize(
+    ("measured_gib", "strategy", "num_workers", "micro_batch_size", "changes", "has_real_vocabulary", "embeddings"),
+    [
+        (19.4, "zero3", 1, 1, {}, False, "new_tokens"),
+        (18.1, "zero3", 1, 1, _CHECKPOINTING, False, "new_tokens"),
+        (18.1, "zero3", 1, 4, _CHECKPOINTING, False, "new_tokens"),
+        (18.9, "zero2", 1, 1, {}, False, "new_tokens"),
+        (17.8, "zero2", 1, 4, _CHECKPOINTING, False, "new_tokens"),
+        (2.0, "zero3_offload", 1, 1, _CHECKPOINTING, False, "new_tokens"),
+        (54.4, "zero2", 1, 16, {}, False, "new_tokens"),
+        (78.0, "zero2", 1, 32, _COMPILED, False, "new_tokens"),
+        (78.1, "zero3", 1, 32, _COMPILED, False, "new_tokens"),
+        (108.6, "zero2", 1, 48, _COMPILED, False, "new_tokens"),
+        (83.9, "zero2", 1, 32, _COMPILED, True, "new_tokens"),
+        (82.5, "zero2", 2, 32, _COMPILED, True, "new_tokens"),
+        (72.3, "zero2", 1, 16, {}, True, "all"),
+        (20.6, "zero3", 2, 4, _CHECKPOINTING, True, "all"),
+    ],
+)
+def test_the_plan_of_full_size_is_near_what_gpus_measured(
+    config, full_size, measured_gib, strategy, num_workers, micro_batch_size, changes, has_real_vocabulary, embeddings
+):
+    """docs/en/performance.md has the runs: 283 tokens with the small vocabulary, 296 with the real one."""
+    sizes = full_size(has_real_vocabulary, embeddings)
+    of_run = {"strategy": strategy, "num_workers": num_workers, "micro_batch_size": micro_batch_size, **changes}
+    wanted = TrainConfig.parse(config.model_dump() | {"global_batch_size": 192, **of_run})
+    size = SampleSize(num_tokens=296 if has_real_vocabulary else 283, num_tiles=1)
+    planned_gib = plan_memory(sizes, wanted, size=size).allocated_bytes / GIB
+    assert 0.99 * measured_gib < planned_gib < 1.1 * measured_gib
 
 
 def test_a_checkpoint_is_three_floats_for_each_trained_value(sizes, config):
