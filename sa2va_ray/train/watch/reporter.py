@@ -107,13 +107,14 @@ class Reporter:
     def validating(self, step: int) -> None:
         """Says that training pauses for a validation."""
         if self._output:
+            LOGGER.info("validating after step %d; training waits for it", step)
             self._output.show(RunState.VALIDATING, step, at_once=True)
 
     def validation(self, step: int, result: ValidationResult, validation_s: float) -> dict[str, float]:
         """Reports a validation that took `validation_s`. Returns its metrics."""
         self._meter.validation(validation_s)
         if self._output:
-            LOGGER.info("validation after step %d: %s", step, _validation_line(result.metrics))
+            LOGGER.info("validation after step %d, %.0f s: %s", step, validation_s, _validation_line(result.metrics))
             self._output.curves(step, result.metrics)
             self._output.pictures(step, result.pictures)
             self._output.show(RunState.TRAINING, step, at_once=True)

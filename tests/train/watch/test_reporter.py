@@ -163,7 +163,10 @@ def test_curves_pictures_and_warnings_are_in_tensorboard(start, config, lines):
     metrics = {f"val/{name}": 0.5 for name in (*VALIDATION_METRICS, "seg_share")}
     metrics |= {"val/dice_low": 0.4, "val/dice_high": 0.6}
     picture = np.zeros((4, 6, 3), np.uint8)
+    reporter.validating(20)
+    assert "validating after step 20; training waits for it" in lines()
     assert reporter.validation(20, ValidationResult(metrics, {}, {"sample": picture}), 1.0) == metrics
+    assert any(line.startswith("validation after step 20, 1 s: ") for line in lines())
     reporter.warn(20, "mind the step")
     reporter.close()
     read = events(config)
