@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pyarrow as pa
@@ -154,10 +155,16 @@ def _read_image(item: ImageItem) -> _Read:
 
 
 def _read_samples(items: Sequence[ImageItem]) -> _Read:
-    rows, columns = [item.row for item in items], ["sample_id", "source_sha256", "image"]
-    for item, found in zip(items, _parquet(items[0].source).read_row_groups(rows, columns).to_pylist(), strict=True):
-        is_listed = (found["sample_id"], found["source_sha256"]) == (item.id, item.source_sha256)
-        yield item, found["image"] if is_listed else _CHANGED
+    rows = [item.row for item in items if item.row is not None]
+    columns = ["sample_id", "source_sha256", "image"]
+    file = _parquet(items[0].source)
+    found: list[dict[str, Any]] = [{} for _ in items]
+    is_ours = file.num_row_groups == file.metadata.num_rows and set(columns) <= set(file.schema_arrow.names)
+    if is_ours and max(rows) < file.num_row_groups:
+        found = file.read_row_groups(rows, columns).to_pylist()
+    for item, row in zip(items, found, strict=True):
+        is_listed = (row.get("sample_id"), row.get("source_sha256")) == (item.id, item.source_sha256)
+        yield item, row["image"] if is_listed else _CHANGED
 
 
 def _read_dicom(items: Sequence[ImageItem], max_pixels: int) -> _Read:

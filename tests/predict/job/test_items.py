@@ -134,16 +134,22 @@ def test_a_file_that_is_replaced_later_is_not_predicted_under_the_old_ones_hash(
     assert {(item.error.partition(":")[0], data) for item, data in read} == {("file_changed", None)}
 
 
-def test_samples_that_are_gone_when_they_are_read(folder):
+@pytest.mark.parametrize(
+    "change",
+    [{"num_rows": 1}, {"num_rows": 6, "rows_of_a_group": 2}, {"left_out": "source_sha256"}, {"left_out": "image"}],
+)
+def test_samples_of_another_layout_are_not_those_that_were_listed(folder, change):
+    """Rows of several in a group were a `ValueError`, which ended the job."""
     items = list_items(write_samples(folder / "train-00000.parquet", 1), 0)
-    write_samples(folder / "train-00000.parquet", 1, num_rows=1)
-    assert {item.error.partition(":")[0] for item, _ in read_images(items, MAX_PIXELS)} == {"file_unreadable"}
+    write_samples(folder / "train-00000.parquet", 1, **change)
+    assert {item.error.partition(":")[0] for item, _ in read_images(items, MAX_PIXELS)} == {"file_changed"}
 
 
-def write_samples(path, number: int, num_rows: int = 3) -> SourceFile:
+def write_samples(path, number: int, num_rows: int = 3, rows_of_a_group: int = 1, left_out: str = "") -> SourceFile:
     path.parent.mkdir(exist_ok=True)
     rows = [{"sample_id": f"s{row}", "source_sha256": f"{number}", "image": b"x"} for row in range(num_rows)]
-    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=1)
+    kept = [name for name in rows[0] if name != left_out]
+    pq.write_table(pa.Table.from_pylist(rows).select(kept), path, row_group_size=rows_of_a_group)
     return SourceFile("samples", str(path), path.name)
 
 
