@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -259,6 +260,9 @@ def _fit(config: TrainConfig, data_sha256: str, lock_owner: str, run_uri: str, m
 def _sigterm_is_sigint() -> Iterator[None]:
     """`ray job stop` sends SIGTERM, and Ray Train ends its workers on SIGINT alone. Workers that go on would
     say on the run's page that it trains, and miss its lock, after the job has said that it was stopped."""
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other one handle signals
+        yield
+        return
     before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         yield

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -109,3 +111,13 @@ def test_a_manifest_that_counts_no_samples_is_called_damaged(cluster_of_small_gp
         UserError, match=r"does not count the samples of its split 'train'.* Prepare the data set again"
     ):
         trainer.train(run_config(tmp_path / "runs", f"data_uri={data}", "plan=true"))
+
+
+def test_a_thread_that_trains_takes_no_signals():
+    """Python lets the main thread alone handle them: a run of a notebook's or a service's thread ended in an error."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: trainer._sigterm_is_sigint().__enter__()).result() is None
+    before = signal.getsignal(signal.SIGTERM)
+    with trainer._sigterm_is_sigint(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
