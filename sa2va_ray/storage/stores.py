@@ -71,10 +71,10 @@ def translated(uri, operation):
                 f"Storage does not work at {uri}, on this machine: {reason}. Check the path, its permissions and the "
                 "room on its disk."
             ) from None
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
-                f"This machine's disk is full, to which {uri} was copied: {reason}. Make room there, or set TMPDIR, or "
-                "the endpoint's cache_dir, to a larger disk."
+                f"This machine's disk is full, or its quota used up, to which {uri} was copied: {reason}. Make room "
+                "there, or set TMPDIR, or the endpoint's cache_dir, to a larger disk."
             ) from None
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "the default of AWS")
         if bucket := _NO_BUCKET.search(reason):

@@ -1,6 +1,8 @@
 """The door to storage against a real S3 store."""
 
+import errno
 import multiprocessing
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -69,8 +71,20 @@ def test_a_tree_is_deleted_with_its_folder(bucket_uri: str, tmp_path: Path) -> N
 def test_a_full_disk_here_is_not_told_as_the_stores(bucket_uri: str, tmp_path: Path) -> None:
     storage.write_bytes(f"{bucket_uri}/weights", bytes(2**20))
     (tmp_path / "weights").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match=r"This machine's disk is full, to which s3://") as caught:
+    with pytest.raises(StorageError, match=r"This machine's disk is full, or .*, to which s3://") as caught:
         storage.download_files(bucket_uri, ["weights"], tmp_path)
+    assert not isinstance(caught.value, SilentStoreError)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_nor_is_a_quota(number: int) -> None:
+    """No retry would help: the quota of a user's home is used up."""
+
+    def copy() -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(StorageError, match="This machine's disk is full, or its quota used up") as caught:
+        translated("s3://bucket/weights", copy)
     assert not isinstance(caught.value, SilentStoreError)
 
 
