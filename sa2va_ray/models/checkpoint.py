@@ -28,7 +28,7 @@ T = TypeVar("T")
 LEAST_SEG_SHARE = 0.5
 """Of the objects on the images, the least that a model has to answer with a [SEG], or it has not learnt to."""
 
-_STEP = re.compile(r"step_\d{8,}")
+_STEP = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,})")
 MODEL, OPTIMIZER, STATE_FILE, CONFIG_FILE = "model", "optimizer", "train_state.json", "config.yaml"
 
 
@@ -92,7 +92,7 @@ def list_step_folders(run_uri: str) -> list[str]:
     """Folders of a run for checkpoints, whole ones and others, oldest first; not those of other names, such as people's
     copies of a checkpoint."""
     names = [name for name in storage.list_folders(run_uri) if _STEP.fullmatch(name)]
-    return [storage.join(run_uri, name) for name in sorted(names)]
+    return [storage.join(run_uri, name) for name in sorted(names, key=lambda name: (len(name), name))]
 
 
 def list_checkpoints(run_uri: str) -> list[str]:

@@ -123,10 +123,16 @@ def delete_folder(uri: str) -> None:
     translated(uri, lambda: filesystem.delete_dir_contents(path, missing_dir_ok=True))
 
 
-def delete_tree(uri: str) -> None:
-    """Deletes a folder with all in it; nothing happens where there is none. `delete_folder` leaves the folder itself,
-    which may be where a disk is mounted."""
+def delete_tree(uri: str, first: str | None = None) -> None:
+    """Deletes a folder with all in it; nothing happens where there is none. Of a link to one the link alone goes.
+    `delete_folder` leaves the folder itself, which may be where a disk is mounted.
+
+    Args:
+        first: name of a file in it that goes before all others, so that what is half deleted is seen as that.
+    """
     filesystem, path = resolve(uri)
+    if first and not (is_local(uri) and os.path.islink(path)):
+        delete_files(uri, [first])
 
     def delete() -> None:
         with suppress(FileNotFoundError):

@@ -23,8 +23,7 @@ def delete_old_checkpoints(run_uri: str, keep_newest: int, keep_best: int, metri
     best = ranked_checkpoints(sound, metric)[:keep_best]
     kept = {saved.uri for saved in [*sound[-keep_newest:], *best]}
     for uri in [saved.uri for saved in sound if saved.uri not in kept]:
-        storage.delete_files(uri, [MANIFEST])  # first, so that what is half deleted is no checkpoint
-        storage.delete_tree(uri)
+        storage.delete_tree(uri, first=MANIFEST)  # so that what is half deleted is no checkpoint
 
 
 def delete_remains(run_uri: str, saved_uri: str) -> None:

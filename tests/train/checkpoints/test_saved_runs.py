@@ -153,6 +153,26 @@ def test_a_copy_of_a_checkpoint_under_another_name_is_peoples_own(tmp_path, conf
     assert all(read_stored_checkpoint(copy).state.step == 5 for copy in copies)
 
 
+def test_of_a_link_to_another_runs_checkpoint_the_link_alone_is_deleted(tmp_path, config, run_uri):
+    """So a run may begin where another one stands; that one's manifest was deleted with the link."""
+    other = save(tmp_path / "other disk", 5, run_config(tmp_path / "runs", "name=other"))
+    Path(run_uri).mkdir(parents=True)
+    Path(run_uri, "step_00000005").symlink_to(other)
+    for step in (10, 15):
+        save(tmp_path / "disk", step, config)
+    delete_old_checkpoints(run_uri, keep_newest=1, keep_best=0, metric="val/dice")
+    assert list_checkpoints(run_uri) == [f"{run_uri}/step_00000015"]
+    assert not Path(run_uri, "step_00000005").is_symlink()
+    assert read_stored_checkpoint(other).state.step == 5
+
+
+def test_steps_are_in_order_whatever_their_number_of_digits(run_uri):
+    steps = ["step_00000001", "step_99999999", "step_100000000", "step_1000000000"]
+    for name in (*steps, "step_000000002", "step_٠٠٠٠٠٠٠٣", "Step_00000004", "step_00000005 "):
+        storage.write_bytes(f"{run_uri}/{name}/{MANIFEST}", b"{}")
+    assert list_checkpoints(run_uri) == [f"{run_uri}/{name}" for name in steps]
+
+
 def is_seen_without_reading_all(kind):
     return kind != "a flipped bit"
 
