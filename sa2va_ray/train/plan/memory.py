@@ -128,16 +128,15 @@ def plan_memory(
     if config.micro_batch_size == "auto":
         config = _changed(config, micro_batch_size=choose_micro_batch(sizes, config, strategy, gpu_bytes, size))
     states, kept = _states(sizes, config, strategy), _kept(sizes, config, size)
-    over_at_update = sum(kept.values()) + states.get("gathered layers", 0)
     return MemoryPlan(
         sizes=sizes,
         config=config,
         strategy=strategy,
         size=size,
         gpu=states | kept,
-        transients={
+        transients={  # the activations are gone when the weights are updated
             **_transients_of_a_pass(sizes, config, size),
-            "update": max(0, _update_bytes(sizes, config, strategy) - over_at_update),
+            "update": max(0, _update_bytes(sizes, config, strategy) - sum(kept.values())),
         },
         host=_host(sizes, strategy),
         checkpoint_bytes=_CHECKPOINT_BYTES * sizes.num_trained,
@@ -252,8 +251,11 @@ def _transients_of_a_pass(sizes: ModelSizes, config: TrainConfig, size: SampleSi
 
 
 def _update_bytes(sizes: ModelSizes, config: TrainConfig, strategy: Strategy) -> int:
-    """What the update works with. By then the activations are gone, and no layer is gathered any more."""
-    return 0 if strategy == "zero3_offload" else _STEP_BYTES * -(-sizes.num_trained // config.num_workers)
+    """What the update works with, less the largest module that ZeRO-3 had gathered: what it fetches ahead stays."""
+    if strategy == "zero3_offload":
+        return 0
+    released = sizes.dtype.itemsize * sizes.largest_module if strategy == "zero3" else 0
+    return _STEP_BYTES * -(-sizes.num_trained // config.num_workers) - released
 
 
 def _host(sizes: ModelSizes, strategy: Strategy) -> dict[str, int]:
