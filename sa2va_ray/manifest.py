@@ -65,7 +65,7 @@ def read_manifest(uri: str, name: str = MANIFEST, what: str = "artefact") -> dic
     except FileNotFoundError:
         raise DamagedError(
             f"{uri} is not a complete {what}: it has no {name}, which is written last. "
-            "Either the path is wrong or the job that wrote it was cut off; run that job again."
+            "Either the path is wrong, or the job that writes it is still at work, or that was cut off: run it again."
         ) from None
     try:
         manifest = parse_manifest(data)

@@ -47,7 +47,15 @@ class Metric:
         text = self.format(abs(value))
         if not text.strip("0."):
             return text
-        return f"+{text}" if value > 0 else f"\N{MINUS SIGN}{text}"
+        return _signed(text, value)
+
+    def format_bound(self, value: float) -> str:
+        """An end of a difference's interval, whose sign tells the side of 0, also where it rounds to that."""
+        return _signed(self.format(abs(value)), value)
+
+
+def _signed(text: str, value: float) -> str:
+    return text if value == 0 else f"+{text}" if value > 0 else f"\N{MINUS SIGN}{text}"
 
 
 def _overlap(prediction: np.ndarray, truth: np.ndarray, _tolerance_px: float) -> Mapping[str, float]:

@@ -43,6 +43,8 @@ def test_values_as_people_read_them():
         "\N{MINUS SIGN}0.120",
         "0.000",
     ]
+    bounds = [dice.format_bound(value) for value in (0.0001, -0.0001, 0.0)]
+    assert bounds == ["+0.000", "\N{MINUS SIGN}0.000", "0.000"]
     assert hd95.title == "HD95, px ↓"
 
 

@@ -4,6 +4,8 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
+_MAX_TOLD = 10
+
 
 def explain_alike(patients: Mapping[int, str]) -> list[str]:
     """A sentence where names differ by upper and lower case, blanks and zeros before a number alone, as in tables that
@@ -18,9 +20,10 @@ def explain_alike(patients: Mapping[int, str]) -> list[str]:
     alike = [list(names.values()) for names in first.values() if len(names) > 1]
     if not alike:
         return []
+    told = "; ".join(" and ".join(map(str, items)) for items in alike[:_MAX_TOLD])
     return [
         f"{sum(map(len, alike))} patients may be {len(alike)}: their names differ by upper and lower case, blanks or "
-        f"zeros before a number alone, such as those of items {' and '.join(map(str, alike[0]))}. Each is a patient of "
+        f"zeros before a number alone (items {told}{'; ...' if len(alike) > _MAX_TOLD else ''}). Each is a patient of "
         "its own here, so a person may be trained on and tested on. If they are one, write the name in one way."
     ]
 
