@@ -62,9 +62,12 @@ async function choose(chosen) {
   for (const id of ["toolbar", "controls", "facts"]) $(id).hidden = true;
   $("submit").disabled = true;
   say("");
-  const size = await showImage(chosen);
+  // In memory, what is drawn is what is sent. Of a file that was written anew since, Chromium sends nothing for ever.
+  const kept = await chosen.arrayBuffer().then((bytes) => new Blob([bytes], { type: chosen.type }), () => null);
+  const size = kept && (await showImage(kept));
   if (given !== chosen) return;
-  file = chosen;
+  if (!kept) return showProblem(unreadable());
+  file = kept;
   const kib = Math.ceil(file.size / 1024);
   $("chosen").textContent = `${size ? `${size.width} × ${size.height} px, ` : ""}${whole(kib)} KiB`;
   $("chosen").hidden = false;
@@ -73,6 +76,14 @@ async function choose(chosen) {
   note("");
   $("submit").disabled = false;
   $("submit").focus({ preventScroll: true });
+}
+
+function unreadable() {
+  return new Problem({
+    title: "The file cannot be read",
+    detail: "It is a folder, was moved or deleted, or is larger than this browser reads.",
+    cure: "Choose an image file.",
+  });
 }
 
 function firstFile(transfer) {
@@ -335,7 +346,11 @@ $("prompt").addEventListener("keydown", (event) => {
   submit();
 });
 $("cancel").addEventListener("click", cancel);
-$("file").addEventListener("change", () => $("file").files.length && choose($("file").files[0]));
+$("file").addEventListener("change", () => {
+  const [picked] = $("file").files;
+  $("file").value = ""; // or the same file, picked again, would be no change
+  if (picked) choose(picked);
+});
 $("model").addEventListener("change", takeDefaultPrompt);
 $("open-key").addEventListener("click", askForKey);
 $("key").addEventListener("change", () => {

@@ -69,11 +69,13 @@ class SlowEndpoint:
 
     Attributes:
         num_requests: for masks, that came.
+        images: of these.
     """
 
     def __init__(self) -> None:
         self.has_models = False
         self.num_requests = 0
+        self.images: list[bytes] = []
         self.api = FastAPI()
         self.api.include_router(page_router)
         self.api.get("/v1/models")(self._models)
@@ -86,8 +88,16 @@ class SlowEndpoint:
 
     async def _segment(self, request: Request) -> None:
         self.num_requests += 1
+        self.images.append(await (await request.form())["file"].read())
         while not await request.is_disconnected():
             await asyncio.sleep(0.05)
+
+    def wait_for_images(self, images: list[bytes]) -> None:
+        end = time.monotonic() + 30
+        while len(self.images) < len(images):
+            assert time.monotonic() < end, "no request came in 30 s"
+            time.sleep(0.02)
+        assert self.images == images
 
 
 def test_pressing_enter_twice_while_the_models_load_sends_one_request(devtools, image):
@@ -178,3 +188,37 @@ def test_a_reply_that_is_cut_is_told_as_a_connection_that_was(devtools, image):
             return segment(new Blob(['x']), 'wait', '', abort.signal).catch((error) => error.name);
         })""")
         assert stopped == "AbortError"
+
+
+def test_what_is_drawn_is_what_is_sent_though_the_file_is_written_anew(devtools, image, tmp_path):
+    """The browser sent nothing then, and the page said for ever that the model works. Nor did it take notice when the
+    same file was chosen again."""
+    endpoint, path = SlowEndpoint(), tmp_path / "image.png"
+    endpoint.has_models = True
+    first, second = (encoded(each, "PNG") for each in (image, image.rotate(90)))
+    path.write_bytes(first)
+    with served(endpoint.api) as url, new_page(devtools) as page:
+        page.open(url)
+        page.choose_file("#file", path)
+        page.wait_for("!document.getElementById('submit').disabled", 30)
+        path.write_bytes(second)
+        page.run("submit.click()")
+        endpoint.wait_for_images([first])
+        page.choose_file("#file", path)
+        page.wait_for("!document.getElementById('cancel').checkVisibility() && !submit.disabled", 30)
+        page.run("submit.click()")
+        endpoint.wait_for_images([first, second])
+        page.run("cancel.click()")
+        path.unlink()
+        page.run("""{
+            const dataTransfer = new DataTransfer();
+            const folder = new File(["x"], "folder");
+            folder.arrayBuffer = () => Promise.reject(new DOMException("", "NotReadableError"));
+            Object.defineProperty(dataTransfer, "files", { value: [folder] });
+            const event = new DragEvent("drop", { bubbles: true, cancelable: true });
+            Object.defineProperty(event, "dataTransfer", { value: dataTransfer });
+            document.body.dispatchEvent(event);
+        }""")
+        page.wait_for("document.getElementById('problem').checkVisibility()", 30)
+        assert text(page, "problem-title") == "The file cannot be read"
+        assert page.run("submit.disabled") is True
