@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -133,7 +134,7 @@ class _Results:
         self._file = out / "results.jsonl"
         kept = {line["id"]: line for line in self._read() if self._is_good(line)}
         self._claimed = set(kept)
-        partial = self._file.with_suffix(".part")
+        partial = _beside(self._file)
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept.values()))
         partial.replace(self._file)
 
@@ -148,9 +149,10 @@ class _Results:
     def write_mask(self, id: str, result: Result) -> None:
         from PIL import Image
 
-        partial = self._masks / f".{id}.part"
+        file = self._masks / f"{id}.png"
+        partial = _beside(file)
         Image.fromarray(result.union()).convert("L").save(partial, "PNG")
-        partial.replace(self._masks / f"{id}.png")
+        partial.replace(file)
 
     def add(self, id: str, result: Result) -> None:
         self._append({"id": id, "asked": self._asked, "result": asdict(result)})
@@ -174,6 +176,11 @@ class _Results:
     def _append(self, line: dict[str, Any]) -> None:
         with self._file.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _beside(file: Path) -> Path:
+    """A name for what is to replace a file, that no other call on the same folder has."""
+    return file.with_name(f".{file.stem}.{uuid.uuid4().hex}.part")
 
 
 def _images_below(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fastapi import FastAPI, Request, Response
 from PIL import Image
 
 from sa2va_ray.client import AsyncClient, Client, NoReplyError, ProblemError, Result
+from sa2va_ray.client import folders as client_folders
 from sa2va_ray.client.errors import ForeignReplyError
 from sa2va_ray.client.retries import back_off_s
 from sa2va_ray.images.masks import mask_to_rle
@@ -473,6 +475,17 @@ def test_folder_is_resumed(endpoint: Endpoint, folder: Path, tmp_path: Path, is_
         endpoint.sha256 = "ef" * 32
         assert client.segment_folder(folder, out, "a", progress=False, threshold=0.3).done == 3
     assert {line["result"]["model_sha256"] for line in lines_of(out).values()} == {"ef" * 32}
+
+
+def test_several_calls_may_write_to_one_folder(endpoint: Endpoint, folder: Path, tmp_path: Path):
+    """They wrote a mask under one name until it was whole, and the later one did not find its own any more."""
+    with Client(endpoint.url) as client:
+        result = client.segment(b"image")
+    asked = {"prompt": None}
+    several = [client_folders._Results(tmp_path / "out", asked) for _ in range(4)]
+    with ThreadPoolExecutor(len(several)) as pool:
+        list(pool.map(lambda results: [results.write_mask("id", result) for _ in range(100)], several))
+    assert [file.name for file in (tmp_path / "out/masks").iterdir()] == ["id.png"]
 
 
 def test_folder_stops_where_the_endpoint_refuses_the_caller(endpoint: Endpoint, folder: Path, tmp_path: Path):
