@@ -1,6 +1,7 @@
 """Images and labels that belong together as the user's list says."""
 
 import posixpath
+import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Sequence
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from sa2va_ray.prepare.user_table import read_table
 LAYOUT = "pairs"
 _COLUMNS = ("image", "label", "patient")
 _MAX_LINES_TOLD = 10
+_WHOLE_PATH = re.compile(r"(\w+:)?/")  # /data/1.png, C:/data/1.png; s3://bucket/1.png has lost a slash
 
 
 class _Line(NamedTuple):
@@ -103,6 +105,8 @@ def _fault(
     for name, read, what in ((line.image, images, "image"), (line.label, labels, "label")):
         if not name:
             return f"no {what} is named"
+        if _WHOLE_PATH.match(name):
+            return f"the {what} is named by its whole path and not by that below `source`"
         if name not in names:
             return f"the {what} is not below `source`"
         if name not in read:

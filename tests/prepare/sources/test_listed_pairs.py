@@ -77,6 +77,11 @@ def test_labels_may_be_of_labelme(folder):
             "image,label\nimg/{0}0.png,lab/x07.png\nlab/x07.png,img/{0}1.png\n",
             r"1 of 2 lines .*: the image is the label in a line \(line 3\)",
         ),
+        (
+            "image,label\n/data/img/{0}0.png,lab/x07.png\nimg/{0}1.png,C:\\lab\\x17.png\n",
+            r"the image is named by its whole path .* \(line 2\); the label is named by its whole path .* \(line 3\)",
+        ),
+        ("image,label\ns3://b/img/{0}0.png,lab/x07.png\n", "the image is named by its whole path"),
         ("image,label\n", "`pairs` names no image"),
         ("", "`pairs` names no image"),
         ("image,label\n{0}" + 200_000 * "x", "`pairs` is no CSV file"),
