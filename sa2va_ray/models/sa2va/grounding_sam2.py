@@ -7,22 +7,26 @@ a language embedding stands in for clicks, and a mask is kept whatever the objec
 Shapes: B images, N objects, D width of SAM 2, S side of its input, h = S / 4 side of the low-resolution masks.
 """
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sam2.modeling.backbones.hieradet import Hiera
-from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
-from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
-from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
-from sam2.modeling.position_encoding import PositionEmbeddingSine
-from sam2.modeling.sam.transformer import RoPEAttention
-from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from .configuration_sa2va import IMAGE_MEAN, IMAGE_STD
+
+with warnings.catch_warnings():  # sam2 imports hydra, which calls what OmegaConf 2.4 deprecates: 15 lines a process
+    warnings.simplefilter("ignore", UserWarning)
+    from sam2.modeling.backbones.hieradet import Hiera
+    from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
+    from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
+    from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
+    from sam2.modeling.position_encoding import PositionEmbeddingSine
+    from sam2.modeling.sam.transformer import RoPEAttention
+    from sam2.modeling.sam2_base import SAM2Base
 
 
 class GroundingEncoder(nn.Module):
