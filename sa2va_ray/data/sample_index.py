@@ -56,8 +56,9 @@ def check_same_data(data_uri: str, before: str, now: str) -> None:
 class SampleIndex:
     """Random access to the rows of one split of a prepared data set.
 
-    Its Parquet files hold one row per row group, so that reading a row is one range read. At most 64 files are open,
-    about 1 MB each: as many as `EpochPlan` mixes at a time.
+    Its Parquet files hold one row per row group, so that reading a row is one range read; another request tells of each
+    file whether it is still the one that was opened. At most 64 files are open, about 1 MB each: as many as `EpochPlan`
+    mixes at a time.
 
     Attributes:
         data_sha256: of the data set, by its manifest.
@@ -105,9 +106,13 @@ class SampleIndex:
     def _read_file(self, number: int, indices: np.ndarray) -> list[dict[str, Any]]:
         row_groups = (indices - self._starts[number]).tolist()
         try:
-            rows = self._file(number).read_row_groups(row_groups, columns=_COLUMNS, use_threads=False).to_pylist()
+            file, modified_s = self._file(number)
+            rows = file.read_row_groups(row_groups, columns=_COLUMNS, use_threads=False).to_pylist()
+            is_same = storage.modified_s(self._uris[number]) == modified_s
         except (OSError, pa.ArrowException) as error:
             raise self._why_unreadable(number, error) from None
+        if not is_same:  # a store reads an open file from what is there by now
+            self._check_unchanged()
         return [{**dict.fromkeys(_NEWER), **row} for row in rows]
 
     def _why_unreadable(self, number: int, error: Exception) -> UserError:
@@ -118,9 +123,11 @@ class SampleIndex:
         manifest, _ = read_split(self._data_uri, self._split)
         check_same_data(self._data_uri, self.data_sha256, digest(manifest))
 
-    def _open(self, number: int) -> pq.ParquetFile:
+    def _open(self, number: int) -> tuple[pq.ParquetFile, float]:
+        """A file, and when it was written."""
         filesystem, path = storage.resolve(self._uris[number])
+        modified_s = storage.modified_s(self._uris[number])
         # Buffered ahead, the columns of a row come in one request, and those of several rows at the same time.
         file = pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=True)
         self._check_unchanged()  # a data set that was written anew has other samples in files of the same names
-        return file
+        return file, modified_s

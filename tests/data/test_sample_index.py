@@ -22,7 +22,7 @@ def test_few_files_are_open_at_a_time(damaged_uri, monkeypatch):
     opened: list[int] = []
     open_file = SampleIndex._open
 
-    def count(self: SampleIndex, number: int) -> pq.ParquetFile:
+    def count(self: SampleIndex, number: int) -> tuple[pq.ParquetFile, float]:
         opened.append(number)
         return open_file(self, number)
 
@@ -55,9 +55,9 @@ def test_data_sets_of_before_are_read(tmp_path):
 def write_data(tmp_path):
     """Writes a data set of three samples with names of the given length into the test's folder, over what is there."""
 
-    def write(size: int) -> str:
+    def write(size: int, first: int = 0) -> str:
         (tmp_path / MANIFEST).unlink(missing_ok=True)
-        rows = [to_row(index) | {"sample_id": f"{index}" * size} for index in range(3)]
+        rows = [to_row(index) | {"sample_id": f"{first + index}" * size} for index in range(3)]
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "train-00000.parquet", row_group_size=1)
         write_manifest(tmp_path, {"num_rows": {"train-00000.parquet": len(rows)}})
         return str(tmp_path)
@@ -71,6 +71,17 @@ def test_a_data_set_that_was_written_anew_under_its_reader_is_told_as_that(write
     write_data(1)
     with pytest.raises(UserError, match=rf"written anew while it was in use: it was {samples.data_sha256[:12]}, is \w"):
         samples[2]
+
+
+def test_samples_of_the_same_size_are_not_taken_for_those_that_were_there(write_data):
+    """An open file of a store is read from what is there by now: the new samples came under the old ones' hash."""
+    samples = SampleIndex(write_data(20), "train")
+    samples[0]
+    write_data(20)
+    assert samples[1]["sample_id"] == "1" * 20, "written anew as it was, it is the same data set"
+    write_data(20, first=5)
+    with pytest.raises(UserError, match="written anew while it was in use"):
+        samples[1]
 
 
 def test_a_file_that_is_opened_after_the_data_set_was_written_anew_is_not_read(write_data):
