@@ -23,7 +23,7 @@ def build_charts(rows: _Rows, attempts: Sequence[Mapping[str, Any]]) -> list[Cha
     Args:
         attempts: of `run.json`; where the run was started again stands as an upright line.
     """
-    restarts = [attempt["step"] for attempt in attempts if attempt["step"]]
+    restarts = sorted({attempt["step"] for attempt in attempts if attempt["step"]})
     named = len(restarts) <= _MOST_NAMED_MARKS
     marks = [(float(step), f"started again at {step}" if named else "") for step in restarts]
     if not rows:
