@@ -2,12 +2,13 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup  # what jinja2 escapes with
+from markupsafe import Markup, escape  # what jinja2 escapes with
 
 from sa2va_ray.pictures import palette
 from sa2va_ray.pictures.sheet import Picture
@@ -35,10 +36,11 @@ def render_page(template: Path, filters: Mapping[str, Callable], values: Mapping
     """A template that extends `page.html.jinja`, as one HTML file that needs nothing else: no network, no script.
 
     Args:
-        filters: the template's own, beside `number` (1234 -> 1,234) and `data_uri` (of a `Picture`).
+        filters: the template's own, beside `number` (1234 -> 1,234), `data_uri` (of a `Picture`), and `prose` (of a
+            message, whose words in backticks become code).
     """
     environment = build_environment(template.parent, is_html=True)
-    environment.filters.update(filters, number=number, data_uri=_data_uri)
+    environment.filters.update(filters, number=number, data_uri=_data_uri, prose=_prose)
     page = environment.get_template(template.name)
     return page.render(values, colours=Markup(palette.css_variables())).encode()
 
@@ -55,6 +57,10 @@ def flatten(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _prose(text: str) -> Markup:
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _data_uri(picture: Picture) -> str:

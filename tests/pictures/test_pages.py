@@ -34,6 +34,11 @@ def test_pictures_are_made_from_pixels_alone(page):
     assert html.count("&lt;a caption&gt;") == 2
 
 
+def test_keys_in_backticks_are_code_and_nothing_else_is_markup(page):
+    html = page("<p>{{ text | prose }}</p>", text="See `pairs` and `<b>`; 5` wide.")
+    assert "<p>See <code>pairs</code> and <code>&lt;b&gt;</code>; 5` wide.</p>" in html
+
+
 def test_every_colour_is_a_variable_of_both_screens(page):
     html = page("")
     assert html.count("--one: #") == html.count("--bad-back: #") == 2

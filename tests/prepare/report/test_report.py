@@ -226,6 +226,12 @@ def test_page_needs_nothing_from_outside(outcomes):
     assert [tag for tag, _ in tags].count("h1") == 1
 
 
+def test_what_the_splits_lack_stands_above_the_numbers():
+    facts = {**FACTS, "split_notes": ["One person may be two, see `patient_pattern`."]}
+    html = render_report(build_report(table([item(0)]), facts), NO_PICTURES).decode()
+    assert html.index("<code>patient_pattern</code>") < html.index("What was found")
+
+
 def test_hostile_texts_are_only_text():
     rows = [
         quarantined(0, HOSTILE, HOSTILE, patient_id=HOSTILE, run_id=HOSTILE),
