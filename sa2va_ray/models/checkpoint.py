@@ -149,7 +149,14 @@ def read_stored_checkpoint(uri: str) -> StoredCheckpoint:
         state, settings = (storage.read_bytes(storage.join(uri, name)) for name in (STATE_FILE, CONFIG_FILE))
     except FileNotFoundError:
         raise DamagedError(f"{uri} has just been deleted, as runs at work do with old ones.") from None
-    return StoredCheckpoint(uri, parse_state(state, uri), parse_settings(settings, uri), manifest)
+    saved = StoredCheckpoint(uri, parse_state(state, uri), parse_settings(settings, uri), manifest)
+    name = uri.rstrip("/").rpartition("/")[2]
+    if _STEP.fullmatch(name) and name != step_folder(saved.state.step):
+        raise DamagedError(
+            f"{uri} holds step {saved.state.step}: it was copied or renamed. Call it {step_folder(saved.state.step)}, "
+            "or, to keep a copy of yours, anything that is not step_ and a number."
+        )
+    return saved
 
 
 def read_verified_checkpoint(uri: str) -> StoredCheckpoint:

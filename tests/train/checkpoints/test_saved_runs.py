@@ -142,6 +142,17 @@ def test_a_share_of_the_next_step_is_no_remains_where_a_newer_checkpoint_is_dama
     assert storage.exists(share)
 
 
+def test_a_copy_under_the_name_of_another_step_is_neither_resumed_from_nor_deleted(tmp_path, config, run_uri, caplog):
+    saved, later = [save(tmp_path / "disk", step, config) for step in (10, 20)]
+    copy = shutil.copytree(saved, Path(run_uri) / "step_00000999")
+    with caplog.at_level("WARNING"):
+        assert newest_checkpoint(run_uri, read_stored_checkpoint).uri == later
+    assert "holds step 10: it was copied or renamed" in caplog.text
+    delete_old_checkpoints(run_uri, keep_newest=1, keep_best=0, metric="val/dice")
+    assert not Path(saved).exists()
+    assert (copy / MANIFEST).exists()
+
+
 def test_a_copy_of_a_checkpoint_under_another_name_is_peoples_own(tmp_path, config, run_uri):
     copies = [f"{run_uri}/step_00000005_good", f"{run_uri}/keep"]
     for copy in copies:
