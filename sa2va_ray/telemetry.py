@@ -62,7 +62,7 @@ class Progress:
             if done == self._total or self._is_due():
                 self._log()
 
-    def step(self, detail: str) -> None:
+    def step(self, detail: str = "") -> None:
         """One more is done."""
         self.at(self._done + 1, detail)
 

@@ -39,6 +39,7 @@ _AFTER_A_FAILURE = """\
 again        mend what it says, then the failed step alone in that shell, as it stands above, or all of it: make demo
              make stop  ends the services, which still run"""
 _BAR_INTERVAL_S, _BAR_INTERVAL_IN_A_LOG_S = 0.5, 20.0
+_PAUSE = "validate"  # of a training, whose bar stands meanwhile
 
 
 def run(state_dir: Path, output_dir: Path, data: Path | None, overrides: Sequence[str]) -> None:
@@ -221,7 +222,8 @@ def _bar(verb: str) -> Iterator[Callable[[str], None]]:
     ) as bar:
 
         def advance(line: str) -> None:
-            if progress := parse_progress(line):
+            progress = parse_progress(line)
+            if progress and progress[0] != _PAUSE:
                 _, done, bar.total = progress
                 if not bar.n:  # the start of a job is no measure of what is left
                     bar.initial = bar.n = bar.last_print_n = done

@@ -68,3 +68,10 @@ def test_a_deployment_that_fails_ends_with_its_reason_and_what_to_do(programs, t
     for help_ in ('sa2va-ray env)"', "make demo", "make stop"):
         assert help_ in told[end:]
     assert "> sa2va-ray deploy " in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_bar_of_a_training_stands_while_it_validates(capsys):
+    with run_module._bar("train") as advance:
+        advance("progress train 60/60")
+        advance("progress validate 6/12")
+    assert "60/60" in capsys.readouterr().out.splitlines()[-1]

@@ -43,7 +43,9 @@ def test_the_workers_see_each_sample_once_and_nothing_twice(trained, checkpoint_
 
 def test_progress_can_be_read_from_the_output(trained):
     progress = [found for line in trained[1].splitlines() if (found := parse_progress(line))]
-    assert progress == [("train", step, 3) for step in (1, 2, 3)]
+    assert [found for found in progress if found[0] == "train"] == [("train", step, 3) for step in (1, 2, 3)]
+    _, done, total = next(found for found in reversed(progress) if found[0] == "validate")
+    assert done == total > 0
 
 
 def test_its_page_is_named_and_says_that_it_has_ended(trained):

@@ -8,7 +8,7 @@ What a sample gets does not depend on the rank that has it: its texts and points
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby, islice
 from typing import Any, TypeVar
@@ -37,9 +37,14 @@ _Item = TypeVar("_Item")
 _Row = dict[str, Any]
 
 
-def compute_losses(engine, processor, samples: SampleIndex, config: TrainConfig) -> dict[str, float]:
+def compute_losses(
+    engine, processor, samples: SampleIndex, config: TrainConfig, count: Callable[[], None]
+) -> dict[str, float]:
     """Teacher-forced loss parts, as training weighs them: means over the tokens or masks of all samples, by the name of
     the part. Samples are not augmented.
+
+    Args:
+        count: called after each of this rank's samples.
 
     Raises:
         RunStoppedError: samples that cannot be decoded; it names them.
@@ -58,7 +63,7 @@ def compute_losses(engine, processor, samples: SampleIndex, config: TrainConfig)
     _check_decoded(undecodable)
     assert filler, "it would have been refused"
     sums: list[tuple[int, dict[str, float]]] = []
-    for chunk in _in_lockstep(engine, _own_samples(samples)):
+    for chunk in _in_lockstep(engine, _own_samples(samples, count)):
         rows = [row for each in chunk if (row := prepare(*each))]
         batch, seed = collate(rows or [filler]), chunk[0][0] if chunk else 0
         torch.manual_seed(seed)
@@ -75,9 +80,12 @@ def compute_losses(engine, processor, samples: SampleIndex, config: TrainConfig)
 
 
 def score_predictions(
-    engine, processor, samples: SampleIndex, config: TrainConfig
+    engine, processor, samples: SampleIndex, config: TrainConfig, count: Callable[[], None]
 ) -> tuple[list[_Row], dict[str, np.ndarray]]:
     """Predicts every sample and scores the masks against the truth.
+
+    Args:
+        count: called after each of this rank's samples.
 
     Returns:
         for each sample, in order: `sample_id`, `patient_id`, the means over its objects of `VALIDATION_METRICS`,
@@ -89,7 +97,7 @@ def score_predictions(
     images: list[_Row] = []
     pictures: dict[str, np.ndarray] = {}
     colours = phrase_colours(samples.phrases)
-    found = _predictions(engine, processor, samples, config)
+    found = _predictions(engine, processor, samples, config, count)
     for index, group in groupby(found, key=lambda each: each[0]):
         _, same_sample, predictions = zip(*group, strict=True)
         sample, truths, ignored = same_sample[0], object_masks(same_sample[0]), ignored_mask(same_sample[0])
@@ -110,7 +118,7 @@ def score_predictions(
 
 
 def _predictions(
-    engine, processor, samples: SampleIndex, config: TrainConfig
+    engine, processor, samples: SampleIndex, config: TrainConfig, count: Callable[[], None]
 ) -> Iterator[tuple[int, _Row, Prediction]]:
     """Yields (number, sample, prediction) for each object of this rank's samples."""
     predictor = Sa2VAPredictor(engine.module, processor)
@@ -120,7 +128,8 @@ def _predictions(
 
     first = samples[0]
     filler = ask(first, first["objects"][0]["phrase"])
-    asked = ((index, sample, each["phrase"]) for index, sample in _own_samples(samples) for each in sample["objects"])
+    own = _own_samples(samples, count)
+    asked = ((index, sample, each["phrase"]) for index, sample in own for each in sample["objects"])
     for chunk in _in_lockstep(engine, asked):
         queries = [ask(sample, phrase) for _, sample, phrase in chunk]
         queries += [filler] * (engine.train_micro_batch_size_per_gpu() - len(queries))
@@ -154,12 +163,19 @@ def _drawn(sample_ids: Iterable[str], config: TrainConfig) -> list[str]:
     return sorted(sample_ids)[: config.validation.num_drawn]
 
 
-def _own_samples(samples: SampleIndex) -> Iterator[tuple[int, _Row]]:
+def own_indices(samples: SampleIndex) -> np.ndarray:
+    """Numbers of this rank's samples."""
+    return np.arange(dist.get_rank(), len(samples), dist.get_world_size())
+
+
+def _own_samples(samples: SampleIndex, count: Callable[[], None]) -> Iterator[tuple[int, _Row]]:
     """Yields (number, sample) for this rank's samples."""
-    indices = np.arange(dist.get_rank(), len(samples), dist.get_world_size())
+    indices = own_indices(samples)
     for start in range(0, len(indices), _READ_AHEAD):
         chunk = indices[start : start + _READ_AHEAD]
-        yield from zip(chunk.tolist(), samples.read(chunk), strict=True)
+        for numbered in zip(chunk.tolist(), samples.read(chunk), strict=True):
+            yield numbered
+            count()
 
 
 def _in_lockstep(engine, items: Iterable[_Item]) -> Iterator[list[_Item]]:

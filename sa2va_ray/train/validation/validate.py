@@ -5,20 +5,22 @@ Training goes on afterwards as if there had been none.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from sa2va_ray.data.sample_index import SampleIndex
 from sa2va_ray.metrics import VALIDATION_METRICS
 from sa2va_ray.metrics.patients import intervals, over_patients, per_image, per_patient
 from sa2va_ray.models.sa2va.processing_sa2va import Sa2VAProcessor
+from sa2va_ray.telemetry import Progress
 from sa2va_ray.train.config import TrainConfig
-from sa2va_ray.train.validation.passes import compute_losses, score_predictions
+from sa2va_ray.train.validation.passes import compute_losses, own_indices, score_predictions
 
 _MOST_PHRASES = 12  # that have a curve of their own
 
@@ -59,10 +61,10 @@ def validate(
         UserError: the data set has no validation samples, or was written anew.
     """
     samples = SampleIndex(config.data_uri, "val", data_sha256)
-    with _paused(engine):
+    with _paused(engine), _counted(samples) as count:
         # Losses come first: a whole forward pass shows ZeRO-3 which weights modules take from one another.
-        losses = compute_losses(engine, processor, samples, config)
-        images, pictures = score_predictions(engine, processor, samples, config)
+        losses = compute_losses(engine, processor, samples, config, count)
+        images, pictures = score_predictions(engine, processor, samples, config, count)
     assert len(images) == len(samples), f"{len(images)} of {len(samples)} validation samples were measured"
     patients = per_patient(images, VALIDATION_METRICS)
     metrics = _summarize(patients) | _answered(images) | _of_phrases(images)
@@ -82,6 +84,17 @@ def _paused(engine) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def _counted(samples: SampleIndex) -> Iterator[Callable[[], None]]:
+    """A function that counts one of this rank's samples. Of rank 0, which has as many as any, the two passes over them
+    are in the log."""
+    if dist.get_rank() == 0:
+        with Progress("validate", 2 * len(own_indices(samples))) as progress:
+            yield progress.step
+    else:
+        yield lambda: None
 
 
 def _answered(images: Sequence[Mapping[str, Any]]) -> dict[str, float]:
