@@ -158,7 +158,7 @@ def _by_hand(repo: str, revision: str | None, error: Exception) -> str:
     at = f" --revision {revision}" if revision else ""
     return (
         f"{repo} cannot be fetched from the Hugging Face hub ({type(error).__name__}): check the name, the revision, "
-        f"the network and, for a gated model, HF_TOKEN. {_TWO_WAYS} Without a network: on a machine that has one, run "
+        "the network and, for a gated model, HF_TOKEN. Without a network: on a machine that has one, run "
         f"`hf download {repo}{at} --local-dir FOLDER`, bring FOLDER here (config.json, the tokenizer's files and all "
         "*.safetensors with their index), and give source=FOLDER."
     )
