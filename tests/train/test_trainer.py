@@ -113,6 +113,15 @@ def test_a_manifest_that_counts_no_samples_is_called_damaged(cluster_of_small_gp
         trainer.train(run_config(tmp_path / "runs", f"data_uri={data}", "plan=true"))
 
 
+@pytest.fixture
+def interruptible():
+    """Whoever started these tests in the background has them ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_thread_that_trains_takes_no_signals():
     """Python lets the main thread alone handle them: a run of a notebook's or a service's thread ended in an error."""
     with ThreadPoolExecutor(1) as pool:
